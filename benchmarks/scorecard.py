@@ -1,0 +1,323 @@
+"""The scorecard: does every algorithm learn what is published?
+
+    python benchmarks/scorecard.py                    # all rows, 10 seeds
+    python benchmarks/scorecard.py --rows cartpole    # those whose name contains it
+    python benchmarks/scorecard.py --quick            # tiny, for CI; use another --out
+
+Each row is one `jaxrl train` command. The results go to benchmarks/results/scorecard.json
+(rows that are not run again are kept), the table to docs/scorecard.md, the learning curves
+to docs/figures/; with --out DIR all of them into DIR.
+
+Verdicts compare the 95 % bootstrap interval of the IQM over seeds with the published
+value: *beaten* when the low end passes it, *reproduced* when the interval meets it plus
+or minus its published spread, *short* otherwise. "Bar met" is this project's own bar: the
+IQM reaches it and the low end is within 5 % of it.
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxrl import cli, loggers, plotting, statistics
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = "benchmarks/configs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the scorecard."""
+
+    name: str
+    algorithm: str
+    arguments: str
+    """Of `jaxrl train ALGO`. CartPole rows use the bare defaults."""
+    published: float | None
+    source: str
+    spread: float = 0.0
+    bar: float | None = None
+    note: str = ""
+
+
+CLEANRL = "CleanRL docs, 3 seeds, 500k steps"
+BLINES = "gymnax-blines, 1 seed"
+
+ROWS = (
+    Row(
+        "cartpole-ppo",
+        "ppo",
+        "--env CartPole-v1",
+        490.04,
+        CLEANRL,
+        spread=6.12,
+        bar=490,
+    ),
+    Row(
+        "cartpole-reinforce",
+        "reinforce",
+        "--env CartPole-v1",
+        483.31,
+        "SLM-Lab v5, 4 sessions, 200k frames",
+        bar=475,
+    ),
+    Row(
+        "cartpole-dqn",
+        "dqn",
+        "--env CartPole-v1",
+        488.69,
+        CLEANRL,
+        spread=16.11,
+        bar=489,
+    ),
+    Row(
+        "acrobot-ppo",
+        "ppo",
+        f"--config {CONFIGS}/acrobot-ppo.toml",
+        -86.36,
+        CLEANRL,
+        spread=1.32,
+        bar=-86.4,
+    ),
+    Row(
+        "acrobot-dqn",
+        "dqn",
+        f"--config {CONFIGS}/acrobot-dqn.toml",
+        -91.54,
+        CLEANRL,
+        spread=7.20,
+        bar=-91.5,
+    ),
+    Row(
+        "pendulum-ppo",
+        "ppo",
+        f"--config {CONFIGS}/pendulum-ppo.toml",
+        -195.1,
+        BLINES + ", 1M steps",
+        bar=-200,
+    ),
+    Row(
+        "catch-dqn",
+        "dqn",
+        f"--config {CONFIGS}/catch-dqn.toml",
+        1.0,
+        "the optimum; gymnax-blines' PPO reaches it",
+        bar=0.95,
+    ),
+    Row(
+        "catch-ppo",
+        "ppo",
+        f"--config {CONFIGS}/catch-ppo.toml",
+        1.0,
+        BLINES + ", 96k steps",
+        bar=0.95,
+    ),
+    Row(
+        "memory-chain-ppo-gru",
+        "ppo",
+        f"--config {CONFIGS}/memory-chain-ppo-gru.toml",
+        1.0,
+        "the optimum",
+        bar=0.9,
+    ),
+    Row(
+        "memory-chain-ppo-mlp",
+        "ppo",
+        f"--config {CONFIGS}/memory-chain-ppo-mlp.toml",
+        0.0,
+        BLINES + "; what guessing gives",
+        note="control: no memory",
+    ),
+    Row(
+        "breakout-ppo",
+        "ppo",
+        f"--config {CONFIGS}/breakout-ppo.toml",
+        None,
+        "no table is published at 1M steps",
+    ),
+    Row(
+        "mountain-car-ppo",
+        "ppo",
+        "--env MountainCar-v0",
+        -200.0,
+        CLEANRL,
+        note="control: the published failure of untuned PPO",
+    ),
+)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    path, page, figures = places(arguments.out)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for row in ROWS:
+        if not any(part in row.name for part in arguments.rows):
+            continue
+        print(f"== {row.name}", flush=True)
+        results[row.name] = run(row, arguments, figures / f"{row.name}.png")
+        ordered = {r.name: results[r.name] for r in ROWS if r.name in results}
+        path.write_text(json.dumps(ordered, indent=1) + "\n")
+        page.write_text(table(ordered))
+    print(page.read_text())
+
+
+def places(out: str | None) -> tuple[Path, Path, Path]:
+    """JSON file, Markdown file and folder of figures."""
+    results = Path(out) if out else ROOT / "benchmarks" / "results"
+    docs = Path(out) if out else ROOT / "docs"
+    for folder in (results, docs / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return results / "scorecard.json", docs / "scorecard.md", docs / "figures"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", nargs="+", default=[""], help="parts of row names")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--quick", action="store_true", help="2 seeds, a few seconds")
+    parser.add_argument("--out", help="a folder for everything; needed with --quick")
+    arguments = parser.parse_args()
+    if arguments.quick and not arguments.out:
+        parser.error("--quick needs --out, or it would overwrite the real results")
+    return arguments
+
+
+def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]:
+    """Trains one row and returns what the JSON holds of it."""
+    seeds = 2 if arguments.quick else arguments.seeds
+    command = ["train", row.algorithm, *row.arguments.split()]
+    command += ["--seed", str(arguments.seed), "--num-seeds", str(seeds)]
+    if arguments.quick:
+        command += ["--stop-iterations", "3", "--evaluation-episodes", "4"]
+    with tempfile.TemporaryDirectory() as folder:
+        code = cli.main([*command, "--out", folder, "--quiet"])
+        if code:
+            raise SystemExit(f"`jaxrl {' '.join(command)}` ended with exit code {code}")
+        summary = json.loads((Path(folder) / "summary.json").read_text())
+        rows = loggers.read_metrics(Path(folder) / "metrics.jsonl")
+    plotting.plot_learning_curves({row.algorithm: rows}, figure, title=summary["env"])
+    evaluation = summary["evaluation"]
+    low, high = evaluation["episode_return_ci95"]
+    return {
+        "command": f"jaxrl {' '.join(command)}",
+        "env": summary["env"],
+        "algorithm": row.algorithm,
+        "env_steps": summary["env_steps"],
+        "seeds": evaluation["seeds"],
+        "episodes": evaluation["episodes"],
+        "mean": evaluation["episode_return_mean"],
+        "iqm": evaluation["episode_return_iqm"],
+        "ci95": [low, high],
+        "by_seed": [round(x, 3) for x in summary["evaluation_by_seed"]],
+        "published": row.published,
+        "published_spread": row.spread,
+        "source": row.source,
+        "verdict": verdict(row, low, high),
+        "bar": row.bar,
+        "bar_met": bar_met(row, evaluation["episode_return_iqm"], low),
+        "note": row.note,
+        "run_seconds": summary["run_seconds"],
+        "compile_seconds": summary["compile_seconds"],
+        "device": summary["device"],
+        "versions": summary["versions"],
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "curve": thinned_curve(rows),
+    }
+
+
+def verdict(row: Row, low: float, high: float) -> str:
+    if row.published is None:
+        return "no published number"
+    if low > row.published:
+        return "beaten"
+    meets = low <= row.published + row.spread and high >= row.published - row.spread
+    return "reproduced" if meets else "short"
+
+
+def bar_met(row: Row, iqm: float, low: float) -> bool | None:
+    if row.bar is None:
+        return None
+    return iqm >= row.bar and low >= row.bar - 0.05 * abs(row.bar)
+
+
+def thinned_curve(rows: list[loggers.Row]) -> dict[str, list[float]]:
+    """IQM and interval of the training return over seeds, at about 50 points."""
+    steps, values = plotting.curve(rows, "rollout/episode_return")
+    every = max(1, len(steps) // 50)
+    steps, values = steps[::every], values[::every]
+    if not len(steps):
+        return {"env_steps": [], "iqm": [], "low": [], "high": []}
+    low, high = statistics.bootstrap_interval(values, axis=1, num_resamples=2_000)
+    iqm = statistics.iqm(values, axis=1)
+    rounded = {"iqm": iqm, "low": low, "high": high}
+    return {"env_steps": steps.tolist()} | {
+        name: [round(float(v), 3) for v in array] for name, array in rounded.items()
+    }
+
+
+def commit() -> str:
+    """The commit measured, marked if the tree had changes."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The scorecard in Markdown."""
+    lines = [
+        "# Scorecard",
+        "",
+        "Made by `python benchmarks/scorecard.py`; every number comes from",
+        "`benchmarks/results/scorecard.json`, which also holds the commands, versions and",
+        "learning curves. Returns are of greedy evaluation episodes; mean, IQM and 95 %",
+        "bootstrap interval of the IQM are over seeds. The verdict compares with the",
+        "published number, the bar is this project's own.",
+        "",
+        "| row | environment | algorithm | steps | seeds | mean | IQM | 95 % interval "
+        "| published | source | verdict | bar | met |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in results.items():
+        lines.append(table_row(name, r))
+    notes = [f"- {name}: {r['note']}." for name, r in results.items() if r["note"]]
+    device = sorted(
+        {f"{r['device']}, jax {r['versions']['jax']}" for r in results.values()}
+    )
+    lines += ["", *notes, "", f"Device: {'; '.join(device)}."]
+    return "\n".join(lines) + "\n"
+
+
+def table_row(name: str, r: dict[str, Any]) -> str:
+    published = "-"
+    if r["published"] is not None:
+        published = f"{r['published']:g}"
+        published += f" ± {r['published_spread']:g}" if r["published_spread"] else ""
+    bar = "-" if r["bar"] is None else f"{r['bar']:g}"
+    met = {True: "yes", False: "no", None: "-"}[r["bar_met"]]
+    low, high = r["ci95"]
+    cells = (
+        name,
+        r["env"],
+        r["algorithm"],
+        f"{r['env_steps']:,}",
+        str(len(r["seeds"])),
+        f"{r['mean']:.2f}",
+        f"{r['iqm']:.2f}",
+        f"[{low:.2f}, {high:.2f}]",
+        published,
+        r["source"],
+        r["verdict"],
+        bar,
+        met,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Reinforcement learning as pure JAX functions, end to end on the accelerator.
+
+The names below load when they are first used (PEP 562), so `import jaxrl` costs nothing
+that is not needed.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+__version__ = metadata.version("jaxrl")
+
+_HOME = {
+    "ALGORITHMS": "jaxrl.algorithms",
+    "DQN": "jaxrl.algorithms.dqn",
+    "PPO": "jaxrl.algorithms.ppo",
+    "REINFORCE": "jaxrl.algorithms.reinforce",
+    "Algorithm": "jaxrl.types",
+    "Env": "jaxrl.types",
+    "Experiment": "jaxrl.experiment",
+    "InvalidInput": "jaxrl.types",
+    "TimeStep": "jaxrl.types",
+    "Transition": "jaxrl.types",
+    "World": "jaxrl.types",
+    "env_ids": "jaxrl.envs",
+    "evaluate": "jaxrl.evaluation",
+    "evaluate_population": "jaxrl.evaluation",
+    "init_world": "jaxrl.rollout",
+    "load_policy": "jaxrl.artifact",
+    "make": "jaxrl.envs",
+    "member": "jaxrl.runner",
+    "register": "jaxrl.envs",
+    "run_chunk": "jaxrl.runner",
+    "run_experiment": "jaxrl.experiment",
+    "train": "jaxrl.runner",
+    "unroll": "jaxrl.rollout",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from jaxrl.algorithms import ALGORITHMS as ALGORITHMS
+    from jaxrl.algorithms.dqn import DQN as DQN
+    from jaxrl.algorithms.ppo import PPO as PPO
+    from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
+    from jaxrl.artifact import load_policy as load_policy
+    from jaxrl.envs import env_ids as env_ids
+    from jaxrl.envs import make as make
+    from jaxrl.envs import register as register
+    from jaxrl.evaluation import evaluate as evaluate
+    from jaxrl.evaluation import evaluate_population as evaluate_population
+    from jaxrl.experiment import Experiment as Experiment
+    from jaxrl.experiment import run_experiment as run_experiment
+    from jaxrl.rollout import init_world as init_world
+    from jaxrl.rollout import unroll as unroll
+    from jaxrl.runner import member as member
+    from jaxrl.runner import run_chunk as run_chunk
+    from jaxrl.runner import train as train
+    from jaxrl.types import Algorithm as Algorithm
+    from jaxrl.types import Env as Env
+    from jaxrl.types import InvalidInput as InvalidInput
+    from jaxrl.types import TimeStep as TimeStep
+    from jaxrl.types import Transition as Transition
+    from jaxrl.types import World as World
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxrl' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,8 @@
+"""The registry: one file an algorithm, a plain dict of them all."""
+
+from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.ppo import PPO
+from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.types import Algorithm
+
+ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (REINFORCE, PPO, DQN)}

@@ -1,0 +1,337 @@
+"""Deep Q-Network (Mnih et al., 2015, Nature 518), with experience replay and a target
+network.
+
+The details that matter:
+
+1. y = r + gamma max_a' Q(s', a'; theta^-) unless s' is *terminal*. A truncated episode's
+   last successor has a value: `next_obs` is the true one, stored with its transition.
+2. The memory is filled with `learning_starts` random steps once, in `init`, so the loop
+   has no branch for it; they count as environment steps.
+3. Any number of environments and any ratio of steps to updates: a train step is the
+   smallest whole number of vector steps after which whole updates are due,
+   lcm(num_envs, train_frequency) environment steps.
+4. The target network is renewed when a boundary of `target_update_interval` environment
+   steps is crossed, whatever the number of environments: by a copy (`tau` = 1) or by
+   Polyak averaging (`tau` < 1).
+5. Illegal actions (`action_mask`) are neither explored, nor chosen, nor maximised over.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import losses, optim
+from jaxrl.config import require
+from jaxrl.distributions import epsilon_greedy
+from jaxrl.networks.features import (
+    Network,
+    action_mask,
+    feature_shape,
+    network_input,
+    uses_image,
+)
+from jaxrl.networks.q_network import QNetwork
+from jaxrl.networks.torso import Activation
+from jaxrl.replay import ring
+from jaxrl.rollout import Policy, init_world, unroll
+from jaxrl.spaces import Discrete
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Scalar,
+    Shared,
+    Transition,
+    World,
+    mean,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of DQN. The defaults are those of the CartPole benchmark row."""
+
+    total_steps: float = traced(500_000.0, low=1)
+    """Environment steps of the whole run, `learning_starts` included."""
+    num_envs: int = static(10, low=1)
+    """Environments stepped in parallel."""
+    train_frequency: int = static(10, low=1)
+    """Environment steps (over all environments) between updates."""
+    num_updates: int = static(1, low=1)
+    """Gradient steps each time."""
+    buffer_size: int = static(10_000, low=1)
+    """Transitions the replay memory holds; the oldest are overwritten."""
+    learning_starts: int = static(10_000, low=1)
+    """Environment steps taken at random before the first update."""
+    batch_size: int = static(128, low=1)
+    """Transitions in each update."""
+    learning_rate: float = traced(2.5e-4, low=0)
+    """Adam's step size."""
+    anneal_lr: bool = static(False)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    gamma: float = traced(0.99, low=0, high=1)
+    """Discount factor per environment step."""
+    epsilon_start: float = traced(1.0, low=0, high=1)
+    """Probability of a random action at the start."""
+    epsilon_end: float = traced(0.05, low=0, high=1)
+    """Probability of a random action at the end."""
+    exploration_fraction: float = traced(0.5, above=0, high=1)
+    """Fraction of `total_steps` over which epsilon falls linearly."""
+    target_update_interval: int = static(500, low=1)
+    """Environment steps between renewals of the target network."""
+    tau: float = traced(1.0, above=0, high=1)
+    """Weight of the online network in each renewal; 1 is a copy."""
+    loss: Literal["squared", "huber"] = static("squared")
+    """Loss of the temporal-difference error."""
+    max_grad_norm: float = traced(10.0, above=0)
+    """Gradients are scaled down to this global norm."""
+    hidden_sizes: tuple[int, ...] = static((120, 84), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("relu")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+
+    @property
+    def vector_steps(self) -> int:
+        """Steps of each environment in one train step."""
+        return math.lcm(self.num_envs, self.train_frequency) // self.num_envs
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    params: PyTree
+    target_params: PyTree
+    opt_state: PyTree
+
+
+class TargetClock(PyTreeNode, Shared):
+    """Environment steps since a boundary of `target_update_interval` was crossed."""
+
+    steps: Array  # int32 []
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+    replay: ring.Ring
+    target_clock: TargetClock
+
+
+class Batch(NamedTuple):
+    """What the memory holds of a transition; `[B, ...]` in an update."""
+
+    obs: PyTree
+    action: Array
+    reward: Array
+    terminated: Array
+    next_obs: PyTree
+
+
+def validate(config: Config, env: Env) -> None:
+    require(
+        isinstance(env.action_space, Discrete),
+        f"DQN needs a Discrete action space, but that of {env.id} is a "
+        f"{type(env.action_space).__name__}: use ppo or reinforce.",
+    )
+    require(
+        config.network != "cnn" or uses_image(env.observation_space, "auto"),
+        f"network = 'cnn' needs image observations, but those of {env.id} are "
+        f"vectors: use 'auto' or 'mlp'.",
+    )
+    require(
+        config.learning_starts < config.total_steps,
+        f"learning_starts = {config.learning_starts} must be less than total_steps = "
+        f"{config.total_steps:g}, or nothing is learned.",
+    )
+
+
+def plan(config: Config, env: Env) -> Plan:
+    del env
+    env_steps = config.vector_steps * config.num_envs
+    return Plan(
+        env_steps=env_steps,
+        updates=env_steps // config.train_frequency * config.num_updates,
+        warmup_env_steps=-(-config.learning_starts // env_steps) * env_steps,
+    )
+
+
+def q_values(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
+    """Q(s, .) `[*batch, A]`."""
+    net = network(config, env)
+    x = network_input(env.observation_space, obs, net.image, None)
+    q: Any = net.apply(params, x)
+    return q
+
+
+def legal_q_values(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
+    """Q(s, .) `[*batch, A]`, minus infinity where an action is illegal."""
+    q = q_values(config, env, params, obs)
+    mask = action_mask(env.observation_space, obs)
+    return q if mask is None else jnp.where(mask, q, -jnp.inf)
+
+
+def network(config: Config, env: Env) -> QNetwork:
+    return QNetwork(
+        num_actions=env.action_space.n,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        image=uses_image(env.observation_space, config.network),
+    )
+
+
+def init(config: Config, env: Env, key: Array) -> State:
+    """Networks, and a memory filled with `learning_starts` random steps."""
+    key_params, key_world = jax.random.split(key)
+    net = network(config, env)
+    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
+    params = net.init(key_params, x)
+    opt_state = optim.adam(config.max_grad_norm).init(params)
+    agent = Agent(params, params, opt_state)
+
+    world = init_world(env, key_world, config.num_envs)
+    warmup = plan(config, env).warmup_env_steps // config.num_envs
+    world, trajectory, _ = unroll(env, explorer(config, env, agent, 1.0), world, warmup)
+    rows = stored(trajectory)
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
+    replay = ring.init(
+        example, config.buffer_size, config.num_envs, chunk=config.vector_steps
+    )
+    clock = TargetClock(jnp.int32(0))
+    return State(agent, world, ring.add(replay, rows), clock)
+
+
+def act(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool = False,
+) -> tuple[Array, Memory, dict[str, Any]]:
+    epsilon = 0.0 if greedy else config.epsilon_end
+    return explorer(config, env, agent, epsilon)(obs, memory, key)
+
+
+def explorer(config: Config, env: Env, agent: Agent, epsilon: Scalar) -> Policy:
+    """The epsilon-greedy policy."""
+
+    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+        mask = action_mask(env.observation_space, obs)
+        q = legal_q_values(config, env, agent.params, obs)
+        action = epsilon_greedy(key, q, epsilon, mask)
+        return action, memory, {"value": q.max(-1)}
+
+    return policy
+
+
+def stored(trajectory: Transition) -> Batch:
+    """What replay keeps of a trajectory `[T, N]`."""
+    return Batch(
+        obs=trajectory.obs,
+        action=trajectory.action,
+        reward=trajectory.reward,
+        terminated=trajectory.terminated,
+        next_obs=trajectory.next_obs,
+    )
+
+
+def loss(
+    params: PyTree, config: Config, env: Env, target_params: PyTree, batch: Batch
+) -> tuple[Array, Metrics]:
+    next_q = legal_q_values(config, env, target_params, batch.next_obs)
+    target = losses.q_target(
+        batch.reward, batch.terminated, next_q.max(-1), config.gamma
+    )
+    q = q_values(config, env, params, batch.obs)
+    # A one-hot product and not an index: its gradient is no scatter.
+    taken = jax.nn.one_hot(batch.action, q.shape[-1])
+    q_taken = (q * taken).sum(-1)
+    if config.loss == "huber":
+        td_loss = losses.huber(q_taken - jax.lax.stop_gradient(target))
+    else:
+        td_loss = losses.squared_td(q_taken, target)
+    return td_loss.mean(), {"loss/td": mean(td_loss), "value/q": mean(q_taken)}
+
+
+def update(
+    config: Config, env: Env, agent: Agent, batch: Batch, learning_rate: Scalar
+) -> tuple[Agent, Metrics]:
+    """One gradient step on one batch from the memory."""
+    grads, metrics = jax.grad(loss, has_aux=True)(
+        agent.params, config, env, agent.target_params, batch
+    )
+    params, opt_state = optim.apply(
+        optim.adam(config.max_grad_norm),
+        agent.params,
+        agent.opt_state,
+        grads,
+        learning_rate,
+    )
+    return agent.replace(params=params, opt_state=opt_state), metrics
+
+
+def renew_target(
+    config: Config, agent: Agent, clock: TargetClock, env_steps: int
+) -> tuple[Agent, TargetClock]:
+    """Moves the target network if `env_steps` more steps cross a boundary."""
+    steps = clock.steps + env_steps
+    tau = jnp.where(steps >= config.target_update_interval, config.tau, 0.0)
+    target_params = optim.polyak(agent.target_params, agent.params, tau)
+    clock = TargetClock(steps % config.target_update_interval)
+    return agent.replace(target_params=target_params), clock
+
+
+def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+    """`vector_steps` of every environment, and the updates that are due."""
+    counts = plan(config, env)
+    progress = optim.progress(state.world.env_steps, config.total_steps)
+    epsilon = optim.linear_schedule(
+        config.epsilon_start,
+        config.epsilon_end,
+        progress / config.exploration_fraction,
+    )
+    learning_rate: Scalar = config.learning_rate
+    if config.anneal_lr:
+        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    key, key_sample = jax.random.split(state.world.key)
+    world, trajectory, stats = unroll(
+        env,
+        explorer(config, env, state.agent, epsilon),
+        state.world.replace(key=key),
+        config.vector_steps,
+    )
+    replay = ring.add(state.replay, stored(trajectory))
+
+    def step(agent: Agent, key: Array) -> tuple[Agent, Metrics]:
+        batch = ring.sample(replay, key, config.batch_size)
+        return update(config, env, agent, batch, learning_rate)
+
+    keys = jax.random.split(key_sample, counts.updates)
+    agent, metrics = jax.lax.scan(step, state.agent, keys)
+    agent, clock = renew_target(config, agent, state.target_clock, counts.env_steps)
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics) | stats
+    metrics["explore/epsilon"] = mean(epsilon)
+    metrics["optim/learning_rate"] = mean(learning_rate)
+    return State(agent, world, replay, clock), metrics
+
+
+DQN = Algorithm(
+    name="dqn",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+)

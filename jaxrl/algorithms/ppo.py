@@ -1,0 +1,459 @@
+"""Proximal Policy Optimization (Schulman et al., 2017, arXiv:1707.06347).
+
+Both objectives of the paper: the clipped ratio (section 3) and the KL penalty with a
+fixed or adaptive coefficient (section 4). Discrete (also masked) and continuous actions;
+MLP, CNN and GRU policies.
+
+The details that matter, in the order of the code:
+
+1. The value of a truncated episode's last state is bootstrapped from the true successor
+   observation; that of a terminated one is zero. The lambda-trace is cut by both.
+2. Observation statistics are frozen while a batch is collected and learned from, so that
+   the ratio is exactly 1 at the first minibatch.
+3. Advantages are normalised per minibatch; the learning rate falls linearly to zero.
+4. With a GRU whole sequences are shuffled, not single steps, and the memory at the start
+   of the rollout is data.
+5. Orthogonal initialisation, gains sqrt(2), 0.01 (policy) and 1 (value); Adam's eps 1e-5;
+   gradients clipped by their global norm.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import estimators, losses, normalize, optim
+from jaxrl.config import require
+from jaxrl.networks.actor_critic import (
+    ActorCritic,
+    apply_sequence,
+    apply_step,
+    initial_memory,
+    policy_distribution,
+)
+from jaxrl.networks.features import (
+    Network,
+    action_mask,
+    feature_shape,
+    network_input,
+    uses_image,
+)
+from jaxrl.networks.torso import Activation
+from jaxrl.rollout import init_world, unroll
+from jaxrl.spaces import Dict
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Scalar,
+    Transition,
+    World,
+    mean,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of PPO. The defaults are those of the CartPole benchmark row."""
+
+    total_steps: float = traced(500_000.0, low=1)
+    """Environment steps of the whole run; the learning-rate schedule ends there."""
+    num_envs: int = static(8, low=1)
+    """Environments stepped in parallel."""
+    num_steps: int = static(128, low=1)
+    """Steps of each environment between updates."""
+    num_epochs: int = static(4, low=1)
+    """Passes over each batch."""
+    num_minibatches: int = static(4, low=1)
+    """Gradient steps per pass."""
+    learning_rate: float = traced(5e-4, low=0)
+    """Adam's step size."""
+    anneal_lr: bool = static(True)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    gamma: float = traced(0.99, low=0, high=1)
+    """Discount factor per environment step."""
+    gae_lambda: float = traced(0.95, low=0, high=1)
+    """Decay of the generalised advantage estimator."""
+    objective: Literal["clip", "kl"] = static("clip")
+    """Clipped ratio, or a penalty on the KL divergence from the behaviour policy."""
+    clip_eps: float = traced(0.2, low=0)
+    """Largest change of the probability ratio that is rewarded (and of the value, with
+    `clip_value`)."""
+    kl_coef: float = traced(1.0, low=0)
+    """Coefficient of the KL penalty; the first one if `kl_target` is set."""
+    kl_target: float | None = traced(None, above=0)
+    """KL divergence per batch, in nats, that an adaptive coefficient aims at."""
+    clip_value: bool = static(False)
+    """Whether the change of the value estimate is clipped too."""
+    normalize_advantage: bool = static(True)
+    """Whether advantages are standardised within each minibatch."""
+    ent_coef: float = traced(0.01, low=0)
+    """Weight of the entropy bonus."""
+    vf_coef: float = traced(0.5, low=0)
+    """Weight of the value loss."""
+    max_grad_norm: float = traced(0.5, above=0)
+    """Gradients are scaled down to this global norm."""
+    target_kl: float | None = traced(None, above=0)
+    """Stops the updates of a batch once the approximate KL exceeds 1.5 times this."""
+    hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("tanh")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+    gru_size: int = static(0, low=0)
+    """Units of a recurrent memory; 0 for a feed-forward policy."""
+    squash: bool = static(False)
+    """Whether continuous actions go through tanh; otherwise they are clipped."""
+    normalize_obs: bool = static(False)
+    """Whether observations are standardised by running statistics."""
+    normalize_reward: bool = static(False)
+    """Whether rewards are divided by the running deviation of the discounted return."""
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    params: PyTree
+    opt_state: PyTree
+    obs_stats: normalize.RunningStats | None
+    reward_stats: normalize.RewardStats | None
+    kl_coef: Array  # float32 []
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+    reward_trace: Array  # float32 [N], discounted return so far, for reward statistics
+
+
+class Batch(NamedTuple):
+    """What a rollout is turned into: sequences, `[T, N, ...]`.
+
+    Without memory every step is a sequence of its own, `[1, T * N, ...]`.
+    """
+
+    obs: PyTree
+    action: Array
+    log_prob: Array  # of the behaviour policy
+    policy: PyTree  # the behaviour policy's parameters, for the KL penalty
+    advantage: Array
+    target: Array
+    value: Array
+    done: Array
+
+
+def validate(config: Config, env: Env) -> None:
+    batch = config.num_envs if config.gru_size else config.num_envs * config.num_steps
+    unit = "num_envs" if config.gru_size else "num_envs * num_steps"
+    require(
+        batch % config.num_minibatches == 0,
+        f"num_minibatches = {config.num_minibatches} must divide {unit} = {batch}: "
+        f"try {_nearest_divisor(batch, config.num_minibatches)}.",
+    )
+    require(
+        not config.normalize_advantage or batch > config.num_minibatches,
+        f"normalize_advantage needs minibatches of more than one step, but "
+        f"num_minibatches = {config.num_minibatches} of {unit} = {batch}.",
+    )
+    require(
+        not isinstance(env.action_space, Dict),
+        f"PPO needs a Discrete or Box action space, but {env.id} has a Dict.",
+    )
+    image = uses_image(env.observation_space, "auto")
+    require(
+        config.network != "cnn" or image,
+        f"network = 'cnn' needs image observations, but those of {env.id} are "
+        f"vectors: use 'auto' or 'mlp'.",
+    )
+
+
+def plan(config: Config, env: Env) -> Plan:
+    del env
+    return Plan(
+        env_steps=config.num_envs * config.num_steps,
+        updates=config.num_epochs * config.num_minibatches,
+    )
+
+
+def network(config: Config, env: Env) -> ActorCritic:
+    return ActorCritic(
+        action_space=env.action_space,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        image=uses_image(env.observation_space, config.network),
+        gru_size=config.gru_size,
+    )
+
+
+def init_memory(config: Config, env: Env, num_envs: int) -> Memory:
+    del env
+    return initial_memory(config.gru_size, num_envs)
+
+
+def init(config: Config, env: Env, key: Array) -> State:
+    key_params, key_world = jax.random.split(key)
+    memory = init_memory(config, env, config.num_envs)
+    world = init_world(env, key_world, config.num_envs, memory)
+    net = network(config, env)
+    shape = feature_shape(env.observation_space, net.image)
+    x = jnp.zeros((config.num_envs, *shape))
+    params = net.init(key_params, memory, x)
+    agent = Agent(
+        params=params,
+        opt_state=optim.adam(config.max_grad_norm).init(params),
+        obs_stats=normalize.init(shape) if config.normalize_obs else None,
+        reward_stats=normalize.init_reward() if config.normalize_reward else None,
+        kl_coef=jnp.asarray(config.kl_coef, jnp.float32),
+    )
+    return State(agent, world, jnp.zeros(config.num_envs))
+
+
+def act(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool = False,
+) -> tuple[Array, Memory, dict[str, Any]]:
+    net = network(config, env)
+    x = network_input(env.observation_space, obs, net.image, agent.obs_stats)
+    memory, policy, value = apply_step(net, agent.params, memory, x)
+    mask = action_mask(env.observation_space, obs)
+    pi = policy_distribution(env.action_space, policy, mask, config.squash)
+    action = pi.mode() if greedy else pi.sample(seed=key)
+    extras = {"log_prob": pi.log_prob(action), "value": value, "policy": policy}
+    return action, memory, extras
+
+
+def make_batch(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    trajectory: Transition,
+    reward: Array,
+    memory: Memory,
+) -> Batch:
+    """Advantages and targets of a rollout `[T, N]` that began with `memory`."""
+    net = network(config, env)
+    done = trajectory.terminated | trajectory.truncated
+    if config.gru_size:
+        # V(next_obs) needs the memory after each step: run the rollout once more.
+        x = network_input(
+            env.observation_space, trajectory.obs, net.image, agent.obs_stats
+        )
+        memory, _, _ = apply_sequence(net, agent.params, memory, x, done)
+    next_x = network_input(
+        env.observation_space, trajectory.next_obs, net.image, agent.obs_stats
+    )
+    _, _, next_value = apply_step(net, agent.params, memory, next_x)
+    advantage, target = estimators.gae(
+        reward,
+        trajectory.extras["value"],
+        next_value,
+        trajectory.terminated,
+        trajectory.truncated,
+        config.gamma,
+        config.gae_lambda,
+    )
+    batch = Batch(
+        obs=trajectory.obs,
+        action=trajectory.action,
+        log_prob=trajectory.extras["log_prob"],
+        policy=trajectory.extras["policy"] if config.objective == "kl" else (),
+        advantage=advantage,
+        target=target,
+        value=trajectory.extras["value"],
+        done=done,
+    )
+    if config.gru_size:
+        return batch
+    return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+
+
+def loss(
+    params: PyTree, config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
+) -> tuple[Array, Metrics]:
+    net = network(config, env)
+    x = network_input(env.observation_space, batch.obs, net.image, agent.obs_stats)
+    _, policy, value = apply_sequence(net, params, memory, x, batch.done)
+    mask = action_mask(env.observation_space, batch.obs)
+    pi = policy_distribution(env.action_space, policy, mask, config.squash)
+    log_prob = pi.log_prob(batch.action)
+    entropy = pi.entropy()
+
+    advantage = batch.advantage
+    if config.normalize_advantage:
+        advantage = losses.normalize_advantage(advantage)
+    if config.objective == "clip":
+        policy_loss = losses.clipped_surrogate(
+            log_prob, batch.log_prob, advantage, config.clip_eps
+        ).mean()
+    else:
+        old = policy_distribution(env.action_space, batch.policy, mask, config.squash)
+        surrogate = losses.surrogate(log_prob, batch.log_prob, advantage)
+        policy_loss = (surrogate + agent.kl_coef * old.kl_divergence(pi)).mean()
+    if config.clip_value:
+        value_loss = losses.clipped_value_mse(
+            value, batch.value, batch.target, config.clip_eps
+        ).mean()
+    else:
+        value_loss = losses.value_mse(value, batch.target).mean()
+
+    total = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy.mean()
+    log_ratio = log_prob - batch.log_prob
+    clipped = jnp.abs(jnp.exp(log_ratio) - 1.0) > config.clip_eps
+    return total, {
+        "loss/policy": mean(policy_loss),
+        "loss/value": mean(value_loss),
+        "policy/entropy": mean(entropy),
+        "policy/approx_kl": mean(losses.approx_kl(log_prob, batch.log_prob)),
+        "policy/clip_fraction": mean(clipped),
+    }
+
+
+def update(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    batch: Batch,
+    memory: Memory,
+    key: Array,
+    learning_rate: Scalar,
+) -> tuple[Agent, Metrics]:
+    """`num_epochs` passes of `num_minibatches` gradient steps over one batch."""
+    optimizer = optim.adam(config.max_grad_norm)
+    num_sequences = batch.done.shape[1]
+
+    def shuffle(key: Array) -> Array:
+        order = jax.random.permutation(key, num_sequences)
+        return order.reshape(config.num_minibatches, -1)
+
+    keys = jax.random.split(key, config.num_epochs)
+    indices = jax.vmap(shuffle)(keys).reshape(
+        -1, num_sequences // config.num_minibatches
+    )
+
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Metrics]:
+        params, opt_state, stopped = carry
+        rows = jax.tree.map(lambda x: x[:, index], batch)
+        start = jax.tree.map(lambda x: x[index], memory)
+        grads, metrics = jax.grad(loss, has_aux=True)(
+            params, config, env, agent, rows, start
+        )
+        new = optim.apply(optimizer, params, opt_state, grads, learning_rate)
+        if config.target_kl is None:
+            return (*new, stopped), metrics
+        stopped |= metrics["policy/approx_kl"].value > 1.5 * config.target_kl
+        kept = jax.tree.map(
+            lambda old, new: jnp.where(stopped, old, new), (params, opt_state), new
+        )
+        return (*kept, stopped), metrics
+
+    carry = (agent.params, agent.opt_state, jnp.bool_(False))
+    (params, opt_state, _), metrics = jax.lax.scan(gradient_step, carry, indices)
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+    agent = agent.replace(params=params, opt_state=opt_state)
+    return adapt_kl_coef(config, env, agent, batch, memory), metrics
+
+
+def adapt_kl_coef(
+    config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
+) -> Agent:
+    """Section 4: the coefficient follows the KL divergence that the update made."""
+    if config.objective != "kl" or config.kl_target is None:
+        return agent
+    net = network(config, env)
+    x = network_input(env.observation_space, batch.obs, net.image, agent.obs_stats)
+    _, policy, _ = apply_sequence(net, agent.params, memory, x, batch.done)
+    mask = action_mask(env.observation_space, batch.obs)
+    old = policy_distribution(env.action_space, batch.policy, mask, config.squash)
+    new = policy_distribution(env.action_space, policy, mask, config.squash)
+    kl = old.kl_divergence(new).mean()
+    coef = losses.adaptive_kl_coef(agent.kl_coef, kl, config.kl_target)
+    return agent.replace(kl_coef=coef)
+
+
+def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+    """One rollout of `num_steps` and its updates."""
+    agent, world = state.agent, state.world
+    progress = optim.progress(world.env_steps, config.total_steps)
+    key, key_update = jax.random.split(world.key)
+    memory = world.memory
+
+    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+        return act(config, env, agent, obs, memory, key)
+
+    world, trajectory, stats = unroll(
+        env, policy, world.replace(key=key), config.num_steps
+    )
+    reward, reward_stats, reward_trace = scaled_reward(config, state, trajectory)
+    batch = make_batch(config, env, agent, trajectory, reward, memory)
+    learning_rate: Scalar = config.learning_rate
+    if config.anneal_lr:
+        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    new_agent, metrics = update(
+        config, env, agent, batch, memory, key_update, learning_rate
+    )
+    new_agent = new_agent.replace(
+        reward_stats=reward_stats,
+        obs_stats=updated_obs_stats(config, env, state, batch),
+    )
+    metrics |= stats
+    metrics["value/explained_variance"] = mean(
+        losses.explained_variance(batch.value, batch.target)
+    )
+    metrics["policy/kl_coef"] = mean(new_agent.kl_coef)
+    metrics["optim/learning_rate"] = mean(learning_rate)
+    return State(new_agent, world, reward_trace), metrics
+
+
+def scaled_reward(
+    config: Config, state: State, trajectory: Transition
+) -> tuple[Array, normalize.RewardStats | None, Array]:
+    """The reward to learn from, and the statistics that now include this rollout."""
+    reward, stats = trajectory.reward, state.agent.reward_stats
+    if stats is None:
+        return reward, None, state.reward_trace
+    done = trajectory.terminated | trajectory.truncated
+    stats, trace = normalize.update_reward(
+        stats, state.reward_trace, reward, done, config.gamma
+    )
+    return normalize.scale_reward(stats, reward), stats, trace
+
+
+def updated_obs_stats(
+    config: Config, env: Env, state: State, batch: Batch
+) -> normalize.RunningStats | None:
+    """Observation statistics for the next rollout."""
+    stats = state.agent.obs_stats
+    if stats is None:
+        return None
+    image = uses_image(env.observation_space, config.network)
+    x = network_input(env.observation_space, batch.obs, image, None)
+    return normalize.update(stats, x)
+
+
+def _nearest_divisor(n: int, wanted: int) -> int:
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    return min(divisors, key=lambda d: abs(d - wanted))
+
+
+PPO = Algorithm(
+    name="ppo",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+    init_memory=init_memory,
+)

@@ -1,0 +1,311 @@
+"""REINFORCE (Williams, 1992) and the ladder of variance reduction above it.
+
+    grad J = E[ sum_t grad log pi(a_t | s_t) * (w_t - b_t) ]
+
+Every rung is a config value:
+
+* `weighting`: "return" gives each step the whole episode's G_0; "reward_to_go" only what
+  came after it, G_t; "discounted" weighs it by gamma^t as the discounted objective asks,
+  gamma^t G_t (Sutton & Barto, 2018, section 13.3).
+* `baseline`: "none"; "moving_average", a running mean of G_0 (updated after the gradient
+  step); "value", a learned V(s_t).
+
+The details that matter:
+
+1. Two ways to collect. With "reward_to_go" and a "value" baseline the environments simply
+   go on from batch to batch; every step is learned from, and an episode that is cut, by
+   the environment or by the batch, is completed by V of the true successor. Every other
+   rung needs whole episodes: each batch starts all environments afresh and learns from
+   exactly one episode of each. Taking "all episodes that happen to fit" would favour
+   short ones.
+2. Steps computed after such an episode has ended are masked, but they count as
+   environment steps: they were computed.
+3. The batch is averaged over steps, not over episodes first, so that every step of every
+   episode has the same weight.
+4. Without a value an episode cut by its time limit ends there, as taught.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import estimators, losses, optim
+from jaxrl.config import require
+from jaxrl.networks.actor_critic import (
+    ActorCritic,
+    apply_step,
+    policy_distribution,
+)
+from jaxrl.networks.features import (
+    Network,
+    action_mask,
+    feature_shape,
+    network_input,
+    uses_image,
+)
+from jaxrl.networks.torso import Activation
+from jaxrl.rollout import init_world, restart_episodes, unroll
+from jaxrl.spaces import Dict
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Scalar,
+    Transition,
+    World,
+    mean,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of REINFORCE. The defaults are the CartPole benchmark row's."""
+
+    total_steps: float = traced(500_000.0, low=1)
+    """Environment steps of the whole run; the learning-rate schedule ends there."""
+    num_envs: int = static(8, low=1)
+    """Environments stepped in parallel."""
+    num_steps: int = static(128, low=1)
+    """Steps of each environment between updates. Where whole episodes are needed it must
+    reach the environment's time limit."""
+    weighting: Literal["return", "reward_to_go", "discounted"] = static("reward_to_go")
+    """What multiplies the score: G_0, G_t or gamma^t G_t."""
+    baseline: Literal["none", "moving_average", "value"] = static("value")
+    """What is subtracted from it: nothing, a running mean of G_0, or a learned V(s_t)."""
+    baseline_decay: float = traced(0.9, low=0, high=1)
+    """beta of the moving average: rho <- beta rho + (1 - beta) G_0."""
+    learning_rate: float = traced(5e-3, low=0)
+    """Adam's step size."""
+    anneal_lr: bool = static(True)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    gamma: float = traced(0.99, low=0, high=1)
+    """Discount factor per environment step."""
+    normalize_advantage: bool = static(True)
+    """Whether the weights of a batch are standardised."""
+    ent_coef: float = traced(0.01, low=0)
+    """Weight of the entropy bonus."""
+    vf_coef: float = traced(0.5, low=0)
+    """Weight of the value loss."""
+    max_grad_norm: float = traced(0.5, above=0)
+    """Gradients are scaled down to this global norm."""
+    hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("tanh")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+    squash: bool = static(False)
+    """Whether continuous actions go through tanh; otherwise they are clipped."""
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Whether a batch is one whole episode of each environment."""
+        return self.weighting != "reward_to_go" or self.baseline != "value"
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    params: PyTree
+    opt_state: PyTree
+    average_return: Array  # float32 [], the moving-average baseline
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+
+
+def validate(config: Config, env: Env) -> None:
+    require(
+        not isinstance(env.action_space, Dict),
+        f"REINFORCE needs a Discrete or Box action space, but {env.id} has a Dict.",
+    )
+    require(
+        config.network != "cnn" or uses_image(env.observation_space, "auto"),
+        f"network = 'cnn' needs image observations, but those of {env.id} are "
+        f"vectors: use 'auto' or 'mlp'.",
+    )
+    if not config.whole_episodes:
+        return
+    rung = f"weighting = {config.weighting!r} with baseline = {config.baseline!r}"
+    require(
+        env.horizon is not None,
+        f"{rung} needs whole episodes, but {env.id} has no time limit: "
+        f"make it with horizon=T.",
+    )
+    require(
+        config.num_steps >= int(env.horizon),
+        f"num_steps = {config.num_steps} is too short: {rung} needs whole episodes, "
+        f"so set it to the time limit of {env.id}, {int(env.horizon)}, or more.",
+    )
+
+
+def plan(config: Config, env: Env) -> Plan:
+    del env
+    return Plan(env_steps=config.num_envs * config.num_steps, updates=1)
+
+
+def network(config: Config, env: Env) -> ActorCritic:
+    return ActorCritic(
+        action_space=env.action_space,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        image=uses_image(env.observation_space, config.network),
+    )
+
+
+def init(config: Config, env: Env, key: Array) -> State:
+    key_params, key_world = jax.random.split(key)
+    net = network(config, env)
+    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
+    params = net.init(key_params, (), x)
+    agent = Agent(
+        params=params,
+        opt_state=optim.adam(config.max_grad_norm).init(params),
+        average_return=jnp.float32(0.0),
+    )
+    return State(agent, init_world(env, key_world, config.num_envs))
+
+
+def act(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool = False,
+) -> tuple[Array, Memory, dict[str, Any]]:
+    pi, value = policy_and_value(config, env, agent.params, obs)
+    action = pi.mode() if greedy else pi.sample(seed=key)
+    return action, memory, {"value": value}
+
+
+def policy_and_value(
+    config: Config, env: Env, params: PyTree, obs: PyTree
+) -> tuple[Any, Array]:
+    """The action distribution and V, for observations with any batch axes."""
+    net = network(config, env)
+    x = network_input(env.observation_space, obs, net.image, None)
+    _, policy, value = apply_step(net, params, (), x)
+    mask = action_mask(env.observation_space, obs)
+    return policy_distribution(env.action_space, policy, mask, config.squash), value
+
+
+def returns(
+    config: Config, env: Env, agent: Agent, trajectory: Transition
+) -> tuple[Array, Array]:
+    """Reward-to-go G_t `[T, N]`, and which steps count `[T, N]`."""
+    done = trajectory.terminated | trajectory.truncated
+    mask = jnp.ones_like(done)
+    if config.whole_episodes:
+        mask = estimators.first_episode_mask(done)
+    next_value = jnp.zeros_like(trajectory.reward)
+    if config.baseline == "value":
+        _, next_value = policy_and_value(config, env, agent.params, trajectory.next_obs)
+    reward_to_go = estimators.discounted_returns(
+        trajectory.reward,
+        trajectory.terminated,
+        trajectory.truncated,
+        next_value,
+        config.gamma,
+    )
+    return reward_to_go, mask
+
+
+def score_weight(
+    config: Config, agent: Agent, reward_to_go: Array, value: Array
+) -> Array:
+    """w_t - b_t `[T, N]`, of batches that start with an episode where it matters."""
+    baselines: dict[str, Scalar] = {
+        "none": 0.0,
+        "moving_average": agent.average_return,
+        "value": value,
+    }
+    baseline = baselines[config.baseline]
+    if config.weighting == "return":
+        return reward_to_go[0] - baseline + jnp.zeros_like(reward_to_go)
+    weight = reward_to_go - baseline
+    if config.weighting == "discounted":
+        time = jnp.arange(len(reward_to_go), dtype=jnp.float32)[:, None]
+        weight = config.gamma**time * weight
+    return weight
+
+
+def loss(
+    params: PyTree,
+    config: Config,
+    env: Env,
+    agent: Agent,
+    trajectory: Transition,
+    reward_to_go: Array,
+    mask: Array,
+) -> tuple[Array, Metrics]:
+    pi, value = policy_and_value(config, env, params, trajectory.obs)
+    weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
+    if config.normalize_advantage:
+        weight = losses.normalize_advantage(weight, mask)
+    score_loss = losses.policy_gradient(pi.log_prob(trajectory.action), weight)
+    policy_loss = losses.masked_mean(score_loss, mask)
+    entropy = losses.masked_mean(pi.entropy(), mask)
+    total = policy_loss - config.ent_coef * entropy
+    metrics = {"loss/policy": mean(policy_loss), "policy/entropy": mean(entropy)}
+    if config.baseline == "value":
+        value_loss = losses.masked_mean(losses.value_mse(value, reward_to_go), mask)
+        total += config.vf_coef * value_loss
+        metrics["loss/value"] = mean(value_loss)
+    return total, metrics
+
+
+def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+    """One batch and one gradient step."""
+    agent, world = state.agent, state.world
+    progress = optim.progress(world.env_steps, config.total_steps)
+    if config.whole_episodes:
+        world = restart_episodes(env, world)
+
+    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+        return act(config, env, agent, obs, memory, key)
+
+    world, trajectory, stats = unroll(env, policy, world, config.num_steps)
+    reward_to_go, mask = returns(config, env, agent, trajectory)
+    grads, metrics = jax.grad(loss, has_aux=True)(
+        agent.params, config, env, agent, trajectory, reward_to_go, mask
+    )
+    learning_rate: Scalar = config.learning_rate
+    if config.anneal_lr:
+        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    params, opt_state = optim.apply(
+        optim.adam(config.max_grad_norm),
+        agent.params,
+        agent.opt_state,
+        grads,
+        learning_rate,
+    )
+    average_return = agent.average_return
+    if config.baseline == "moving_average":
+        decay = config.baseline_decay
+        average_return = decay * average_return + (1 - decay) * reward_to_go[0].mean()
+    metrics |= stats
+    metrics["optim/learning_rate"] = mean(learning_rate)
+    metrics["rollout/masked_fraction"] = mean(~mask)
+    return State(Agent(params, opt_state, average_return), world), metrics
+
+
+REINFORCE = Algorithm(
+    name="reinforce",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+)

@@ -1,0 +1,162 @@
+"""Policies as distributions: a thin layer on distrax, which only this file imports.
+
+Each function returns an object with `sample(seed=key)`, `log_prob(action)`,
+`entropy()`, `mode()` and `kl_divergence(other)`. Parameters are `[..., A]`; the last
+axis is reduced: log-probabilities, entropies and divergences are `[...]`, in nats.
+"""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.types import Array, Scalar
+
+ILLEGAL = -1e9
+"""Logit of an illegal action. Its probability underflows to exactly 0, while products
+of the two stay finite, which they would not with -inf (0 · inf is NaN)."""
+
+# An expectation under N(0, 1) is a weighted sum over these nodes.
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_NODES = _NODES.astype(np.float32)
+_WEIGHTS = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
+
+
+def categorical(logits: Array, mask: Array | None = None) -> distrax.Categorical:
+    """Categorical over the actions 0 ... A-1, of which some may be illegal.
+
+    π(a) = exp(l_a) / Σ_{b legal} exp(l_b) for a legal, else 0
+
+    No gradient reaches the logits of illegal actions; a log-probability, an entropy or
+    a divergence, and its gradient, is finite also where only one action is legal. Where
+    none is legal (no game left to play) all are equally likely.
+
+    Args:
+      logits: `[..., A]` l.
+      mask: bool `[..., A]`, True for legal actions; None when all are.
+
+    Returns:
+      The distribution; actions are int32 `[...]`.
+
+    Source: Huang and Ontañón (2022), https://arxiv.org/abs/2006.14171, "Invalid action
+    masking".
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, ILLEGAL)
+    return distrax.Categorical(logits=logits, dtype=jnp.int32)
+
+
+def diag_normal(mean: Array, log_std: Array) -> distrax.Independent:
+    """Independent normals, one for each action dimension.
+
+    π(a) = Π_i N(a_i; mean_i, exp(log_std_i)²)
+
+    Args:
+      mean: `[..., A]`.
+      log_std: `[..., A]`, or `[A]` for a spread that does not depend on the state.
+
+    Returns:
+      The distribution; actions are float32 `[..., A]`.
+    """
+    mean, log_std = jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32)
+    scale = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
+    return distrax.Independent(distrax.Normal(mean, scale), 1)
+
+
+def tanh_normal(mean: Array, log_std: Array, low: Scalar, high: Scalar) -> "TanhNormal":
+    """A diagonal normal squashed by tanh onto the box [low, high].
+
+    a = low + (high - low) (tanh(x) + 1) / 2,    x ~ `diag_normal(mean, log_std)`
+
+    Args:
+      mean: `[..., A]` mean of x.
+      log_std: `[..., A]` or `[A]`.
+      low: lower bound, a number or `[A]`.
+      high: upper bound, a number or `[A]`.
+
+    Returns:
+      The distribution; actions are float32 `[..., A]`.
+
+    Source: Haarnoja et al. (2018), https://arxiv.org/abs/1801.01290, appendix C.
+    """
+    return TanhNormal(diag_normal(mean, log_std), low, high)
+
+
+class TanhNormal(distrax.Distribution):
+    """See `tanh_normal`."""
+
+    def __init__(self, base: distrax.Independent, low: Scalar, high: Scalar):
+        super().__init__()
+        low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
+        self._base = base
+        self._centre = (low + high) / 2
+        self._half_width = (high - low) / 2
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self._base.event_shape
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        return self._squash(self._base.sample(seed=key, sample_shape=n))
+
+    def log_prob(self, value: Array) -> Array:
+        """log N(x) - Σ_i log |da_i / dx_i|, at x = tanh⁻¹ of the action.
+
+        The inverse is infinite on the bounds themselves, where float32 puts every
+        large sample, so actions are pulled in to 1 - 1e-6 of the half width first.
+        """
+        unit = (value - self._centre) / self._half_width
+        x = jnp.arctanh(jnp.clip(unit, -1.0 + 1e-6, 1.0 - 1e-6))
+        return self._base.log_prob(x) - self._log_slope(x).sum(-1)
+
+    def entropy(self) -> Array:
+        """H[x] + Σ_i E[log |da_i / dx_i|], by Gauss-Hermite quadrature, 32 nodes.
+
+        Deterministic and differentiable; no closed form exists. The error in each
+        dimension is below 1e-6 for a standard deviation of x up to 1, 2e-4 at 2, 3e-3
+        at 3 and 0.03 at 5.
+        """
+        normal = self._base.distribution
+        x = normal.loc[..., None, :] + normal.scale[..., None, :] * _NODES[:, None]
+        slope = (_WEIGHTS[:, None] * self._log_slope(x)).sum((-2, -1))
+        return self._base.entropy() + slope
+
+    def mode(self) -> Array:
+        """The image of the mean, which is the median: the usual greedy action."""
+        return self._squash(self._base.mode())
+
+    def kl_divergence(self, other_dist: "TanhNormal", **kwargs) -> Array:
+        """KL of the two normals: a bijection that both share leaves it unchanged."""
+        return self._base.kl_divergence(other_dist._base, **kwargs)
+
+    def _squash(self, x: Array) -> Array:
+        return self._centre + self._half_width * jnp.tanh(x)
+
+    def _log_slope(self, x: Array) -> Array:
+        """log |da / dx|; log(1 - tanh(x)²), written so that it does not underflow."""
+        log_sech2 = 2.0 * (np.log(2.0) - x - jax.nn.softplus(-2.0 * x))
+        return log_sech2 + jnp.log(self._half_width)
+
+
+def epsilon_greedy(
+    key: Array, q: Array, epsilon: Scalar, mask: Array | None = None
+) -> Array:
+    """Uniform over the legal actions with probability ε, else the best legal one.
+
+    Args:
+      key: consumed.
+      q: `[..., A]` action values.
+      epsilon: ε, a scalar or `[...]`.
+      mask: bool `[..., A]`, True for legal actions; None when all are.
+
+    Returns:
+      int32 `[...]` actions.
+    """
+    # One draw: a column decides whether to explore, the rest is the score when so.
+    uniform = jax.random.uniform(key, (*q.shape[:-1], q.shape[-1] + 1))
+    explore = uniform[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]
+    score = jnp.where(explore, uniform[..., 1:], q)
+    if mask is not None:
+        score = jnp.where(mask, score, -jnp.inf)
+    return jnp.argmax(score, axis=-1).astype(jnp.int32)

@@ -1,0 +1,226 @@
+"""Environments by name.
+
+```python
+env = jaxrl.envs.make("CartPole-v1", horizon=200, gravity=12.0)
+env = jaxrl.envs.make("Breakout-MinAtar", sticky_prob=0.1, use_minimal_action_set=False)
+env = jaxrl.envs.make("my_module:my_factory", size=3)
+```
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxrl.envs import wrappers
+from jaxrl.envs.gymnax import (
+    GYMNAX_IDS,
+    NEEDS_DOWNLOAD,
+    from_gymnax,
+    gymnax_env,
+    known_issues,
+    no_such_parameter,
+)
+from jaxrl.envs.probes import PROBES
+from jaxrl.errors import did_you_mean
+from jaxrl.types import Env, InvalidInput
+
+__all__ = ["env_ids", "from_gymnax", "known_issues", "make", "register"]
+
+Factory = Callable[..., Env]
+
+_BUILT_IN: dict[str, Factory] = {
+    **{id: functools.partial(gymnax_env, id) for id in GYMNAX_IDS},
+    **PROBES,
+}
+_registered: dict[str, Factory] = {}
+
+
+def make(
+    id: str,
+    *,
+    horizon: int | Literal["default"] | None = "default",
+    horizon_is: Literal["terminal", "truncated"] | None = None,
+    sticky_prob: float = 0.0,
+    history: int = 0,
+    **params: Any,
+) -> Env:
+    """The environment with this id, built once: equal arguments give equal programs.
+
+    Args:
+      id: one of `env_ids()`, or "module:factory" for your own, where
+        `factory(**params)` returns an `Env` and the module may lie in the current
+        directory.
+      horizon: time limit in steps; "default" is the environment's own, None is none.
+      horizon_is: what reaching it means, "truncated" or "terminal" (see `Env`); None is
+        the environment's own.
+      sticky_prob: probability of repeating the previous action (0.1 is the protocol of
+        MinAtar); see `wrappers.sticky_actions`.
+      history: how many observations (and actions) to stack; 0 leaves the observation as
+        it is; see `wrappers.stack_history`.
+      **params: parameters of the environment.
+
+    Raises:
+      InvalidInput: for an unknown id or parameter, or a value that does not fit.
+    """
+    _check_options(horizon, horizon_is, sticky_prob, history)
+    env = _build(id, _factory(id), horizon, params)
+    if horizon_is is not None:
+        env = env.replace(horizon_is=horizon_is)
+    if sticky_prob > 0:
+        env = wrappers.sticky_actions(env, sticky_prob)
+    if history > 0:
+        env = wrappers.stack_history(env, history)
+    return env.replace(id=id)
+
+
+def register(id: str, factory: Factory) -> None:
+    """Gives an id to an environment of your own.
+
+    Args:
+      id: any name that is not built in. Registering it again replaces the factory, so
+        that a notebook cell can be run twice.
+      factory: `factory(**params) -> Env`, pure. A parameter named `horizon` receives
+        the time limit given to `make`, for observations that show the time left;
+        without one, `make` puts the limit into the `Env`.
+    """
+    if id in _BUILT_IN or id in NEEDS_DOWNLOAD:
+        raise InvalidInput(f"id = {id!r}: is built in, choose another name.")
+    _registered[id] = factory
+
+
+def env_ids() -> list[str]:
+    """All ids that `make` knows, without importing gymnax."""
+    return [*_BUILT_IN, *_registered]
+
+
+def _check_options(
+    horizon: Any, horizon_is: Any, sticky_prob: Any, history: Any
+) -> None:
+    if horizon not in ("default", None) and not _whole(horizon, at_least=1):
+        raise InvalidInput(
+            f"horizon = {horizon!r}: must be a whole number of steps, at least 1, "
+            "'default', or None for no limit."
+        )
+    if horizon_is not in ("terminal", "truncated", None):
+        hint = did_you_mean(str(horizon_is), ("terminal", "truncated"))
+        raise InvalidInput(
+            f"horizon_is = {horizon_is!r}: must be 'terminal' or 'truncated'{hint}."
+        )
+    number = isinstance(sticky_prob, int | float) and not isinstance(sticky_prob, bool)
+    if not number or not 0 <= sticky_prob <= 1:
+        raise InvalidInput(
+            f"sticky_prob = {sticky_prob!r}: must be a probability from 0 to 1."
+        )
+    if not _whole(history, at_least=0):
+        raise InvalidInput(
+            f"history = {history!r}: must be a whole number of observations, or 0."
+        )
+
+
+def _whole(value: Any, at_least: int) -> bool:
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return integer and value >= at_least
+
+
+def _factory(id: str) -> Factory:
+    """The factory of a registered, built-in or "module:factory" id."""
+    if id in _registered:
+        return _registered[id]
+    if id in _BUILT_IN:
+        return _BUILT_IN[id]
+    if id in NEEDS_DOWNLOAD:
+        raise InvalidInput(
+            f"Environment {id!r} is left out, because gymnax downloads its data when "
+            "it is built: choose another one (`jaxrl list envs` shows all)."
+        )
+    module, colon, name = id.partition(":")
+    if colon:
+        return _import_factory(id, module, name)
+    raise InvalidInput(
+        f"Unknown environment {id!r}{did_you_mean(id, env_ids())}: "
+        "`jaxrl list envs` shows all."
+    )
+
+
+def _import_factory(id: str, module_name: str, name: str) -> Factory:
+    """`name` of a module, which may lie in the current directory.
+
+    A console script, unlike `python -m`, does not have that directory on its path. It
+    is added, last, only when the module is not found without it.
+    """
+    if not all(map(str.isidentifier, module_name.split("."))):
+        raise InvalidInput(
+            f"Environment {id!r}: {module_name!r} is not the name of a module, write "
+            "'my_module:my_factory'."
+        )
+    here = os.getcwd()
+    module = _import(module_name)
+    if module is None and here not in sys.path:
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        module = _import(module_name)
+    if module is None:
+        raise InvalidInput(
+            f"Environment {id!r}: there is no module {module_name!r}, neither "
+            "installed nor in the current directory."
+        )
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        hint = did_you_mean(name, vars(module))
+        raise InvalidInput(
+            f"Environment {id!r}: {module_name} has no function {name!r}{hint}."
+        )
+    return factory
+
+
+def _import(module_name: str) -> Any:
+    """The module, or None if there is none. What fails inside it fails as ever."""
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            return None
+        raise
+
+
+def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> Env:
+    """Calls the factory; the time limit is passed to it or put into the `Env`."""
+    accepted = inspect.signature(factory).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    for name, value in params.items():
+        if name not in accepted and not any_name:
+            raise no_such_parameter(id, name, value, accepted)
+    if horizon == "default":
+        return _call(id, factory, params)
+    if "horizon" in accepted:
+        return _call(id, factory, {**params, "horizon": horizon})
+    limit = None if horizon is None else np.int32(horizon)
+    return _call(id, factory, params).replace(horizon=limit)
+
+
+def _call(id: str, factory: Factory, params: dict[str, Any]) -> Env:
+    try:
+        hash(tuple(params.values()))
+        build: Factory = _call_once
+    except TypeError:  # a list, an array
+        build = _call_factory
+    env = build(factory, **dict(sorted(params.items())))
+    if not isinstance(env, Env):
+        raise InvalidInput(
+            f"Environment {id!r}: its factory returned {type(env).__name__}, "
+            "must return a jaxrl.types.Env."
+        )
+    return env
+
+
+def _call_factory(factory: Factory, /, **params: Any) -> Env:
+    return factory(**params)
+
+
+_call_once = functools.lru_cache(maxsize=None, typed=True)(_call_factory)

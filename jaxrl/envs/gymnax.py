@@ -1,0 +1,487 @@
+"""gymnax's environments behind our contract.
+
+Only `reset_env` and `step_env` of gymnax are called: its `step` computes a reset for
+every environment at every step and returns the new episode's observation. The time
+limit becomes `Env.horizon`, which `rollout` applies; episodes end here only where the
+task itself ends them.
+
+What the adapter sees to, because gymnax does not:
+
+* one dtype per array, never weakly typed, the same after `reset` and after `step`;
+* rewards float32 `[]`, flags bool `[]`;
+* Box actions clipped to the action space (a NaN stays NaN, so that it is noticed);
+* spaces that tell the truth: shape and dtype are those of a real observation, and
+  bounds that observations leave are dropped (`_WRONG_BOUNDS`).
+
+A discrete action outside 0, ..., n - 1 is undefined behaviour: gymnax computes
+*something* from it (on action 5 CartPole pushes with nine times the force), and a check
+inside a compiled program cannot raise.
+
+Two environments have wrong dynamics in gymnax 1.0 and are corrected here by the
+functions in `_CORRECTED_STEPS`. Where a known difference remains, `KNOWN_ISSUES` is the
+table of it; `jaxrl list envs` prints it.
+"""
+
+import functools
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import spaces
+from jaxrl.errors import did_you_mean
+from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+
+GYMNAX_IDS = (
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "DiscountingChain-bsuite",
+    "SimpleBandit-bsuite",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+    "Pong-misc",
+    "FrozenLake-misc",
+)
+"""What gymnax 1.0 registers, written out so that listing it does not import gymnax."""
+
+NEEDS_DOWNLOAD = ("MNISTBandit-bsuite",)
+"""What gymnax registers but downloads data for when it is built."""
+
+_MINATAR = (
+    "not the MinAtar of Young and Tian (2019): no sticky actions (they use 0.1), the "
+    "minimal action set, and a time limit of 1000 steps (Freeway 2500) that they lack"
+)
+
+KNOWN_ISSUES = {
+    "CartPole-v1": "total_mass and polemass_length are parameters of their own: they "
+    "do not follow masscart, masspole and length",
+    "MountainCarContinuous-v0": "corrected here: gymnax does not stop the car at the "
+    "left wall",
+    "Asterix-MinAtar": "corrected here: gymnax spawns over living entities when the "
+    f"slots are (nearly) full; otherwise {_MINATAR}",
+    "Breakout-MinAtar": _MINATAR,
+    "Freeway-MinAtar": _MINATAR,
+    "Seaquest-MinAtar": _MINATAR,
+    "SpaceInvaders-MinAtar": _MINATAR,
+    "Catch-bsuite": "gymnax declares int32 observations and returns float32 (the space "
+    "here says float32)",
+    "DeepSea-bsuite": "the last row is a terminal state reached exactly at the time "
+    "limit, so episodes terminate and are never truncated",
+    "MemoryChain-bsuite": "step returns the observation of the state before the step: "
+    "the cue is seen twice and an episode has memory_length + 1 steps; observations "
+    "leave the declared bounds (the space here is unbounded)",
+    "FourRooms-misc": "gymnax declares float32 observations and returns int32 (the "
+    "space here says int32)",
+    "GaussianBandit-misc": "observations leave the declared bounds (the space here is "
+    "unbounded)",
+}
+"""Where an environment is not what its name or its declaration promises."""
+
+_WRONG_BOUNDS = ("MemoryChain-bsuite", "GaussianBandit-misc")
+
+
+def known_issues(id: str) -> str | None:
+    """What a user of this environment should know, in one sentence, or None."""
+    return KNOWN_ISSUES.get(id)
+
+
+def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any) -> Env:
+    """A registered gymnax environment.
+
+    Args:
+      id: one of `GYMNAX_IDS`.
+      horizon: the time limit; "default" is gymnax's own, None is none.
+      **params: fields of gymnax's `EnvParams`, or arguments of its constructor
+        (`size=10` for DeepSea, `map_name="8x8"` for FrozenLake).
+
+    Raises:
+      InvalidInput: for an unknown parameter or a value that does not fit.
+    """
+    factory = _import_gymnax().registration._builtins[id]
+    arguments = inspect.signature(factory).parameters
+    constructor = {
+        name: _freeze(_like(name, value, arguments[name].default))
+        for name, value in sorted(params.items())
+        if name in arguments
+    }
+    with _explained(id, constructor):
+        environment = _construct(factory, **constructor)
+    defaults = environment.default_params
+    fields = {name: getattr(defaults, name) for name in defaults.__dataclass_fields__}
+    others = {name: value for name, value in params.items() if name not in arguments}
+    for name, value in others.items():
+        if name not in fields:
+            raise no_such_parameter(id, name, value, (*fields, *arguments))
+    replaced = {
+        name: _like(name, value, fields[name]) for name, value in others.items()
+    }
+    with _explained(id, params):
+        env = from_gymnax(environment, defaults.replace(**replaced), horizon, id)
+    if id in _WRONG_BOUNDS:
+        space = env.observation_space
+        unbounded = spaces.box(-np.inf, np.inf, space.shape, space.dtype)
+        env = env.replace(observation_space=unbounded)
+    return env
+
+
+def no_such_parameter(
+    id: str, name: str, value: Any, names: Iterable[str]
+) -> InvalidInput:
+    """The error for a parameter that the environment `id` does not have."""
+    names = list(names)
+    hint = did_you_mean(name, names) or f" (it has {', '.join(names) or 'none'})"
+    return InvalidInput(f"{name} = {value!r}: {id} has no such parameter{hint}.")
+
+
+def from_gymnax(
+    environment: Any,
+    params: PyTree = None,
+    horizon: int | str | None = "default",
+    id: str = "",
+) -> Env:
+    """Adapts an instance of gymnax's `Environment`, which may be one of your own.
+
+    The corrections of this file go by `id`, so `make` and `gymnax_env` have them.
+
+    Args:
+      environment: the instance. Build it once: it is part of the compiled program.
+      params: its `EnvParams`; None for the default ones. `max_steps_in_episode` follows
+        `horizon`, because some observations show the time left.
+      horizon: the time limit; "default" is `params.max_steps_in_episode`, None is none.
+      id: the name that errors and artefacts will use.
+    """
+    params = environment.default_params if params is None else params
+    params, limit = _limit_time(params, horizon)
+    action_space = _space(environment.action_space(params))
+    step_env = _CORRECTED_STEPS.get(id, _step_env)
+    state, obs = _signature(environment, step_env, action_space, params)
+    reset, step = _functions(
+        _Adapter(environment, step_env, action_space, _dtypes(state), _dtypes(obs))
+    )
+    return Env(
+        params=params,
+        horizon=limit,
+        reset=reset,
+        step=step,
+        observation_space=_space(environment.observation_space(params), obs),
+        action_space=action_space,
+        id=id,
+    )
+
+
+def _limit_time(params: Any, horizon: int | str | None) -> tuple[Any, Any]:
+    """The params with `max_steps_in_episode` equal to the time limit, and the limit."""
+    if horizon is None:
+        return params, None
+    name = "max_steps_in_episode" if horizon == "default" else "horizon"
+    theirs = params.max_steps_in_episode  # a float in BernoulliBandit
+    limit = _like(name, theirs if horizon == "default" else horizon, 1)
+    if limit < 1:
+        raise InvalidInput(f"{name} = {limit}: must be at least 1.")
+    params = params.replace(max_steps_in_episode=type(theirs)(limit))
+    return params, np.int32(limit)
+
+
+class _Adapter(NamedTuple):
+    """What chooses the compiled program, all of it hashable."""
+
+    environment: Any
+    step_env: Callable
+    action_space: spaces.Space
+    state_dtypes: tuple[Any, ...]  # one for each leaf
+    obs_dtypes: tuple[Any, ...]
+
+
+@functools.cache
+def _functions(adapter: _Adapter) -> tuple[Callable, Callable]:
+    """`reset` and `step`: identical objects for equal adapters, so one program."""
+    return functools.partial(_reset, adapter), functools.partial(_step, adapter)
+
+
+def _reset(adapter: _Adapter, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
+    obs, state = adapter.environment.reset_env(key, params)
+    return _cast(state, adapter.state_dtypes), _cast(obs, adapter.obs_dtypes)
+
+
+def _step(
+    adapter: _Adapter, key: Array, state: PyTree, action: Array, params: PyTree
+) -> tuple[PyTree, TimeStep]:
+    obs, state, reward, terminated, info = adapter.step_env(
+        adapter.environment, key, state, _valid(action, adapter.action_space), params
+    )
+    step = TimeStep(
+        obs=_cast(obs, adapter.obs_dtypes),
+        reward=jnp.asarray(reward, jnp.float32).reshape(()),
+        terminated=jnp.asarray(terminated, bool).reshape(()),
+        truncated=jnp.bool_(False),
+        info=info,
+    )
+    return _cast(state, adapter.state_dtypes), step
+
+
+def _valid(action: Array, space: Any) -> Array:
+    """The action in the shape and dtype gymnax expects; Box actions clipped."""
+    action = jnp.asarray(action, space.dtype).reshape(space.shape)
+    if isinstance(space, spaces.Box):
+        action = jnp.clip(action, space.low_array(), space.high_array())
+    return action
+
+
+def _step_env(environment: Any, key: Array, state: PyTree, action: Array, params: Any):
+    """gymnax's own transition: `(obs, state, reward, terminated, info)`."""
+    return environment.step_env(key, state, action, params)
+
+
+def _mountain_car_continuous_step(
+    environment: Any, key: Array, state: Any, action: Array, params: Any
+):
+    """MountainCarContinuous-v0 by Gymnasium's rule.
+
+    gymnax 1.0 means to stop the car at the left wall but tests for the goal instead, so
+    the car keeps a velocity into the wall. Gymnasium:
+    `if position == min_position and velocity < 0: velocity = 0`.
+    """
+    del key
+    force = jnp.clip(action, params.min_action, params.max_action).squeeze()
+    slope = jnp.cos(3 * state.position)
+    velocity = state.velocity + force * params.power - slope * params.gravity
+    velocity = jnp.clip(velocity, -params.max_speed, params.max_speed)
+    position = state.position + velocity
+    position = jnp.clip(position, params.min_position, params.max_position)
+    into_wall = (position <= params.min_position) & (velocity < 0)
+    velocity = jnp.where(into_wall, 0.0, velocity)
+    at_goal = position >= params.goal_position
+    terminated = at_goal & (velocity >= params.goal_velocity)
+    reward = 100.0 * terminated - 0.1 * action.squeeze() ** 2
+    state = state.replace(position=position, velocity=velocity, time=state.time + 1)
+    info = {"discount": environment.discount(state, params)}
+    return environment.get_obs(state), state, reward, terminated, info
+
+
+def _asterix_step(environment: Any, key: Array, state: Any, action: Array, params: Any):
+    """Asterix-MinAtar with the original's way of spawning (`_asterix_spawn`).
+
+    The rest is gymnax's `step_env`, from gymnax's own functions.
+    """
+    asterix = importlib.import_module("gymnax.environments.minatar.asterix")
+    state = _asterix_spawn(key, state)
+    state = asterix.step_agent(state, environment.action_set[action])
+    state, reward, terminal = asterix.step_entities(state)
+    state = asterix.step_timers(state, params)
+    state = state.replace(time=state.time + 1, terminal=terminal)
+    info = {"discount": environment.discount(state, params)}
+    return environment.get_obs(state), state, reward, terminal, info
+
+
+def _asterix_spawn(key: Array, state: Any) -> Any:
+    """When the spawn timer is up: a new entity in a random free slot, if there is one.
+
+    gymnax 1.0 looks at seven of the eight slots in random order and writes to the last
+    one it saw, free or not: with all slots full a random entity vanishes, and a single
+    free slot is missed one time in eight at another entity's expense. The original
+    (Young and Tian, 2019) draws among the free slots and does nothing without one.
+
+    An entity is `[x, y, moves_right, is_gold, is_there]`, and slot i is row i + 1.
+    """
+    key_direction, key_gold, key_slot = jax.random.split(key, 3)
+    moves_right = jax.random.bernoulli(key_direction).astype(jnp.int32)
+    is_gold = jax.random.bernoulli(key_gold, 1 / 3).astype(jnp.int32)
+    free = state.entities[:, 4] == 0
+    slot = jnp.argmax(jnp.where(free, jax.random.uniform(key_slot, free.shape), -1.0))
+    entity = jnp.stack([9 * (1 - moves_right), slot + 1, moves_right, is_gold, 1])
+    due = state.spawn_timer == 0
+    here = (jnp.arange(len(free)) == slot) & free & due
+    return state.replace(
+        entities=jnp.where(here[:, None], entity, state.entities),
+        spawn_timer=jnp.where(due, state.spawn_speed, state.spawn_timer),
+    )
+
+
+_CORRECTED_STEPS = {
+    "MountainCarContinuous-v0": _mountain_car_continuous_step,
+    "Asterix-MinAtar": _asterix_step,
+}
+
+
+def _signature(
+    environment: Any, step_env: Callable, action_space: spaces.Space, params: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Shapes and dtypes of a state and an observation, from tracing reset and step.
+
+    A dtype that differs between the two (or is weak) becomes their common one.
+    """
+
+    def reset_and_step(key: Array, params: PyTree) -> tuple:
+        obs, state = environment.reset_env(key, params)
+        action = spaces.zeros(action_space)
+        next_obs, next_state, *_ = step_env(environment, key, state, action, params)
+        return (state, obs), (next_state, next_obs)
+
+    before, after = jax.eval_shape(reset_and_step, jax.random.key(0), params)
+
+    def common(x: Any, y: Any) -> jax.ShapeDtypeStruct:
+        same = x.dtype == y.dtype
+        dtype = x.dtype if same else jnp.promote_types(x.dtype, y.dtype)
+        return jax.ShapeDtypeStruct(x.shape, dtype)
+
+    return jax.tree.map(common, before, after)
+
+
+def _dtypes(tree: PyTree) -> tuple[Any, ...]:
+    return tuple(leaf.dtype for leaf in jax.tree.leaves(tree))
+
+
+def _cast(tree: PyTree, dtypes: tuple[Any, ...]) -> PyTree:
+    """The tree with each leaf in its dtype, not weakly typed."""
+    leaves, structure = jax.tree.flatten(tree)
+    cast = [jnp.asarray(x, dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
+    return jax.tree.unflatten(structure, cast)
+
+
+def _space(space: Any, value: PyTree = None) -> spaces.Space:
+    """A gymnax space as ours, in the shape and dtype of `value` where that is given."""
+    theirs = _import_gymnax().environments.spaces
+    if isinstance(space, theirs.Dict):
+        children = {
+            name: _space(child, None if value is None else value[name])
+            for name, child in space.spaces.items()
+        }
+        return spaces.dict_space(**children)
+    like = space if value is None else value
+    if isinstance(space, theirs.Discrete):
+        return spaces.Discrete(int(space.n), np.dtype(like.dtype).name)
+    if isinstance(space, theirs.Box):
+        low, high = _bound(space.low), _bound(space.high)
+        return spaces.box(low, high, like.shape, like.dtype)
+    raise InvalidInput(
+        f"{type(space).__name__} spaces are not supported: use Box, Discrete or Dict."
+    )
+
+
+def _bound(bound: Any) -> np.ndarray:
+    """gymnax writes the largest float32 where it means infinity."""
+    bound = np.asarray(bound, np.float64)
+    largest = np.finfo(np.float32).max
+    return np.where(np.abs(bound) < largest, bound, np.copysign(np.inf, bound))
+
+
+def _is_number(value: Any) -> bool:
+    kinds = int | float | np.number
+    return isinstance(value, kinds) and not isinstance(value, bool) and value == value
+
+
+_KINDS: tuple[tuple[type, Callable[[Any], bool], str], ...] = (
+    (bool, lambda x: isinstance(x, bool), "true or false"),  # first: a bool is an int
+    (int, lambda x: _is_number(x) and float(x).is_integer(), "a whole number"),
+    (float, _is_number, "a number"),
+    (str, lambda x: isinstance(x, str), "a name"),
+)
+
+
+def _like(name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of the default, or InvalidInput where it does not fit."""
+    if default is None:
+        return value
+    for kind, fits, wanted in _KINDS:
+        if isinstance(default, kind):
+            if not fits(value):
+                raise InvalidInput(f"{name} = {value!r}: must be {wanted}.")
+            return kind(value)
+    return _array_like(name, value, default)
+
+
+def _array_like(name: str, value: Any, default: Any) -> Any:
+    """Numbers in the rank and the dtype of the default; a tuple where that is one."""
+    default = np.asarray(default)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    fits = np.can_cast(array.dtype, default.dtype, "same_kind")
+    if not fits or array.ndim != default.ndim:
+        raise InvalidInput(
+            f"{name} = {value!r}: must be numbers such as {default.tolist()}."
+        )
+    return jnp.asarray(array, default.dtype)
+
+
+def _freeze(value: Any) -> Any:
+    """Lists and arrays as tuples, so that constructor arguments can be hashed."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _construct(factory: Callable, /, **arguments: Any) -> Any:
+    """One instance for equal arguments: gymnax instances compare by identity."""
+    return factory(**arguments)
+
+
+@contextmanager
+def _explained(id: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Whatever a constructor raises over the user's arguments, as one sentence."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except Exception as error:
+        if not arguments:
+            raise
+        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise InvalidInput(f"{given}: {id} cannot be built ({reason}).") from error
+
+
+class _Deferred(types.ModuleType):
+    """A module that is imported when something is first read from it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@functools.cache
+def _import_gymnax() -> types.ModuleType:
+    """gymnax, without what it imports only for drawing.
+
+    Its modules import seaborn (with pandas and scipy.stats) and pyplot at the top, most
+    of the time that `import gymnax` takes. While it is imported for the first time,
+    stand-ins that defer the import take their places. gymnax's modules keep the
+    stand-ins, so its drawing works; everybody else's `import seaborn` finds the real
+    one, because the stand-ins leave `sys.modules` at once.
+    """
+    heavy = ("seaborn", "matplotlib.pyplot")
+    stand_ins = {name: _Deferred(name) for name in heavy if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]

@@ -1,0 +1,252 @@
+"""Return and advantage estimators: rewards and values in, learning targets out.
+
+Everything is time-major, `[T, N]` (any further batch axes may follow), and pure. Row t
+of each argument belongs to the transition s_t -> s_{t+1}; `next_value` is V(s_{t+1}) of
+the true successor, also where the episode ends. Two rules hold in every function:
+
+* a target bootstraps from `next_value`, masked by `terminated` alone: a time limit does
+  not make the successor worthless (Pardo et al. 2018, https://arxiv.org/abs/1712.00378);
+* a sum over time is cut by `terminated | truncated`, because the next row belongs to
+  another episode.
+
+So where the data stop, at the last row or at a cut, the tail is replaced by the value.
+`gamma` and lambda may be numbers, traced scalars, or arrays of the rewards' rank.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxrl.types import Array, Scalar
+
+
+def discounted_returns(
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    next_value: Scalar,
+    gamma: Scalar,
+) -> Array:
+    """Discounted return to the end of the episode, or of the data.
+
+    G_t = r_t + γ G_{t+1}       while the episode goes on at t
+    G_t = r_t + γ V(s_{t+1})    where it was cut, and at the last row
+    G_t = r_t                   where it terminated
+
+    Args:
+      reward: `[T, N]` r_t.
+      terminated: bool `[T, N]`, whether s_{t+1} is terminal.
+      truncated: bool `[T, N]`, whether the episode was cut after this step.
+      next_value: `[T, N]` V(s_{t+1}), or 0.0 for plain Monte Carlo.
+      gamma: the discount γ.
+
+    Returns:
+      float32 `[T, N]` G_t.
+
+    Source: Sutton and Barto (2018), "Reinforcement Learning", section 3.3; with V, the
+    return of Mnih et al. (2016), https://arxiv.org/abs/1602.01783, section 4.
+    """
+    offset, decay, bootstrap = _bootstrapped_step(
+        reward, terminated, truncated, next_value, gamma
+    )
+    return _reverse_recurrence(offset, decay, bootstrap[-1])
+
+
+def episode_returns(reward: Array, done: Array, gamma: Scalar) -> Array:
+    """Discounted return of the first episode of each column.
+
+    G_0 = Σ_k γ^k r_k, over the steps up to and including the first done
+
+    Args:
+      reward: `[T, N]` r_t.
+      done: bool `[T, N]`, whether the episode ended with this step, for any reason.
+      gamma: the discount γ.
+
+    Returns:
+      float32 `[N]` G_0. An episode that does not end within T steps counts as it is.
+
+    Source: Sutton and Barto (2018), section 3.3, equation 3.11.
+    """
+    chex.assert_equal_shape([reward, done])
+    reward = jnp.asarray(reward, jnp.float32)
+    decay = gamma * jnp.where(done, 0.0, 1.0)
+    return _reverse_recurrence(reward, decay, jnp.zeros_like(reward[0]))[0]
+
+
+def first_episode_mask(done: Array) -> Array:
+    """True for the steps of each column's first episode, its last step included.
+
+    Args:
+      done: bool `[T, N]`, whether the episode ended with this step, for any reason.
+
+    Returns:
+      bool `[T, N]`: True up to and including the first row where `done` holds.
+    """
+    done = jnp.asarray(done, jnp.int32)
+    return jnp.cumsum(done, axis=0) - done == 0
+
+
+def n_step_returns(
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    next_value: Scalar,
+    gamma: Scalar,
+    n: int,
+) -> Array:
+    """Return of n steps, bootstrapped from the value n steps ahead.
+
+    G_t = Σ_{k<m} γ^k r_{t+k} + γ^m V(s_{t+m}),    V = 0 where s_{t+m} is terminal
+
+    with m = n, or fewer where the episode or the data end earlier.
+
+    Args:
+      reward: `[T, N]` r_t.
+      terminated: bool `[T, N]`, whether s_{t+1} is terminal.
+      truncated: bool `[T, N]`, whether the episode was cut after this step.
+      next_value: `[T, N]` V(s_{t+1}), or 0.0.
+      gamma: the discount γ.
+      n: the number of rewards in a full-length return, a Python int of 1 or more.
+
+    Returns:
+      float32 `[T, N]` G_t.
+
+    Source: Sutton and Barto (2018), section 7.1, equation 7.1.
+    """
+    chex.assert_scalar_positive(n)
+    offset, decay, bootstrap = _bootstrapped_step(
+        reward, terminated, truncated, next_value, gamma
+    )
+    last = bootstrap[-1:]
+
+    def one_step_longer(_: int, returns: Array) -> Array:
+        return offset + decay * jnp.concatenate([returns[1:], last])
+
+    # From one step on, a return is the reward and the shorter return one row below.
+    # Beyond T the length changes nothing: by then every row reaches the end.
+    returns = offset + decay * bootstrap
+    num_steps = min(n, reward.shape[0])
+    return jax.lax.fori_loop(1, num_steps, one_step_longer, returns)
+
+
+def lambda_returns(
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    next_value: Scalar,
+    gamma: Scalar,
+    lam: Scalar,
+) -> Array:
+    """The TD(λ) return: all n-step returns, weighted geometrically.
+
+    G_t = r_t + γ [(1 - λ) V(s_{t+1}) + λ G_{t+1}],    V = 0 where s_{t+1} is terminal
+
+    with λ = 0 where the episode ends at t, and G_T = V(s_T) after the last row. λ = 0
+    is the one-step target and λ = 1 is `discounted_returns`.
+
+    Args:
+      reward: `[T, N]` r_t.
+      terminated: bool `[T, N]`, whether s_{t+1} is terminal.
+      truncated: bool `[T, N]`, whether the episode was cut after this step.
+      next_value: `[T, N]` V(s_{t+1}), or 0.0.
+      gamma: the discount γ.
+      lam: the mixing weight λ, 0 to 1.
+
+    Returns:
+      float32 `[T, N]` G_t.
+
+    Source: Sutton and Barto (2018), section 12.1 (recursion of exercise 12.1).
+    """
+    chex.assert_equal_shape([reward, terminated, truncated])
+    reward = jnp.asarray(reward, jnp.float32)
+    bootstrap = _bootstrap(terminated, next_value)
+    trace = lam * _goes_on(terminated, truncated)
+    offset = reward + gamma * (1.0 - trace) * bootstrap
+    return _reverse_recurrence(offset, gamma * trace, bootstrap[-1])
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Scalar,
+    gae_lambda: Scalar,
+) -> tuple[Array, Array]:
+    """Generalised advantage estimation, and the value target that goes with it.
+
+    δ_t = r_t + γ V(s_{t+1}) - V(s_t),    V(s_{t+1}) = 0 where s_{t+1} is terminal
+    A_t = δ_t + γ λ A_{t+1},              A_{t+1} = 0 where the episode ends at t
+
+    Args:
+      reward: `[T, N]` r_t.
+      value: `[T, N]` V(s_t).
+      next_value: `[T, N]` V(s_{t+1}).
+      terminated: bool `[T, N]`, whether s_{t+1} is terminal.
+      truncated: bool `[T, N]`, whether the episode was cut after this step.
+      gamma: the discount γ.
+      gae_lambda: λ, 0 for one-step TD, 1 for Monte Carlo less the baseline.
+
+    Returns:
+      (advantage, target), both float32 `[T, N]`: A_t, and A_t + V(s_t), which is the
+      TD(λ) return of `lambda_returns`.
+
+    Source: Schulman et al. (2016), https://arxiv.org/abs/1506.02438, section 3,
+    equation 16.
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    reward = jnp.asarray(reward, jnp.float32)
+    value = jnp.asarray(value, jnp.float32)
+    delta = reward + gamma * _bootstrap(terminated, next_value) - value
+    decay = gamma * gae_lambda * _goes_on(terminated, truncated)
+    advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
+    return advantage, advantage + value
+
+
+def _bootstrapped_step(
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    next_value: Scalar,
+    gamma: Scalar,
+) -> tuple[Array, Array, Array]:
+    """One step of a return as `offset + decay * (return from s_{t+1})`, and V(s_{t+1}).
+
+    Where the episode ends the decay is zero and the offset holds the bootstrap.
+    """
+    chex.assert_equal_shape([reward, terminated, truncated])
+    reward = jnp.asarray(reward, jnp.float32)
+    bootstrap = _bootstrap(terminated, next_value)
+    offset = reward + gamma * jnp.where(truncated, bootstrap, 0.0)
+    return offset, gamma * _goes_on(terminated, truncated), bootstrap
+
+
+def _goes_on(terminated: Array, truncated: Array) -> Array:
+    """1.0 where row t + 1 continues the episode of row t, else 0.0."""
+    return jnp.where(jnp.logical_or(terminated, truncated), 0.0, 1.0)
+
+
+def _bootstrap(terminated: Array, next_value: Scalar) -> Array:
+    """V(s_{t+1}), 0 where s_{t+1} is terminal; a number holds for every step."""
+    next_value = jnp.asarray(next_value, jnp.float32)
+    if next_value.ndim:
+        chex.assert_equal_shape([terminated, next_value])
+    return jnp.where(terminated, 0.0, next_value)
+
+
+def _reverse_recurrence(offset: Array, decay: Array, last: Array) -> Array:
+    """x_t = offset_t + decay_t x_{t+1} for t = T-1 ... 0, with x_T = `last`.
+
+    The loop body is one multiplication and one addition: everything that does not
+    depend on the carry has been computed for all rows at once.
+    """
+
+    def step(following: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        offset_t, decay_t = row
+        x = offset_t + decay_t * following
+        return x, x
+
+    # A decay that came from gamma alone may still have to be broadcast or promoted.
+    rows = (offset, jnp.broadcast_to(decay, offset.shape).astype(offset.dtype))
+    return jax.lax.scan(step, last, rows, reverse=True)[1]

@@ -1,0 +1,79 @@
+"""How good a policy is: whole episodes with frozen parameters and statistics."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrl.rollout import init_world, play
+from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
+
+MAX_STEPS = 10_000
+"""Where an evaluation episode is cut if the environment has no time limit."""
+
+
+class Episodes(NamedTuple):
+    """Evaluation episodes, `[E]` or, for a population, `[K, E]`."""
+
+    episode_return: Array  # float32, undiscounted
+    episode_length: Array  # int32, steps
+    ended: Array  # bool; False where the episode was cut at `max_steps`
+
+
+@partial(jax.jit, static_argnames=("algorithm", "num_episodes", "greedy", "max_steps"))
+def evaluate(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    agent: PyTree,
+    key: Array,
+    num_episodes: int = 128,
+    greedy: bool = True,
+    max_steps: int | None = None,
+) -> Episodes:
+    """`num_episodes` episodes of one agent, in as many parallel environments.
+
+    Each environment plays exactly one episode, so short ones are not favoured.
+
+    Args:
+      algorithm: whose `act` is the policy.
+      config: the config the agent was trained with.
+      env: the environment, not necessarily the one trained in.
+      agent: one agent; see `evaluate_population` for many.
+      key: consumed.
+      num_episodes: E.
+      greedy: the most likely action, or a sampled one.
+      max_steps: where to cut an episode; by default the environment's time limit, or
+        `MAX_STEPS` if it has none.
+    """
+
+    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+        return algorithm.act(config, env, agent, obs, memory, key, greedy)
+
+    memory = algorithm.init_memory(config, env, num_episodes)
+    world = init_world(env, key, num_episodes, memory)
+    if max_steps is None:
+        max_steps = MAX_STEPS if env.horizon is None else env.horizon
+    return Episodes(*play(env, policy, world, max_steps))
+
+
+@partial(jax.jit, static_argnames=("algorithm", "num_episodes", "greedy", "max_steps"))
+def evaluate_population(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    agents: PyTree,
+    key: Array,
+    num_episodes: int = 128,
+    greedy: bool = True,
+    max_steps: int | None = None,
+) -> Episodes:
+    """`evaluate` for agents with a leading axis `[K]`, each with a key of its own."""
+
+    def one(agent: PyTree, key: Array) -> Episodes:
+        return evaluate(
+            algorithm, config, env, agent, key, num_episodes, greedy, max_steps
+        )
+
+    num_members = len(jax.tree.leaves(agents)[0])
+    return jax.vmap(one)(agents, jax.random.split(key, num_members))

@@ -1,0 +1,306 @@
+"""A training run in a folder: what `jaxrl train` does, as one Python call.
+
+RUN/config.json      what was asked; `--config RUN/config.json` asks it again
+RUN/metrics.jsonl    a line for each chunk, every metric for every seed
+RUN/policy/          the trained agents (see `jaxrl.artifact`)
+RUN/summary.json     versions, device, exact counts, seconds, final evaluation
+RUN/learning_curve.png
+"""
+
+import json
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl import artifact, loggers, plotting
+from jaxrl import config as configs
+from jaxrl.evaluation import evaluate_population
+from jaxrl.runner import (
+    NonFiniteError,
+    Result,
+    Row,
+    num_iterations,
+    prepare,
+    train,
+)
+from jaxrl.statistics import summarize_returns
+from jaxrl.types import Algorithm, Env, InvalidInput, Plan
+
+EVALUATION_SEED = 2**31 - 1
+"""Seed of evaluation keys, far from the small seeds people train with."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to train, and when to stop."""
+
+    algorithm: Algorithm
+    config: Any
+    env: Env
+    env_params: dict[str, Any] = field(default_factory=dict)
+    """The arguments `make(env.id, ...)` was given, for the record."""
+    seed: int = 0
+    num_seeds: int = 1
+    stop_return: float | None = None
+    """Stops once the training return, averaged over a chunk and all seeds, reaches it."""
+    stop_iterations: int | None = None
+    """Stops after so many train steps, if `total_steps` is not reached before."""
+    evaluation_episodes: int = 128
+    """Greedy episodes for each seed at the end."""
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.num_seeds))
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path | str | None = None,
+    *,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[Path, dict[str, Any]]:
+    """Trains, evaluates and writes everything into a run folder.
+
+    Args:
+      experiment: what to train.
+      out: the run folder, new or empty; by default the first free
+        `runs/ALGO-ENV-SEED-n`.
+      progress: whether to draw a progress bar.
+      report: called with lines for a person.
+      interrupted: asked after each chunk; True ends the run early, artefacts and all.
+
+    Returns:
+      The folder and the content of its `summary.json`.
+
+    Raises:
+      InvalidInput: before anything compiles or is written.
+      NonFiniteError: a metric became NaN or infinite; the metrics so far are kept.
+    """
+    plan = prepare(experiment.algorithm, experiment.config, experiment.env)
+    _check(experiment)
+    iterations = num_iterations(plan, experiment.config.total_steps)
+    if experiment.stop_iterations is not None:
+        iterations = min(iterations, experiment.stop_iterations)
+    report(describe_plan(experiment, plan, iterations))
+    folder = new_run_folder(out, experiment)
+    _write_json(folder / "config.json", describe(experiment))
+
+    metrics = loggers.MetricsFile(folder / "metrics.jsonl")
+    bar: list[loggers.ProgressBar] = []  # drawn once compiling is over
+
+    def on_chunk(row: Row) -> None:
+        metrics.write(row)
+        if not bar:
+            total = plan.warmup_env_steps + iterations * plan.env_steps
+            bar.append(loggers.ProgressBar(total, disable=not progress))
+        bar[0].update(row)
+
+    def stop(row: Row) -> bool:
+        return interrupted() or _reached(experiment.stop_return, row)
+
+    try:
+        result = train(
+            experiment.algorithm,
+            experiment.config,
+            experiment.env,
+            seed=experiment.seed,
+            num_seeds=experiment.num_seeds,
+            iterations=iterations,
+            on_chunk=on_chunk,
+            stop=stop,
+            report=report,
+        )
+    finally:
+        metrics.close()
+        for b in bar:
+            b.close()
+    return folder, _finish(folder, experiment, plan, result)
+
+
+def evaluate_agents(
+    subject: Any, agents: Any, num_episodes: int, seed: int, greedy: bool
+) -> tuple[dict[str, Any], list[float]]:
+    """Evaluates a population.
+
+    Args:
+      subject: an `Experiment` or a `Policy`.
+      agents: its agents, leading axis `[K]`.
+      num_episodes: for each seed.
+      seed: of the episodes.
+      greedy: the likeliest action, or a sampled one.
+
+    Returns:
+      The fields that `--json` prints, and the mean return of each seed `[K]`.
+    """
+    episodes = evaluate_population(
+        subject.algorithm,
+        subject.config,
+        subject.env,
+        agents,
+        jax.random.key(seed),
+        num_episodes=num_episodes,
+        greedy=greedy,
+    )
+    returns = jax.device_get(episodes.episode_return)
+    if not np.isfinite(returns).all():
+        raise NonFiniteError(
+            f"an evaluation return of {subject.env.id} is not finite: its rewards must be."
+        )
+    evaluation = {
+        "algorithm": subject.algorithm.name,
+        "env": subject.env.id,
+        "seeds": list(subject.seeds),
+    } | summarize_returns(returns)
+    return evaluation, returns.mean(axis=1).tolist()
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as JSON, which `--config` reads."""
+    return {
+        "algorithm": experiment.algorithm.name,
+        "env": experiment.env.id,
+        "env_params": experiment.env_params,
+        "seed": experiment.seed,
+        "num_seeds": experiment.num_seeds,
+        "stop_return": experiment.stop_return,
+        "stop_iterations": experiment.stop_iterations,
+        "evaluation_episodes": experiment.evaluation_episodes,
+        "config": configs.to_dict(experiment.config),
+    }
+
+
+def describe_plan(experiment: Experiment, plan: Plan, iterations: int) -> str:
+    """The exact plan, for a person to read before anything compiles."""
+    steps = plan.warmup_env_steps + iterations * plan.env_steps
+    warmup = ""
+    if plan.warmup_env_steps:
+        warmup = f"{plan.warmup_env_steps:,} warm-up steps, then "
+    lines = [
+        f"{experiment.algorithm.name} on {experiment.env.id}, seeds {experiment.seeds}",
+        f"plan for each seed: {warmup}{iterations:,} iterations of "
+        f"{plan.env_steps:,} environment steps and {plan.updates:,} updates: "
+        f"{steps:,} environment steps, {iterations * plan.updates:,} updates",
+    ]
+    asked = int(experiment.config.total_steps)
+    if steps > asked:
+        lines.append(
+            f"(total_steps = {asked:,} is not a whole number of iterations: "
+            f"running the next one, {steps:,})"
+        )
+    return "\n".join(lines)
+
+
+def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
+    """Makes the run folder; one that holds a run already is refused, not overwritten."""
+    if out is None:
+        env_name = re.sub(r"[^\w.-]+", "_", experiment.env.id)
+        stem = f"{experiment.algorithm.name}-{env_name}-{experiment.seed}"
+        n = 0
+        while True:
+            try:
+                folder = Path("runs") / f"{stem}-{n}"
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                n += 1
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise InvalidInput(
+            f"out = {str(out)!r} cannot be a run folder ({error}): give another one."
+        ) from error
+    if occupied:
+        raise InvalidInput(
+            f"out = {str(out)!r} is not empty, it may hold a run: give a new folder."
+        )
+    return folder
+
+
+def _check(experiment: Experiment) -> None:
+    def check(name: str, kind: Any, **limits: float) -> None:
+        configs.check_value(name, kind, getattr(experiment, name), **limits)
+
+    check("seed", int, low=0, high=2**31 - 1)
+    check("num_seeds", int, low=1)
+    check("stop_return", float | None)
+    check("stop_iterations", int | None, low=1)
+    check("evaluation_episodes", int, low=1)
+
+
+def _reached(stop_return: float | None, row: Row) -> bool:
+    episode_return = loggers.mean_return(row)
+    if stop_return is None or episode_return is None:
+        return False
+    return episode_return >= stop_return
+
+
+def _finish(
+    folder: Path, experiment: Experiment, plan: Plan, result: Result
+) -> dict[str, Any]:
+    """Artefact, evaluation, summary and figure."""
+    artifact.save_policy(
+        folder / "policy",
+        experiment.algorithm,
+        experiment.config,
+        experiment.env,
+        experiment.env_params,
+        result.agent,
+        result.seeds,
+    )
+    started = time.perf_counter()
+    evaluation, by_seed = evaluate_agents(
+        experiment,
+        result.agent,
+        experiment.evaluation_episodes,
+        EVALUATION_SEED,
+        greedy=True,
+    )
+    all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
+    summary = {
+        "algorithm": experiment.algorithm.name,
+        "env": experiment.env.id,
+        "seeds": result.seeds,
+        "iterations": result.iterations,
+        "env_steps": result.env_steps,
+        "updates": result.iterations * plan.updates,
+        "compile_seconds": round(result.compile_seconds, 3),
+        "run_seconds": round(result.run_seconds, 3),
+        "evaluation_seconds": round(time.perf_counter() - started, 3),
+        "env_steps_per_second": round(all_steps / result.run_seconds),
+        "evaluation": evaluation,
+        "evaluation_by_seed": by_seed,
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "versions": versions(),
+    }
+    _write_json(folder / "summary.json", summary)
+    plotting.plot_learning_curves(
+        {experiment.algorithm.name: result.history},
+        folder / "learning_curve.png",
+        title=experiment.env.id,
+    )
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("jaxrl", "jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "numpy")
+    return {"python": platform.python_version()} | {
+        package: metadata.version(package) for package in packages
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

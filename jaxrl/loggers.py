@@ -1,0 +1,72 @@
+"""Where the rows of a run go: a file for programs, a bar for people."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jaxrl.runner import Row
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, whole lines only, flushed at once.
+
+    A number that is not finite is written as null, because JSON has none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        # One write call of a whole line: a kill leaves no half a line behind.
+        self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+class ProgressBar:
+    """Return, steps per second and time left, from the rows of `train`."""
+
+    def __init__(self, total_env_steps: int, disable: bool = False) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(
+            total=total_env_steps,
+            unit=" steps",
+            unit_scale=True,
+            disable=disable,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+
+    def update(self, row: Row) -> None:
+        episode_return = mean_return(row)
+        if episode_return is not None:
+            self._bar.set_postfix_str(f"return {episode_return:.1f}", refresh=False)
+        self._bar.update(row["env_steps"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def mean_return(row: Row) -> float | None:
+    """Mean over the seeds of the training return in that chunk; None if no episode of
+    any seed ended in it."""
+    values = [v for v in row["rollout/episode_return"] if v is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,281 @@
+"""Objectives, one function each: element by element, and to be minimised.
+
+Arguments are arrays of one shape, `[...]` below, and so is the result, unless it says
+otherwise: the caller takes the mean, weighted or masked as the algorithm wants.
+Targets, advantages and other weights are data: no gradient flows into them.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxrl.types import Array, Scalar
+
+
+def policy_gradient(log_prob: Array, weight: Array) -> Array:
+    """The score-function loss, whose gradient is the policy gradient.
+
+    L = -w log π(a|s),    ∇L = -w ∇log π(a|s)
+
+    Args:
+      log_prob: `[...]` log π(a|s), which is differentiated.
+      weight: `[...]` w: a return, or an advantage.
+
+    Returns:
+      `[...]` L.
+
+    Source: Williams (1992), "Simple statistical gradient-following algorithms for
+    connectionist reinforcement learning", theorem 1.
+    """
+    chex.assert_equal_shape([log_prob, weight])
+    return -log_prob * jax.lax.stop_gradient(weight)
+
+
+def surrogate(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
+    """The importance-weighted objective, unclipped: for use with a KL penalty.
+
+    L = -ρ A,    ρ = π(a|s) / π_old(a|s)
+
+    Args:
+      log_prob: `[...]` log π(a|s), which is differentiated.
+      old_log_prob: `[...]` log π_old(a|s) of the policy that acted.
+      advantage: `[...]` A.
+
+    Returns:
+      `[...]` L.
+
+    Source: Schulman et al. (2017), https://arxiv.org/abs/1707.06347, equation 6.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    return -_ratio(log_prob, old_log_prob) * jax.lax.stop_gradient(advantage)
+
+
+def clipped_surrogate(
+    log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Scalar
+) -> Array:
+    """PPO's objective: no gain from moving the ratio out of [1 - ε, 1 + ε].
+
+    L = -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),    ρ = π(a|s) / π_old(a|s)
+
+    Args:
+      log_prob: `[...]` log π(a|s), which is differentiated.
+      old_log_prob: `[...]` log π_old(a|s) of the policy that acted.
+      advantage: `[...]` A.
+      clip_eps: ε.
+
+    Returns:
+      `[...]` L.
+
+    Source: Schulman et al. (2017), https://arxiv.org/abs/1707.06347, equation 7.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    advantage = jax.lax.stop_gradient(advantage)
+    ratio = _ratio(log_prob, old_log_prob)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def approx_kl(log_prob: Array, old_log_prob: Array) -> Array:
+    """Estimate of KL(π_old ‖ π) from actions of π_old: unbiased and never negative.
+
+    k3 = (ρ - 1) - log ρ,    ρ = π(a|s) / π_old(a|s)
+
+    Args:
+      log_prob: `[...]` log π(a|s).
+      old_log_prob: `[...]` log π_old(a|s) of the policy that acted.
+
+    Returns:
+      `[...]`, whose mean estimates the divergence.
+
+    Source: Schulman (2020), http://joschu.net/blog/kl-approx.html.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob])
+    log_ratio = log_prob - jax.lax.stop_gradient(old_log_prob)
+    return jnp.expm1(log_ratio) - log_ratio
+
+
+def adaptive_kl_coef(coef: Scalar, kl: Scalar, target: Scalar) -> Array:
+    """The coefficient of PPO's KL penalty for the next update.
+
+    β <- β / 2 if d < d_target / 1.5,    β <- 2 β if d > 1.5 d_target,    else β
+
+    Args:
+      coef: β, a scalar.
+      kl: d, the divergence that the last update made.
+      target: d_target.
+
+    Returns:
+      The new β.
+
+    Source: Schulman et al. (2017), https://arxiv.org/abs/1707.06347, section 4.
+    """
+    coef = jnp.asarray(coef, jnp.float32)
+    grown = jnp.where(kl > target * 1.5, coef * 2.0, coef)
+    return jnp.where(kl < target / 1.5, coef / 2.0, grown)
+
+
+def value_mse(value: Array, target: Array) -> Array:
+    """Squared error of a state value.
+
+    L = ½ (V(s) - G)²
+
+    Args:
+      value: `[...]` V(s), which is differentiated.
+      target: `[...]` G.
+
+    Returns:
+      `[...]` L.
+
+    Source: Sutton and Barto (2018), "Reinforcement Learning", section 9.2.
+    """
+    chex.assert_equal_shape([value, target])
+    return 0.5 * jnp.square(value - jax.lax.stop_gradient(target))
+
+
+def clipped_value_mse(
+    value: Array, old_value: Array, target: Array, clip_eps: Scalar
+) -> Array:
+    """Squared error of a state value, which may gain nothing from a move beyond ±ε.
+
+    L = ½ max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)
+
+    Args:
+      value: `[...]` V(s), which is differentiated.
+      old_value: `[...]` V_old(s) at the time of acting.
+      target: `[...]` G.
+      clip_eps: ε, in units of value.
+
+    Returns:
+      `[...]` L.
+
+    Source: the PPO authors' code (openai/baselines, `ppo2`), described by Engstrom et
+    al. (2020), https://arxiv.org/abs/2005.12729, section 3.
+    """
+    chex.assert_equal_shape([value, old_value, target])
+    old_value, target = jax.lax.stop_gradient((old_value, target))
+    clipped = old_value + jnp.clip(value - old_value, -clip_eps, clip_eps)
+    error = jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
+    return 0.5 * error
+
+
+def q_target(
+    reward: Array, terminated: Array, next_q_max: Array, gamma: Scalar
+) -> Array:
+    """One-step Q-learning target.
+
+    y = r + γ max_a Q'(s', a),    the maximum replaced by 0 where s' is terminal
+
+    Args:
+      reward: `[...]` r.
+      terminated: bool `[...]`, whether s' is terminal. A time limit is not.
+      next_q_max: `[...]` max_a Q'(s', a) of the target network, or for double
+        Q-learning Q'(s', argmax_a Q(s', a)).
+      gamma: γ; to the power n for a sum of n rewards.
+
+    Returns:
+      `[...]` y.
+
+    Source: Mnih et al. (2015), "Human-level control through deep reinforcement
+    learning", algorithm 1.
+    """
+    chex.assert_equal_shape([reward, terminated, next_q_max])
+    return reward + gamma * jnp.where(terminated, 0.0, next_q_max)
+
+
+def squared_td(q: Array, target: Array) -> Array:
+    """Squared temporal-difference error of an action value.
+
+    L = ½ (Q(s, a) - y)²
+
+    Args:
+      q: `[...]` Q(s, a), which is differentiated.
+      target: `[...]` y.
+
+    Returns:
+      `[...]` L.
+
+    Source: Mnih et al. (2015), algorithm 1.
+    """
+    chex.assert_equal_shape([q, target])
+    return 0.5 * jnp.square(q - jax.lax.stop_gradient(target))
+
+
+def huber(error: Array, delta: Scalar = 1.0) -> Array:
+    """Squared error near zero, absolute error beyond δ: a bounded gradient.
+
+    L = ½ e² if |e| <= δ, else δ (|e| - ½ δ)
+
+    Args:
+      error: `[...]` e, e.g. Q(s, a) - stop_gradient(y).
+      delta: δ, the largest gradient.
+
+    Returns:
+      `[...]` L.
+
+    Source: Huber (1964), "Robust estimation of a location parameter", section 1; as
+    the error clipping of Mnih et al. (2015), methods.
+    """
+    size = jnp.abs(error)
+    quadratic = jnp.minimum(size, delta)
+    return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
+
+
+def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
+    """Advantages with zero mean and unit (biased) standard deviation over all axes.
+
+    Â = (A - mean(A)) / (std(A) + 1e-8)
+
+    Args:
+      advantage: `[...]` A. One alone is normalised to 0, not to NaN.
+      where: bool `[...]`, the elements that count; the others become 0.
+
+    Returns:
+      `[...]` Â.
+
+    Source: Huang et al. (2022), "The 37 implementation details of proximal policy
+    optimization", detail 7.
+    """
+    mask = jnp.ones(advantage.shape, bool) if where is None else where
+    centred = jnp.where(mask, advantage - masked_mean(advantage, mask), 0.0)
+    std = jnp.sqrt(masked_mean(jnp.square(centred), mask))
+    return centred / (std + 1e-8)
+
+
+def explained_variance(value: Array, target: Array) -> Array:
+    """How much of the targets' variance the values predict: a scalar, 1 at best.
+
+    1 - Var(G - V) / Var(G)
+
+    Args:
+      value: `[...]` V(s).
+      target: `[...]` G.
+
+    Returns:
+      float32 scalar; 0 when the targets do not vary, when there is nothing to explain.
+
+    Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
+    """
+    chex.assert_equal_shape([value, target])
+    variance = jnp.var(target)
+    safe = jnp.where(variance > 0.0, variance, 1.0)
+    return jnp.where(variance > 0.0, 1.0 - jnp.var(target - value) / safe, 0.0)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean over the elements where the mask holds; 0 if it holds nowhere.
+
+    Args:
+      x: `[...]`; what lies outside the mask may be anything, NaN too.
+      mask: bool `[...]`.
+
+    Returns:
+      A scalar.
+    """
+    chex.assert_equal_shape([x, mask])
+    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+    return jnp.sum(jnp.where(mask, x, 0.0)) / count
+
+
+def _ratio(log_prob: Array, old_log_prob: Array) -> Array:
+    """ρ = π(a|s) / π_old(a|s)."""
+    return jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))

@@ -1,0 +1,134 @@
+"""Uniform replay: a ring of rows, one row being one step of all N environments.
+
+Pure functions over a pytree. The memory is written in place: every write is one
+`dynamic_update_slice` of `chunk` whole rows at a head that is a multiple of `chunk`, as
+is the number of rows, so a write never straddles the end of the buffer. The head is
+`Shared`: all members of a population write at one position. With a head for each, the
+write would turn into a scatter under `vmap`.
+
+A transition holds its own `next_obs`, so no pair of rows is ever read across the end of
+an episode, nor across the head.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxrl.types import Array, InvalidInput, PyTree, Shared
+
+
+class Head(flax.struct.PyTreeNode, Shared):
+    """Where the next row goes, and how many rows hold data."""
+
+    position: Array  # int32 []
+    size: Array  # int32 []
+
+
+class Ring(flax.struct.PyTreeNode):
+    """The memory: rows `[0, head.size)` of every leaf hold data."""
+
+    data: PyTree  # [rows, N, ...], in the dtypes of the example
+    head: Head
+    chunk: int = flax.struct.field(pytree_node=False, default=1)
+
+
+def init(example: PyTree, capacity: int, num_envs: int, chunk: int = 1) -> Ring:
+    """An empty ring of at least `capacity` transitions.
+
+    Args:
+      example: one transition, without batch axes: arrays or `jax.ShapeDtypeStruct`s.
+      capacity: transitions to hold; rounded up to ceil(capacity / num_envs) rows, and
+        that to a multiple of `chunk`.
+      num_envs: N, the transitions in a row.
+      chunk: rows written at once; the T of the batches that `add` is given.
+
+    Returns:
+      The ring, its data zeros.
+
+    Raises:
+      InvalidInput: for sizes below one, or more transitions than int32 can index.
+    """
+    if min(capacity, num_envs, chunk) < 1:
+        raise InvalidInput(
+            f"capacity={capacity}, num_envs={num_envs} and chunk={chunk} of a replay "
+            "ring must each be 1 or more"
+        )
+    rows = -(-capacity // (num_envs * chunk)) * chunk
+    if rows * num_envs >= 2**31:
+        raise InvalidInput(
+            f"a replay ring of {rows} x {num_envs} transitions is past the int32 limit "
+            f"of 2^31; lower the capacity ({capacity})"
+        )
+
+    def empty(leaf: Array) -> Array:
+        return jnp.zeros((rows, num_envs, *jnp.shape(leaf)), jnp.result_type(leaf))
+
+    head = Head(position=jnp.int32(0), size=jnp.int32(0))
+    return Ring(data=jax.tree.map(empty, example), head=head, chunk=chunk)
+
+
+def add(ring: Ring, batch: PyTree) -> Ring:
+    """The ring with the newest rows written over the oldest.
+
+    Args:
+      ring: the ring; donate it to the jitted caller and the write is in place.
+      batch: `[T, N, ...]`, T a multiple of the ring's `chunk`: written in order, chunk
+        by chunk, in a single write when T = `chunk`.
+
+    Returns:
+      The ring; the newest min(rows, everything added) rows are what it holds.
+
+    Raises:
+      InvalidInput: when T is not a multiple of `chunk`.
+    """
+    num_rows = len(jax.tree.leaves(batch)[0])
+    if num_rows == ring.chunk:
+        return _write(ring, batch)
+    if num_rows % ring.chunk:
+        raise InvalidInput(
+            f"a replay ring with chunk={ring.chunk} cannot take {num_rows} rows; "
+            "add a multiple of chunk"
+        )
+    chunks = jax.tree.map(lambda x: x.reshape(-1, ring.chunk, *x.shape[1:]), batch)
+    return jax.lax.scan(lambda r, chunk: (_write(r, chunk), None), ring, chunks)[0]
+
+
+def sample(ring: Ring, key: Array, batch_size: int) -> PyTree:
+    """Transitions drawn uniformly, with replacement, from all that are stored.
+
+    Args:
+      ring: the ring, not empty.
+      key: consumed.
+      batch_size: B.
+
+    Returns:
+      A transition with arrays `[B, ...]`.
+    """
+    index = jax.random.randint(key, (batch_size,), 0, num_stored(ring))
+
+    def pick(x: Array) -> Array:
+        flat = x.reshape(-1, *x.shape[2:])
+        return flat.at[index].get(mode="promise_in_bounds")
+
+    return jax.tree.map(pick, ring.data)
+
+
+def num_stored(ring: Ring) -> Array:
+    """How many transitions the ring holds: int32 []."""
+    num_envs = jax.tree.leaves(ring.data)[0].shape[1]
+    return ring.head.size * num_envs
+
+
+def _write(ring: Ring, rows: PyTree) -> Ring:
+    """`chunk` rows at the head, which moves on by as many and wraps around."""
+    num_rows = len(jax.tree.leaves(ring.data)[0])
+    start = ring.head.position
+
+    def put(x: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), start, 0)
+
+    head = Head(
+        position=(start + ring.chunk) % num_rows,
+        size=jnp.minimum(ring.head.size + ring.chunk, num_rows),
+    )
+    return ring.replace(data=jax.tree.map(put, ring.data, rows), head=head)

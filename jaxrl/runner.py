@@ -1,0 +1,252 @@
+"""The runner: from an algorithm to a trained population.
+
+The pure core (`run_chunk`, `init_population`, `run_population`) compiles into one
+program; the host loop (`train`) calls it chunk by chunk, and between chunks it may log,
+stop or save. Nothing on the device ever calls the host, so a chunked run equals one big
+program bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import config as configs
+from jaxrl.types import Algorithm, Array, Env, Metrics, Plan, PyTree, Shared
+
+Row = dict[str, Any]
+"""One chunk as the host sees it: `iteration`, `env_steps`, `seconds`,
+`env_steps_per_second`, and every metric as a list with one number for each seed."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A metric became NaN or infinite; the message says which, when and for which seed."""
+
+
+class Result(NamedTuple):
+    """What `train` returns. Arrays of `state` have a leading axis of seeds `[K]`."""
+
+    state: PyTree
+    history: list[Row]
+    seeds: list[int]
+    iterations: int  # train steps done
+    env_steps: int  # for each seed, warm-up included
+    compile_seconds: float
+    run_seconds: float
+
+    @property
+    def agent(self) -> PyTree:
+        """The trained agents, leading axis `[K]`."""
+        return self.state.agent
+
+
+def run_chunk(
+    algorithm: Algorithm, config: Any, env: Env, state: PyTree, length: int | Array
+) -> tuple[PyTree, Metrics]:
+    """`length` train steps of one agent; metrics are added up over them.
+
+    `length` may be traced, so that one program serves every chunk, also a last one that
+    is shorter. Pure: compose it with `jit`, `vmap` and `shard_map` as you like.
+    """
+    step = jax.jit(algorithm.train_step)  # traced once, used twice below
+    _, metrics = jax.eval_shape(step, config, env, state)
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+    def body(_: Array, carry: tuple[PyTree, Metrics]) -> tuple[PyTree, Metrics]:
+        state, total = carry
+        state, metrics = step(config, env, state)
+        return state, jax.tree.map(jnp.add, total, metrics)
+
+    return jax.lax.fori_loop(0, length, body, (state, total))
+
+
+@partial(jax.jit, static_argnames="algorithm")
+def init_population(algorithm: Algorithm, config: Any, env: Env, keys: Array) -> PyTree:
+    """One initial state for each key `[K]`; `Shared` nodes have no axis of members."""
+    init = partial(algorithm.init, config, env)
+    axes = _member_axes(jax.eval_shape(init, keys[0]))
+    if len(keys) == 1:
+        return _add_axis(init(keys[0]), axes)
+    return jax.vmap(init, out_axes=axes)(keys)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "num_members"), donate_argnames="state")
+def run_population(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    state: PyTree,
+    length: Array,
+    num_members: int,
+) -> tuple[PyTree, Metrics]:
+    """`run_chunk` for every member. A single member runs without a batch axis."""
+    axes = _member_axes(state)
+    chunk = partial(run_chunk, algorithm, config, env)
+    if num_members == 1:
+        state, metrics = chunk(_drop_axis(state, axes), length)
+        return _add_axis(state, axes), jax.tree.map(lambda x: x[None], metrics)
+    run = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
+    return run(state, length)
+
+
+def num_iterations(plan: Plan, total_steps: float) -> int:
+    """Train steps that reach `total_steps`, at least one: the next whole number."""
+    return max(1, math.ceil((total_steps - plan.warmup_env_steps) / plan.env_steps))
+
+
+def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
+    """Checks config and environment; returns what the run will do.
+
+    Raises:
+      InvalidInput: before anything compiles.
+    """
+    configs.check(config)
+    algorithm.validate(config, env)
+    return algorithm.plan(config, env)
+
+
+def train(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    *,
+    seed: int = 0,
+    num_seeds: int = 1,
+    iterations: int | None = None,
+    num_chunks: int = 100,
+    on_chunk: Callable[[Row], None] = lambda row: None,
+    stop: Callable[[Row], bool] = lambda row: False,
+    report: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Trains `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
+
+    Args:
+      algorithm: for example `jaxrl.PPO`.
+      config: its `Config`; `config.total_steps` is for each seed.
+      env: from `jaxrl.make`.
+      seed: the first seed.
+      num_seeds: how many agents.
+      iterations: train steps; by default as many as reach `config.total_steps`.
+      num_chunks: how often, at most, the host looks in.
+      on_chunk: called with the row of each chunk.
+      stop: called with the row of each chunk; True ends the run there.
+      report: called with lines for a person: what is being compiled, how long it took.
+
+    Raises:
+      InvalidInput: bad config or environment, before anything compiles.
+      NonFiniteError: a metric became NaN or infinite.
+    """
+    plan = prepare(algorithm, config, env)
+    iterations = iterations or num_iterations(plan, config.total_steps)
+    seeds = list(range(seed, seed + num_seeds))
+    started = time.perf_counter()
+    report(
+        f"compiling {algorithm.name} on {env.id} for {_count(num_seeds, 'seed')} ..."
+    )
+    state = init_population(algorithm, config, env, _keys(seeds))
+    chunk = _compiled_chunk(algorithm, config, env, state, num_seeds)
+    jax.block_until_ready(state)
+    compile_seconds = time.perf_counter() - started
+    report(f"compiled in {compile_seconds:.1f} s")
+
+    history: list[Row] = []
+    done, started = 0, time.perf_counter()
+    length = math.ceil(iterations / num_chunks)
+    while done < iterations:
+        length = min(length, iterations - done)
+        chunk_started = time.perf_counter()
+        state, metrics = chunk(config, env, state, np.int32(length))
+        metrics = jax.device_get(metrics)
+        now = time.perf_counter()
+        done += length
+        env_steps = plan.warmup_env_steps + done * plan.env_steps
+        rate = num_seeds * length * plan.env_steps / (now - chunk_started)
+        row: Row = {"iteration": done, "env_steps": env_steps, "seconds": now - started}
+        row |= {"env_steps_per_second": rate} | _values(metrics)
+        history.append(row)
+        on_chunk(row)
+        _check_finite(metrics, row, seeds)
+        if stop(row):
+            break
+    return Result(
+        state=state,
+        history=history,
+        seeds=seeds,
+        iterations=done,
+        env_steps=plan.warmup_env_steps + done * plan.env_steps,
+        compile_seconds=compile_seconds,
+        run_seconds=time.perf_counter() - started,
+    )
+
+
+def member(state: PyTree, index: int) -> PyTree:
+    """One member of a population's state or agent."""
+    return _map_members(lambda x: x[index], _member_axes(state), state)
+
+
+def _member_axes(state: PyTree) -> PyTree:
+    """0 for every leaf, None for `Shared` nodes: a prefix tree for `vmap`."""
+
+    def is_shared(x: Any) -> bool:
+        return isinstance(x, Shared)
+
+    return jax.tree.map(lambda x: None if is_shared(x) else 0, state, is_leaf=is_shared)
+
+
+def _map_members(function: Callable, axes: PyTree, state: PyTree) -> PyTree:
+    """`function` on every leaf that has (or is to have) an axis of members."""
+    return jax.tree.map(
+        lambda axis, x: x if axis is None else function(x),
+        axes,
+        state,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _add_axis(state: PyTree, axes: PyTree) -> PyTree:
+    return _map_members(lambda x: x[None], axes, state)
+
+
+def _drop_axis(state: PyTree, axes: PyTree) -> PyTree:
+    return _map_members(lambda x: x[0], axes, state)
+
+
+def _compiled_chunk(
+    algorithm: Algorithm, config: Any, env: Env, state: PyTree, num_seeds: int
+) -> Callable:
+    lowered = run_population.lower(
+        algorithm, config, env, state, np.int32(1), num_members=num_seeds
+    )
+    return lowered.compile()
+
+
+def _keys(seeds: Sequence[int]) -> Array:
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def _values(metrics: Metrics) -> dict[str, list[float | None]]:
+    """Every metric as one number for each seed, None where nothing was counted."""
+    return {
+        name: [float(s / c) if c > 0 else None for s, c in zip(*m, strict=True)]
+        for name, m in metrics.items()
+    }
+
+
+def _check_finite(metrics: Metrics, row: Row, seeds: list[int]) -> None:
+    for name, metric in metrics.items():
+        for seed, total in zip(seeds, metric.sum, strict=True):
+            if not np.isfinite(total):
+                raise NonFiniteError(
+                    f"{name} became {total} within the chunk that ended at train step "
+                    f"{row['iteration']} ({row['env_steps']} environment steps) of seed "
+                    f"{seed}: try a smaller learning_rate or max_grad_norm."
+                )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -1,0 +1,226 @@
+"""The contract between environments, algorithms and the runner.
+
+Every other room of the house imports this file and it imports none of them. Three
+ideas carry the whole library:
+
+* **An algorithm is a value**: a tuple of pure functions (`Algorithm`). A variant is
+  `PPO._replace(train_step=...)`, never a subclass.
+* **Hyper-parameters are data**: a `Config` is a frozen pytree whose floats are traced,
+  so that `jax.vmap` over a config *is* a hyper-parameter sweep, and whose other fields
+  are static because they choose the program (sizes, names, switches).
+* **State is data**: `State.agent` is what a policy artefact holds; `State.world` (and a
+  replay memory) is what else is needed to go on training.
+
+Shapes are written `[T, N, ...]`: time first, then parallel environments.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Scalar = Array | float
+"""A number, traced or not."""
+PyTree = Any
+Memory = Any
+"""A policy's recurrent carry, leading axis `[N]`; `()` for a feed-forward policy.
+
+All zeros at the start of an episode, by definition: `unroll` sets it to zero where an
+episode ends, so no policy has to."""
+
+
+def static(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A config field that chooses the program: ints, bools, sizes and names.
+
+    Args:
+      default: the default value; without one the field is required.
+      **limits: `low`, `high` (inclusive), `above` (exclusive), checked by
+        `jaxrl.config.check`.
+    """
+    return _field(default, False, limits)
+
+
+def traced(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A config field that is data: a float that may be an array and be vmapped over."""
+    return _field(default, True, limits)
+
+
+def _field(default: Any, pytree_node: bool, limits: dict[str, Any]) -> Any:
+    return flax.struct.field(
+        pytree_node=pytree_node, default=default, metadata={"limits": limits}
+    )
+
+
+class Shared:
+    """Marks a pytree node that is equal in every member of a population.
+
+    The runner leaves it unbatched under `vmap`. A write head that were batched would
+    turn an in-place slice update into a scatter, and a batched step counter would turn
+    every predicate computed from it into a `select` over both branches.
+    """
+
+
+class Counter(flax.struct.PyTreeNode, Shared):
+    """A count that survives 2^32: two uint32 words, since JAX has no int64 by default."""
+
+    low: Array  # uint32 scalar
+    high: Array  # uint32 scalar
+
+    def __add__(self, n: int | Array) -> "Counter":
+        """The count plus `n`, 0 <= n < 2^32."""
+        low = self.low + jnp.asarray(n, jnp.uint32)
+        return Counter(low=low, high=self.high + (low < self.low).astype(jnp.uint32))
+
+    def as_float(self) -> Array:
+        """Nearest float32: exact below 2^24, good to 6e-8 above. For schedules."""
+        return self.high.astype(jnp.float32) * 2.0**32 + self.low.astype(jnp.float32)
+
+    def __int__(self) -> int:
+        """The exact count, on the host."""
+        return (int(self.high) << 32) + int(self.low)
+
+
+def counter(value: int = 0) -> Counter:
+    """A `Counter` at `value`."""
+    return Counter(
+        low=jnp.asarray(np.uint32(value & 0xFFFFFFFF)),
+        high=jnp.asarray(np.uint32(value >> 32)),
+    )
+
+
+class Mean(NamedTuple):
+    """A mean that can be merged: metrics travel as (sum, count) and add up exactly."""
+
+    sum: Array  # float32
+    count: Array  # type: ignore[assignment]  # float32; tuple.count is not missed
+
+    @property
+    def value(self) -> Array:
+        """sum / count, NaN where nothing was counted."""
+        return self.sum / jnp.where(self.count > 0, self.count, jnp.nan)
+
+
+def mean(x: Scalar, where: Array | None = None) -> Mean:
+    """The `Mean` of all elements of `x`, or of those where a boolean mask holds."""
+    x = jnp.asarray(x, jnp.float32)
+    if where is None:
+        return Mean(x.sum(), jnp.float32(x.size))
+    where = jnp.broadcast_to(where, x.shape)
+    return Mean(jnp.where(where, x, 0.0).sum(), where.sum(dtype=jnp.float32))
+
+
+Metrics = dict[str, Mean]
+
+
+class TimeStep(NamedTuple):
+    """What an environment says of one transition, raw: nothing reset, nothing batched.
+
+    `obs` is the true successor s_{t+1}, also where the episode ends. `truncated` here is
+    only for an environment with a cut of its own; the time limit is `Env.horizon` and
+    `rollout` applies it.
+    """
+
+    obs: PyTree
+    reward: Array  # float32 []
+    terminated: Array  # bool []: s_{t+1} has value 0
+    truncated: Array  # bool []: the episode was cut here; s_{t+1} has a value
+    info: PyTree
+
+
+class Env(flax.struct.PyTreeNode):
+    """An environment: traced parameters beside static pure functions and spaces.
+
+    reset: `(key, params) -> (env_state, obs)`, of one environment
+    step:  `(key, env_state, action, params) -> (env_state, TimeStep)`, of one environment
+
+    Both are pure and never reset by themselves. `jax.vmap` over `params` (or `horizon`)
+    gives every member of a population an environment of its own. Build an environment
+    once and pass it around: the functions are part of the compiled program's identity.
+    """
+
+    params: PyTree
+    horizon: Any  # int32 []: time limit in steps, or None for no limit
+    reset: Callable = static()
+    step: Callable = static()
+    observation_space: Any = static()
+    action_space: Any = static()
+    horizon_is: Literal["terminal", "truncated"] = static("truncated")
+    """What reaching `horizon` means. "truncated": an artificial cut of a continuing task,
+    so V(s_{t+1}) is bootstrapped. "terminal": a finite-horizon problem, so V(s_{t+1}) = 0
+    (the observation should then show the time left)."""
+    id: str = static("")
+
+
+class Transition(NamedTuple):
+    """Experience, arrays `[T, N, ...]`.
+
+    `terminated` and `truncated` are never both true. A target bootstraps from
+    V(next_obs), masked by `terminated` alone; a lambda-trace is cut by
+    `terminated | truncated`, because the next row belongs to another episode.
+    """
+
+    obs: PyTree
+    action: Array
+    reward: Array  # float32
+    terminated: Array  # bool
+    truncated: Array  # bool
+    next_obs: PyTree  # the true successor, before any reset
+    extras: dict[str, Any]  # what `act` added: log_prob, value, ...
+
+
+class World(flax.struct.PyTreeNode):
+    """All that is needed to go on stepping N environments."""
+
+    env_state: PyTree  # [N, ...]
+    obs: PyTree  # [N, ...]
+    memory: Memory  # [N, ...]
+    episode_return: Array  # float32 [N], undiscounted, of the running episode
+    episode_length: Array  # int32 [N], steps taken in the running episode
+    key: Array
+    env_steps: Counter  # environment steps computed so far, over all N
+
+
+class Plan(NamedTuple):
+    """What a configuration will do: exact counts, known before anything compiles."""
+
+    env_steps: int  # environment steps in one train step
+    updates: int  # gradient steps in one train step
+    warmup_env_steps: int = 0  # environment steps taken by `init`
+
+
+def no_memory(config: Any, env: Env, num_envs: int) -> Memory:
+    """The memory of a feed-forward policy: none."""
+    del config, env, num_envs
+    return ()
+
+
+class Algorithm(NamedTuple):
+    """An algorithm, as the runner sees it: a tuple of pure functions.
+
+    init:        `(config, env, key) -> State`, with fields `agent`, `world` (and others)
+    train_step:  `(config, env, state) -> (state, Metrics)`: one rollout and its updates
+    act:         `(config, env, agent, obs, memory, key, greedy) ->
+                 (action, memory, extras)`, batched over `[N]`; `extras["value"]` where
+                 the algorithm has a value estimate
+    plan:        `(config, env) -> Plan`
+    validate:    `(config, env) -> None`, raises `InvalidInput` before anything compiles
+    init_memory: `(config, env, num_envs) -> Memory`, all zeros
+    """
+
+    name: str
+    Config: type
+    init: Callable
+    train_step: Callable
+    act: Callable
+    plan: Callable
+    validate: Callable
+    init_memory: Callable = no_memory
+
+
+class InvalidInput(ValueError):
+    """Bad input from the user: one sentence naming the field, the value and the fix."""

@@ -1,0 +1,44 @@
+"""Finished training runs, one for each algorithm, shared by all tests that read them."""
+
+import pytest
+
+from tests import runs
+
+
+@pytest.fixture(scope="session")
+def ppo_run(tmp_path_factory):
+    """PPO on `probe/action`, seeds 0 and 1."""
+    return runs.train(tmp_path_factory.mktemp("ppo") / "run", "ppo")
+
+
+@pytest.fixture(scope="session")
+def reinforce_run(tmp_path_factory):
+    """REINFORCE on `probe/action`, seed 0."""
+    return runs.train(tmp_path_factory.mktemp("reinforce") / "run", "reinforce")
+
+
+@pytest.fixture(scope="session")
+def dqn_run(tmp_path_factory):
+    """DQN on `probe/action`, seed 0."""
+    return runs.train(tmp_path_factory.mktemp("dqn") / "run", "dqn")
+
+
+@pytest.fixture(scope="session")
+def gru_run(tmp_path_factory):
+    """PPO with a GRU and both normalisers on `probe/memory`, seed 0."""
+    return runs.train(
+        tmp_path_factory.mktemp("gru") / "run",
+        "ppo",
+        *"--num-seeds 1 --num-minibatches 1 --gru-size 4".split(),
+        *"--normalize-obs --normalize-reward".split(),
+        env="probe/memory",
+    )
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """A new working directory with nothing in it."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

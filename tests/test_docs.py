@@ -1,0 +1,167 @@
+"""What the documentation says is true: programs run, tables are complete, links resolve."""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import nbformat
+import pytest
+
+from jaxrl import cli, envs
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.envs import env_ids, known_issues, make
+from tests.small import tiny
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(DOCS.glob("*.md")),
+]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def programs():
+    """The blocks marked `python`, which are whole programs; fragments are `py`."""
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+        for i, block in enumerate(blocks):
+            yield pytest.param(block, id=f"{page.stem}-{i}")
+
+
+@pytest.mark.parametrize("program", list(programs()))
+def test_program_runs(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(envs, "_registered", {})
+    exec(compile(program, "<documentation>", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
+
+
+def rows(page: Path) -> dict[str, list[str]]:
+    """First cell, without backticks -> the other cells, of all tables of a page."""
+    lines = re.findall(r"^\| `([^`|]+)` \|(.*)\|$", page.read_text(), re.M)
+    return {name: [cell.strip() for cell in rest.split(" | ")] for name, rest in lines}
+
+
+def shown(value) -> str:
+    """A default as the tables write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_page_has_every_config_field_and_its_default(name):
+    config = ALGORITHMS[name].Config()
+    table = rows(DOCS / f"{name}.md")
+    for field in dataclasses.fields(config):
+        default = shown(getattr(config, field.name))
+        assert table[field.name][0] == f"`{default}`", field.name
+        assert len(table[field.name][1]) > 5, field.name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_page_has_every_metric_and_no_other(name):
+    algorithm = ALGORITHMS[name]
+    config, env = tiny(algorithm), make("probe/action")
+    state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
+    _, metrics = jax.eval_shape(algorithm.train_step, config, env, state)
+    table = rows(DOCS / f"{name}.md")
+    assert {row for row in table if "/" in row} == set(metrics)
+
+
+def test_page_of_the_command_line_has_every_flag():
+    text = (DOCS / "cli.md").read_text()
+    for name, command in cli.jaxrl.commands.items():
+        assert f"`jaxrl {name}" in text
+        if name == "train":
+            command = command.get_command(None, "ppo")
+        fields = {field.name for field in dataclasses.fields(ALGORITHMS["ppo"].Config)}
+        for option in command.params:
+            if option.name not in fields and option.opts[0].startswith("--"):
+                assert f"`{option.opts[0]}" in text, option.name
+
+
+def test_page_of_the_command_line_has_every_rllib_name():
+    text = (DOCS / "cli.md").read_text()
+    assert all(f"`{name}`" in text for name in cli.RLLIB_STOP)
+
+
+def test_page_of_environments_has_every_id():
+    text = (DOCS / "environments.md").read_text()
+    for env_id in env_ids():
+        assert f"| `{env_id}` |" in text
+    _, _, differences = text.partition("### What jaxrl does differently")
+    for env_id in filter(known_issues, env_ids()):
+        assert env_id in differences or "MinAtar" in env_id, env_id
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.M)
+            assert anchor in map(slug, headings), target
+
+
+def test_nothing_names_this_machine():
+    here = {str(ROOT), str(Path.home()), sys.prefix, os.environ.get("VIRTUAL_ENV", "")}
+    places = {place.rstrip("/") + "/" for place in here} - {"/"}
+    texts = ("*.md", "*.toml", "*.cff", "*.yaml", ".ci/*", "benchmarks/**/*.json")
+    texts += ("jaxrl/**/*.py", "tests/*.py", "benchmarks/**/*.toml", "docs/*.md")
+    files = [path for pattern in texts for path in ROOT.glob(pattern)] + NOTEBOOKS
+    assert len(files) > 50
+    for path in files:
+        found = [place for place in places if place in path.read_text()]
+        assert not found, (path, found)
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    train, test = re.findall(r"^python3 -m venv \.venv && .*$", readme, re.M)
+    assert train.endswith(" && .venv/bin/jaxrl train ppo --env CartPole-v1")
+    assert test.endswith(" && .venv/bin/pytest")
+    install = test.removesuffix(" && .venv/bin/pytest")
+    assert install.replace(".venv", ".ci-venv") in script
+    assert "\n  jaxrl train ppo --env CartPole-v1 --total-steps" in script
+    assert script.endswith("\npytest\n")
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
+    assert f"version = {{{project['version']}}}" in (ROOT / "README.md").read_text()
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_valid_and_has_no_outputs(path):
+    notebook = nbformat.from_dict(json.loads(path.read_text()))
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        assert cell.id
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None

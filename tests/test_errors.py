@@ -1,0 +1,32 @@
+"""`jaxrl.errors`: the nearest valid name."""
+
+import pytest
+
+from jaxrl.errors import did_you_mean, nearest
+
+NAMES = ("CartPole-v1", "Catch-bsuite", "Breakout-MinAtar", "probe/constant")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("CartPole-v2", "CartPole-v1"),
+        ("cartpole", "CartPole-v1"),
+        ("catch", "Catch-bsuite"),
+        ("breakout", "Breakout-MinAtar"),
+        ("probe/constnt", "probe/constant"),
+        ("Walker2d", None),
+        ("", None),
+    ],
+)
+def test_nearest(typed, meant):
+    assert nearest(typed, NAMES) == meant
+
+
+def test_did_you_mean_fits_into_a_sentence():
+    assert did_you_mean("CartPole-v2", NAMES) == " (did you mean 'CartPole-v1'?)"
+    assert did_you_mean("Walker2d", NAMES) == ""
+
+
+def test_choices_may_be_an_iterator():
+    assert nearest("alpha", iter(["alpah", "beta"])) == "alpah"

@@ -1,0 +1,335 @@
+"""Estimators: hand numbers, a float64 loop over the definition, and identities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxrl import estimators
+
+T, N = 7, 3
+GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
+
+discounted_returns = jax.jit(estimators.discounted_returns)
+n_step_returns = jax.jit(estimators.n_step_returns, static_argnames="n")
+lambda_returns = jax.jit(estimators.lambda_returns)
+gae = jax.jit(estimators.gae)
+episode_returns = jax.jit(estimators.episode_returns)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_silent_broadcast():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def numbers(shape=(T, N)):
+    return hnp.arrays(np.float32, shape, elements=st.floats(-10, 10, width=32))
+
+
+def unit():
+    return st.floats(0, 1, width=32)
+
+
+rollouts = st.fixed_dictionaries(
+    {
+        "reward": numbers(),
+        "value": numbers(),
+        "next_value": numbers(),
+        "end": hnp.arrays(np.int8, (T, N), elements=st.integers(0, 2)),
+        "gamma": unit(),
+        "lam": unit(),
+    }
+)
+property_test = settings(max_examples=25, deadline=None)
+
+
+def flags(end):
+    return end == TERMINATED, end == TRUNCATED
+
+
+def n_step_by_definition(reward, end, next_value, gamma, n):
+    """Walk forward from each step, adding discounted rewards, until something ends."""
+    returns = np.zeros(reward.shape, np.float64)
+    for column in range(reward.shape[1]):
+        for t in range(len(reward)):
+            discount = 1.0
+            for k in range(t, len(reward)):
+                returns[t, column] += discount * reward[k, column]
+                discount *= gamma
+                if end[k, column] == TERMINATED:
+                    break
+                window_is_full = k + 1 == min(t + n, len(reward))
+                if window_is_full or end[k, column] == TRUNCATED:
+                    returns[t, column] += discount * next_value[k, column]
+                    break
+    return returns
+
+
+def steps_to_end(end):
+    """How many rewards the longest return of each step adds up."""
+    count = np.ones(end.shape, int)
+    for t in range(len(end) - 2, -1, -1):
+        count[t] += np.where(end[t] == GOES_ON, count[t + 1], 0)
+    return count
+
+
+def lambda_by_definition(reward, end, next_value, gamma, lam):
+    """(1 - λ) Σ_n λ^{n-1} G^(n), the longest return taking the remaining weight."""
+    longest = steps_to_end(end)
+    returns = np.zeros(reward.shape, np.float64)
+    for n in range(1, len(reward) + 1):
+        n_step = n_step_by_definition(reward, end, next_value, gamma, n)
+        mixed = (1 - lam) * lam ** (n - 1) * n_step
+        returns += np.where(n < longest, mixed, 0.0)
+        returns += np.where(n == longest, lam ** (n - 1) * n_step, 0.0)
+    return returns
+
+
+def gae_by_definition(reward, value, next_value, end, gamma, lam):
+    """Σ_l (γλ)^l δ_{t+l}, up to the end of the episode."""
+    bootstrap = np.where(end == TERMINATED, 0.0, next_value)
+    delta = np.float64(reward) + gamma * bootstrap - value
+    longest = steps_to_end(end)
+    advantage = np.zeros(reward.shape, np.float64)
+    for t in range(len(reward)):
+        for step in range(len(reward) - t):
+            inside = step < longest[t]
+            advantage[t] += np.where(inside, (gamma * lam) ** step * delta[t + step], 0)
+    return advantage
+
+
+def assert_close(actual, desired, atol=2e-4):
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=atol)
+
+
+def column(*numbers):
+    return jnp.array(numbers, jnp.float32)[:, None]
+
+
+# Rewards 1, 2, 3 and discount 1/2; the three ways to stop after the second step.
+HAND = [
+    (GOES_ON, [1 + 0.5 * (2 + 0.5 * (3 + 0.5 * 30)), 2 + 0.5 * (3 + 0.5 * 30), 18.0]),
+    (TERMINATED, [1 + 0.5 * 2, 2.0, 18.0]),
+    (TRUNCATED, [1 + 0.5 * (2 + 0.5 * 20), 2 + 0.5 * 20, 18.0]),
+]
+
+
+@pytest.mark.parametrize("end, expected", HAND)
+def test_discounted_returns_hand_numbers(end, expected):
+    terminated, truncated = flags(jnp.array([[GOES_ON], [end], [GOES_ON]]))
+    returns = discounted_returns(
+        column(1, 2, 3), terminated, truncated, column(10, 20, 30), 0.5
+    )
+    assert_close(returns, np.array(expected)[:, None], atol=1e-6)
+
+
+def test_two_step_returns_hand_numbers():
+    nothing = jnp.zeros((3, 1), bool)
+    returns = n_step_returns(
+        column(1, 2, 3), nothing, nothing, column(10, 20, 30), 0.5, n=2
+    )
+    # 1 + 2/2 + 20/4; 2 + 3/2 + 30/4; the last row has one step left: 3 + 30/2.
+    assert_close(returns, np.array([[7.0], [11.0], [18.0]]), atol=1e-6)
+
+
+def test_lambda_returns_hand_numbers():
+    nothing = jnp.zeros((2, 1), bool)
+    returns = lambda_returns(column(1, 2), nothing, nothing, column(10, 20), 0.5, 0.25)
+    # Last row: 2 + 20/2 = 12. First: 1 + (3/4 * 10 + 1/4 * 12) / 2 = 6.25.
+    assert_close(returns, np.array([[6.25], [12.0]]), atol=1e-6)
+
+
+def test_gae_hand_numbers():
+    nothing = jnp.zeros((2, 1), bool)
+    advantage, target = gae(
+        column(1, 2), column(4, 8), column(8, 16), nothing, nothing, 0.5, 0.5
+    )
+    # δ = [1 + 4 - 4, 2 + 8 - 8] = [1, 2]; A = [1 + 2/4, 2].
+    assert_close(advantage, np.array([[1.5], [2.0]]), atol=1e-6)
+    assert_close(target, np.array([[5.5], [10.0]]), atol=1e-6)
+
+
+def test_first_episode_hand_numbers():
+    done = jnp.array([[0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
+    reward = jnp.array([[1.0, 1, 1], [2, 2, 2], [4, 4, 4], [8, 8, 8]])
+    # Ends at the second step, never, at the first.
+    expected = [1 + 2 / 2, 1 + 2 / 2 + 4 / 4 + 8 / 8, 1.0]
+    assert_close(episode_returns(reward, done, 0.5), np.array(expected), atol=1e-6)
+    mask = estimators.first_episode_mask(done)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 1, 0]])
+
+
+@property_test
+@given(rollouts, st.sampled_from([1, 3, T, T + 5]))
+def test_returns_equal_their_definition(rollout, n):
+    reward, end, next_value = rollout["reward"], rollout["end"], rollout["next_value"]
+    gamma, lam = rollout["gamma"], rollout["lam"]
+    data = (reward, *flags(end), next_value, gamma)
+    assert_close(
+        n_step_returns(*data, n=n),
+        n_step_by_definition(reward, end, next_value, gamma, n),
+    )
+    assert_close(
+        discounted_returns(*data),
+        n_step_by_definition(reward, end, next_value, gamma, T),
+    )
+    assert_close(
+        lambda_returns(*data, lam),
+        lambda_by_definition(reward, end, next_value, gamma, lam),
+    )
+
+
+@property_test
+@given(rollouts)
+def test_gae_equals_its_definition(rollout):
+    reward, value, next_value = (rollout[k] for k in ("reward", "value", "next_value"))
+    end, gamma, lam = rollout["end"], rollout["gamma"], rollout["lam"]
+    advantage, target = gae(reward, value, next_value, *flags(end), gamma, lam)
+    expected = gae_by_definition(reward, value, next_value, end, gamma, lam)
+    assert_close(advantage, expected)
+    assert_close(target, expected + value)
+
+
+@property_test
+@given(rollouts)
+def test_identities(rollout):
+    reward, next_value = rollout["reward"], rollout["next_value"]
+    value = rollout["value"].copy()
+    terminated, truncated = flags(rollout["end"])
+    gamma, lam = rollout["gamma"], rollout["lam"]
+    data = (reward, terminated, truncated, next_value, gamma)
+    to_the_end = discounted_returns(*data)
+    one_step = reward + gamma * np.where(terminated, 0.0, next_value)
+    assert_close(lambda_returns(*data, 1.0), to_the_end)
+    assert_close(lambda_returns(*data, 0.0), one_step)
+    assert_close(n_step_returns(*data, n=T), to_the_end)
+    assert_close(n_step_returns(*data, n=1), one_step)
+
+    # A value is a function of the state: V(s_{t+1}) is the next row's V(s_t).
+    same_state = (rollout["end"] == GOES_ON)[:-1]
+    value[1:] = np.where(same_state, next_value[:-1], value[1:])
+
+    def target(gae_lambda):
+        values = (reward, value, next_value, terminated, truncated)
+        return gae(*values, gamma, gae_lambda)[1]
+
+    assert_close(target(1.0), to_the_end)
+    assert_close(target(0.0), one_step)
+    assert_close(target(lam), lambda_returns(*data, lam))
+
+
+@property_test
+@given(rollouts)
+def test_episode_returns_equal_their_definition(rollout):
+    reward, gamma, done = rollout["reward"], rollout["gamma"], rollout["end"] != GOES_ON
+    mask = np.array(estimators.first_episode_mask(done))
+    powers = np.float64(gamma) ** np.arange(T)[:, None]
+    expected = (powers * reward * mask).sum(0)
+    assert_close(episode_returns(reward, done, gamma), expected)
+    for env in range(N):
+        first = np.flatnonzero(done[:, env])[:1]
+        length = first[0] + 1 if first.size else T
+        np.testing.assert_array_equal(mask[:, env], np.arange(T) < length)
+
+
+def test_a_time_limit_does_not_change_the_value():
+    # Reward 1 for ever is worth 1 / (1 - 0.9) = 10, however often the task is cut.
+    reward = jnp.ones((23, 2))
+    terminated = jnp.zeros((23, 2), bool)
+    truncated = jnp.zeros((23, 2), bool).at[4::5].set(True)
+    value = jnp.full((23, 2), 10.0)
+    data = (reward, terminated, truncated, value, 0.9)
+    assert_close(discounted_returns(*data), value, atol=1e-5)
+    assert_close(n_step_returns(*data, n=3), value, atol=1e-5)
+    assert_close(lambda_returns(*data, 0.95), value, atol=1e-5)
+    advantage, target = gae(reward, value, value, terminated, truncated, 0.9, 0.95)
+    assert_close(advantage, 0.0 * value, atol=1e-5)
+    assert_close(target, value, atol=1e-5)
+    # Called a death, the same cut is worth less: the flag makes the difference.
+    assert discounted_returns(reward, truncated, terminated, value, 0.9)[4, 0] == 1.0
+
+
+def test_the_value_of_a_terminal_state_is_never_read():
+    reward, terminated = jnp.ones((4, 1)), jnp.array([[0], [1], [0], [1]], bool)
+    truncated = jnp.zeros((4, 1), bool)
+    next_value = jnp.where(terminated, jnp.nan, 0.0)
+    data = (reward, terminated, truncated, next_value, 0.5)
+    expected = [[1.5], [1.0], [1.5], [1.0]]
+    assert_close(discounted_returns(*data), expected)
+    assert_close(n_step_returns(*data, n=2), expected)
+    assert_close(lambda_returns(*data, 1.0), expected)
+    values = (reward, jnp.zeros((4, 1)), next_value)
+    assert_close(gae(*values, terminated, truncated, 0.5, 1.0)[1], expected)
+
+
+def test_nothing_flows_from_one_episode_to_the_one_before():
+    end = np.array([[GOES_ON, GOES_ON], [TERMINATED, TRUNCATED], [GOES_ON, GOES_ON]])
+
+    def before(reward_after):
+        reward = jnp.ones((3, 2)).at[2].set(reward_after)
+        zeros = jnp.zeros((3, 2))
+        data = (reward, *flags(jnp.array(end)))
+        return jnp.stack(
+            [
+                discounted_returns(*data, zeros, 0.9)[:2],
+                n_step_returns(*data, zeros, 0.9, n=3)[:2],
+                lambda_returns(*data, zeros, 0.9, 0.9)[:2],
+                gae(reward, zeros, zeros, *data[1:], 0.9, 0.9)[0][:2],
+            ]
+        )
+
+    np.testing.assert_array_equal(before(0.0), before(1e6))
+
+
+def test_zero_next_value_is_monte_carlo():
+    reward = jnp.ones((3, 2))
+    nothing = jnp.zeros((3, 2), bool)
+    returns = discounted_returns(reward, nothing, nothing, 0.0, 0.5)
+    assert_close(returns, np.array([[1.75] * 2, [1.5] * 2, [1.0] * 2]))
+
+
+def test_further_batch_axes_and_swept_discounts():
+    key_reward, key_value, key_end = jax.random.split(jax.random.key(0), 3)
+    reward = jax.random.normal(key_reward, (T, N, 2))
+    value = jax.random.normal(key_value, (T, N, 2))
+    end = jax.random.randint(key_end, (T, N, 2), 0, 3)
+    gammas = jnp.array([0.0, 0.5, 0.99])
+
+    def targets(gamma, reward, value, end):
+        return gae(reward, value, value, *flags(end), gamma, 0.9)[1]
+
+    swept = jax.vmap(targets, (0, None, None, None))(gammas, reward, value, end)
+    for i, gamma in enumerate(gammas):
+        for j in range(2):
+            alone = targets(gamma, reward[..., j], value[..., j], end[..., j])
+            assert_close(swept[i, ..., j], alone, atol=1e-6)
+    # A discount for each step, as an array of the rewards' rank.
+    by_step = targets(jnp.full((T, N, 2), 0.5), reward, value, end)
+    assert_close(by_step, swept[1], atol=1e-6)
+
+
+def test_the_loop_body_is_two_operations():
+    data = (jnp.ones((T, N)), jnp.zeros((T, N), bool), jnp.zeros((T, N), bool))
+    jaxpr = jax.make_jaxpr(estimators.lambda_returns)(*data, data[0], 0.9, 0.9)
+    scans = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan"]
+    assert len(scans) == 1
+    body = [e.primitive.name for e in scans[0].params["jaxpr"].jaxpr.eqns]
+    assert sorted(body) == ["add", "mul"]
+
+
+def test_shapes_must_agree_and_n_must_be_positive():
+    reward, flag = jnp.ones((T, N)), jnp.zeros((T, N), bool)
+    with pytest.raises(AssertionError):
+        estimators.n_step_returns(reward, flag, flag, reward, 0.9, n=0)
+    with pytest.raises(AssertionError):
+        estimators.discounted_returns(reward, flag, flag[:, :1], reward, 0.9)
+    with pytest.raises(AssertionError):
+        estimators.discounted_returns(reward, flag, flag, reward[0], 0.9)
+    with pytest.raises(AssertionError):
+        estimators.gae(reward, reward[:-1], reward, flag, flag, 0.9, 0.9)

@@ -1,0 +1,212 @@
+"""Objectives: hand numbers, gradients, and where each one goes flat."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxrl import losses
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_silent_broadcast():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def close(actual, desired, tol=1e-6):
+    np.testing.assert_allclose(actual, desired, rtol=tol, atol=tol)
+
+
+def floats(low, high, size=6):
+    return hnp.arrays(np.float32, (size,), elements=st.floats(low, high, width=32))
+
+
+def test_policy_gradient_hand_numbers():
+    log_prob, weight = jnp.array([-1.0, -2.0]), jnp.array([3.0, -4.0])
+    close(losses.policy_gradient(log_prob, weight), [3.0, -8.0])
+
+
+def test_policy_gradient_does_not_train_the_weight():
+    def loss(log_prob, weight):
+        return losses.policy_gradient(log_prob, weight).sum()
+
+    grads = jax.grad(loss, (0, 1))(jnp.array([-1.0, -2.0]), jnp.array([3.0, -4.0]))
+    close(grads[0], [-3.0, 4.0])
+    close(grads[1], [0.0, 0.0])
+
+
+RATIO = jnp.array([0.5, 0.9, 1.0, 1.1, 2.0])
+OLD = jnp.full(5, -1.5)
+NEW = OLD + jnp.log(RATIO)
+
+
+def test_clipped_surrogate_hand_numbers():
+    good = losses.clipped_surrogate(NEW, OLD, jnp.full(5, 2.0), 0.2)
+    close(good, -2.0 * np.array([0.5, 0.9, 1.0, 1.1, 1.2]))
+    bad = losses.clipped_surrogate(NEW, OLD, jnp.full(5, -2.0), 0.2)
+    close(bad, 2.0 * np.array([0.8, 0.9, 1.0, 1.1, 2.0]))
+
+
+def test_clipped_surrogate_is_flat_where_moving_on_would_gain():
+    def loss(log_prob, advantage):
+        return losses.clipped_surrogate(log_prob, OLD, advantage, 0.2).sum()
+
+    # d(-ρA) / dlogπ = -ρA, except beyond the clip in the direction of the advantage.
+    good = jax.grad(loss)(NEW, jnp.full(5, 2.0))
+    close(good, -2.0 * np.array([0.5, 0.9, 1.0, 1.1, 0.0]))
+    bad = jax.grad(loss)(NEW, jnp.full(5, -2.0))
+    close(bad, 2.0 * np.array([0.0, 0.9, 1.0, 1.1, 2.0]))
+
+
+def test_at_the_old_policy_all_policy_losses_share_a_gradient():
+    advantage = jnp.array([1.0, -2.0, 3.0, 0.0, -1.0])
+
+    def gradient(loss):
+        return jax.grad(lambda log_prob: loss(log_prob).sum())(OLD)
+
+    expected = -advantage
+    close(gradient(lambda lp: losses.policy_gradient(lp, advantage)), expected)
+    close(gradient(lambda lp: losses.surrogate(lp, OLD, advantage)), expected)
+    clipped = gradient(lambda lp: losses.clipped_surrogate(lp, OLD, advantage, 0.2))
+    close(clipped, expected)
+
+
+def test_surrogate_is_not_clipped():
+    close(losses.surrogate(NEW, OLD, jnp.full(5, 2.0)), -2.0 * RATIO)
+
+
+def test_approx_kl_hand_numbers():
+    close(losses.approx_kl(NEW, OLD), (RATIO - 1.0) - jnp.log(RATIO))
+    assert (losses.approx_kl(OLD, OLD) == 0.0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(floats(-5, 0), floats(-5, 0))
+def test_approx_kl_is_never_negative(log_prob, old_log_prob):
+    assert (losses.approx_kl(log_prob, old_log_prob) >= 0.0).all()
+
+
+def test_approx_kl_estimates_the_divergence():
+    old, new = np.array([0.2, 0.3, 0.5]), np.array([0.3, 0.3, 0.4])
+    estimate = losses.approx_kl(jnp.log(new), jnp.log(old))
+    # The expectation over π_old, taken exactly, is KL(π_old ‖ π).
+    close((old * estimate).sum(), (old * np.log(old / new)).sum())
+
+
+@pytest.mark.parametrize(
+    "kl, expected",
+    [(0.0, 1.5), (0.0133, 1.5), (0.0134, 3.0), (0.0299, 3.0), (0.0301, 6.0)],
+)
+def test_adaptive_kl_coef_hand_numbers(kl, expected):
+    # Target 0.02: below 0.01333 the coefficient is halved, above 0.03 doubled.
+    close(losses.adaptive_kl_coef(3.0, kl, 0.02), expected)
+
+
+def test_value_mse_hand_numbers():
+    value, target = jnp.array([1.0, 5.0]), jnp.array([3.0, 4.0])
+    close(losses.value_mse(value, target), [2.0, 0.5])
+    grads = jax.grad(lambda v, g: losses.value_mse(v, g).sum(), (0, 1))(value, target)
+    close(grads[0], [-2.0, 1.0])
+    close(grads[1], [0.0, 0.0])
+
+
+def test_clipped_value_mse_hand_numbers():
+    value = jnp.array([1.1, 3.0, 3.0, -1.0])
+    old_value = jnp.ones(4)
+    target = jnp.array([2.0, 3.0, 0.0, 3.0])
+    # Clipped to old ± 0.5: 1.1, 1.5, 1.5, 0.5. The larger of the two errors counts.
+    loss = losses.clipped_value_mse(value, old_value, target, 0.5)
+    close(loss, 0.5 * np.array([0.9, 1.5, 3.0, 4.0]) ** 2)
+    grad = jax.grad(
+        lambda v: losses.clipped_value_mse(v, old_value, target, 0.5).sum()
+    )(value)
+    # Flat in the second: it has run past the clip towards its target.
+    close(grad, [-0.9, 0.0, 3.0, -4.0])
+
+
+def test_q_target_hand_numbers():
+    terminated = jnp.array([False, True])
+    target = losses.q_target(jnp.ones(2), terminated, jnp.array([10.0, jnp.nan]), 0.9)
+    close(target, [10.0, 1.0])
+
+
+def test_squared_td_trains_q_alone():
+    q, target = jnp.array([1.0, 5.0]), jnp.array([3.0, 4.0])
+    close(losses.squared_td(q, target), [2.0, 0.5])
+    grads = jax.grad(lambda q, y: losses.squared_td(q, y).sum(), (0, 1))(q, target)
+    close(grads[0], [-2.0, 1.0])
+    close(grads[1], [0.0, 0.0])
+
+
+def test_huber_hand_numbers():
+    error = jnp.array([-3.0, -0.5, 0.0, 0.5, 3.0])
+    close(losses.huber(error), [2.5, 0.125, 0.0, 0.125, 2.5])
+    close(losses.huber(error, 2.0), [4.0, 0.125, 0.0, 0.125, 4.0])
+    slope = jax.grad(lambda e: losses.huber(e).sum())(error)
+    close(slope, [-1.0, -0.5, 0.0, 0.5, 1.0])
+
+
+def test_normalize_advantage_hand_numbers():
+    close(losses.normalize_advantage(jnp.array([1.0, 3.0])), [-1.0, 1.0])
+    # Alone or all equal: zero, and no NaN.
+    close(losses.normalize_advantage(jnp.array([7.0])), [0.0])
+    close(losses.normalize_advantage(jnp.full((2, 2), 7.0)), np.zeros((2, 2)))
+
+
+def test_normalize_advantage_under_a_mask():
+    advantage = jnp.array([[1.0, jnp.nan], [3.0, 1e9]])
+    where = jnp.array([[True, False], [True, False]])
+    expected = [[-1.0, 0.0], [1.0, 0.0]]
+    close(losses.normalize_advantage(advantage, where), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(floats(-100, 100), st.floats(-100, 100, width=32))
+def test_normalize_advantage_equals_numpy(noise, offset):
+    advantage = np.float32(noise + offset + np.arange(6))
+    exact = np.float64(advantage)
+    expected = (exact - exact.mean()) / (exact.std() + 1e-8)
+    close(losses.normalize_advantage(jnp.asarray(advantage)), expected, 1e-3)
+
+
+def test_explained_variance():
+    target = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    close(losses.explained_variance(target, target), 1.0)
+    close(losses.explained_variance(target + 5.0, target), 1.0)
+    close(losses.explained_variance(jnp.full((2, 2), 2.5), target), 0.0)
+    close(losses.explained_variance(-target, target), -3.0)
+    # Nothing to explain: 0, and no NaN that would stop a run.
+    close(losses.explained_variance(target, jnp.ones((2, 2))), 0.0)
+
+
+def test_masked_mean():
+    x = jnp.array([1.0, 3.0, jnp.nan])
+    close(losses.masked_mean(x, jnp.array([True, True, False])), 2.0)
+    close(losses.masked_mean(x, jnp.zeros(3, bool)), 0.0)
+    grad = jax.grad(losses.masked_mean)(x, jnp.array([True, True, False]))
+    close(grad, [0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    "loss, num_arrays, scalars",
+    [
+        (losses.policy_gradient, 2, ()),
+        (losses.surrogate, 3, ()),
+        (losses.clipped_surrogate, 3, (0.2,)),
+        (losses.approx_kl, 2, ()),
+        (losses.value_mse, 2, ()),
+        (losses.clipped_value_mse, 3, (0.2,)),
+        (losses.squared_td, 2, ()),
+        (losses.explained_variance, 2, ()),
+        (losses.masked_mean, 2, ()),
+    ],
+)
+def test_shapes_must_agree(loss, num_arrays, scalars):
+    # [B] against [B, 1] would broadcast to a [B, B] loss, silently.
+    arrays = [jnp.ones(4)] * (num_arrays - 1)
+    with pytest.raises(AssertionError):
+        loss(*arrays, jnp.ones((4, 1)), *scalars)

@@ -1,0 +1,114 @@
+"""`jaxrl.statistics`: interquartile mean and bootstrap interval, by hand."""
+
+import numpy as np
+import pytest
+
+from jaxrl.statistics import bootstrap_interval, iqm, summarize_returns
+
+
+def normal(size):
+    """Standard normal scores, the same in every test."""
+    return np.random.default_rng(0).normal(size=size)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7, 8], 4.5),  # drops two at each end
+        ([8, 1, 7, 2, 6, 3, 5, 4], 4.5),  # in any order
+        ([-100, 1, 2, 3, 4, 5, 6, 900], 3.5),  # which outliers do not move
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9, 60], 5.5),  # floor(10 / 4) at each end
+        ([0, 1, 5], 2.0),  # floor(3 / 4): nothing to drop
+        ([7], 7.0),
+    ],
+)
+def test_iqm_is_the_mean_without_a_quarter_at_each_end(scores, expected):
+    assert iqm(scores) == expected
+
+
+def test_iqm_of_a_table_is_over_all_its_scores():
+    # As rliable's `aggregate_iqm`: runs and tasks are one sample.
+    table = np.array([[1, 8, 3, 6], [5, 4, 7, 2]])
+    assert iqm(table) == 4.5
+
+
+def test_iqm_along_an_axis():
+    table = np.array([[1, 2, 3, 4], [5, 6, 7, 80]])
+    np.testing.assert_array_equal(iqm(table, axis=1), [2.5, 6.5])
+
+
+def test_interval_of_two_scores_by_hand():
+    # The resampled mean is 0, 0.5 or 1 with probability 1/4, 1/2, 1/4.
+    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+    assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
+
+
+def test_interval_is_the_same_for_the_same_numbers():
+    scores = normal(10)
+    assert bootstrap_interval(scores) == bootstrap_interval(scores)
+
+
+def test_interval_contains_the_iqm_and_lies_within_the_data():
+    rounding = 1e-9  # of the mean of equal numbers
+    for size in (2, 3, 10, 50):
+        scores = normal(size)
+        low, high = bootstrap_interval(scores)
+        assert low < iqm(scores) < high
+        assert scores.min() - rounding <= low and high <= scores.max() + rounding
+
+
+def test_interval_is_as_wide_as_the_normal_approximation_says():
+    scores = normal(400)
+    low, high = bootstrap_interval(scores)
+    # The standard error of a 25 % trimmed mean of normal data is 1.09 / sqrt(n).
+    assert high - low == pytest.approx(2 * 1.96 * 1.09 / 20, rel=0.15)
+
+
+def test_a_single_score_is_its_own_interval():
+    assert bootstrap_interval([3.0]) == (3.0, 3.0)
+
+
+def test_interval_of_equal_scores_is_that_score():
+    assert bootstrap_interval([2.0] * 5) == (2.0, 2.0)
+
+
+def test_interval_along_an_axis_has_one_for_each_row():
+    low, high = bootstrap_interval(np.array([[1, 1, 1], [0, 5, 9]]), axis=1)
+    assert low.shape == high.shape == (2,)
+    assert low[0] == high[0] == 1
+    assert 0 <= low[1] < high[1] <= 9
+
+
+def test_returns_of_several_seeds_are_summarised_over_the_seeds_means():
+    # Means 2, 4, 6 and 100: the IQM drops 2 and 100.
+    returns = [[1, 3], [4, 4], [0, 12], [100, 100]]
+    summary = summarize_returns(returns)
+    assert summary["episodes"] == 2
+    assert summary["episode_return_mean"] == 28.0
+    assert summary["episode_return_iqm"] == 5.0
+    low, high = summary["episode_return_ci95"]
+    assert 2.0 <= low < 5.0 < high <= 100.0
+
+
+def test_returns_of_one_seed_are_summarised_over_its_episodes():
+    summary = summarize_returns([[0, 4, 6, 90]])
+    assert summary["episodes"] == 4
+    assert summary["episode_return_mean"] == 25.0
+    assert summary["episode_return_iqm"] == 5.0
+    low, high = summary["episode_return_ci95"]
+    assert 0.0 <= low < 5.0 < high <= 90.0
+
+
+def test_one_episode_of_one_seed_can_be_summarised():
+    assert summarize_returns([[7.0]]) == {
+        "episodes": 1,
+        "episode_return_mean": 7.0,
+        "episode_return_iqm": 7.0,
+        "episode_return_ci95": [7.0, 7.0],
+    }
+
+
+def test_a_summary_holds_plain_numbers():
+    summary = summarize_returns(np.float32([[1, 2], [3, 4]]))
+    numbers = [summary["episode_return_mean"], *summary["episode_return_ci95"]]
+    assert {type(x) for x in numbers} == {float}
