@@ -142,7 +142,7 @@ ROWS = (
     Row(
         "mountain-car-ppo",
         "ppo",
-        "--env MountainCar-v0",
+        f"--config {CONFIGS}/mountain-car-ppo.toml",
         -200.0,
         CLEANRL,
         note="control: the published failure of untuned PPO",

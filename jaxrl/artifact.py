@@ -90,25 +90,31 @@ def save_policy(
     os.replace(new, folder)
 
 
-def load_policy(run: Path | str) -> Policy:
+def load_policy(run: Path | str, env: str | None = None) -> Policy:
     """Reads the artefact of a run folder.
 
-    Nothing in it is run, but an environment named "module:factory" is imported by that
-    name: load such an artefact only where you trust both.
+    Nothing in it is run. An environment named "module:factory" is code that loading
+    would import, so the artefact's word is not enough for it: the caller says it too.
+
+    Args:
+      run: the run folder.
+      env: the environment's id, needed where it is "module:factory".
 
     Raises:
       InvalidInput: if the folder holds no artefact, or one that does not fit.
     """
     description, tensors = _read(run)
+    _check_environment(description["env"], env, run)
     algorithm = ALGORITHMS[description["algorithm"]]
     config = configs.from_dict(algorithm.Config, description["config"])
-    env = make(description["env"], **description["env_params"])
+    environment = make(description["env"], **description["env_params"])
     seeds = description["seeds"]
     template = jax.eval_shape(
-        lambda keys: runner.init_population(algorithm, config, env, keys).agent,
+        lambda keys: runner.init_population(algorithm, config, environment, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
-    return Policy(algorithm, config, env, _filled(template, tensors, run), seeds)
+    agents = _filled(template, tensors, run)
+    return Policy(algorithm, config, environment, agents, seeds)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -144,6 +150,18 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return description, tensors
 
 
+def _check_environment(trained_on: str, given: str | None, run: Path | str) -> None:
+    if given not in (None, trained_on):
+        raise InvalidInput(
+            f"env = {given!r}: the policy in {str(run)!r} was trained on {trained_on!r}."
+        )
+    if ":" in trained_on and given is None:
+        raise InvalidInput(
+            f"the policy in {str(run)!r} was trained on {trained_on!r}, code that loading "
+            f"it would import: if you trust that, give --env {trained_on}."
+        )
+
+
 def _bad_field(description: Any) -> str | None:
     """The first field that is not what `load_policy` needs, or None."""
     fields = description if isinstance(description, dict) else {}
@@ -166,7 +184,6 @@ def _name(path: Any) -> str:
 
 def _filled(template: PyTree, tensors: dict[str, np.ndarray], run: Any) -> PyTree:
     """The tensors in the structure of `template`."""
-
     unused = dict(tensors)
 
     def pick(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -12,25 +12,12 @@ import os
 import shlex
 import signal
 import sys
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
-
-ENV_PREFIX = "--env."
-
-RLLIB_STOP = {
-    "training_iteration": "stop_iterations",
-    "episode_reward_mean": "stop_return",
-    "episode_return_mean": "stop_return",
-    "env_runners/episode_return_mean": "stop_return",
-    "timesteps_total": "total_steps",
-    "num_env_steps_sampled_lifetime": "total_steps",
-}
-"""RLlib's names of stopping rules, and ours."""
 
 
 def entry_point() -> None:
@@ -71,7 +58,21 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-@click.group()
+class _Commands(click.Group):
+    """Says which command is nearest to one that does not exist."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands:
+            from jaxrl.errors import did_you_mean
+
+            raise click.UsageError(
+                f"COMMAND = {name!r} is not a command{did_you_mean(name, self.commands)} "
+                f"(there are: {', '.join(self.commands)})."
+            )
+        return super().get_command(ctx, name)
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="jaxrl")
 def jaxrl() -> None:
     """Reinforcement learning end to end on the accelerator.
@@ -112,139 +113,29 @@ def train() -> None:
     """
 
 
-_RUN_OPTIONS = (
-    click.Option(["--env"], help="Environment id; see `jaxrl list envs`."),
-    click.Option(["--seed"], type=int, help="First seed.  [default: 0]"),
-    click.Option(
-        ["--num-seeds"], type=int, help="Agents trained in one program.  [default: 1]"
-    ),
-    click.Option(
-        ["--out"],
-        type=click.Path(),
-        help="New folder.  [default: runs/ALGO-ENV-SEED-n]",
-    ),
-    click.Option(
-        ["--config", "config_file"],
-        type=click.Path(),
-        help="TOML or JSON with env, env_params, seed, num_seeds and a table `config`; "
-        "flags override it.",
-    ),
-    click.Option(
-        ["--stop-return"], type=float, help="Stop at this mean training return."
-    ),
-    click.Option(
-        ["--stop-iterations"], type=int, help="Stop after so many iterations."
-    ),
-    click.Option(["--stop"], help="The same in RLlib's words, as JSON."),
-    click.Option(
-        ["--evaluation-episodes"],
-        type=int,
-        help="Greedy episodes for each seed at the end.  [default: 128]",
-    ),
-    click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
-    click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
-)
-
-
 class _TrainCommand(click.Command):
     """Takes `--env.NAME VALUE` out of the arguments before click reads the rest."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from jaxrl.flags import split_env_params
+
         rest, ctx.meta["env_params"] = split_env_params(args)
         return super().parse_args(ctx, rest)
 
 
 def _train_command(algorithm: Any) -> click.Command:
+    from jaxrl.flags import RUN_OPTIONS, config_options
+
     def callback(**flags: Any) -> int:
         env_params = click.get_current_context().meta["env_params"]
         return _train(algorithm, env_params, **flags)
 
     return _TrainCommand(
         name=algorithm.name,
-        params=[*_RUN_OPTIONS, *_config_options(algorithm.Config)],
+        params=[*RUN_OPTIONS, *config_options(algorithm.Config)],
         callback=callback,
         help=f"Train {algorithm.name}. {algorithm.Config.__doc__}",
     )
-
-
-def _config_options(config_class: type) -> list[click.Option]:
-    """One flag for each field, with its docstring as help."""
-    from jaxrl import config as configs
-
-    docs = configs.field_docs(config_class)
-    defaults = config_class()
-    return [
-        _config_option(name, kind, docs[name], getattr(defaults, name))
-        for name, kind in configs.field_types(config_class).items()
-    ]
-
-
-def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option:
-    flag = "--" + name.replace("_", "-")
-    if kind is bool:
-        flag += "/--no-" + name.replace("_", "-")
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return click.Option(
-        [flag, name],
-        type=None if kind is bool else _FieldType(kind),
-        default=None,
-        help=f"{doc}  [default: {shown}]",
-    )
-
-
-class _FieldType(click.ParamType):
-    """The value of a config field, from text."""
-
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
-        arguments = typing.get_args(kind)
-        self.optional = type(None) in arguments
-        self.scalar = arguments[0] if self.optional else kind
-        if typing.get_origin(kind) is Literal:
-            self.name = "|".join(arguments)
-        elif typing.get_origin(kind) is tuple:
-            self.name = "integers"
-        else:
-            self.name = self.scalar.__name__ + ("|none" if self.optional else "")
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if self.optional and value.lower() == "none":
-            return None
-        try:
-            if typing.get_origin(self.kind) is tuple:
-                return tuple(int(v) for v in value.split(","))
-            if typing.get_origin(self.kind) is Literal:
-                return value  # checked with the config, which suggests the nearest
-            return self.scalar(value)
-        except ValueError:
-            self.fail(f"{value!r} is not of type {self.name}.", param, ctx)
-
-
-def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes `--env.NAME VALUE` and `--env.NAME=VALUE` out of the arguments."""
-    rest: list[str] = []
-    params: dict[str, Any] = {}
-    arguments = iter(args)
-    for argument in arguments:
-        if not argument.startswith(ENV_PREFIX):
-            rest.append(argument)
-            continue
-        name, equals, text = argument[len(ENV_PREFIX) :].partition("=")
-        if not name.replace("-", "_").isidentifier():
-            raise click.UsageError(f"{argument} names no parameter: --env.NAME VALUE.")
-        if not equals:
-            text = next(arguments, "--")
-            if text.startswith("--"):
-                raise click.UsageError(f"{argument} needs a value: {argument} VALUE.")
-        params[name.replace("-", "_")] = _parsed(text)
-    return rest, params
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def _train(
@@ -257,6 +148,7 @@ def _train(
     **flags: Any,
 ) -> int:
     from jaxrl.experiment import run_experiment
+    from jaxrl.flags import experiment_from_flags
 
     experiment = experiment_from_flags(algorithm, env_params, **flags)
     with _remembered_signals() as received:
@@ -267,110 +159,11 @@ def _train(
             report=(lambda line: None) if quiet else click.echo,
             interrupted=lambda: bool(received),
         )
-    next_command = shlex.join(["jaxrl", "evaluate", str(folder)])
-    _report_evaluation(summary["evaluation"], as_json, next_command)
+    next_command = ["jaxrl", "evaluate", str(folder)]
+    if ":" in experiment.env.id:
+        next_command += ["--env", experiment.env.id]
+    _report_evaluation(summary["evaluation"], as_json, shlex.join(next_command))
     return 128 + received[0] if received else 0
-
-
-def experiment_from_flags(
-    algorithm: Any, env_params: dict[str, Any], **flags: Any
-) -> Any:
-    """The experiment that file and flags ask for; a flag overrides the file.
-
-    Raises:
-      InvalidInput: one sentence that names the field, the value and the fix.
-    """
-    from jaxrl import config as configs
-    from jaxrl.envs import make
-    from jaxrl.experiment import Experiment
-    from jaxrl.types import InvalidInput
-
-    config_file = flags.pop("config_file")
-    file = _read_config_file(config_file, algorithm) if config_file else {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    stop = _rllib_stop(given.pop("stop", None))
-    fields = configs.field_types(algorithm.Config)
-    values = file.pop("config", {})
-    values |= {name: value for name, value in (stop | given).items() if name in fields}
-    env_params = file.pop("env_params", {}) | env_params
-    run = file | {n: v for n, v in (stop | given).items() if n not in fields}
-    env_id = run.pop("env", None)
-    if env_id is None:
-        raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
-    if "id" in env_params:
-        raise InvalidInput("env.id is not a parameter: choose with --env ID.")
-    env = make(env_id, **env_params)
-    config = configs.from_dict(algorithm.Config, values)
-    return Experiment(algorithm, config, env, env_params, **run)
-
-
-def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
-    import tomllib
-
-    from jaxrl.types import InvalidInput
-
-    try:
-        text = Path(path).read_text()
-        content = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"config = {path!r} cannot be read as TOML or JSON: {error}."
-        ) from error
-    _check_settings(content, path)
-    name = content.pop("algorithm", algorithm.name)
-    if name != algorithm.name:
-        raise InvalidInput(
-            f"{path} is for algorithm {name!r}, not {algorithm.name!r}: "
-            f"use `jaxrl train {name}`."
-        )
-    return content
-
-
-def _check_settings(content: Any, path: str) -> None:
-    """Names and tables; the values are checked where those of the flags are."""
-    from jaxrl.errors import did_you_mean
-    from jaxrl.types import InvalidInput
-
-    tables, texts = ("config", "env_params"), ("algorithm", "env")
-    known = [*texts, *tables, "seed", "num_seeds"]
-    known += ["stop_return", "stop_iterations", "evaluation_episodes"]
-    if not isinstance(content, Mapping):
-        raise InvalidInput(f"config = {path!r} must hold a table of settings.")
-    for name, value in content.items():
-        if name not in known:
-            raise InvalidInput(
-                f"{name} in {path} is not a setting{did_you_mean(name, known)} "
-                f"(hyper-parameters belong in the table `config`)."
-            )
-        if name in tables and not isinstance(value, Mapping):
-            raise InvalidInput(f"{name} = {value!r} in {path} must be a table.")
-        if name in texts and not isinstance(value, str):
-            raise InvalidInput(f"{name} = {value!r} in {path} must be a name.")
-
-
-def _rllib_stop(text: str | None) -> dict[str, Any]:
-    from jaxrl.errors import did_you_mean
-    from jaxrl.types import InvalidInput
-
-    if text is None:
-        return {}
-    try:
-        rules = json.loads(text)
-    except ValueError:
-        rules = None
-    if not isinstance(rules, dict):
-        raise InvalidInput(
-            f"stop = {text!r} is not a JSON object such as "
-            """'{"training_iteration": 200}'."""
-        )
-    for name, value in rules.items():
-        if name not in RLLIB_STOP:
-            raise InvalidInput(
-                f"stop: {name!r} is not a stopping rule{did_you_mean(name, RLLIB_STOP)}."
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInput(f"stop: {name} = {value!r} must be a number.")
-    return {RLLIB_STOP[name]: value for name, value in rules.items()}
 
 
 @contextmanager
@@ -399,18 +192,20 @@ def _remembered_signals() -> Iterator[list[int]]:
 @click.option("--episodes", type=int, default=128, help="Episodes for each seed.")
 @click.option("--seed", type=int, default=0, help="Seed of the episodes.")
 @click.option("--stochastic", is_flag=True, help="Sample actions, not the likeliest.")
+@click.option("--env", help="Allows the run's environment to be your own module's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
 def evaluate(
-    run: str, episodes: int, seed: int, stochastic: bool, as_json: bool
+    run: str, episodes: int, seed: int, stochastic: bool, env: str | None, as_json: bool
 ) -> None:
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_policy
-    from jaxrl.experiment import evaluate_agents
+    from jaxrl.experiment import check_seed, evaluate_agents
     from jaxrl.types import InvalidInput
 
     if episodes < 1:
         raise InvalidInput(f"episodes = {episodes}: must be at least 1.")
-    policy = load_policy(run)
+    check_seed(seed)
+    policy = load_policy(run, env)
     evaluation, _ = evaluate_agents(
         policy, policy.agents, episodes, seed, not stochastic
     )

@@ -137,26 +137,3 @@ class TanhNormal(distrax.Distribution):
         """log |da / dx|; log(1 - tanh(x)²), written so that it does not underflow."""
         log_sech2 = 2.0 * (np.log(2.0) - x - jax.nn.softplus(-2.0 * x))
         return log_sech2 + jnp.log(self._half_width)
-
-
-def epsilon_greedy(
-    key: Array, q: Array, epsilon: Scalar, mask: Array | None = None
-) -> Array:
-    """Uniform over the legal actions with probability ε, else the best legal one.
-
-    Args:
-      key: consumed.
-      q: `[..., A]` action values.
-      epsilon: ε, a scalar or `[...]`.
-      mask: bool `[..., A]`, True for legal actions; None when all are.
-
-    Returns:
-      int32 `[...]` actions.
-    """
-    # One draw: a column decides whether to explore, the rest is the score when so.
-    uniform = jax.random.uniform(key, (*q.shape[:-1], q.shape[-1] + 1))
-    explore = uniform[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]
-    score = jnp.where(explore, uniform[..., 1:], q)
-    if mask is not None:
-        score = jnp.where(mask, score, -jnp.inf)
-    return jnp.argmax(score, axis=-1).astype(jnp.int32)

@@ -228,11 +228,16 @@ def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
     return folder
 
 
+def check_seed(seed: int) -> None:
+    """Raises `InvalidInput` unless `jax.random.key` can take the seed as it is."""
+    configs.check_value("seed", int, seed, low=0, high=2**31 - 1)
+
+
 def _check(experiment: Experiment) -> None:
     def check(name: str, kind: Any, **limits: float) -> None:
         configs.check_value(name, kind, getattr(experiment, name), **limits)
 
-    check("seed", int, low=0, high=2**31 - 1)
+    check_seed(experiment.seed)
     check("num_seeds", int, low=1)
     check("stop_return", float | None)
     check("stop_iterations", int | None, low=1)

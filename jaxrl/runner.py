@@ -209,11 +209,12 @@ def _map_members(function: Callable, axes: PyTree, state: PyTree) -> PyTree:
 
 
 def _add_axis(state: PyTree, axes: PyTree) -> PyTree:
-    return _map_members(lambda x: x[None], axes, state)
+    return _map_members(lambda x: jnp.expand_dims(x, 0), axes, state)
 
 
 def _drop_axis(state: PyTree, axes: PyTree) -> PyTree:
-    return _map_members(lambda x: x[0], axes, state)
+    # A reshape and not `x[0]`, which would copy a replay memory.
+    return _map_members(lambda x: jnp.squeeze(x, 0), axes, state)
 
 
 def _compiled_chunk(

@@ -29,8 +29,8 @@ def gru_run(tmp_path_factory):
     return runs.train(
         tmp_path_factory.mktemp("gru") / "run",
         "ppo",
-        *"--num-seeds 1 --num-minibatches 1 --gru-size 4".split(),
-        *"--normalize-obs --normalize-reward".split(),
+        *["--num-seeds", "1", "--num-minibatches", "1", "--gru-size", "4"],
+        *["--normalize-obs", "--normalize-reward"],
         env="probe/memory",
     )
 

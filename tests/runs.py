@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import runner, spaces
+from jaxrl.artifact import Policy
 from jaxrl.cli import main
+from jaxrl.types import Env
+from tests.small import counting_env
 
 COMMON = "--num-envs 2 --hidden-sizes 4 --total-steps 40 --evaluation-episodes 4"
 FLAGS = {
@@ -27,6 +35,33 @@ def train(out: Path, algorithm: str, *more: str, **kwargs: str) -> Path:
     argv = train_argv(algorithm, *more, "--quiet", "--out", str(out), **kwargs)
     assert main(argv) == 0
     return out
+
+
+def exploding() -> Env:
+    """`tests.runs:exploding`: the reward is infinite from the eleventh step on."""
+    env = counting_env()
+
+    def step(key, state, action, params):
+        state, timestep = env.step(key, state, action, params)
+        reward = jnp.where(state > 10, jnp.inf, 0.0)
+        return state, timestep._replace(reward=reward)
+
+    return env.replace(step=step)
+
+
+def act(policy: Policy) -> np.ndarray:
+    """All that the first agent answers to eight observations, sampled and greedy, as
+    bytes."""
+    algorithm, config, env, agents, _ = policy
+    agent, memory = runner.member(agents, 0), algorithm.init_memory(config, env, 8)
+    obs = spaces.zeros(env.observation_space, (8,)) + np.linspace(-1, 1, 8)[:, None]
+    key = jax.random.key(0)
+    answers = [
+        algorithm.act(config, env, agent, obs, memory, key, greedy)
+        for greedy in (False, True)
+    ]
+    leaves = [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(answers)]
+    return np.concatenate(leaves)
 
 
 def read_json(path: Path) -> Any:

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import load_policy, save_policy
 from jaxrl.envs import make
 from jaxrl.types import InvalidInput
+from tests import runs
 from tests.small import assert_trees_equal, tiny
 
 RUNS = ("ppo_run", "reinforce_run", "dqn_run", "gru_run")
@@ -147,52 +149,31 @@ def test_the_files_are_json_and_raw_tensors_and_nothing_else(name, request):
     assert len(content) == 8 + size + end
 
 
-ACT = """
-import sys
-import jax, numpy as np
-import jaxrl
-from jaxrl import artifact, envs, runner, spaces
-
-loading, unpickled = False, []
-sys.addaudithook(
-    lambda event, args: unpickled.append(event)
-    if loading and event.startswith(("pickle.", "marshal.", "exec"))
-    else None
-)
-
-def act(policy):
-    agent = runner.member(policy.agents, 0)
-    algorithm, config, env = policy.algorithm, policy.config, policy.env
-    memory = algorithm.init_memory(config, env, 8)
-    obs = spaces.zeros(env.observation_space, (8,)) + np.linspace(-1, 1, 8)[:, None]
-    outputs = [
-        algorithm.act(config, env, agent, obs, memory, jax.random.key(0), greedy)
-        for greedy in (False, True)
-    ]
-    return np.concatenate(
-        [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(outputs)]
-    )
-"""
-
-
 def test_another_process_acts_bit_for_bit_alike_and_unpickles_nothing(
     gru_run, dqn_run, tmp_path
 ):
-    script = f"""{ACT}
-artifact.load_policy({str(dqn_run)!r})  # whatever it imports is imported now
-loading = True
-policies = [artifact.load_policy(run) for run in {[str(gru_run), str(dqn_run)]!r}]
-loading = False
-assert unpickled == [], unpickled
+    folders = [str(gru_run), str(dqn_run)]
+    script = f"""
+import sys
+import numpy as np
+from jaxrl.artifact import load_policy
+from tests.runs import act
+
+policies = [load_policy(run) for run in {folders!r}]  # imports what it needs
 np.savez({str(tmp_path / "there.npz")!r}, *map(act, policies))
+events = []
+sys.addaudithook(lambda event, args: events.append(event))
+policies = [load_policy(run) for run in {folders!r}]
+executed = [e for e in events if e.startswith(("pickle.", "marshal.", "exec"))]
+assert "open" in events and executed == [], executed
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
-    namespace: dict = {}
-    exec(ACT.replace("sys.addaudithook", "id"), namespace)
-    here = [namespace["act"](load_policy(run)) for run in (gru_run, dqn_run)]
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
     there = np.load(tmp_path / "there.npz")
-    for i, expected in enumerate(here):
-        np.testing.assert_array_equal(there[f"arr_{i}"], expected)
+    for i, run in enumerate((gru_run, dqn_run)):
+        here = runs.act(load_policy(run))
+        assert len(here) > 100
+        np.testing.assert_array_equal(here, there[f"arr_{i}"])
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path):
@@ -270,3 +251,12 @@ def test_loaded_agents_are_arrays_of_the_dtypes_that_were_trained(ppo_run):
     leaves = jax.tree.leaves(load_policy(ppo_run).agents)
     assert {leaf.dtype for leaf in leaves} == {jnp.float32.dtype, jnp.int32.dtype}
     assert all(leaf.shape[0] == 2 for leaf in leaves)
+
+
+def test_an_environment_that_is_code_is_imported_only_if_the_caller_says_so(copy):
+    edit(copy, env="os:getcwd", env_params={})
+    assert "code that loading it would import" in refusal(copy)
+    with pytest.raises(InvalidInput, match=r"os:getcwd.* must return a jaxrl"):
+        load_policy(copy, env="os:getcwd")
+    with pytest.raises(InvalidInput, match="was trained on 'os:getcwd'"):
+        load_policy(copy, env="CartPole-v1")

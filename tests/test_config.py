@@ -138,5 +138,5 @@ def test_an_array_is_json_ready():
 
 def test_require_raises_unless_the_condition_holds():
     configs.require(True, "never said")
-    with pytest.raises(InvalidInput, match="^said$"):
+    with pytest.raises(InvalidInput, match=r"^said$"):
         configs.require(False, "said")

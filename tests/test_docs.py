@@ -96,6 +96,14 @@ def test_page_of_the_command_line_has_every_rllib_name():
     assert all(f"`{name}`" in text for name in cli.RLLIB_STOP)
 
 
+def test_pages_of_the_house_have_every_room():
+    rooms = [path.name for path in (ROOT / "jaxrl").glob("[a-z]*.py")]
+    rooms += [f"{path.parent.name}/" for path in (ROOT / "jaxrl").glob("*/__init__.py")]
+    for page in (DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        text = page.read_text()
+        assert not [room for room in rooms if f"`{room}`" not in text]
+
+
 def test_page_of_environments_has_every_id():
     text = (DOCS / "environments.md").read_text()
     for env_id in env_ids():

@@ -1,5 +1,6 @@
 """DQN: counts, schedules, targets, and probes with known answers."""
 
+import re
 from functools import partial
 
 import jax
@@ -196,3 +197,19 @@ def test_box_actions_are_refused():
 def test_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(InvalidInput, match="learning_starts = 16 must be less than"):
         DQN.validate(tiny(DQN, total_steps=10.0), make("probe/constant"))
+
+
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_training_copies_no_replay_memory(num_members):
+    env = make("CartPole-v1")
+    rows = 977  # a number that nothing else in the program has
+    config = tiny(DQN, buffer_size=rows * 4, num_envs=4, train_frequency=4)
+    keys = jax.random.split(KEY, num_members)
+    state = jax.eval_shape(partial(runner.init_population, DQN, config, env), keys)
+    lowered = runner.run_population.lower(
+        DQN, config, env, state, jnp.int32(1), num_members=num_members
+    )
+    program = lowered.compile().as_text()
+    shape = rf"\w+\[(?:\d+,)?{rows},4[,\d]*\]"
+    assert re.search(rf"= {shape}\S* dynamic-update-slice\(", program)
+    assert not re.search(rf"= {shape}\S* (copy|scatter)\(", program)

@@ -6,9 +6,9 @@ import pytest
 
 from jaxrl import runner
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.cli import experiment_from_flags
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate_population
+from jaxrl.flags import experiment_from_flags
 from jaxrl.statistics import iqm
 
 pytestmark = pytest.mark.slow

@@ -231,5 +231,5 @@ def test_bad_combinations_are_named_before_anything_compiles(changes, named):
 def test_dict_actions_are_refused():
     env = make("probe/constant")
     env = env.replace(action_space=spaces.dict_space(a=spaces.Discrete(2)))
-    with pytest.raises(InvalidInput, match="Discrete or Box action space"):
+    with pytest.raises(InvalidInput, match="Discrete action space or a Box"):
         PPO.validate(tiny(PPO), env)

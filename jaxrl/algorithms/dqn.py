@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
+from jaxrl.algorithms import checks
 from jaxrl.config import require
-from jaxrl.distributions import epsilon_greedy
+from jaxrl.exploration import epsilon_greedy
 from jaxrl.networks.features import (
     Network,
     action_mask,
@@ -37,7 +38,6 @@ from jaxrl.networks.q_network import QNetwork
 from jaxrl.networks.torso import Activation
 from jaxrl.replay import ring
 from jaxrl.rollout import Policy, init_world, unroll
-from jaxrl.spaces import Discrete
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -138,16 +138,8 @@ class Batch(NamedTuple):
 
 
 def validate(config: Config, env: Env) -> None:
-    require(
-        isinstance(env.action_space, Discrete),
-        f"DQN needs a Discrete action space, but that of {env.id} is a "
-        f"{type(env.action_space).__name__}: use ppo or reinforce.",
-    )
-    require(
-        config.network != "cnn" or uses_image(env.observation_space, "auto"),
-        f"network = 'cnn' needs image observations, but those of {env.id} are "
-        f"vectors: use 'auto' or 'mlp'.",
-    )
+    checks.check_discrete_actions("dqn", env)
+    checks.check_torso(config, env)
     require(
         config.learning_starts < config.total_steps,
         f"learning_starts = {config.learning_starts} must be less than total_steps = "

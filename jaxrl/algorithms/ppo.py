@@ -24,9 +24,11 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import estimators, losses, normalize, optim
+from jaxrl.algorithms import checks
 from jaxrl.config import require
 from jaxrl.networks.actor_critic import (
     ActorCritic,
+    PolicyParams,
     apply_sequence,
     apply_step,
     initial_memory,
@@ -41,7 +43,6 @@ from jaxrl.networks.features import (
 )
 from jaxrl.networks.torso import Activation
 from jaxrl.rollout import init_world, unroll
-from jaxrl.spaces import Dict
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -72,7 +73,7 @@ class Config(PyTreeNode):
     """Passes over each batch."""
     num_minibatches: int = static(4, low=1)
     """Gradient steps per pass."""
-    learning_rate: float = traced(5e-4, low=0)
+    learning_rate: float = traced(1e-3, low=0)
     """Adam's step size."""
     anneal_lr: bool = static(True)
     """Whether the learning rate falls linearly to zero over `total_steps`."""
@@ -155,23 +156,15 @@ def validate(config: Config, env: Env) -> None:
     require(
         batch % config.num_minibatches == 0,
         f"num_minibatches = {config.num_minibatches} must divide {unit} = {batch}: "
-        f"try {_nearest_divisor(batch, config.num_minibatches)}.",
+        f"try {checks.nearest_divisor(batch, config.num_minibatches)}.",
     )
     require(
         not config.normalize_advantage or batch > config.num_minibatches,
         f"normalize_advantage needs minibatches of more than one step, but "
         f"num_minibatches = {config.num_minibatches} of {unit} = {batch}.",
     )
-    require(
-        not isinstance(env.action_space, Dict),
-        f"PPO needs a Discrete or Box action space, but {env.id} has a Dict.",
-    )
-    image = uses_image(env.observation_space, "auto")
-    require(
-        config.network != "cnn" or image,
-        f"network = 'cnn' needs image observations, but those of {env.id} are "
-        f"vectors: use 'auto' or 'mlp'.",
-    )
+    checks.check_policy_actions("ppo", env)
+    checks.check_torso(config, env)
 
 
 def plan(config: Config, env: Env) -> Plan:
@@ -215,6 +208,30 @@ def init(config: Config, env: Env, key: Array) -> State:
     return State(agent, world, jnp.zeros(config.num_envs))
 
 
+def forward(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    params: PyTree,
+    obs: PyTree,
+    memory: Memory,
+    done: Array | None = None,
+) -> tuple[Memory, PolicyParams, Array]:
+    """Memory, policy parameters and value: of one step, or along time if `done` says
+    where episodes ended. The statistics are the agent's, the parameters may be newer."""
+    net = network(config, env)
+    x = network_input(env.observation_space, obs, net.image, agent.obs_stats)
+    if done is None:
+        return apply_step(net, params, memory, x)
+    return apply_sequence(net, params, memory, x, done)
+
+
+def distribution(config: Config, env: Env, policy: PolicyParams, obs: PyTree) -> Any:
+    """The action distribution; `obs` may hold a mask."""
+    mask = action_mask(env.observation_space, obs)
+    return policy_distribution(env.action_space, policy, mask, config.squash)
+
+
 def act(
     config: Config,
     env: Env,
@@ -224,13 +241,12 @@ def act(
     key: Array,
     greedy: bool = False,
 ) -> tuple[Array, Memory, dict[str, Any]]:
-    net = network(config, env)
-    x = network_input(env.observation_space, obs, net.image, agent.obs_stats)
-    memory, policy, value = apply_step(net, agent.params, memory, x)
-    mask = action_mask(env.observation_space, obs)
-    pi = policy_distribution(env.action_space, policy, mask, config.squash)
+    memory, policy, value = forward(config, env, agent, agent.params, obs, memory)
+    pi = distribution(config, env, policy, obs)
     action = pi.mode() if greedy else pi.sample(seed=key)
-    extras = {"log_prob": pi.log_prob(action), "value": value, "policy": policy}
+    extras = {"log_prob": pi.log_prob(action), "value": value}
+    if config.objective == "kl":
+        extras["policy"] = policy
     return action, memory, extras
 
 
@@ -243,18 +259,15 @@ def make_batch(
     memory: Memory,
 ) -> Batch:
     """Advantages and targets of a rollout `[T, N]` that began with `memory`."""
-    net = network(config, env)
     done = trajectory.terminated | trajectory.truncated
     if config.gru_size:
         # V(next_obs) needs the memory after each step: run the rollout once more.
-        x = network_input(
-            env.observation_space, trajectory.obs, net.image, agent.obs_stats
+        memory, _, _ = forward(
+            config, env, agent, agent.params, trajectory.obs, memory, done
         )
-        memory, _, _ = apply_sequence(net, agent.params, memory, x, done)
-    next_x = network_input(
-        env.observation_space, trajectory.next_obs, net.image, agent.obs_stats
+    _, _, next_value = forward(
+        config, env, agent, agent.params, trajectory.next_obs, memory
     )
-    _, _, next_value = apply_step(net, agent.params, memory, next_x)
     advantage, target = estimators.gae(
         reward,
         trajectory.extras["value"],
@@ -268,7 +281,7 @@ def make_batch(
         obs=trajectory.obs,
         action=trajectory.action,
         log_prob=trajectory.extras["log_prob"],
-        policy=trajectory.extras["policy"] if config.objective == "kl" else (),
+        policy=trajectory.extras.get("policy", ()),
         advantage=advantage,
         target=target,
         value=trajectory.extras["value"],
@@ -282,11 +295,10 @@ def make_batch(
 def loss(
     params: PyTree, config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
 ) -> tuple[Array, Metrics]:
-    net = network(config, env)
-    x = network_input(env.observation_space, batch.obs, net.image, agent.obs_stats)
-    _, policy, value = apply_sequence(net, params, memory, x, batch.done)
-    mask = action_mask(env.observation_space, batch.obs)
-    pi = policy_distribution(env.action_space, policy, mask, config.squash)
+    _, policy, value = forward(
+        config, env, agent, params, batch.obs, memory, batch.done
+    )
+    pi = distribution(config, env, policy, batch.obs)
     log_prob = pi.log_prob(batch.action)
     entropy = pi.entropy()
 
@@ -298,7 +310,7 @@ def loss(
             log_prob, batch.log_prob, advantage, config.clip_eps
         ).mean()
     else:
-        old = policy_distribution(env.action_space, batch.policy, mask, config.squash)
+        old = distribution(config, env, batch.policy, batch.obs)
         surrogate = losses.surrogate(log_prob, batch.log_prob, advantage)
         policy_loss = (surrogate + agent.kl_coef * old.kl_divergence(pi)).mean()
     if config.clip_value:
@@ -371,12 +383,11 @@ def adapt_kl_coef(
     """Section 4: the coefficient follows the KL divergence that the update made."""
     if config.objective != "kl" or config.kl_target is None:
         return agent
-    net = network(config, env)
-    x = network_input(env.observation_space, batch.obs, net.image, agent.obs_stats)
-    _, policy, _ = apply_sequence(net, agent.params, memory, x, batch.done)
-    mask = action_mask(env.observation_space, batch.obs)
-    old = policy_distribution(env.action_space, batch.policy, mask, config.squash)
-    new = policy_distribution(env.action_space, policy, mask, config.squash)
+    _, policy, _ = forward(
+        config, env, agent, agent.params, batch.obs, memory, batch.done
+    )
+    old = distribution(config, env, batch.policy, batch.obs)
+    new = distribution(config, env, policy, batch.obs)
     kl = old.kl_divergence(new).mean()
     coef = losses.adaptive_kl_coef(agent.kl_coef, kl, config.kl_target)
     return agent.replace(kl_coef=coef)
@@ -440,11 +451,6 @@ def updated_obs_stats(
     image = uses_image(env.observation_space, config.network)
     x = network_input(env.observation_space, batch.obs, image, None)
     return normalize.update(stats, x)
-
-
-def _nearest_divisor(n: int, wanted: int) -> int:
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
-    return min(divisors, key=lambda d: abs(d - wanted))
 
 
 PPO = Algorithm(

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import estimators, losses, optim
+from jaxrl.algorithms import checks
 from jaxrl.config import require
 from jaxrl.networks.actor_critic import (
     ActorCritic,
@@ -47,7 +48,6 @@ from jaxrl.networks.features import (
 )
 from jaxrl.networks.torso import Activation
 from jaxrl.rollout import init_world, restart_episodes, unroll
-from jaxrl.spaces import Dict
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -124,15 +124,8 @@ class State(PyTreeNode):
 
 
 def validate(config: Config, env: Env) -> None:
-    require(
-        not isinstance(env.action_space, Dict),
-        f"REINFORCE needs a Discrete or Box action space, but {env.id} has a Dict.",
-    )
-    require(
-        config.network != "cnn" or uses_image(env.observation_space, "auto"),
-        f"network = 'cnn' needs image observations, but those of {env.id} are "
-        f"vectors: use 'auto' or 'mlp'.",
-    )
+    checks.check_policy_actions("reinforce", env)
+    checks.check_torso(config, env)
     if not config.whole_episodes:
         return
     rung = f"weighting = {config.weighting!r} with baseline = {config.baseline!r}"
@@ -294,6 +287,12 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     if config.baseline == "moving_average":
         decay = config.baseline_decay
         average_return = decay * average_return + (1 - decay) * reward_to_go[0].mean()
+    if config.whole_episodes:
+        # Of the episodes learned from: all that ended in time would favour short ones.
+        stats = {
+            "rollout/episode_return": mean((trajectory.reward * mask).sum(0)),
+            "rollout/episode_length": mean(mask.sum(0)),
+        }
     metrics |= stats
     metrics["optim/learning_rate"] = mean(learning_rate)
     metrics["rollout/masked_fraction"] = mean(~mask)

@@ -206,6 +206,12 @@ def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> E
 
 def _call(id: str, factory: Factory, params: dict[str, Any]) -> Env:
     try:
+        inspect.signature(factory).bind(**params)
+    except TypeError as error:
+        raise InvalidInput(
+            f"Environment {id!r}: its factory cannot be called like this ({error})."
+        ) from error
+    try:
         hash(tuple(params.values()))
         build: Factory = _call_once
     except TypeError:  # a list, an array

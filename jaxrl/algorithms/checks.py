@@ -1,0 +1,45 @@
+"""What algorithms ask of a config and an environment; each check raises `InvalidInput`."""
+
+from typing import Any
+
+from jaxrl.config import require
+from jaxrl.networks.features import uses_image
+from jaxrl.spaces import Dict, Discrete
+from jaxrl.types import Env
+
+
+def check_torso(config: Any, env: Env) -> None:
+    """A CNN needs an image."""
+    require(
+        config.network != "cnn" or uses_image(env.observation_space, "cnn"),
+        f"network = 'cnn' needs image observations, but those of {env.id} are vectors: "
+        f"use 'auto' or 'mlp'.",
+    )
+
+
+def check_policy_actions(name: str, env: Env) -> None:
+    """A policy gradient needs one Discrete action or a vector of continuous ones."""
+    space = env.action_space
+    vector = isinstance(space, Discrete) or (
+        not isinstance(space, Dict) and len(space.shape) == 1
+    )
+    require(
+        vector,
+        f"{name} needs a Discrete action space or a Box of shape (D,), but that of "
+        f"{env.id} is {space}: flatten it in the environment.",
+    )
+
+
+def check_discrete_actions(name: str, env: Env) -> None:
+    """Q-learning needs actions that can be enumerated."""
+    require(
+        isinstance(env.action_space, Discrete),
+        f"{name} needs a Discrete action space, but that of {env.id} is a "
+        f"{type(env.action_space).__name__}: use ppo or reinforce.",
+    )
+
+
+def nearest_divisor(n: int, wanted: int) -> int:
+    """The divisor of `n` nearest to `wanted`, for an error message."""
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    return min(divisors, key=lambda d: abs(d - wanted))

@@ -1,0 +1,101 @@
+"""Imports inside the package point strictly downwards, and never in a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import jaxrl
+
+LAYERS = (
+    {"cli"},
+    {"flags"},
+    {"experiment"},
+    {"artifact", "loggers", "plotting"},
+    {"runner", "evaluation", "statistics", "algorithms"},
+    {"networks", "rollout", "replay", "envs"},
+    {"config", "spaces", "normalize", "distributions", "exploration"}
+    | {"estimators", "losses", "optim"},
+    {"errors", "types"},
+)
+"""Rooms, top to bottom: a module of one layer imports only from the layers below it, or
+from its own room. A new room must be given its place here."""
+
+PACKAGE = Path(jaxrl.__file__).parent
+
+
+def name_of(path: Path) -> str:
+    """`jaxrl/networks/torso.py` -> "networks.torso"; `jaxrl/envs/__init__.py` -> "envs"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = [name for name in FILES if name]  # without the package itself
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """The modules of the package that the code imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used"
+            # `from jaxrl import optim` means a module, `from jaxrl.optim import adam`
+            # a name in one.
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = inner.removeprefix("jaxrl.") in FILES
+                found.add(inner if is_module else node.module)
+    inside = {name for name in found if name.startswith("jaxrl.")}
+    return {name.removeprefix("jaxrl.") for name in inside}
+
+
+def imports_of(module: str) -> set[str]:
+    return imports(ast.parse(FILES[module].read_text()))
+
+
+def test_reading_imports():
+    code = "import jaxrl.types\nfrom jaxrl import optim\nfrom jaxrl.envs import make\n"
+    code += "def f():\n    from jaxrl.networks.torso import dense\n    import jax\n"
+    assert imports(ast.parse(code)) == {"types", "optim", "envs", "networks.torso"}
+
+
+def test_every_room_has_its_place():
+    assert {room(module) for module in MODULES} == LEVEL.keys()
+    assert len(LEVEL) == sum(map(len, LAYERS)), "a room stands in two layers"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_strictly_downwards(module):
+    for other in imports_of(module):
+        below = LEVEL[room(module)] < LEVEL[room(other)]
+        assert below or room(module) == room(other), f"{module} imports {other}"
+
+
+def test_no_cycles():
+    TopologicalSorter({m: imports_of(m) for m in MODULES}).prepare()
+
+
+def test_the_contract_imports_nothing_of_ours():
+    assert imports_of("types") == imports_of("errors") == set()
+
+
+def test_algorithms_do_not_import_each_other():
+    files = {f"algorithms.{name}" for name in jaxrl.ALGORITHMS}
+    for module in files:
+        assert files.isdisjoint(imports_of(module))
+
+
+def test_the_package_itself_imports_nothing_of_ours_before_it_is_used():
+    tree = ast.parse(FILES[""].read_text())
+    for node in tree.body:
+        for_type_checkers = isinstance(node, ast.If)
+        assert for_type_checkers or imports(node) == set()
