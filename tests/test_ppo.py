@@ -24,6 +24,7 @@ def trained(env, iterations, **changes):
     total = iterations * 64
     fast = {"num_envs": 8, "num_steps": 8, "learning_rate": 0.01, "gamma": 0.9}
     fast |= {"total_steps": float(total), "hidden_sizes": (16,), "num_minibatches": 2}
+    fast |= {"normalize_reward": False}  # so that values are in the units of rewards
     config = PPO.Config().replace(**(fast | changes))
     runner.prepare(PPO, config, env)
     state = jax.jit(PPO.init)(config, env, KEY)

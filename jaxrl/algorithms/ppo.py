@@ -13,7 +13,10 @@ The details that matter, in the order of the code:
 3. Advantages are normalised per minibatch; the learning rate falls linearly to zero.
 4. With a GRU whole sequences are shuffled, not single steps, and the memory at the start
    of the rollout is data.
-5. Orthogonal initialisation, gains sqrt(2), 0.01 (policy) and 1 (value); Adam's eps 1e-5;
+5. Rewards are divided by the running deviation of the discounted return, so that values
+   are of order one whatever the task pays. A tanh critic that has to reach a value of 100
+   can saturate, and then every advantage is noise.
+6. Orthogonal initialisation, gains sqrt(2), 0.01 (policy) and 1 (value); Adam's eps 1e-5;
    gradients clipped by their global norm.
 """
 
@@ -114,7 +117,7 @@ class Config(PyTreeNode):
     """Whether continuous actions go through tanh; otherwise they are clipped."""
     normalize_obs: bool = static(False)
     """Whether observations are standardised by running statistics."""
-    normalize_reward: bool = static(False)
+    normalize_reward: bool = static(True)
     """Whether rewards are divided by the running deviation of the discounted return."""
 
 
