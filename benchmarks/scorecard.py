@@ -15,7 +15,9 @@ IQM reaches it and the low end is within 5 % of it.
 """
 
 import argparse
+import contextlib
 import datetime
+import io
 import json
 import subprocess
 import tempfile
@@ -158,7 +160,8 @@ def main() -> None:
         if not any(part in row.name for part in arguments.rows):
             continue
         print(f"== {row.name}", flush=True)
-        results[row.name] = run(row, arguments, figures / f"{row.name}.png")
+        results[row.name] = result = run(row, arguments, figures / f"{row.name}.png")
+        print(f"   IQM {result['iqm']:.2f} {result['ci95']}: {result['verdict']}")
         ordered = {r.name: results[r.name] for r in ROWS if r.name in results}
         path.write_text(json.dumps(ordered, indent=1) + "\n")
         page.write_text(table(ordered))
@@ -195,7 +198,8 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
     if arguments.quick:
         command += ["--stop-iterations", "3", "--evaluation-episodes", "4"]
     with tempfile.TemporaryDirectory() as folder:
-        code = cli.main([*command, "--out", folder, "--quiet"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = cli.main([*command, "--out", folder, "--quiet"])
         if code:
             raise SystemExit(f"`jaxrl {' '.join(command)}` ended with exit code {code}")
         summary = json.loads((Path(folder) / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""Helping with a misspelt name: the nearest valid one, for error messages."""
+"""Words for messages: the nearest valid name, a count with its noun, one line."""
 
 import difflib
 from collections.abc import Iterable
@@ -27,3 +27,8 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 def one_line(message: str) -> str:
     """A message on a single line, for a terminal."""
     return " ".join(message.split())
+
+
+def counted(n: int, noun: str) -> str:
+    """For example "1 seed", "2,000 seeds"."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

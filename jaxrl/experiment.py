@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 
 from jaxrl import artifact, loggers, plotting
 from jaxrl import config as configs
+from jaxrl.errors import counted
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runner import (
     NonFiniteError,
@@ -95,21 +97,34 @@ def run_experiment(
     folder = new_run_folder(out, experiment)
     _write_json(folder / "config.json", describe(experiment))
 
-    metrics = loggers.MetricsFile(folder / "metrics.jsonl")
-    bar: list[loggers.ProgressBar] = []  # drawn once compiling is over
+    result = _train(experiment, plan, iterations, folder, progress, report, interrupted)
+    return folder, _finish(folder, experiment, plan, result)
 
-    def on_chunk(row: Row) -> None:
-        metrics.write(row)
-        if not bar:
-            total = plan.warmup_env_steps + iterations * plan.env_steps
-            bar.append(loggers.ProgressBar(total, disable=not progress))
-        bar[0].update(row)
 
-    def stop(row: Row) -> bool:
-        return interrupted() or _reached(experiment.stop_return, row)
+def _train(
+    experiment: Experiment,
+    plan: Plan,
+    iterations: int,
+    folder: Path,
+    progress: bool,
+    report: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> Result:
+    """`train`, its rows going to the metrics file and the progress bar."""
+    total = plan.warmup_env_steps + iterations * plan.env_steps
+    with (
+        closing(loggers.MetricsFile(folder / "metrics.jsonl")) as metrics,
+        closing(loggers.ProgressBar(total, disable=not progress)) as bar,
+    ):
 
-    try:
-        result = train(
+        def on_chunk(row: Row) -> None:
+            metrics.write(row)
+            bar.update(row)
+
+        def stop(row: Row) -> bool:
+            return interrupted() or _reached(experiment.stop_return, row)
+
+        return train(
             experiment.algorithm,
             experiment.config,
             experiment.env,
@@ -120,11 +135,6 @@ def run_experiment(
             stop=stop,
             report=report,
         )
-    finally:
-        metrics.close()
-        for b in bar:
-            b.close()
-    return folder, _finish(folder, experiment, plan, result)
 
 
 def evaluate_agents(
@@ -188,8 +198,8 @@ def describe_plan(experiment: Experiment, plan: Plan, iterations: int) -> str:
     lines = [
         f"{experiment.algorithm.name} on {experiment.env.id}, seeds {experiment.seeds}",
         f"plan for each seed: {warmup}{iterations:,} iterations of "
-        f"{plan.env_steps:,} environment steps and {plan.updates:,} updates: "
-        f"{steps:,} environment steps, {iterations * plan.updates:,} updates",
+        f"{plan.env_steps:,} environment steps and {counted(plan.updates, 'update')}: "
+        f"{steps:,} environment steps, {counted(iterations * plan.updates, 'update')}",
     ]
     asked = int(experiment.config.total_steps)
     if steps > asked:
@@ -272,23 +282,10 @@ def _finish(
         EVALUATION_SEED,
         greedy=True,
     )
-    all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
-    summary = {
-        "algorithm": experiment.algorithm.name,
-        "env": experiment.env.id,
-        "seeds": result.seeds,
-        "iterations": result.iterations,
-        "env_steps": result.env_steps,
-        "updates": result.iterations * plan.updates,
-        "compile_seconds": round(result.compile_seconds, 3),
-        "run_seconds": round(result.run_seconds, 3),
-        "evaluation_seconds": round(time.perf_counter() - started, 3),
-        "env_steps_per_second": round(all_steps / result.run_seconds),
+    summary = _summary(experiment, plan, result) | {
         "evaluation": evaluation,
         "evaluation_by_seed": by_seed,
-        "device": jax.devices()[0].device_kind,
-        "platform": jax.default_backend(),
-        "versions": versions(),
+        "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
     _write_json(folder / "summary.json", summary)
     plotting.plot_learning_curves(
@@ -297,6 +294,25 @@ def _finish(
         title=experiment.env.id,
     )
     return summary
+
+
+def _summary(experiment: Experiment, plan: Plan, result: Result) -> dict[str, Any]:
+    """What was done, how long it took, and on what."""
+    all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
+    return {
+        "algorithm": experiment.algorithm.name,
+        "env": experiment.env.id,
+        "seeds": result.seeds,
+        "iterations": result.iterations,
+        "env_steps": result.env_steps,
+        "updates": result.iterations * plan.updates,
+        "compile_seconds": round(result.compile_seconds, 3),
+        "run_seconds": round(result.run_seconds, 3),
+        "env_steps_per_second": round(all_steps / result.run_seconds),
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -41,28 +41,39 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 class ProgressBar:
-    """Return, steps per second and time left, from the rows of `train`."""
+    """Return, steps per second and time left, from the rows of `train`.
+
+    Drawn from the first row on, when compiling is over.
+    """
 
     def __init__(self, total_env_steps: int, disable: bool = False) -> None:
-        from tqdm import tqdm
-
-        self._bar: Any = tqdm(
-            total=total_env_steps,
-            unit=" steps",
-            unit_scale=True,
-            disable=disable,
-            mininterval=0.5,
-            dynamic_ncols=True,
-        )
+        self._total, self._disable = total_env_steps, disable
+        self._bar: Any = None
 
     def update(self, row: Row) -> None:
+        if self._disable:
+            return
+        if self._bar is None:
+            self._bar = self._drawn()
         episode_return = mean_return(row)
         if episode_return is not None:
             self._bar.set_postfix_str(f"return {episode_return:.1f}", refresh=False)
         self._bar.update(row["env_steps"] - self._bar.n)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _drawn(self) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self._total,
+            unit=" steps",
+            unit_scale=True,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
 
 
 def mean_return(row: Row) -> float | None:

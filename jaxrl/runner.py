@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import config as configs
+from jaxrl.errors import counted
 from jaxrl.types import Algorithm, Array, Env, Metrics, Plan, PyTree, Shared
 
 Row = dict[str, Any]
@@ -146,7 +147,7 @@ def train(
     seeds = list(range(seed, seed + num_seeds))
     started = time.perf_counter()
     report(
-        f"compiling {algorithm.name} on {env.id} for {_count(num_seeds, 'seed')} ..."
+        f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} ..."
     )
     state = init_population(algorithm, config, env, _keys(seeds))
     chunk = _compiled_chunk(algorithm, config, env, state, num_seeds)
@@ -247,7 +248,3 @@ def _check_finite(metrics: Metrics, row: Row, seeds: list[int]) -> None:
                     f"{row['iteration']} ({row['env_steps']} environment steps) of seed "
                     f"{seed}: try a smaller learning_rate or max_grad_norm."
                 )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

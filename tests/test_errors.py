@@ -1,8 +1,8 @@
-"""`jaxrl.errors`: the nearest valid name."""
+"""`jaxrl.errors`: words for messages."""
 
 import pytest
 
-from jaxrl.errors import did_you_mean, nearest
+from jaxrl.errors import counted, did_you_mean, nearest
 
 NAMES = ("CartPole-v1", "Catch-bsuite", "Breakout-MinAtar", "probe/constant")
 
@@ -30,3 +30,10 @@ def test_did_you_mean_fits_into_a_sentence():
 
 def test_choices_may_be_an_iterator():
     assert nearest("alpha", iter(["alpah", "beta"])) == "alpah"
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(1, "1 seed"), (0, "0 seeds"), (2_000, "2,000 seeds")]
+)
+def test_counted(n, text):
+    assert counted(n, "seed") == text

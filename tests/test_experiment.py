@@ -155,7 +155,7 @@ def test_the_plan_is_exact_and_printed_before_compiling(tmp_path, capsys):
     assert lines[0] == "dqn on probe/action, seeds [0]"
     assert lines[1] == (
         "plan for each seed: 8 warm-up steps, then 8 iterations of 4 environment steps "
-        "and 1 updates: 40 environment steps, 8 updates"
+        "and 1 update: 40 environment steps, 8 updates"
     )
     assert lines[2].startswith("compiling ") and lines[3].startswith("compiled in ")
 
