@@ -149,8 +149,11 @@ def train(
     report(
         f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} ..."
     )
+    chunk = partial(run_population, algorithm, config, env, num_members=num_seeds)
     state = init_population(algorithm, config, env, _keys(seeds))
-    chunk = _compiled_chunk(algorithm, config, env, state, num_seeds)
+    # A chunk of no train steps compiles the program and changes nothing; a later call
+    # with other floats finds it compiled.
+    state, _ = chunk(state=state, length=np.int32(0))
     jax.block_until_ready(state)
     compile_seconds = time.perf_counter() - started
     report(f"compiled in {compile_seconds:.1f} s")
@@ -161,7 +164,7 @@ def train(
     while done < iterations:
         length = min(length, iterations - done)
         chunk_started = time.perf_counter()
-        state, metrics = chunk(config, env, state, np.int32(length))
+        state, metrics = chunk(state=state, length=np.int32(length))
         metrics = jax.device_get(metrics)
         now = time.perf_counter()
         done += length
@@ -216,15 +219,6 @@ def _add_axis(state: PyTree, axes: PyTree) -> PyTree:
 def _drop_axis(state: PyTree, axes: PyTree) -> PyTree:
     # A reshape and not `x[0]`, which would copy a replay memory.
     return _map_members(lambda x: jnp.squeeze(x, 0), axes, state)
-
-
-def _compiled_chunk(
-    algorithm: Algorithm, config: Any, env: Env, state: PyTree, num_seeds: int
-) -> Callable:
-    lowered = run_population.lower(
-        algorithm, config, env, state, np.int32(1), num_members=num_seeds
-    )
-    return lowered.compile()
 
 
 def _keys(seeds: Sequence[int]) -> Array:

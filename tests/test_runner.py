@@ -1,0 +1,102 @@
+"""The host loop: plans, rows, early stops, one program for many runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import runner
+from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.ppo import PPO
+from jaxrl.envs import make
+from jaxrl.runner import NonFiniteError, num_iterations, train
+from jaxrl.types import InvalidInput, Plan
+from tests.small import assert_trees_equal, tiny
+
+ENV = make("probe/truncation")
+CONFIG = tiny(PPO, total_steps=320.0)  # 10 train steps of 32
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "expected"),
+    [
+        (100, 0, 10),
+        (101, 0, 11),
+        (1, 0, 1),
+        (100, 20, 8),
+        (10, 20, 1),
+        (2**40, 0, 2**40 // 10 + 1),
+    ],
+)
+def test_a_total_becomes_the_next_whole_number_of_iterations(total, warmup, expected):
+    assert num_iterations(Plan(10, 1, warmup), float(total)) == expected
+
+
+def test_rows_cover_the_run_in_chunks():
+    rows = []
+    result = train(PPO, CONFIG, ENV, num_seeds=2, num_chunks=4, on_chunk=rows.append)
+    assert [row["iteration"] for row in rows] == [3, 6, 9, 10]
+    assert [row["env_steps"] for row in rows] == [96, 192, 288, 320]
+    assert rows == result.history
+    assert result.env_steps == 320 and result.iterations == 10
+    assert result.seeds == [0, 1]
+    assert rows[0]["rollout/episode_return"] == [5.0, 5.0]
+    assert int(result.state.world.env_steps) == 320
+
+
+def test_the_number_of_chunks_changes_nothing():
+    one = train(PPO, CONFIG, ENV, num_chunks=1)
+    many = train(PPO, CONFIG, ENV, num_chunks=10)
+    assert_trees_equal(one.agent, many.agent)
+
+
+def test_a_second_run_with_other_floats_and_seeds_compiles_nothing():
+    train(PPO, CONFIG, ENV)
+    compiled = runner.run_population._cache_size()
+    train(PPO, CONFIG.replace(learning_rate=0.1, gamma=0.5), ENV, seed=7, iterations=3)
+    assert runner.run_population._cache_size() == compiled
+
+
+def test_stop_ends_the_run_after_the_chunk():
+    result = train(
+        PPO, CONFIG, ENV, num_chunks=10, stop=lambda row: row["iteration"] == 4
+    )
+    assert result.iterations == len(result.history) == 4
+    assert result.env_steps == 4 * 32
+
+
+def test_warm_up_counts_as_environment_steps():
+    config = tiny(DQN, total_steps=40.0)
+    result = train(DQN, config, ENV, num_chunks=2)
+    assert [row["env_steps"] for row in result.history] == [32, 40]
+
+
+def test_members_are_the_same_in_one_program_and_alone():
+    together = train(PPO, CONFIG, ENV, seed=3, num_seeds=2)
+    alone = train(PPO, CONFIG, ENV, seed=4)
+    member, solo = runner.member(together.agent, 1), runner.member(alone.agent, 0)
+    for a, b in zip(
+        *(map(np.ravel, jax.tree.leaves(x.params)) for x in (member, solo)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_broken_run_stops_within_a_chunk_and_says_where():
+    env = ENV.replace(step=_nan_step)
+    with pytest.raises(
+        NonFiniteError, match=r"loss/\w+ became nan .* train step 1 .* seed 5"
+    ):
+        train(PPO, CONFIG, env, seed=5, num_chunks=10)
+
+
+def _nan_step(key, state, action, params):
+    state, step = ENV.step(key, state, action, params)
+    return state, step._replace(reward=step.reward * jnp.nan)
+
+
+def test_bad_input_is_refused_before_anything_compiles():
+    lines = []
+    with pytest.raises(InvalidInput, match="num_minibatches"):
+        train(PPO, CONFIG.replace(num_minibatches=5), ENV, report=lines.append)
+    assert lines == []
