@@ -6,7 +6,7 @@
 
 Each row is one `jaxrl train` command. The results go to benchmarks/results/scorecard.json
 (rows that are not run again are kept), the table to docs/scorecard.md, the learning curves
-to docs/figures/; with --out DIR all of them into DIR.
+to docs/figures/ and the algorithms' pages; with --out DIR all of them into DIR.
 
 Verdicts compare the 95 % bootstrap interval of the IQM over seeds with the published
 value: *beaten* when the low end passes it, *reproduced* when the interval meets it plus
@@ -162,9 +162,11 @@ def main() -> None:
         print(f"== {row.name}", flush=True)
         results[row.name] = result = run(row, arguments, figures / f"{row.name}.png")
         print(f"   IQM {result['iqm']:.2f} {result['ci95']}: {result['verdict']}")
-        ordered = {r.name: results[r.name] for r in ROWS if r.name in results}
-        path.write_text(json.dumps(ordered, indent=1) + "\n")
-        page.write_text(table(ordered))
+        results = {r.name: results[r.name] for r in ROWS if r.name in results}
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    page.write_text(scorecard_page(results))
+    for algorithm in {row.algorithm for row in ROWS}:
+        fill_in(page.parent / f"{algorithm}.md", algorithm, results)
     print(page.read_text())
 
 
@@ -272,8 +274,10 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def table(results: dict[str, Any]) -> str:
+def scorecard_page(results: dict[str, Any]) -> str:
     """The scorecard in Markdown."""
+    notes = [f"- {name}: {r['note']}." for name, r in results.items() if r["note"]]
+    devices = {f"{r['device']}, jax {r['versions']['jax']}" for r in results.values()}
     lines = [
         "# Scorecard",
         "",
@@ -281,20 +285,39 @@ def table(results: dict[str, Any]) -> str:
         "`benchmarks/results/scorecard.json`, which also holds the commands, versions and",
         "learning curves. Returns are of greedy evaluation episodes; mean, IQM and 95 %",
         "bootstrap interval of the IQM are over seeds. The verdict compares with the",
-        "published number, the bar is this project's own.",
+        "published number (CleanRL and SLM-Lab report training returns, which exploration",
+        "lowers a little); the bar is this project's own.",
         "",
+        *table(results),
+        "",
+        *notes,
+        "",
+        f"Device: {'; '.join(sorted(devices))}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def fill_in(page: Path, algorithm: str, results: dict[str, Any]) -> None:
+    """Writes an algorithm's rows and curves between the marks in its page of the docs."""
+    if not page.exists():
+        return
+    begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    rows = {name: r for name, r in results.items() if r["algorithm"] == algorithm}
+    curves = [f"![{name}](figures/{name}.png)" for name in rows]
+    content = "\n".join([*table(rows), "", *curves]) + "\n"
+    page.write_text(before + begin + content + end + after)
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    """The rows as lines of a Markdown table."""
+    return [
         "| row | environment | algorithm | steps | seeds | mean | IQM | 95 % interval "
         "| published | source | verdict | bar | met |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(table_row(name, r) for name, r in results.items()),
     ]
-    for name, r in results.items():
-        lines.append(table_row(name, r))
-    notes = [f"- {name}: {r['note']}." for name, r in results.items() if r["note"]]
-    device = sorted(
-        {f"{r['device']}, jax {r['versions']['jax']}" for r in results.values()}
-    )
-    lines += ["", *notes, "", f"Device: {'; '.join(device)}."]
-    return "\n".join(lines) + "\n"
 
 
 def table_row(name: str, r: dict[str, Any]) -> str:
