@@ -19,6 +19,7 @@ import contextlib
 import datetime
 import io
 import json
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any
 
 from jaxrl import cli, loggers, plotting, statistics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = "benchmarks/configs"
 
 
@@ -66,6 +67,7 @@ ROWS = (
         483.31,
         "SLM-Lab v5, 4 sessions, 200k frames",
         bar=475,
+        note="the published number is after 200k steps, ours after 500k",
     ),
     Row(
         "cartpole-dqn",
@@ -154,13 +156,19 @@ ROWS = (
 
 def main() -> None:
     arguments = parse_arguments()
+    rows = [r for r in ROWS if any(part in r.name for part in arguments.rows)]
+    if not rows:
+        raise SystemExit(
+            f"no row has {arguments.rows} in its name: {[r.name for r in ROWS]}"
+        )
     path, page, figures = places(arguments.out)
+    measured = {"commit": commit(), "date": datetime.date.today().isoformat()}
+    os.chdir(ROOT)  # where the rows' config files are found
     results = json.loads(path.read_text()) if path.exists() else {}
-    for row in ROWS:
-        if not any(part in row.name for part in arguments.rows):
-            continue
+    for row in rows:
         print(f"== {row.name}", flush=True)
-        results[row.name] = result = run(row, arguments, figures / f"{row.name}.png")
+        result = run(row, arguments, figures / f"{row.name}.png") | measured
+        results[row.name] = result
         print(f"   IQM {result['iqm']:.2f} {result['ci95']}: {result['verdict']}")
         results = {r.name: results[r.name] for r in ROWS if r.name in results}
         path.write_text(json.dumps(results, indent=1) + "\n")
@@ -172,8 +180,8 @@ def main() -> None:
 
 def places(out: str | None) -> tuple[Path, Path, Path]:
     """JSON file, Markdown file and folder of figures."""
-    results = Path(out) if out else ROOT / "benchmarks" / "results"
-    docs = Path(out) if out else ROOT / "docs"
+    results = Path(out).resolve() if out else ROOT / "benchmarks" / "results"
+    docs = Path(out).resolve() if out else ROOT / "docs"
     for folder in (results, docs / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
     return results / "scorecard.json", docs / "scorecard.md", docs / "figures"
@@ -231,8 +239,6 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
         "compile_seconds": summary["compile_seconds"],
         "device": summary["device"],
         "versions": summary["versions"],
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
         "curve": thinned_curve(rows),
     }
 
@@ -285,8 +291,8 @@ def scorecard_page(results: dict[str, Any]) -> str:
         "`benchmarks/results/scorecard.json`, which also holds the commands, versions and",
         "learning curves. Returns are of greedy evaluation episodes; mean, IQM and 95 %",
         "bootstrap interval of the IQM are over seeds. The verdict compares with the",
-        "published number (CleanRL and SLM-Lab report training returns, which exploration",
-        "lowers a little); the bar is this project's own.",
+        "published number (CleanRL and SLM-Lab report returns during training); the bar is",
+        "this project's own.",
         "",
         *table(results),
         "",
@@ -303,7 +309,9 @@ def fill_in(page: Path, algorithm: str, results: dict[str, Any]) -> None:
         return
     begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"
     before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise SystemExit(f"{page} lacks the marks {begin!r} and {end!r}")
     rows = {name: r for name, r in results.items() if r["algorithm"] == algorithm}
     curves = [f"![{name}](figures/{name}.png)" for name in rows]
     content = "\n".join([*table(rows), "", *curves]) + "\n"

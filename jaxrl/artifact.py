@@ -45,42 +45,30 @@ class Policy(NamedTuple):
     algorithm: Algorithm
     config: Any
     env: Env
+    env_params: dict[str, Any]  # what `make(env.id, ...)` was given
     agents: PyTree  # leading axis [K]
     seeds: list[int]
 
 
-def save_policy(
-    folder: Path,
-    algorithm: Algorithm,
-    config: Any,
-    env: Env,
-    env_params: dict[str, Any],
-    agents: PyTree,
-    seeds: list[int],
-) -> None:
+def save_policy(folder: Path, policy: Policy) -> None:
     """Writes the artefact beside its place and moves it there whole.
 
     Args:
       folder: the artefact's folder; replaced if it exists.
-      algorithm, config, env: what was trained, and on what.
-      env_params: the arguments `make(env.id, ...)` was given.
-      agents: `Result.agent`, leading axis `[K]`.
-      seeds: the K seeds.
+      policy: what is to be loaded again.
     """
     from safetensors.numpy import save_file
 
-    tensors = _named(jax.device_get(agents))
+    tensors = _named(jax.device_get(policy.agents))
     description = {
         "format": FORMAT,
         "jaxrl": jaxrl.__version__,
-        "algorithm": algorithm.name,
-        "config": configs.to_dict(config),
-        "env": env.id,
-        "env_params": env_params,
-        "observation_space": _describe(env.observation_space),
-        "action_space": _describe(env.action_space),
-        "seeds": seeds,
-    }
+        "algorithm": policy.algorithm.name,
+        "config": configs.to_dict(policy.config),
+        "env": policy.env.id,
+        "env_params": policy.env_params,
+        "seeds": policy.seeds,
+    } | _spaces(policy.env)
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -107,14 +95,22 @@ def load_policy(run: Path | str, env: str | None = None) -> Policy:
     _check_environment(description["env"], env, run)
     algorithm = ALGORITHMS[description["algorithm"]]
     config = configs.from_dict(algorithm.Config, description["config"])
-    environment = make(description["env"], **description["env_params"])
+    env_params = description["env_params"]
+    environment = make(description["env"], **env_params)
+    if any(
+        description.get(name) != space for name, space in _spaces(environment).items()
+    ):
+        raise InvalidInput(
+            f"the policy in {str(run)!r} was trained on an environment "
+            f"{description['env']!r} with other spaces than the one of today."
+        )
     seeds = description["seeds"]
     template = jax.eval_shape(
         lambda keys: runner.init_population(algorithm, config, environment, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
     agents = _filled(template, tensors, run)
-    return Policy(algorithm, config, environment, agents, seeds)
+    return Policy(algorithm, config, environment, env_params, agents, seeds)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -205,11 +201,20 @@ def _filled(template: PyTree, tensors: dict[str, np.ndarray], run: Any) -> PyTre
     return filled
 
 
+def _spaces(env: Env) -> dict[str, Any]:
+    return {
+        "observation_space": _describe(env.observation_space),
+        "action_space": _describe(env.action_space),
+    }
+
+
 def _describe(space: Any) -> dict[str, Any]:
     """A space as JSON; unbounded limits are written as text, JSON has no infinity."""
     if hasattr(space, "items"):
         return {"Dict": {name: _describe(child) for name, child in space.items}}
     fields = dataclasses.asdict(space)
+    if "shape" in fields:
+        fields["shape"] = list(fields["shape"])  # JSON has no tuples
     for bound in {"low", "high"} & fields.keys():
         fields[bound] = [v if np.isfinite(v) else str(v) for v in fields[bound]]
     return {type(space).__name__: fields}

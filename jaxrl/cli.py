@@ -160,8 +160,8 @@ def _train(
             interrupted=lambda: bool(received),
         )
     next_command = ["jaxrl", "evaluate", str(folder)]
-    if ":" in experiment.env.id:
-        next_command += ["--env", experiment.env.id]
+    if ":" in experiment.env:
+        next_command += ["--env", experiment.env]
     _report_evaluation(summary["evaluation"], as_json, shlex.join(next_command))
     return 128 + received[0] if received else 0
 
@@ -199,16 +199,15 @@ def evaluate(
 ) -> None:
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_policy
-    from jaxrl.experiment import check_seed, evaluate_agents
+    from jaxrl.experiment import evaluate_agents
+    from jaxrl.runner import checked_seeds
     from jaxrl.types import InvalidInput
 
     if episodes < 1:
         raise InvalidInput(f"episodes = {episodes}: must be at least 1.")
-    check_seed(seed)
+    checked_seeds(seed, 1)
     policy = load_policy(run, env)
-    evaluation, _ = evaluate_agents(
-        policy, policy.agents, episodes, seed, not stochastic
-    )
+    evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
     _report_evaluation(evaluation, as_json)
 
 

@@ -55,6 +55,23 @@ def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
         raise InvalidInput(f"{name} = {value!r}: {problem}.")
 
 
+def with_floats(config: Any) -> Any:
+    """The config with whole numbers in float fields made floats.
+
+    `total_steps=3_000_000_000` reads well, but as a traced int it would not fit 32 bits,
+    and would be another program than the same number written as a float.
+    """
+    types = field_types(type(config))
+    return config.replace(
+        **{
+            name: float(getattr(config, name))
+            for name, kind in types.items()
+            if float in (kind, *typing.get_args(kind))
+            and isinstance(getattr(config, name), int)
+        }
+    )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-ready values."""
     return {
@@ -105,12 +122,14 @@ def _type_problem(kind: Any, value: Any) -> str | None:
     if kind is bool:
         return None if isinstance(value, bool) else "must be true or false"
     if kind is int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         return None if whole else "must be a whole number"
     if kind is float:
         return None if _is_number(value) else "must be a number"
     whole = isinstance(value, tuple) and all(type(v) is int for v in value)
-    return None if whole else "must be whole numbers such as 64,64"
+    return (
+        None if whole else "must be a tuple of whole numbers, 64,64 on the command line"
+    )
 
 
 def _is_number(value: Any) -> bool:

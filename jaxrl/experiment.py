@@ -7,6 +7,7 @@ RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
 
+import itertools
 import json
 import platform
 import re
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ import numpy as np
 
 from jaxrl import artifact, loggers, plotting
 from jaxrl import config as configs
+from jaxrl.envs import make
 from jaxrl.errors import counted
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runner import (
     NonFiniteError,
     Result,
     Row,
+    checked_seeds,
     num_iterations,
     prepare,
     train,
@@ -36,8 +40,11 @@ from jaxrl.runner import (
 from jaxrl.statistics import summarize_returns
 from jaxrl.types import Algorithm, Env, InvalidInput, Plan
 
-EVALUATION_SEED = 2**31 - 1
-"""Seed of evaluation keys, far from the small seeds people train with."""
+EVALUATION_SEED = 0
+"""Seed of the evaluation at the end of a run, that of `jaxrl evaluate` by default."""
+
+EVALUATION = 0x65766C
+"""Folded into evaluation keys, to keep them apart from those of training."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,10 @@ class Experiment:
 
     algorithm: Algorithm
     config: Any
-    env: Env
+    env: str
+    """An id of `make`; an environment of your own is registered, or "module:factory"."""
     env_params: dict[str, Any] = field(default_factory=dict)
-    """The arguments `make(env.id, ...)` was given, for the record."""
+    """Further arguments of `make`."""
     seed: int = 0
     num_seeds: int = 1
     stop_return: float | None = None
@@ -57,6 +65,11 @@ class Experiment:
     """Stops after so many train steps, if `total_steps` is not reached before."""
     evaluation_episodes: int = 128
     """Greedy episodes for each seed at the end."""
+
+    @cached_property
+    def environment(self) -> Env:
+        """The environment, built from its id: what is recorded is what was trained on."""
+        return make(self.env, **self.env_params)
 
     @property
     def seeds(self) -> list[int]:
@@ -88,14 +101,15 @@ def run_experiment(
       InvalidInput: before anything compiles or is written.
       NonFiniteError: a metric became NaN or infinite; the metrics so far are kept.
     """
-    plan = prepare(experiment.algorithm, experiment.config, experiment.env)
+    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
     _check(experiment)
     iterations = num_iterations(plan, experiment.config.total_steps)
     if experiment.stop_iterations is not None:
         iterations = min(iterations, experiment.stop_iterations)
     report(describe_plan(experiment, plan, iterations))
+    description = _json(describe(experiment))
     folder = new_run_folder(out, experiment)
-    _write_json(folder / "config.json", describe(experiment))
+    (folder / "config.json").write_text(description)
 
     result = _train(experiment, plan, iterations, folder, progress, report, interrupted)
     return folder, _finish(folder, experiment, plan, result)
@@ -127,7 +141,7 @@ def _train(
         return train(
             experiment.algorithm,
             experiment.config,
-            experiment.env,
+            experiment.environment,
             seed=experiment.seed,
             num_seeds=experiment.num_seeds,
             iterations=iterations,
@@ -138,38 +152,42 @@ def _train(
 
 
 def evaluate_agents(
-    subject: Any, agents: Any, num_episodes: int, seed: int, greedy: bool
+    policy: artifact.Policy, num_episodes: int, seed: int, greedy: bool
 ) -> tuple[dict[str, Any], list[float]]:
     """Evaluates a population.
 
     Args:
-      subject: an `Experiment` or a `Policy`.
-      agents: its agents, leading axis `[K]`.
+      policy: the trained population.
       num_episodes: for each seed.
       seed: of the episodes.
       greedy: the likeliest action, or a sampled one.
 
     Returns:
       The fields that `--json` prints, and the mean return of each seed `[K]`.
+
+    Raises:
+      NonFiniteError: a return is NaN or infinite.
     """
+    # Training splits `key(seed)` too: folded, the same number gives other episodes.
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     episodes = evaluate_population(
-        subject.algorithm,
-        subject.config,
-        subject.env,
-        agents,
-        jax.random.key(seed),
+        policy.algorithm,
+        policy.config,
+        policy.env,
+        policy.agents,
+        key,
         num_episodes=num_episodes,
         greedy=greedy,
     )
     returns = jax.device_get(episodes.episode_return)
     if not np.isfinite(returns).all():
         raise NonFiniteError(
-            f"an evaluation return of {subject.env.id} is not finite: its rewards must be."
+            f"an evaluation return of {policy.env.id} is not finite: its rewards must be."
         )
     evaluation = {
-        "algorithm": subject.algorithm.name,
-        "env": subject.env.id,
-        "seeds": list(subject.seeds),
+        "algorithm": policy.algorithm.name,
+        "env": policy.env.id,
+        "seeds": list(policy.seeds),
     } | summarize_returns(returns)
     return evaluation, returns.mean(axis=1).tolist()
 
@@ -178,7 +196,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     """The experiment as JSON, which `--config` reads."""
     return {
         "algorithm": experiment.algorithm.name,
-        "env": experiment.env.id,
+        "env": experiment.env,
         "env_params": experiment.env_params,
         "seed": experiment.seed,
         "num_seeds": experiment.num_seeds,
@@ -196,7 +214,7 @@ def describe_plan(experiment: Experiment, plan: Plan, iterations: int) -> str:
     if plan.warmup_env_steps:
         warmup = f"{plan.warmup_env_steps:,} warm-up steps, then "
     lines = [
-        f"{experiment.algorithm.name} on {experiment.env.id}, seeds {experiment.seeds}",
+        f"{experiment.algorithm.name} on {experiment.env}, seeds {experiment.seeds}",
         f"plan for each seed: {warmup}{iterations:,} iterations of "
         f"{plan.env_steps:,} environment steps and {counted(plan.updates, 'update')}: "
         f"{steps:,} environment steps, {counted(iterations * plan.updates, 'update')}",
@@ -213,16 +231,7 @@ def describe_plan(experiment: Experiment, plan: Plan, iterations: int) -> str:
 def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
     """Makes the run folder; one that holds a run already is refused, not overwritten."""
     if out is None:
-        env_name = re.sub(r"[^\w.-]+", "_", experiment.env.id)
-        stem = f"{experiment.algorithm.name}-{env_name}-{experiment.seed}"
-        n = 0
-        while True:
-            try:
-                folder = Path("runs") / f"{stem}-{n}"
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError:
-                n += 1
+        return _first_free_folder(experiment)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,17 +247,35 @@ def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
     return folder
 
 
-def check_seed(seed: int) -> None:
-    """Raises `InvalidInput` unless `jax.random.key` can take the seed as it is."""
-    configs.check_value("seed", int, seed, low=0, high=2**31 - 1)
+def _first_free_folder(experiment: Experiment) -> Path:
+    """`runs/ALGO-ENV-SEED-n` with the smallest n that is free."""
+    runs = Path("runs")
+    try:
+        runs.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder 'runs' cannot be made here ({error}): give --out."
+        ) from error
+    env_name = re.sub(r"[^\w.-]+", "_", experiment.env)
+    for n in itertools.count():
+        folder = runs / f"{experiment.algorithm.name}-{env_name}-{experiment.seed}-{n}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InvalidInput(
+                f"{str(folder)!r} cannot be made ({error}): give --out."
+            ) from error
+    raise AssertionError("unreachable: the numbers do not end")
 
 
 def _check(experiment: Experiment) -> None:
     def check(name: str, kind: Any, **limits: float) -> None:
         configs.check_value(name, kind, getattr(experiment, name), **limits)
 
-    check_seed(experiment.seed)
-    check("num_seeds", int, low=1)
+    checked_seeds(experiment.seed, experiment.num_seeds)
     check("stop_return", float | None)
     check("stop_iterations", int | None, low=1)
     check("evaluation_episodes", int, low=1)
@@ -265,33 +292,29 @@ def _finish(
     folder: Path, experiment: Experiment, plan: Plan, result: Result
 ) -> dict[str, Any]:
     """Artefact, evaluation, summary and figure."""
-    artifact.save_policy(
-        folder / "policy",
+    policy = artifact.Policy(
         experiment.algorithm,
         experiment.config,
-        experiment.env,
+        experiment.environment,
         experiment.env_params,
         result.agent,
         result.seeds,
     )
+    artifact.save_policy(folder / "policy", policy)
     started = time.perf_counter()
     evaluation, by_seed = evaluate_agents(
-        experiment,
-        result.agent,
-        experiment.evaluation_episodes,
-        EVALUATION_SEED,
-        greedy=True,
+        policy, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
     )
     summary = _summary(experiment, plan, result) | {
         "evaluation": evaluation,
         "evaluation_by_seed": by_seed,
         "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
-    _write_json(folder / "summary.json", summary)
+    (folder / "summary.json").write_text(_json(summary))
     plotting.plot_learning_curves(
         {experiment.algorithm.name: result.history},
         folder / "learning_curve.png",
-        title=experiment.env.id,
+        title=experiment.env,
     )
     return summary
 
@@ -301,7 +324,7 @@ def _summary(experiment: Experiment, plan: Plan, result: Result) -> dict[str, An
     all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
     return {
         "algorithm": experiment.algorithm.name,
-        "env": experiment.env.id,
+        "env": experiment.env,
         "seeds": result.seeds,
         "iterations": result.iterations,
         "env_steps": result.env_steps,
@@ -323,5 +346,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+def _json(content: dict[str, Any]) -> str:
+    """Raises `InvalidInput` for what JSON cannot hold, before anything is written."""
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{content.get('env_params')} cannot be recorded as JSON ({error}): give "
+            f"plain, finite numbers."
+        ) from error

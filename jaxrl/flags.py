@@ -14,7 +14,6 @@ from typing import Any, Literal
 import click
 
 from jaxrl import config as configs
-from jaxrl.envs import make
 from jaxrl.errors import did_you_mean
 from jaxrl.experiment import Experiment
 from jaxrl.types import Algorithm, InvalidInput
@@ -68,7 +67,6 @@ RUN_OPTIONS = (
 
 def config_options(config_class: type) -> list[click.Option]:
     """One flag for each field, with its docstring as help."""
-
     docs = configs.field_docs(config_class)
     defaults = config_class()
     return [
@@ -146,7 +144,8 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
+        words = {"True": True, "False": False, "None": None, "none": None}
+        return words.get(text, text)
 
 
 def experiment_from_flags(
@@ -157,7 +156,6 @@ def experiment_from_flags(
     Raises:
       InvalidInput: one sentence that names the field, the value and the fix.
     """
-
     config_file = flags.pop("config_file", None)
     file = _read_config_file(config_file, algorithm) if config_file else {}
     given = {name: value for name, value in flags.items() if value is not None}
@@ -176,9 +174,8 @@ def experiment_from_flags(
         raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
     if "id" in env_params:
         raise InvalidInput("env.id is not a parameter: choose with --env ID.")
-    env = make(env_id, **env_params)
     config = configs.from_dict(algorithm.Config, values)
-    return Experiment(algorithm, config, env, env_params, **run)
+    return Experiment(algorithm, config, env_id, env_params, **run)
 
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
@@ -202,7 +199,6 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
 
 def _check_settings(content: Any, path: str) -> None:
     """Names and tables; the values are checked where those of the flags are."""
-
     tables, texts = ("config", "env_params"), ("algorithm", "env")
     known = [*texts, *tables, "seed", "num_seeds"]
     known += ["stop_return", "stop_iterations", "evaluation_episodes"]

@@ -54,7 +54,7 @@ class ProgressBar:
         if self._disable:
             return
         if self._bar is None:
-            self._bar = self._drawn()
+            self._bar = self._drawn(row["env_steps"])
         episode_return = mean_return(row)
         if episode_return is not None:
             self._bar.set_postfix_str(f"return {episode_return:.1f}", refresh=False)
@@ -64,11 +64,13 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
-    def _drawn(self) -> Any:
+    def _drawn(self, env_steps: int) -> Any:
+        """The bar; its clock starts here, so the steps so far do not count in the rate."""
         from tqdm import tqdm
 
         return tqdm(
             total=self._total,
+            initial=env_steps,
             unit=" steps",
             unit_scale=True,
             mininterval=0.5,

@@ -99,6 +99,8 @@ def adaptive_kl_coef(coef: Scalar, kl: Scalar, target: Scalar) -> Array:
 
     β <- β / 2 if d < d_target / 1.5,    β <- 2 β if d > 1.5 d_target,    else β
 
+    kept within [1e-4, 1e4], so that a long quiet spell does not bring it to 0 for good.
+
     Args:
       coef: β, a scalar.
       kl: d, the divergence that the last update made.
@@ -111,7 +113,7 @@ def adaptive_kl_coef(coef: Scalar, kl: Scalar, target: Scalar) -> Array:
     """
     coef = jnp.asarray(coef, jnp.float32)
     grown = jnp.where(kl > target * 1.5, coef * 2.0, coef)
-    return jnp.where(kl < target / 1.5, coef / 2.0, grown)
+    return jnp.clip(jnp.where(kl < target / 1.5, coef / 2.0, grown), 1e-4, 1e4)
 
 
 def value_mse(value: Array, target: Array) -> Array:
@@ -200,13 +202,14 @@ def squared_td(q: Array, target: Array) -> Array:
     return 0.5 * jnp.square(q - jax.lax.stop_gradient(target))
 
 
-def huber(error: Array, delta: Scalar = 1.0) -> Array:
-    """Squared error near zero, absolute error beyond δ: a bounded gradient.
+def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
+    """Squared temporal-difference error near zero, absolute beyond δ: a bounded gradient.
 
-    L = ½ e² if |e| <= δ, else δ (|e| - ½ δ)
+    e = Q(s, a) - y,    L = ½ e² if |e| <= δ, else δ (|e| - ½ δ)
 
     Args:
-      error: `[...]` e, e.g. Q(s, a) - stop_gradient(y).
+      q: `[...]` Q(s, a), which is differentiated.
+      target: `[...]` y.
       delta: δ, the largest gradient.
 
     Returns:
@@ -215,7 +218,8 @@ def huber(error: Array, delta: Scalar = 1.0) -> Array:
     Source: Huber (1964), "Robust estimation of a location parameter", section 1; as
     the error clipping of Mnih et al. (2015), methods.
     """
-    size = jnp.abs(error)
+    chex.assert_equal_shape([q, target])
+    size = jnp.abs(q - jax.lax.stop_gradient(target))
     quadratic = jnp.minimum(size, delta)
     return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
 

@@ -142,6 +142,9 @@ def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Arra
     """Rewards over the spread of the return: r / √(var + 1e-8), clipped to ±clip.
 
     Not centred: a shift of the rewards changes which policy is best, a scale does not.
+    Where returns do not vary at all there is nothing to scale by, and rewards pass as
+    they are.
     """
-    scale = jax.lax.rsqrt(stats.returns.var + EPS)
+    var = stats.returns.var
+    scale = jnp.where(var > EPS, jax.lax.rsqrt(var + EPS), 1.0)
     return jnp.clip(jnp.asarray(reward, jnp.float32) * scale, -clip, clip)

@@ -20,6 +20,9 @@ from jaxrl import config as configs
 from jaxrl.errors import counted
 from jaxrl.types import Algorithm, Array, Env, Metrics, Plan, PyTree, Shared
 
+MAX_INT = 2**31 - 1
+"""JAX's integers have 32 bits."""
+
 Row = dict[str, Any]
 """One chunk as the host sees it: `iteration`, `env_steps`, `seconds`,
 `env_steps_per_second`, and every metric as a list with one number for each seed."""
@@ -37,7 +40,7 @@ class Result(NamedTuple):
     seeds: list[int]
     iterations: int  # train steps done
     env_steps: int  # for each seed, warm-up included
-    compile_seconds: float
+    compile_seconds: float  # and running `init`
     run_seconds: float
 
     @property
@@ -106,7 +109,18 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
     Raises:
       InvalidInput: before anything compiles.
     """
+    configs.require(
+        isinstance(config, algorithm.Config),
+        f"config is a {type(config).__module__}.{type(config).__name__}: {algorithm.name} "
+        f"needs its own Config.",
+    )
     configs.check(config)
+    for name, value in vars(config).items():
+        configs.require(
+            np.ndim(value) == 0 or isinstance(value, tuple),
+            f"{name} is an array: `train` takes one number, sweep with jax.vmap over "
+            f"`run_chunk`.",
+        )
     algorithm.validate(config, env)
     return algorithm.plan(config, env)
 
@@ -143,8 +157,12 @@ def train(
       NonFiniteError: a metric became NaN or infinite.
     """
     plan = prepare(algorithm, config, env)
-    iterations = iterations or num_iterations(plan, config.total_steps)
-    seeds = list(range(seed, seed + num_seeds))
+    config = configs.with_floats(config)
+    if iterations is None:
+        iterations = num_iterations(plan, config.total_steps)
+    for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
+        configs.check_value(name, int, value, low=1)
+    seeds = checked_seeds(seed, num_seeds)
     started = time.perf_counter()
     report(
         f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} ..."
@@ -156,7 +174,7 @@ def train(
     state, _ = chunk(state=state, length=np.int32(0))
     jax.block_until_ready(state)
     compile_seconds = time.perf_counter() - started
-    report(f"compiled in {compile_seconds:.1f} s")
+    report(f"compiled and initialised in {compile_seconds:.1f} s")
 
     history: list[Row] = []
     done, started = 0, time.perf_counter()
@@ -219,6 +237,13 @@ def _add_axis(state: PyTree, axes: PyTree) -> PyTree:
 def _drop_axis(state: PyTree, axes: PyTree) -> PyTree:
     # A reshape and not `x[0]`, which would copy a replay memory.
     return _map_members(lambda x: jnp.squeeze(x, 0), axes, state)
+
+
+def checked_seeds(seed: int, num_seeds: int) -> list[int]:
+    """`seed, seed + 1, ...`; `InvalidInput` unless `jax.random.key` takes them all."""
+    configs.check_value("seed", int, seed, low=0, high=MAX_INT)
+    configs.check_value("num_seeds", int, num_seeds, low=1, high=MAX_INT - seed + 1)
+    return list(range(seed, seed + num_seeds))
 
 
 def _keys(seeds: Sequence[int]) -> Array:

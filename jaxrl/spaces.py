@@ -14,6 +14,10 @@ import numpy as np
 
 from jaxrl.types import Array, PyTree
 
+MASK = "action_mask"
+"""The name of a dict leaf that says which actions are legal: it masks the policy and is
+no input of the network."""
+
 
 @dataclass(frozen=True)
 class Box:

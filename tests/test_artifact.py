@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxrl import artifact, runner, spaces
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.artifact import load_policy, save_policy
+from jaxrl.artifact import Policy, load_policy, save_policy
 from jaxrl.envs import make
 from jaxrl.types import InvalidInput
 from tests import runs
@@ -72,7 +72,8 @@ def refusal(run) -> str:
 )
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
     algorithm, config, env, agents = population(name, env_id, **changes)
-    save_policy(tmp_path / "policy", algorithm, config, env, {}, agents, [7, 8])
+    policy = Policy(algorithm, config, env, {}, agents, [7, 8])
+    save_policy(tmp_path / "policy", policy)
     policy = load_policy(tmp_path)
     assert_trees_equal(policy.agents, agents)
     assert policy.algorithm is algorithm
@@ -91,7 +92,8 @@ def test_parameters_of_the_environment_come_back(tmp_path):
     algorithm, config, _, agents = population("dqn", "probe/shortest-path")
     env = make("probe/shortest-path", length=5, horizon=9)
     params = {"length": 5, "horizon": 9}
-    save_policy(tmp_path / "policy", algorithm, config, env, params, agents, [0, 1])
+    policy = Policy(algorithm, config, env, params, agents, [0, 1])
+    save_policy(tmp_path / "policy", policy)
     loaded = load_policy(tmp_path).env
     assert loaded.observation_space.shape == (5,) and loaded.horizon == 9
 
@@ -99,7 +101,8 @@ def test_parameters_of_the_environment_come_back(tmp_path):
 def test_saving_again_replaces_the_artefact_whole(tmp_path):
     algorithm, config, env, agents = population("dqn", "probe/action")
     for seeds in ([0, 1], [5, 6]):
-        save_policy(tmp_path / "policy", algorithm, config, env, {}, agents, seeds)
+        policy = Policy(algorithm, config, env, {}, agents, seeds)
+        save_policy(tmp_path / "policy", policy)
     assert load_policy(tmp_path).seeds == [5, 6]
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
@@ -114,7 +117,7 @@ def test_saving_again_replaces_the_artefact_whole(tmp_path):
                 "Box": {
                     "low": ["-inf", 0.0],
                     "high": ["inf", 1.0],
-                    "shape": (2,),
+                    "shape": [2],
                     "dtype": "float32",
                 }
             },
@@ -260,3 +263,10 @@ def test_an_environment_that_is_code_is_imported_only_if_the_caller_says_so(copy
         load_policy(copy, env="os:getcwd")
     with pytest.raises(InvalidInput, match="was trained on 'os:getcwd'"):
         load_policy(copy, env="CartPole-v1")
+
+
+def test_an_environment_whose_spaces_have_changed_is_refused(copy):
+    path = copy / "policy" / "policy.json"
+    was = json.loads(path.read_text())["action_space"]
+    edit(copy, action_space={"Discrete": was["Discrete"] | {"n": 99}})
+    assert "other spaces" in refusal(copy)

@@ -398,6 +398,26 @@ def test_the_version(capsys):
             "train ppo --config nowhere.toml",
             ["config = 'nowhere.toml'", "No such file"],
         ),
+        (
+            "train dqn --env probe/action --buffer-size 3000000000",
+            ["buffer_size = 3000000000", "2^31"],
+        ),
+        ("train ppo --env CartPole-v1 --env.gravity Infinity", ["gravity = inf"]),
+        (
+            "train ppo --env CartPole-v1 --env.horizon 10000000000",
+            ["horizon = 10000000000", "at most"],
+        ),
+        ("train ppo --env probe/action --total-steps 1e15", ["total_steps", "at most"]),
+        (
+            "train ppo --env probe/action --kl-target 0.01",
+            ["kl_target = 0.01", "objective = 'clip'"],
+        ),
+        ("train ppo --env probe/action --squash", ["squash = True", "bounded Box"]),
+        (
+            "train ppo --env probe/action --num-seeds 2 --seed 2147483647",
+            ["num_seeds = 2", "at most 1"],
+        ),
+        ("evaluate nowhere --seed -1", ["seed = -1"]),
         ("evaluate nowhere", ["RUN = 'nowhere'", "`jaxrl train`"]),
         ("evaluate nowhere --episodes 0", ["episodes = 0", "at least 1"]),
         ("evaluate nowhere --episodes many", ["episodes", "'many'"]),

@@ -77,12 +77,16 @@ def test_every_limit_is_enforced(name):
         ("target_kl", 0.0, "target_kl = 0.0: must be greater than 0."),
         ("target_kl", "x", "target_kl = 'x': must be a number."),
         ("anneal_lr", 1, "anneal_lr = 1: must be true or false."),
-        ("hidden_sizes", 64, "hidden_sizes = 64: must be whole numbers such as 64,64."),
+        (
+            "hidden_sizes",
+            64,
+            "hidden_sizes = 64: must be a tuple of whole numbers, 64,64 on the command line.",
+        ),
         ("hidden_sizes", (8, 0), "hidden_sizes = (8, 0): must be at least 1."),
         (
             "hidden_sizes",
             (8, 2.5),
-            "hidden_sizes = (8, 2.5): must be whole numbers such as 64,64.",
+            "hidden_sizes = (8, 2.5): must be a tuple of whole numbers, 64,64 on the command line.",
         ),
         (
             "objective",

@@ -84,6 +84,16 @@ def test_polyak_renewal_moves_part_of_the_way():
     assert float(renewed.target_params) == 0.25
 
 
+def test_crossing_many_boundaries_at_once_is_renewing_as_often():
+    config = DQN.Config(tau=0.25, target_update_interval=2)
+    agent = dqn.Agent(
+        params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
+    )
+    renewed, clock = dqn.renew_target(config, agent, dqn.TargetClock(jnp.int32(1)), 6)
+    assert float(renewed.target_params) == pytest.approx(1 - 0.75**3)
+    assert int(clock.steps) == 1
+
+
 def batch_of_one(env, terminated):
     obs = jnp.ones((1, 1))
     return dqn.Batch(
@@ -153,7 +163,7 @@ def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     wrong = env.replace(horizon_is="terminal")
     config, state, _ = trained(wrong, 2_000, **changes)
     q = dqn.q_values(config, env, state.agent.params, obs)
-    assert float(q.max()) < 5.0
+    assert float(q.max()) == pytest.approx(3.6, abs=0.5)  # TD(0): what the probe says
 
 
 def test_learns_a_delayed_value():
@@ -195,7 +205,9 @@ def test_box_actions_are_refused():
 
 
 def test_warm_up_longer_than_the_run_is_refused():
-    with pytest.raises(InvalidInput, match="learning_starts = 16 must be less than"):
+    with pytest.raises(
+        InvalidInput, match=r"learning_starts = 16 .* must be less than"
+    ):
         DQN.validate(tiny(DQN, total_steps=10.0), make("probe/constant"))
 
 

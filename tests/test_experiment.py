@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jaxrl import loggers
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import load_policy
 from jaxrl.cli import main
-from jaxrl.envs import make
+from jaxrl.evaluation import evaluate_population
 from jaxrl.experiment import Experiment, evaluate_agents, run_experiment
 from jaxrl.loggers import read_metrics
 from jaxrl.runner import NonFiniteError
@@ -37,7 +38,7 @@ def without_times(rows):
 def experiment(**changes) -> Experiment:
     """A small experiment that is only described or refused, never run."""
     algorithm = ALGORITHMS["ppo"]
-    return Experiment(algorithm, tiny(algorithm), make("probe/action"), **changes)
+    return Experiment(algorithm, tiny(algorithm), "probe/action", **changes)
 
 
 @every_run
@@ -157,7 +158,9 @@ def test_the_plan_is_exact_and_printed_before_compiling(tmp_path, capsys):
         "plan for each seed: 8 warm-up steps, then 8 iterations of 4 environment steps "
         "and 1 update: 40 environment steps, 8 updates"
     )
-    assert lines[2].startswith("compiling ") and lines[3].startswith("compiled in ")
+    assert lines[2].startswith("compiling ") and lines[3].startswith(
+        "compiled and initialised in "
+    )
 
 
 @pytest.mark.parametrize("total_steps", ["41", "48"])
@@ -277,7 +280,7 @@ def test_an_evaluation_that_is_not_finite_is_an_error(reinforce_run):
 
     policy = policy._replace(env=env.replace(step=step))
     with pytest.raises(NonFiniteError, match="evaluation return of probe/action"):
-        evaluate_agents(policy, policy.agents, 2, seed=0, greedy=True)
+        evaluate_agents(policy, 2, seed=0, greedy=True)
 
 
 def test_ctrl_c_ends_the_run_after_the_chunk_with_everything_saved(
@@ -330,3 +333,41 @@ def wait_for(condition, process, timeout=120):
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
+
+
+def test_the_environment_of_an_experiment_is_the_one_that_is_recorded():
+    small = experiment(env_params={})
+    assert small.environment.id == small.env == "probe/action"
+    assert small.environment is small.environment
+
+
+def test_what_json_cannot_hold_is_refused_before_a_folder_is_made(empty_folder):
+    algorithm = ALGORITHMS["ppo"]
+    odd = Experiment(
+        algorithm, tiny(algorithm), "CartPole-v1", {"gravity": np.float32(9)}
+    )
+    with pytest.raises(InvalidInput, match="cannot be recorded as JSON"):
+        run_experiment(odd)
+    assert not any(empty_folder.iterdir())
+
+
+@pytest.mark.parametrize("obstacle", ["file", "dangling link"])
+def test_where_runs_cannot_be_made_out_is_asked_for(empty_folder, obstacle):
+    if obstacle == "file":
+        (empty_folder / "runs").write_text("")
+    else:
+        (empty_folder / "runs").symlink_to(empty_folder / "not mounted")
+    with pytest.raises(InvalidInput, match=r"'runs' cannot be made here .* give --out"):
+        run_experiment(experiment(), report=lambda line: None)
+
+
+def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
+    used = []
+
+    def record(*args, **kwargs):
+        used.append(jax.random.key_data(args[4]))
+        return evaluate_population(*args, **kwargs)
+
+    monkeypatch.setattr("jaxrl.experiment.evaluate_population", record)
+    evaluate_agents(load_policy(ppo_run), 4, seed=0, greedy=True)
+    assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))

@@ -46,12 +46,12 @@ def test_cartpole_with_the_bare_defaults(name, num_seeds, bar):
 def test_the_scorecards_configs(name, row, bar):
     path = f"benchmarks/configs/{row}.toml"
     experiment = experiment_from_flags(ALGORITHMS[name], {}, config_file=path)
-    found = returns(experiment.algorithm, experiment.config, experiment.env, 2)
+    found = returns(experiment.algorithm, experiment.config, experiment.environment, 2)
     assert found.mean() >= bar, found
 
 
 def test_a_network_without_memory_cannot_remember():
     path = "benchmarks/configs/memory-chain-ppo-mlp.toml"
     experiment = experiment_from_flags(ALGORITHMS["ppo"], {}, config_file=path)
-    found = returns(experiment.algorithm, experiment.config, experiment.env, 4)
+    found = returns(experiment.algorithm, experiment.config, experiment.environment, 4)
     assert abs(found.mean()) < 0.3, found

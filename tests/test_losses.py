@@ -142,11 +142,22 @@ def test_squared_td_trains_q_alone():
     close(grads[1], [0.0, 0.0])
 
 
+def test_the_adaptive_coefficient_comes_back_from_a_long_quiet_spell():
+    coef = jnp.float32(1.0)
+    for _ in range(200):
+        coef = losses.adaptive_kl_coef(coef, 0.0, 0.01)
+    assert coef > 0
+    for _ in range(200):
+        coef = losses.adaptive_kl_coef(coef, 1.0, 0.01)
+    assert 1.0 < coef < jnp.inf
+
+
 def test_huber_hand_numbers():
     error = jnp.array([-3.0, -0.5, 0.0, 0.5, 3.0])
-    close(losses.huber(error), [2.5, 0.125, 0.0, 0.125, 2.5])
-    close(losses.huber(error, 2.0), [4.0, 0.125, 0.0, 0.125, 4.0])
-    slope = jax.grad(lambda e: losses.huber(e).sum())(error)
+    zero = jnp.zeros_like(error)
+    close(losses.huber_td(error, zero), [2.5, 0.125, 0.0, 0.125, 2.5])
+    close(losses.huber_td(error, zero, 2.0), [4.0, 0.125, 0.0, 0.125, 4.0])
+    slope = jax.grad(lambda e: losses.huber_td(e, zero).sum())(error)
     close(slope, [-1.0, -0.5, 0.0, 0.5, 1.0])
 
 

@@ -53,6 +53,24 @@ def test_dict_leaves_are_joined_by_name_without_the_mask():
     assert action_mask(IMAGE, obs) is None
 
 
+def test_the_mask_may_lie_deep_in_the_dict():
+    legal = spaces.dict_space(action_mask=spaces.box(0, 1, (2,), np.bool_))
+    space = spaces.dict_space(board=spaces.box(0, 1, (3,)), rules=legal)
+    mask = jnp.array([[True, False]])
+    obs = {"board": jnp.ones((1, 3)), "rules": {"action_mask": mask}}
+    assert features(space, obs).shape == (1, 3)
+    np.testing.assert_array_equal(action_mask(space, obs), mask)
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 3), (2, 8, 3), (100, 100, 1)])
+def test_a_cnn_takes_images_of_any_size(shape):
+    cnn = QNetwork(3, (8,), "relu", image=True)
+    params = cnn.init(KEY, jnp.zeros((1, *shape)))
+    assert cnn.apply(params, jnp.zeros((2, *shape))).shape == (2, 3)
+    dense = params["params"]["CNN_0"]["MLP_0"]["Dense_0"]["kernel"]
+    assert 0 < dense.shape[0] <= 30 * 30 * 16
+
+
 @pytest.mark.parametrize(
     ("space", "network", "expected"),
     [

@@ -145,3 +145,10 @@ def test_reward_statistics_equal_a_loop(reward, done, gamma):
     np.testing.assert_allclose(trace, running, atol=1e-5)
     np.testing.assert_allclose(stats.returns.mean, np.mean(returns), atol=1e-5)
     np.testing.assert_allclose(stats.returns.var, np.var(returns), rtol=1e-4, atol=1e-4)
+
+
+def test_rewards_pass_as_they_are_where_returns_do_not_vary():
+    stats = normalize.init_reward()
+    reward, done = jnp.ones((4, 2)), jnp.ones((4, 2), bool)
+    stats, _ = normalize.update_reward(stats, jnp.zeros(2), reward, done, 0.9)
+    np.testing.assert_array_equal(normalize.scale_reward(stats, reward), 1.0)

@@ -205,9 +205,8 @@ def test_trains_a_cnn_on_images():
     env = make("Breakout-MinAtar")
     config = tiny(PPO)
     state = jax.jit(PPO.init)(config, env, KEY)
-    assert "CNN" in str(jax.tree.structure(state.agent.params)) or "torso" in str(
-        jax.tree.structure(state.agent.params)
-    )
+    kernel = state.agent.params["params"]["torso"]["Conv_0"]["kernel"]
+    assert kernel.shape == (3, 3, 4, 16)
     state, metrics = jax.jit(PPO.train_step)(config, env, state)
     assert all(jnp.isfinite(m.sum) for m in metrics.values())
 
@@ -220,13 +219,24 @@ def test_trains_a_cnn_on_images():
             "num_minibatches = 3 must divide num_envs * num_steps = 32",
         ),
         ({"gru_size": 4, "num_minibatches": 3}, "num_envs = 4: try"),
-        ({"num_minibatches": 32}, "minibatches of more than one step"),
+        ({"num_minibatches": 32}, "= 32, more than one step each: try 16"),
+        ({"kl_target": 0.1}, "kl_target = 0.1 adapts the penalty"),
         ({"network": "cnn"}, "network = 'cnn' needs image observations"),
     ],
 )
 def test_bad_combinations_are_named_before_anything_compiles(changes, named):
     with pytest.raises(InvalidInput, match=named.replace("*", r"\*")):
         PPO.validate(tiny(PPO, **changes), make("probe/constant"))
+
+
+def test_with_a_gru_a_minibatch_may_be_one_environment():
+    PPO.validate(tiny(PPO, gru_size=4, num_minibatches=4), make("probe/constant"))
+
+
+def test_a_mask_that_does_not_fit_the_actions_is_refused():
+    env = make("probe/masked").replace(action_space=spaces.Discrete(3))
+    with pytest.raises(InvalidInput, match=r"action_mask of .* has shape \(4,\)"):
+        PPO.validate(tiny(PPO), env)
 
 
 def test_dict_actions_are_refused():

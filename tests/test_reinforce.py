@@ -52,17 +52,19 @@ def short_or_long() -> Env:
     )
 
 
-def gradient_of_bias(env, num_envs, num_steps=5, **changes):
-    """The sum over steps of the policy gradient, per environment, with respect to the
-    logits' bias, and how many episodes there were."""
+def gradient_of_bias(env, num_envs, num_batches, num_steps=5, **changes):
+    """The policy gradient with respect to the logits' bias, summed over the steps of an
+    episode and averaged over batches of `num_envs` episodes."""
     plain = {"gamma": 1.0, "ent_coef": 0.0, "normalize_advantage": False}
     config = tiny(
         REINFORCE, num_envs=num_envs, num_steps=num_steps, **(plain | changes)
     )
 
+    net_key = jax.random.key(1)
+
     @jax.jit
     def run(key):
-        state = REINFORCE.init(config, env, key)
+        state = REINFORCE.init(config, env, net_key)
         world = init_world(env, key, num_envs)
         act = partial(REINFORCE.act, config, env, state.agent)
         _, trajectory, _ = unroll(env, act, world, num_steps)
@@ -70,24 +72,31 @@ def gradient_of_bias(env, num_envs, num_steps=5, **changes):
         grads, _ = jax.grad(reinforce.loss, has_aux=True)(
             state.agent.params, config, env, state.agent, trajectory, reward_to_go, mask
         )
-        return grads["params"]["policy_head"]["bias"], mask.sum()
+        return grads["params"]["policy_head"]["bias"]
 
-    bias, steps = run(KEY)
-    # The loss is minus a mean over counted steps: undo both.
-    return -np.asarray(bias) * float(steps) / num_envs
+    # The loss is minus a mean over all steps: undo both.
+    bias = jax.vmap(run)(jax.random.split(KEY, num_batches))
+    return -np.asarray(bias.mean(0)) * num_steps
 
 
+@pytest.mark.parametrize("num_envs", [1, 1_000])
 @pytest.mark.parametrize(
     ("weighting", "baseline"), [r for r in RUNGS if r != ("reward_to_go", "value")]
 )
-def test_every_rung_of_whole_episodes_has_the_exact_gradient(weighting, baseline):
+def test_every_rung_of_whole_episodes_has_the_exact_gradient(
+    weighting, baseline, num_envs
+):
     """J = p_0 + 1.5 p_1 at p = 1/2: dJ/dlogit_1 = p_0 p_1 (1.5 - 1) = 0.125.
 
     Short episodes end five times as early; an estimator that favoured them would point
     the other way.
     """
     gradient = gradient_of_bias(
-        short_or_long(), 40_000, weighting=weighting, baseline=baseline
+        short_or_long(),
+        num_envs,
+        num_batches=40_000 // num_envs,
+        weighting=weighting,
+        baseline=baseline,
     )
     np.testing.assert_allclose(gradient, [-0.125, 0.125], atol=0.03)
 
@@ -97,6 +106,22 @@ def test_the_default_rung_does_not_favour_short_episodes():
     too must learn that the long way pays more."""
     env = short_or_long()
     config, agent = trained(env, 200, gamma=1.0, num_steps=5)
+    assert mean_return(config, env, agent) == 1.5
+
+
+def test_whole_episodes_do_not_favour_short_ones_even_two_at_a_time():
+    env = short_or_long()
+    config, agent = trained(
+        env,
+        600,
+        gamma=1.0,
+        num_steps=5,
+        num_envs=2,
+        baseline="none",
+        normalize_advantage=False,
+        ent_coef=0.0,
+        anneal_lr=False,
+    )
     assert mean_return(config, env, agent) == 1.5
 
 
@@ -193,6 +218,10 @@ def test_learns_the_value_of_a_truncated_task():
     obs = jnp.ones((1, 1))
     value = REINFORCE.act(config, env, agent, obs, (), KEY)[2]["value"]
     assert float(value[0]) == pytest.approx(10, abs=0.1)
+    wrong = env.replace(horizon_is="terminal")
+    config, agent = trained(wrong, 600, learning_rate=0.05)
+    value = REINFORCE.act(config, wrong, agent, obs, (), KEY)[2]["value"]
+    assert float(value[0]) == pytest.approx(2.7, abs=0.3)
 
 
 def test_learns_a_continuous_action():

@@ -100,3 +100,37 @@ def test_bad_input_is_refused_before_anything_compiles():
     with pytest.raises(InvalidInput, match="num_minibatches"):
         train(PPO, CONFIG.replace(num_minibatches=5), ENV, report=lines.append)
     assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"iterations": 0}, "iterations = 0"),
+        ({"num_seeds": 0}, "num_seeds = 0"),
+        ({"num_chunks": 0}, "num_chunks = 0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**31 - 1, "num_seeds": 2}, "num_seeds = 2"),
+    ],
+)
+def test_counts_that_make_no_sense_are_refused(arguments, named):
+    with pytest.raises(InvalidInput, match=named):
+        train(PPO, CONFIG, ENV, **arguments)
+
+
+def test_an_array_in_the_config_is_for_vmap_not_for_train():
+    config = CONFIG.replace(learning_rate=jnp.array([1e-3, 1e-4]))
+    with pytest.raises(InvalidInput, match=r"learning_rate is an array: .* jax.vmap"):
+        train(PPO, config, ENV)
+
+
+def test_another_algorithms_config_is_refused():
+    with pytest.raises(InvalidInput, match=r"dqn.Config: ppo needs its own Config"):
+        train(PPO, tiny(DQN), ENV)
+
+
+def test_a_whole_number_of_steps_may_be_written_as_one():
+    train(PPO, CONFIG, ENV, iterations=1)
+    compiled = runner.run_population._cache_size()
+    config = CONFIG.replace(total_steps=3_000_000_000)
+    assert train(PPO, config, ENV, iterations=1).iterations == 1
+    assert runner.run_population._cache_size() == compiled

@@ -3,8 +3,8 @@
 from typing import Any
 
 from jaxrl.config import require
-from jaxrl.networks.features import uses_image
-from jaxrl.spaces import Dict, Discrete
+from jaxrl.networks.features import mask_space, uses_image
+from jaxrl.spaces import Box, Dict, Discrete
 from jaxrl.types import Env
 
 
@@ -14,6 +14,19 @@ def check_torso(config: Any, env: Env) -> None:
         config.network != "cnn" or uses_image(env.observation_space, "cnn"),
         f"network = 'cnn' needs image observations, but those of {env.id} are vectors: "
         f"use 'auto' or 'mlp'.",
+    )
+
+
+def check_action_mask(env: Env) -> None:
+    """A mask has one entry for each action."""
+    mask = mask_space(env.observation_space)
+    if mask is None:
+        return
+    shape = (env.action_space.n,) if isinstance(env.action_space, Discrete) else None
+    require(
+        mask.shape == shape,
+        f"action_mask of {env.id} has shape {mask.shape}, but the action space is "
+        f"{env.action_space}: a Discrete space of n actions needs shape (n,).",
     )
 
 
@@ -30,6 +43,16 @@ def check_policy_actions(name: str, env: Env) -> None:
     )
 
 
+def check_squash(config: Any, env: Env) -> None:
+    """Only bounded continuous actions can be squashed."""
+    bounded = isinstance(env.action_space, Box) and env.action_space.bounded
+    require(
+        not config.squash or bounded,
+        f"squash = True needs a bounded Box action space, but that of {env.id} is "
+        f"{env.action_space}: leave it off.",
+    )
+
+
 def check_discrete_actions(name: str, env: Env) -> None:
     """Q-learning needs actions that can be enumerated."""
     require(
@@ -39,7 +62,7 @@ def check_discrete_actions(name: str, env: Env) -> None:
     )
 
 
-def nearest_divisor(n: int, wanted: int) -> int:
-    """The divisor of `n` nearest to `wanted`, for an error message."""
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
+def nearest_divisor(n: int, wanted: int, most: int) -> int:
+    """The divisor of `n`, at most `most`, nearest to `wanted`: for an error message."""
+    divisors = [d for d in range(1, most + 1) if n % d == 0]
     return min(divisors, key=lambda d: abs(d - wanted))

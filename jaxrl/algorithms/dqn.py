@@ -10,7 +10,7 @@ The details that matter:
 3. Any number of environments and any ratio of steps to updates: a train step is the
    smallest whole number of vector steps after which whole updates are due,
    lcm(num_envs, train_frequency) environment steps.
-4. The target network is renewed when a boundary of `target_update_interval` environment
+4. The target network is renewed whenever a boundary of `target_update_interval` environment
    steps is crossed, whatever the number of environments: by a copy (`tau` = 1) or by
    Polyak averaging (`tau` < 1).
 5. Illegal actions (`action_mask`) are neither explored, nor chosen, nor maximised over.
@@ -59,7 +59,7 @@ from jaxrl.types import (
 class Config(PyTreeNode):
     """Hyper-parameters of DQN. The defaults are those of the CartPole benchmark row."""
 
-    total_steps: float = traced(500_000.0, low=1)
+    total_steps: float = traced(500_000.0, low=1, high=1e12)
     """Environment steps of the whole run, `learning_starts` included."""
     num_envs: int = static(10, low=1)
     """Environments stepped in parallel."""
@@ -98,7 +98,7 @@ class Config(PyTreeNode):
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
 
     @property
     def vector_steps(self) -> int:
@@ -140,10 +140,18 @@ class Batch(NamedTuple):
 def validate(config: Config, env: Env) -> None:
     checks.check_discrete_actions("dqn", env)
     checks.check_torso(config, env)
+    checks.check_action_mask(env)
+    counts = plan(config, env)
     require(
-        config.learning_starts < config.total_steps,
-        f"learning_starts = {config.learning_starts} must be less than total_steps = "
+        counts.warmup_env_steps < config.total_steps,
+        f"learning_starts = {config.learning_starts} (in whole train steps: "
+        f"{counts.warmup_env_steps}) must be less than total_steps = "
         f"{config.total_steps:g}, or nothing is learned.",
+    )
+    require(
+        config.buffer_size + counts.env_steps <= 2**31 - 1,
+        f"buffer_size = {config.buffer_size} must be less than 2^31 - "
+        f"{counts.env_steps}: a transition's index has 32 bits.",
     )
 
 
@@ -250,7 +258,7 @@ def loss(
     taken = jax.nn.one_hot(batch.action, q.shape[-1])
     q_taken = (q * taken).sum(-1)
     if config.loss == "huber":
-        td_loss = losses.huber(q_taken - jax.lax.stop_gradient(target))
+        td_loss = losses.huber_td(q_taken, target)
     else:
         td_loss = losses.squared_td(q_taken, target)
     return td_loss.mean(), {"loss/td": mean(td_loss), "value/q": mean(q_taken)}
@@ -276,9 +284,13 @@ def update(
 def renew_target(
     config: Config, agent: Agent, clock: TargetClock, env_steps: int
 ) -> tuple[Agent, TargetClock]:
-    """Moves the target network if `env_steps` more steps cross a boundary."""
+    """Moves the target network, once for every boundary that `env_steps` more cross.
+
+    k moves of tau towards the same parameters are one of 1 - (1 - tau)^k.
+    """
     steps = clock.steps + env_steps
-    tau = jnp.where(steps >= config.target_update_interval, config.tau, 0.0)
+    crossed = steps // config.target_update_interval
+    tau = jnp.where(crossed > 0, 1.0 - (1.0 - config.tau) ** crossed, 0.0)
     target_params = optim.polyak(agent.target_params, agent.params, tau)
     clock = TargetClock(steps % config.target_update_interval)
     return agent.replace(target_params=target_params), clock

@@ -50,6 +50,7 @@ from jaxrl.types import (
     Algorithm,
     Array,
     Env,
+    InvalidInput,
     Memory,
     Metrics,
     Plan,
@@ -66,7 +67,7 @@ from jaxrl.types import (
 class Config(PyTreeNode):
     """Hyper-parameters of PPO. The defaults are those of the CartPole benchmark row."""
 
-    total_steps: float = traced(500_000.0, low=1)
+    total_steps: float = traced(500_000.0, low=1, high=1e12)
     """Environment steps of the whole run; the learning-rate schedule ends there."""
     num_envs: int = static(8, low=1)
     """Environments stepped in parallel."""
@@ -110,7 +111,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
     gru_size: int = static(0, low=0)
     """Units of a recurrent memory; 0 for a feed-forward policy."""
     squash: bool = static(False)
@@ -154,20 +155,35 @@ class Batch(NamedTuple):
 
 
 def validate(config: Config, env: Env) -> None:
-    batch = config.num_envs if config.gru_size else config.num_envs * config.num_steps
-    unit = "num_envs" if config.gru_size else "num_envs * num_steps"
+    check_minibatches(config)
     require(
-        batch % config.num_minibatches == 0,
-        f"num_minibatches = {config.num_minibatches} must divide {unit} = {batch}: "
-        f"try {checks.nearest_divisor(batch, config.num_minibatches)}.",
-    )
-    require(
-        not config.normalize_advantage or batch > config.num_minibatches,
-        f"normalize_advantage needs minibatches of more than one step, but "
-        f"num_minibatches = {config.num_minibatches} of {unit} = {batch}.",
+        config.kl_target is None or (config.objective == "kl" and config.kl_coef > 0),
+        f"kl_target = {config.kl_target} adapts the penalty of objective = 'kl' from a "
+        f"kl_coef above 0, but objective = {config.objective!r} and kl_coef = "
+        f"{config.kl_coef}.",
     )
     checks.check_policy_actions("ppo", env)
+    checks.check_squash(config, env)
+    checks.check_action_mask(env)
     checks.check_torso(config, env)
+
+
+def check_minibatches(config: Config) -> None:
+    """Whole sequences are shuffled: environments with a GRU, single steps without."""
+    steps = config.num_envs * config.num_steps
+    sequences, unit = steps, "num_envs * num_steps"
+    if config.gru_size:
+        sequences, unit = config.num_envs, "num_envs"
+    # A minibatch of one step has no deviation to divide by.
+    most = min(sequences, steps // 2) if config.normalize_advantage else sequences
+    wanted = config.num_minibatches
+    if sequences % wanted or wanted > most:
+        reason = "" if most == sequences else ", more than one step each"
+        nearest = checks.nearest_divisor(sequences, wanted, max(most, 1))
+        raise InvalidInput(
+            f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
+            f"try {nearest}."
+        )
 
 
 def plan(config: Config, env: Env) -> Plan:

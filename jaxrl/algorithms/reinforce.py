@@ -20,8 +20,9 @@ The details that matter:
    short ones.
 2. Steps computed after such an episode has ended are masked, but they count as
    environment steps: they were computed.
-3. The batch is averaged over steps, not over episodes first, so that every step of every
-   episode has the same weight.
+3. Sums over counted steps are divided by all steps, counted or not: a constant. Dividing
+   by the number of counted steps, or averaging each episode first, would give the steps of
+   short episodes more weight, and find the wrong optimum with few environments.
 4. Without a value an episode cut by its time limit ends there, as taught.
 """
 
@@ -68,7 +69,7 @@ from jaxrl.types import (
 class Config(PyTreeNode):
     """Hyper-parameters of REINFORCE. The defaults are the CartPole benchmark row's."""
 
-    total_steps: float = traced(500_000.0, low=1)
+    total_steps: float = traced(500_000.0, low=1, high=1e12)
     """Environment steps of the whole run; the learning-rate schedule ends there."""
     num_envs: int = static(8, low=1)
     """Environments stepped in parallel."""
@@ -100,7 +101,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: CNN for images and MLP otherwise, or an MLP always."""
+    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 
@@ -125,6 +126,8 @@ class State(PyTreeNode):
 
 def validate(config: Config, env: Env) -> None:
     checks.check_policy_actions("reinforce", env)
+    checks.check_squash(config, env)
+    checks.check_action_mask(env)
     checks.check_torso(config, env)
     if not config.whole_episodes:
         return
@@ -233,6 +236,11 @@ def score_weight(
     return weight
 
 
+def mean_over_all_steps(x: Array, mask: Array) -> Array:
+    """Sum over the steps that count, divided by the number of all steps."""
+    return jnp.where(mask, x, 0.0).mean()
+
+
 def loss(
     params: PyTree,
     config: Config,
@@ -247,12 +255,15 @@ def loss(
     if config.normalize_advantage:
         weight = losses.normalize_advantage(weight, mask)
     score_loss = losses.policy_gradient(pi.log_prob(trajectory.action), weight)
-    policy_loss = losses.masked_mean(score_loss, mask)
-    entropy = losses.masked_mean(pi.entropy(), mask)
+    policy_loss = mean_over_all_steps(score_loss, mask)
+    entropy = mean_over_all_steps(pi.entropy(), mask)
     total = policy_loss - config.ent_coef * entropy
-    metrics = {"loss/policy": mean(policy_loss), "policy/entropy": mean(entropy)}
+    metrics = {
+        "loss/policy": mean(policy_loss),
+        "policy/entropy": mean(pi.entropy(), where=mask),
+    }
     if config.baseline == "value":
-        value_loss = losses.masked_mean(losses.value_mse(value, reward_to_go), mask)
+        value_loss = mean_over_all_steps(losses.value_mse(value, reward_to_go), mask)
         total += config.vf_coef * value_loss
         metrics["loss/value"] = mean(value_loss)
     return total, metrics

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxrl.config import check_value
 from jaxrl.envs import wrappers
 from jaxrl.envs.gymnax import (
     GYMNAX_IDS,
@@ -43,6 +44,7 @@ _registered: dict[str, Factory] = {}
 
 def make(
     id: str,
+    /,
     *,
     horizon: int | Literal["default"] | None = "default",
     horizon_is: Literal["terminal", "truncated"] | None = None,
@@ -102,30 +104,20 @@ def env_ids() -> list[str]:
 def _check_options(
     horizon: Any, horizon_is: Any, sticky_prob: Any, history: Any
 ) -> None:
-    if horizon not in ("default", None) and not _whole(horizon, at_least=1):
+    if not (horizon is None or isinstance(horizon, str)):
+        check_value("horizon", int, horizon, low=1, high=2**31 - 1)
+    elif horizon not in ("default", None):
         raise InvalidInput(
-            f"horizon = {horizon!r}: must be a whole number of steps, at least 1, "
-            "'default', or None for no limit."
+            f"horizon = {horizon!r}: must be a whole number of steps, 'default', or None "
+            "for no limit."
         )
     if horizon_is not in ("terminal", "truncated", None):
         hint = did_you_mean(str(horizon_is), ("terminal", "truncated"))
         raise InvalidInput(
             f"horizon_is = {horizon_is!r}: must be 'terminal' or 'truncated'{hint}."
         )
-    number = isinstance(sticky_prob, int | float) and not isinstance(sticky_prob, bool)
-    if not number or not 0 <= sticky_prob <= 1:
-        raise InvalidInput(
-            f"sticky_prob = {sticky_prob!r}: must be a probability from 0 to 1."
-        )
-    if not _whole(history, at_least=0):
-        raise InvalidInput(
-            f"history = {history!r}: must be a whole number of observations, or 0."
-        )
-
-
-def _whole(value: Any, at_least: int) -> bool:
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return integer and value >= at_least
+    check_value("sticky_prob", float, sticky_prob, low=0, high=1)
+    check_value("history", int, history, low=0)
 
 
 def _factory(id: str) -> Factory:
@@ -187,6 +179,10 @@ def _import(module_name: str) -> Any:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             return None
         raise
+    except SyntaxError as error:
+        raise InvalidInput(
+            f"the module {module_name!r} cannot be imported: {error}."
+        ) from error
 
 
 def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> Env:

@@ -25,6 +25,7 @@ table of it; `jaxrl list envs` prints it.
 import functools
 import importlib
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.config import check_value
 from jaxrl.errors import did_you_mean
 from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
 
@@ -200,8 +202,7 @@ def _limit_time(params: Any, horizon: int | str | None) -> tuple[Any, Any]:
     name = "max_steps_in_episode" if horizon == "default" else "horizon"
     theirs = params.max_steps_in_episode  # a float in BernoulliBandit
     limit = _like(name, theirs if horizon == "default" else horizon, 1)
-    if limit < 1:
-        raise InvalidInput(f"{name} = {limit}: must be at least 1.")
+    check_value(name, int, limit, low=1, high=2**31 - 1)
     params = params.replace(max_steps_in_episode=type(theirs)(limit))
     return params, np.int32(limit)
 
@@ -391,7 +392,8 @@ def _bound(bound: Any) -> np.ndarray:
 
 def _is_number(value: Any) -> bool:
     kinds = int | float | np.number
-    return isinstance(value, kinds) and not isinstance(value, bool) and value == value
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 _KINDS: tuple[tuple[type, Callable[[Any], bool], str], ...] = (

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.spaces import MASK
 from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
 
-MASK = "action_mask"
 """The key of the legal actions in a dictionary observation: never stacked."""
 
 

@@ -4,19 +4,19 @@ Observations keep their native dtype in the environment, in rollouts and in repl
 at the network's door, they become float32.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
 from jaxrl.normalize import RunningStats, normalize
+from jaxrl.spaces import MASK
 from jaxrl.types import Array, PyTree
 
-MASK = "action_mask"
-
 Network = Literal["auto", "mlp", "cnn"]
-"""Torso: by the observation's shape, or an MLP (a CNN) whatever the shape."""
+"""Torso: by the observation's shape; or an MLP whatever the shape; or a CNN, which needs
+an image."""
 
 
 def uses_image(space: spaces.Space, network: Network) -> bool:
@@ -32,11 +32,10 @@ def features(space: spaces.Space, obs: PyTree, image: bool = False) -> Array:
     the leaves of a dict are flattened and joined in the order of their names, without
     `action_mask`.
     """
-    leaves = _leaves(space)
-    values = jax.tree.leaves(_without_mask(obs))
+    pairs = list(zip(_leaves(space), _leaves(space, obs), strict=True))
     if image:
-        return _as_float(leaves[0], values[0])
-    flat = [_flat(leaf, value) for leaf, value in zip(leaves, values, strict=True)]
+        return _as_float(*pairs[0])
+    flat = [_flat(leaf, value) for leaf, value in pairs]
     return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
 
 
@@ -56,21 +55,28 @@ def network_input(
     return x if stats is None else normalize(stats, x)
 
 
+def mask_space(space: spaces.Space) -> spaces.Box | spaces.Discrete | None:
+    """The space of the leaf named `action_mask`, wherever in the dict, or None."""
+    found = _leaves(space, masks=True)
+    return found[0] if found else None
+
+
 def action_mask(space: spaces.Space, obs: PyTree) -> Array | None:
     """The boolean mask of legal actions `[*batch, A]`, or None if there is none."""
-    if isinstance(space, spaces.Dict) and MASK in space:
-        return obs[MASK].astype(bool)
-    return None
+    found = _leaves(space, obs, masks=True)
+    return found[0].astype(bool) if found else None
 
 
-def _without_mask(obs: PyTree) -> PyTree:
-    if isinstance(obs, dict):
-        return {name: value for name, value in obs.items() if name != MASK}
-    return obs
-
-
-def _leaves(space: spaces.Space) -> list[spaces.Box | spaces.Discrete]:
-    return jax.tree.leaves(_without_mask(spaces.tree(space)))
+def _leaves(space: spaces.Space, values: PyTree = None, masks: bool = False) -> list:
+    """The leaves of the space, or of values structured like it: all but the action
+    mask, or only that."""
+    structure: Any
+    paths, structure = jax.tree_util.tree_flatten_with_path(spaces.tree(space))
+    leaves = [leaf for _, leaf in paths]
+    if values is not None:
+        leaves = structure.flatten_up_to(values)
+    is_mask = [bool(path) and path[-1].key == MASK for path, _ in paths]
+    return [leaf for leaf, m in zip(leaves, is_mask, strict=True) if m == masks]
 
 
 def _flat_size(leaf: spaces.Box | spaces.Discrete) -> int:

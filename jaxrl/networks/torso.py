@@ -61,9 +61,10 @@ class CNN(nn.Module):
     def __call__(self, x: Array) -> Array:
         act = activation(self.activation)
         kernel_init = orthogonal(2.0**0.5)
-        while min(x.shape[-3:-1]) > 32:
+        while max(x.shape[-3:-1]) > 32:
             x = act(nn.Conv(32, (4, 4), strides=2, kernel_init=kernel_init)(x))
-        x = act(nn.Conv(16, (3, 3), padding="VALID", kernel_init=kernel_init)(x))
+        padding = "VALID" if min(x.shape[-3:-1]) >= 3 else "SAME"
+        x = act(nn.Conv(16, (3, 3), padding=padding, kernel_init=kernel_init)(x))
         x = x.reshape(*x.shape[:-3], -1)
         return MLP(self.hidden_sizes, self.activation)(x)
 
