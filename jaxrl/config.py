@@ -127,9 +127,7 @@ def _type_problem(kind: Any, value: Any) -> str | None:
     if kind is float:
         return None if _is_number(value) else "must be a number"
     whole = isinstance(value, tuple) and all(type(v) is int for v in value)
-    return (
-        None if whole else "must be a tuple of whole numbers, 64,64 on the command line"
-    )
+    return None if whole else "must be whole numbers: (64, 64)"
 
 
 def _is_number(value: Any) -> bool:
