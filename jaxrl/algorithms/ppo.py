@@ -311,6 +311,31 @@ def make_batch(
     return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
 
 
+def policy_loss(
+    config: Config, env: Env, agent: Agent, batch: Batch, pi: Any, log_prob: Array
+) -> Array:
+    """The objective to minimise, of every step: clipped, or with a KL penalty."""
+    advantage = batch.advantage
+    if config.normalize_advantage:
+        advantage = losses.normalize_advantage(advantage)
+    if config.objective == "clip":
+        return losses.clipped_surrogate(
+            log_prob, batch.log_prob, advantage, config.clip_eps
+        )
+    old = distribution(config, env, batch.policy, batch.obs)
+    surrogate = losses.surrogate(log_prob, batch.log_prob, advantage)
+    return surrogate + agent.kl_coef * old.kl_divergence(pi)
+
+
+def value_loss(config: Config, batch: Batch, value: Array) -> Array:
+    """The squared error of the value, of every step."""
+    if config.clip_value:
+        return losses.clipped_value_mse(
+            value, batch.value, batch.target, config.clip_eps
+        )
+    return losses.value_mse(value, batch.target)
+
+
 def loss(
     params: PyTree, config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
 ) -> tuple[Array, Metrics]:
@@ -319,36 +344,29 @@ def loss(
     )
     pi = distribution(config, env, policy, batch.obs)
     log_prob = pi.log_prob(batch.action)
-    entropy = pi.entropy()
-
-    advantage = batch.advantage
-    if config.normalize_advantage:
-        advantage = losses.normalize_advantage(advantage)
-    if config.objective == "clip":
-        policy_loss = losses.clipped_surrogate(
-            log_prob, batch.log_prob, advantage, config.clip_eps
-        ).mean()
-    else:
-        old = distribution(config, env, batch.policy, batch.obs)
-        surrogate = losses.surrogate(log_prob, batch.log_prob, advantage)
-        policy_loss = (surrogate + agent.kl_coef * old.kl_divergence(pi)).mean()
-    if config.clip_value:
-        value_loss = losses.clipped_value_mse(
-            value, batch.value, batch.target, config.clip_eps
-        ).mean()
-    else:
-        value_loss = losses.value_mse(value, batch.target).mean()
-
-    total = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy.mean()
-    log_ratio = log_prob - batch.log_prob
-    clipped = jnp.abs(jnp.exp(log_ratio) - 1.0) > config.clip_eps
+    loss_policy = policy_loss(config, env, agent, batch, pi, log_prob).mean()
+    loss_value = value_loss(config, batch, value).mean()
+    entropy = pi.entropy().mean()
+    clipped = jnp.abs(jnp.exp(log_prob - batch.log_prob) - 1.0) > config.clip_eps
+    total = loss_policy + config.vf_coef * loss_value - config.ent_coef * entropy
     return total, {
-        "loss/policy": mean(policy_loss),
-        "loss/value": mean(value_loss),
+        "loss/policy": mean(loss_policy),
+        "loss/value": mean(loss_value),
         "policy/entropy": mean(entropy),
         "policy/approx_kl": mean(losses.approx_kl(log_prob, batch.log_prob)),
         "policy/clip_fraction": mean(clipped),
     }
+
+
+def minibatch_indices(config: Config, key: Array, num_sequences: int) -> Array:
+    """The sequences of every gradient step, `[num_epochs * num_minibatches, size]`: each
+    epoch is a new order of all of them."""
+
+    def shuffle(key: Array) -> Array:
+        return jax.random.permutation(key, num_sequences)
+
+    orders = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
+    return orders.reshape(-1, num_sequences // config.num_minibatches)
 
 
 def update(
@@ -362,16 +380,6 @@ def update(
 ) -> tuple[Agent, Metrics]:
     """`num_epochs` passes of `num_minibatches` gradient steps over one batch."""
     optimizer = optim.adam(config.max_grad_norm)
-    num_sequences = batch.done.shape[1]
-
-    def shuffle(key: Array) -> Array:
-        order = jax.random.permutation(key, num_sequences)
-        return order.reshape(config.num_minibatches, -1)
-
-    keys = jax.random.split(key, config.num_epochs)
-    indices = jax.vmap(shuffle)(keys).reshape(
-        -1, num_sequences // config.num_minibatches
-    )
 
     def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Metrics]:
         params, opt_state, stopped = carry
@@ -389,6 +397,7 @@ def update(
         )
         return (*kept, stopped), metrics
 
+    indices = minibatch_indices(config, key, batch.done.shape[1])
     carry = (agent.params, agent.opt_state, jnp.bool_(False))
     (params, opt_state, _), metrics = jax.lax.scan(gradient_step, carry, indices)
     metrics = jax.tree.map(lambda x: x.sum(0), metrics)
