@@ -178,18 +178,13 @@ def train(
 
     history: list[Row] = []
     done, started = 0, time.perf_counter()
-    length = math.ceil(iterations / num_chunks)
+    length = min(math.ceil(iterations / num_chunks), MAX_INT)
     while done < iterations:
         length = min(length, iterations - done)
-        chunk_started = time.perf_counter()
         state, metrics = chunk(state=state, length=np.int32(length))
         metrics = jax.device_get(metrics)
-        now = time.perf_counter()
         done += length
-        env_steps = plan.warmup_env_steps + done * plan.env_steps
-        rate = num_seeds * length * plan.env_steps / (now - chunk_started)
-        row: Row = {"iteration": done, "env_steps": env_steps, "seconds": now - started}
-        row |= {"env_steps_per_second": rate} | _values(metrics)
+        row = _row(plan, done, time.perf_counter() - started, history, seeds, metrics)
         history.append(row)
         on_chunk(row)
         _check_finite(metrics, row, seeds)
@@ -200,7 +195,7 @@ def train(
         history=history,
         seeds=seeds,
         iterations=done,
-        env_steps=plan.warmup_env_steps + done * plan.env_steps,
+        env_steps=history[-1]["env_steps"],
         compile_seconds=compile_seconds,
         run_seconds=time.perf_counter() - started,
     )
@@ -248,6 +243,26 @@ def checked_seeds(seed: int, num_seeds: int) -> list[int]:
 
 def _keys(seeds: Sequence[int]) -> Array:
     return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def _row(
+    plan: Plan,
+    done: int,
+    seconds: float,
+    history: list[Row],
+    seeds: list[int],
+    metrics: Metrics,
+) -> Row:
+    """The row of the chunk that ended with train step `done`."""
+    before = history[-1] if history else {"iteration": 0, "seconds": 0.0}
+    new_steps = len(seeds) * (done - before["iteration"]) * plan.env_steps
+    return {
+        "iteration": done,
+        "env_steps": plan.warmup_env_steps + done * plan.env_steps,
+        "seconds": seconds,
+        "env_steps_per_second": new_steps / (seconds - before["seconds"]),
+        **_values(metrics),
+    }
 
 
 def _values(metrics: Metrics) -> dict[str, list[float | None]]:
