@@ -172,10 +172,14 @@ def test_horizon():
     assert make("CartPole-v1", horizon_is="terminal").horizon_is == "terminal"
     assert make("probe/terminal").horizon_is == "terminal"
     assert make("probe/terminal", horizon=8).observation_space.shape == (8,)
-    for wrong in (0, -1, 2.5, "long", True):
+    for wrong in (2.5, "long", True):
         refuses(
             f"horizon = {wrong!r}: must be a whole number", "CartPole-v1", horizon=wrong
         )
+    refuses("horizon = 0: must be at least 1", "CartPole-v1", horizon=0)
+    refuses("horizon = 2147483648: must be at most", "CartPole-v1", horizon=2**31)
+    with pytest.raises(InvalidInput, match="horizon = array"):
+        make("CartPole-v1", horizon=np.array([3, 4]))
     refuses("max_steps_in_episode = 0", "CartPole-v1", max_steps_in_episode=0)
     refuses("horizon_is = 'terminate'", "CartPole-v1", horizon_is="terminate")
 
@@ -190,9 +194,9 @@ def test_observations_that_show_the_time_follow_the_horizon():
 
 
 def test_sticky_prob_and_history_are_checked():
-    refuses("sticky_prob = 1.5: must be a probability", "CartPole-v1", sticky_prob=1.5)
-    refuses("sticky_prob = 'a': must be a probability", "CartPole-v1", sticky_prob="a")
-    refuses("history = -1: must be a whole number", "CartPole-v1", history=-1)
+    refuses("sticky_prob = 1.5: must be at most 1", "CartPole-v1", sticky_prob=1.5)
+    refuses("sticky_prob = 'a': must be a number", "CartPole-v1", sticky_prob="a")
+    refuses("history = -1: must be at least 0", "CartPole-v1", history=-1)
 
 
 # One program
