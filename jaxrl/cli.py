@@ -149,7 +149,10 @@ def _train(
 ) -> int:
     from jaxrl.experiment import run_experiment
     from jaxrl.flags import experiment_from_flags
+    from jaxrl.platform import use_all_cores, use_compilation_cache
 
+    use_compilation_cache()
+    use_all_cores(flags.get("num_seeds") or 1)
     experiment = experiment_from_flags(algorithm, env_params, **flags)
     with _remembered_signals() as received:
         folder, summary = run_experiment(
@@ -200,12 +203,14 @@ def evaluate(
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_policy
     from jaxrl.experiment import evaluate_agents
+    from jaxrl.platform import use_compilation_cache
     from jaxrl.runner import checked_seeds
     from jaxrl.types import InvalidInput
 
     if episodes < 1:
         raise InvalidInput(f"episodes = {episodes}: must be at least 1.")
     checked_seeds(seed, 1)
+    use_compilation_cache()
     policy = load_policy(run, env)
     evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
     _report_evaluation(evaluation, as_json)
