@@ -276,6 +276,28 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
     return rows
 
 
+@jaxrl.command()
+@click.option("--cases", multiple=True, help="B1 ... B6b, B8, scaling.  [default: all]")
+@click.option("--quick", is_flag=True, help="A fraction of a second for each.")
+@click.option("--device", type=click.Choice(["cpu", "gpu", "tpu"]))
+@click.option("--out", type=click.Path(), help="A folder for JSON, Markdown and plot.")
+def bench(
+    cases: tuple[str, ...], quick: bool, device: str | None, out: str | None
+) -> None:
+    """Measure how fast this machine trains, and how near that is to its limit."""
+    from jaxrl.bench.report import markdown
+    from jaxrl.bench.run import run_benchmark
+
+    results = run_benchmark(
+        cases,
+        quick=quick,
+        device=device,
+        out=Path(out) if out else None,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo(markdown(results))
+
+
 @jaxrl.command("list")
 @click.argument("what", required=False, type=click.Choice(["algorithms", "envs"]))
 def list_(what: str | None) -> None:

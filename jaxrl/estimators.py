@@ -238,8 +238,8 @@ def successor_values(
         row = jnp.argmax(left, axis=0)
         at_row = (row, jnp.arange(num_envs))
         cut = jax.tree.map(lambda x: x[at_row], (next_obs, memory))
-        here = left & (time == row)
-        return jnp.where(here, value_of(*cut), next_value), left & ~here
+        here = left & (time == row[None])
+        return jnp.where(here, value_of(*cut)[None], next_value), left & ~here
 
     last = value_of(*jax.tree.map(lambda x: x[-1], (next_obs, memory)))
     next_value = jnp.concatenate([value[1:], last[None]])

@@ -231,7 +231,7 @@ def train(
     chunk = partial(
         run_population, algorithm, config, env, num_members=num_seeds, mesh=mesh
     )
-    state = init_population(algorithm, config, env, _keys(seeds), mesh)
+    state = init_population(algorithm, config, env, keys(seeds), mesh)
     # A chunk of no train steps compiles the program and changes nothing; a later call
     # with other floats finds it compiled.
     state, _ = chunk(state=state, length=np.int32(0))
@@ -304,7 +304,7 @@ def checked_seeds(seed: int, num_seeds: int) -> list[int]:
     return list(range(seed, seed + num_seeds))
 
 
-def _keys(seeds: Sequence[int]) -> Array:
+def keys(seeds: Sequence[int]) -> Array:
     return jnp.stack([prng.key(seed) for seed in seeds])
 
 

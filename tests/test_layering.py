@@ -10,7 +10,7 @@ import jaxrl
 
 LAYERS = (
     {"cli"},
-    {"flags"},
+    {"flags", "bench"},
     {"experiment"},
     {"artifact", "loggers", "plotting"},
     {"runner", "evaluation", "statistics", "algorithms", "platform"},

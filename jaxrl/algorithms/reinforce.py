@@ -84,7 +84,7 @@ class Config(PyTreeNode):
     """What is subtracted from it: nothing, a running mean of G_0, or a learned V(s_t)."""
     baseline_decay: float = traced(0.9, low=0, high=1)
     """beta of the moving average: rho <- beta rho + (1 - beta) G_0."""
-    learning_rate: float = traced(5e-3, low=0)
+    learning_rate: float = traced(3e-3, low=0)
     """Adam's step size."""
     anneal_lr: bool = static(True)
     """Whether the learning rate falls linearly to zero over `total_steps`."""
