@@ -11,7 +11,7 @@ from tests import runs
 @pytest.fixture(scope="session", autouse=True)
 def nothing_outside_the_tests(tmp_path_factory):
     """The command line keeps compiled programs: here not in the user's folder. And JAX
-    has started, on one device, whichever test comes first."""
+    has started, so that no test makes more devices for those after it."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("compiled")
         patch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", str(folder))
