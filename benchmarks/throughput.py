@@ -8,7 +8,7 @@ Our half is `jaxrl bench`. Each peer lives in a virtual environment of its own, 
 script makes from the packages and versions of `peers/peers.toml`; `--peers-from DIR` takes
 the wheels from a folder, for machines that reach no package index. Runs of ours and of a
 peer take turns. A peer that cannot be installed or run is named in the table with the
-reason. Writes throughput-PLATFORM.json, .md and .png.
+reason. Writes throughput.json, .md and .png, and the tables of docs/performance.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import venv
 from pathlib import Path
 
 from jaxrl.bench.host import chosen_cases
-from jaxrl.bench.report import markdown
+from jaxrl.bench.report import fill_in, markdown
 from jaxrl.bench.run import run_benchmark
 from jaxrl.types import InvalidInput
 
@@ -42,7 +42,10 @@ def main() -> None:
         peers=commands,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(markdown(results))
+    table = markdown(results)
+    print(table)
+    if not arguments.out:
+        fill_in(HERE.parent / "docs" / "performance.md", "throughput", table)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--peers-from", help="a folder of wheels")
     parser.add_argument(
         "--peers-dir",
-        default=str(HERE / ".peers"),
+        default=str(HERE.parent / ".peers"),
         help="where the peers' environments are made, and found again",
     )
     parser.add_argument("--out", help="a folder for the results; needed with --quick")

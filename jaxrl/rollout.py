@@ -6,9 +6,8 @@ the true successor observation, the reset of a recurrent memory, episode statist
 A policy is any function `(obs, memory, noise) -> (action, memory, extras)`, batched over
 `[N]`; `noise` is a key, unless the caller of `unroll` asks for something else.
 
-All randomness of a rollout is drawn before its loop, in a few large calls. A draw inside
-costs several operations of the loop's body, and on CPU, where JAX rolls the rounds of its
-generator into a loop of their own, about as much as a small network.
+All randomness of a rollout is drawn before its loop, in a few large calls: a draw inside
+would be several more operations of the loop's body, for each step.
 """
 
 from collections.abc import Callable

@@ -36,7 +36,11 @@ def run_benchmark(
     host.chosen_cases(names, "cpu")
     settings, peers = Settings(quick, device), peers or {}
     results = machine(settings)
+    if names and out is not None:
+        results = kept(out) | results
     results["command"] = " ".join(["jaxrl bench", *names, *["--quick"] * quick])
+    for table in ("cases", "learning"):
+        results.setdefault(table, {})
     cases = host.chosen_cases(names, results["platform"])
     for name, case in cases.items():
         say(f"== {name}: {case.algorithm} on {case.env}, {case.num_seeds} seed(s)")
@@ -47,7 +51,7 @@ def run_benchmark(
         except Failed as error:
             found = {"error": str(error), "peers": {}, "bars": case.bars}
             say(f"  could not run: {error}")
-        results["cases"][name] = found
+        results["cases"][name] = found | {"commit": results["commit"]}
         write(results, out)
     for name, case in cases.items():
         against = {p: peers[p] for p in case.peers[:1] if p in peers}
@@ -86,9 +90,15 @@ def machine(settings: Settings) -> dict[str, Any]:
         "commit": commit(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "quick": settings.quick,
-        "cases": {},
-        "learning": {},
     }
+
+
+def kept(out: Path) -> dict[str, Any]:
+    """The results in a folder: a run of some cases leaves the others as they are."""
+    try:
+        return json.loads((out / "throughput.json").read_text())
+    except OSError:
+        return {}
 
 
 def commit() -> str:
