@@ -149,7 +149,10 @@ def _train(
 ) -> int:
     from jaxrl.experiment import run_experiment
     from jaxrl.flags import experiment_from_flags
+    from jaxrl.platform import use_all_cores, use_compilation_cache
 
+    use_compilation_cache()
+    use_all_cores(flags.get("num_seeds") or 1)
     experiment = experiment_from_flags(algorithm, env_params, **flags)
     with _remembered_signals() as received:
         folder, summary = run_experiment(
@@ -200,12 +203,14 @@ def evaluate(
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_policy
     from jaxrl.experiment import evaluate_agents
+    from jaxrl.platform import use_compilation_cache
     from jaxrl.runner import checked_seeds
     from jaxrl.types import InvalidInput
 
     if episodes < 1:
         raise InvalidInput(f"episodes = {episodes}: must be at least 1.")
     checked_seeds(seed, 1)
+    use_compilation_cache()
     policy = load_policy(run, env)
     evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
     _report_evaluation(evaluation, as_json)
@@ -269,6 +274,28 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
             f"metric = {metric!r} is not in {run}{did_you_mean(metric, rows[0])}."
         )
     return rows
+
+
+@jaxrl.command()
+@click.option("--cases", multiple=True, help="B1 ... B6b, B8, scaling.  [default: all]")
+@click.option("--quick", is_flag=True, help="A fraction of a second for each.")
+@click.option("--device", type=click.Choice(["cpu", "gpu", "tpu"]))
+@click.option("--out", type=click.Path(), help="A folder for JSON, Markdown and plot.")
+def bench(
+    cases: tuple[str, ...], quick: bool, device: str | None, out: str | None
+) -> None:
+    """Measure how fast this machine trains, and how near that is to its limit."""
+    from jaxrl.bench.report import markdown
+    from jaxrl.bench.run import run_benchmark
+
+    results = run_benchmark(
+        cases,
+        quick=quick,
+        device=device,
+        out=Path(out) if out else None,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo(markdown(results))
 
 
 @jaxrl.command("list")

@@ -1,8 +1,10 @@
 """Policies as distributions: a thin layer on distrax, which only this file imports.
 
 Each function returns an object with `sample(seed=key)`, `log_prob(action)`,
-`entropy()`, `mode()` and `kl_divergence(other)`. Parameters are `[..., A]`; the last
-axis is reduced: log-probabilities, entropies and divergences are `[...]`, in nats.
+`entropy()`, `mode()` and `kl_divergence(other)`, and `from_noise(noise)`: a sample made
+from numbers drawn beforehand, Gumbel for a categorical and normal for the others.
+Parameters are `[..., A]`; the last axis is reduced: log-probabilities, entropies and
+divergences are `[...]`, in nats.
 """
 
 import distrax
@@ -22,7 +24,7 @@ _NODES = _NODES.astype(np.float32)
 _WEIGHTS = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
 
 
-def categorical(logits: Array, mask: Array | None = None) -> distrax.Categorical:
+def categorical(logits: Array, mask: Array | None = None) -> "Categorical":
     """Categorical over the actions 0 ... A-1, of which some may be illegal.
 
     π(a) = exp(l_a) / Σ_{b legal} exp(l_b) for a legal, else 0
@@ -44,10 +46,25 @@ def categorical(logits: Array, mask: Array | None = None) -> distrax.Categorical
     logits = jnp.asarray(logits, jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, ILLEGAL)
-    return distrax.Categorical(logits=logits, dtype=jnp.int32)
+    return Categorical(logits=logits, dtype=jnp.int32)
 
 
-def diag_normal(mean: Array, log_std: Array) -> distrax.Independent:
+class Categorical(distrax.Categorical):
+    """See `categorical`."""
+
+    def from_noise(self, noise: Array) -> Array:
+        """argmax_a (l_a + g_a), with standard Gumbel g `[..., A]`: distributed as π.
+
+        Source: Maddison et al. (2014), https://arxiv.org/abs/1411.0030, section 2.
+        """
+        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
+
+    def entropy(self) -> Array:
+        """-Σ_a π(a) log π(a). distrax normalises the logits a second time."""
+        return -jnp.sum(jnp.exp(self.logits) * self.logits, axis=-1)
+
+
+def diag_normal(mean: Array, log_std: Array) -> "DiagNormal":
     """Independent normals, one for each action dimension.
 
     π(a) = Π_i N(a_i; mean_i, exp(log_std_i)²)
@@ -61,7 +78,15 @@ def diag_normal(mean: Array, log_std: Array) -> distrax.Independent:
     """
     mean, log_std = jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32)
     scale = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
-    return distrax.Independent(distrax.Normal(mean, scale), 1)
+    return DiagNormal(distrax.Normal(mean, scale), 1)
+
+
+class DiagNormal(distrax.Independent):
+    """See `diag_normal`."""
+
+    def from_noise(self, noise: Array) -> Array:
+        """mean + exp(log_std) x, with standard normal x `[..., A]`."""
+        return self.distribution.loc + self.distribution.scale * noise
 
 
 def tanh_normal(mean: Array, log_std: Array, low: Scalar, high: Scalar) -> "TanhNormal":
@@ -86,7 +111,7 @@ def tanh_normal(mean: Array, log_std: Array, low: Scalar, high: Scalar) -> "Tanh
 class TanhNormal(distrax.Distribution):
     """See `tanh_normal`."""
 
-    def __init__(self, base: distrax.Independent, low: Scalar, high: Scalar):
+    def __init__(self, base: DiagNormal, low: Scalar, high: Scalar):
         super().__init__()
         low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
         self._base = base
@@ -99,6 +124,10 @@ class TanhNormal(distrax.Distribution):
 
     def _sample_n(self, key: Array, n: int) -> Array:
         return self._squash(self._base.sample(seed=key, sample_shape=n))
+
+    def from_noise(self, noise: Array) -> Array:
+        """The image of mean + exp(log_std) x, with standard normal x `[..., A]`."""
+        return self._squash(self._base.from_noise(noise))
 
     def log_prob(self, value: Array) -> Array:
         """log N(x) - Σ_i log |da_i / dx_i|, at x = tanh⁻¹ of the action.

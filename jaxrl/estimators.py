@@ -13,11 +13,13 @@ So where the data stop, at the last row or at a cut, the tail is replaced by the
 `gamma` and lambda may be numbers, traced scalars, or arrays of the rewards' rank.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Array, Scalar
+from jaxrl.types import Array, PyTree, Scalar
 
 
 def discounted_returns(
@@ -202,6 +204,49 @@ def gae(
     decay = gamma * gae_lambda * _goes_on(terminated, truncated)
     advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
     return advantage, advantage + value
+
+
+def successor_values(
+    value_of: Callable[[PyTree, PyTree], Array],
+    value: Array,
+    next_obs: PyTree,
+    memory: PyTree,
+    truncated: Array,
+) -> Array:
+    """V(s_{t+1}), almost all of it taken from V(s_t) one row below.
+
+    Row t + 1 begins where row t ended, except where an episode did. Where it terminated
+    the value is not used; where it was truncated, and after the last row, it is computed
+    from the true successor. The loop makes one pass for each truncation in the column
+    that has most of them, often none, so N values are computed where T · N would be.
+
+    Args:
+      value_of: `(obs [N, ...], memory [N, ...]) -> V [N]`.
+      value: `[T, N]` V(s_t).
+      next_obs: `[T, N, ...]` s_{t+1}, the true successor.
+      memory: `[T, N, ...]` a recurrent policy's memory after each step, or `()`.
+      truncated: bool `[T, N]`, whether the episode was cut after this step.
+
+    Returns:
+      `[T, N]` V(s_{t+1}); arbitrary, but finite, where the episode terminated.
+    """
+    num_steps, num_envs = value.shape
+    time = jnp.arange(num_steps)[:, None]
+
+    def one_truncation_each(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        next_value, left = carry
+        row = jnp.argmax(left, axis=0)
+        at_row = (row, jnp.arange(num_envs))
+        cut = jax.tree.map(lambda x: x[at_row], (next_obs, memory))
+        here = left & (time == row[None])
+        return jnp.where(here, value_of(*cut)[None], next_value), left & ~here
+
+    last = value_of(*jax.tree.map(lambda x: x[-1], (next_obs, memory)))
+    next_value = jnp.concatenate([value[1:], last[None]])
+    left = truncated & (time < num_steps - 1)
+    return jax.lax.while_loop(
+        lambda carry: carry[1].any(), one_truncation_each, (next_value, left)
+    )[0]
 
 
 def _bootstrapped_step(

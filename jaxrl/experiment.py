@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import artifact, loggers, plotting
+from jaxrl import artifact, loggers, plotting, prng
 from jaxrl import config as configs
 from jaxrl.envs import make
 from jaxrl.errors import counted
@@ -169,7 +169,7 @@ def evaluate_agents(
       NonFiniteError: a return is NaN or infinite.
     """
     # Training splits `key(seed)` too: folded, the same number gives other episodes.
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+    key = jax.random.fold_in(prng.key(seed), EVALUATION)
     episodes = evaluate_population(
         policy.algorithm,
         policy.config,

@@ -6,13 +6,18 @@ import jax.numpy as jnp
 from jaxrl.types import Array, Scalar
 
 
+def epsilon_noise(key: Array, shape: tuple[int, ...], num_actions: int) -> Array:
+    """What `epsilon_greedy` needs: uniform numbers `[*shape, num_actions + 1]`."""
+    return jax.random.uniform(key, (*shape, num_actions + 1))
+
+
 def epsilon_greedy(
-    key: Array, q: Array, epsilon: Scalar, mask: Array | None = None
+    noise: Array, q: Array, epsilon: Scalar, mask: Array | None = None
 ) -> Array:
     """Uniform over the legal actions with probability ε, else the best legal one.
 
     Args:
-      key: consumed.
+      noise: `[..., A + 1]` from `epsilon_noise`, used once.
       q: `[..., A]` action values.
       epsilon: ε, a scalar or `[...]`.
       mask: bool `[..., A]`, True for legal actions; None when all are.
@@ -20,10 +25,9 @@ def epsilon_greedy(
     Returns:
       int32 `[...]` actions.
     """
-    # One draw: a column decides whether to explore, the rest is the score when so.
-    uniform = jax.random.uniform(key, (*q.shape[:-1], q.shape[-1] + 1))
-    explore = uniform[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]
-    score = jnp.where(explore, uniform[..., 1:], q)
+    # One column decides whether to explore, the rest is the score when so.
+    explore = noise[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]
+    score = jnp.where(explore, noise[..., 1:], q)
     if mask is not None:
         score = jnp.where(mask, score, -jnp.inf)
     return jnp.argmax(score, axis=-1).astype(jnp.int32)

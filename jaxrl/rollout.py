@@ -3,12 +3,16 @@
 What everybody gets wrong is owned here, once: batching, auto-reset, time limits,
 the true successor observation, the reset of a recurrent memory, episode statistics.
 
-A policy is any function `(obs, memory, key) -> (action, memory, extras)`, batched
-over `[N]`.
+A policy is any function `(obs, memory, noise) -> (action, memory, extras)`, batched over
+`[N]`; `noise` is a key, unless the caller of `unroll` asks for something else.
+
+All randomness of a rollout is drawn before its loop, in a few large calls: a draw inside
+would be several more operations of the loop's body, for each step.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,7 @@ import jax.numpy as jnp
 from jaxrl.types import (
     Array,
     Env,
+    Mean,
     Memory,
     Metrics,
     PyTree,
@@ -23,10 +28,45 @@ from jaxrl.types import (
     Transition,
     World,
     counter,
-    mean,
 )
 
-Policy = Callable[[PyTree, Memory, Array], tuple[Array, Memory, dict[str, Any]]]
+Policy = Callable[[PyTree, Memory, PyTree], tuple[Array, Memory, dict[str, Any]]]
+Noise = Callable[[Array, tuple[int, int]], PyTree]
+"""`(key, (T, N)) -> ` what the policy is given at each step, leading axis `[T]`."""
+
+
+class Draws(NamedTuple):
+    """The randomness of T steps of N environments."""
+
+    noise: PyTree  # [T, ...], for the policy
+    keys: Array  # [T, N], for `env.step`
+    fresh: tuple[PyTree, PyTree]  # (env_state, obs) [R, N, ...] of episodes that start
+    fresh_row: Array  # int32 [T]: which of the R rows serves a step
+
+
+def step_keys(key: Array, shape: tuple[int, int]) -> Array:
+    """The noise of a policy that draws for itself: one key for each step."""
+    return jax.random.split(key, shape[0])
+
+
+def draw(env: Env, noise: Noise, key: Array, num_steps: int, num_envs: int) -> Draws:
+    """All that is random in `num_steps` steps of `num_envs` environments.
+
+    A fresh start is drawn for each environment once in `env.shortest_episode` steps, not
+    at every step: no more than one episode can begin in that time. So the starts are
+    independent draws, as with a reset at every step. Were the number larger than the
+    shortest episode, every start would still have the right distribution, but an
+    environment could begin two episodes of one rollout in the same state.
+    """
+    key_noise, key_step, key_fresh = jax.random.split(key, 3)
+    rows = -(-num_steps // env.shortest_episode)
+    reset = jax.vmap(partial(_reset, env, num_envs=num_envs))
+    return Draws(
+        noise=noise(key_noise, (num_steps, num_envs)),
+        keys=jax.random.split(key_step, (num_steps, num_envs)),
+        fresh=reset(jax.random.split(key_fresh, rows)),
+        fresh_row=jnp.arange(num_steps) // env.shortest_episode,
+    )
 
 
 def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> World:
@@ -55,8 +95,18 @@ def restart_episodes(env: Env, world: World) -> World:
     return fresh.replace(memory=memory, env_steps=world.env_steps)
 
 
-def step_world(env: Env, policy: Policy, world: World) -> tuple[World, Transition]:
+def step_world(
+    env: Env, policy: Policy, world: World, noise: PyTree, keys: Array, fresh: tuple
+) -> tuple[World, Transition]:
     """One step of every environment, with auto-reset.
+
+    Args:
+      env: the environment.
+      policy: chooses the actions.
+      world: where the environments are.
+      noise: what the policy is given.
+      keys: `[N]`, for `env.step`.
+      fresh: the (env_state, obs) `[N, ...]` in which a new episode starts.
 
     Returns:
       The next world, whose `obs`, `env_state` and `memory` are those of a new episode
@@ -64,16 +114,13 @@ def step_world(env: Env, policy: Policy, world: World) -> tuple[World, Transitio
       successor. `episode_return` and `episode_length` of the next world still count the
       ended episode; `unroll` reads them there and `_begin` clears them.
     """
-    num_envs = len(world.episode_length)
-    key, key_act, key_step, key_reset = jax.random.split(world.key, 4)
-    action, memory, extras = policy(world.obs, world.memory, key_act)
+    action, memory, extras = policy(world.obs, world.memory, noise)
     env_state, step = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
-        jax.random.split(key_step, num_envs), world.env_state, action, env.params
+        keys, world.env_state, action, env.params
     )
     episode_length = world.episode_length + 1
     terminated, truncated = _episode_ends(env, step, episode_length)
     done = terminated | truncated
-    reset_state, reset_obs = _reset(env, key_reset, num_envs)
     transition = Transition(
         obs=world.obs,
         action=action,
@@ -83,41 +130,64 @@ def step_world(env: Env, policy: Policy, world: World) -> tuple[World, Transitio
         next_obs=step.obs,
         extras=extras,
     )
-    world = World(
-        env_state=where(done, reset_state, env_state),
-        obs=where(done, reset_obs, step.obs),
+    world = world.replace(
+        env_state=where(done, fresh[0], env_state),
+        obs=where(done, fresh[1], step.obs),
         memory=where(done, jax.tree.map(jnp.zeros_like, memory), memory),
         episode_return=world.episode_return + step.reward,
         episode_length=episode_length,
-        key=key,
-        env_steps=world.env_steps + num_envs,
     )
     return world, transition
 
 
 def unroll(
-    env: Env, policy: Policy, world: World, num_steps: int
+    env: Env,
+    policy: Policy,
+    world: World,
+    num_steps: int,
+    noise: Noise = step_keys,
 ) -> tuple[World, Transition, Metrics]:
     """`num_steps` steps of every environment.
+
+    Args:
+      env: the environment.
+      policy: chooses the actions.
+      world: where the environments are.
+      num_steps: T.
+      noise: `(key, (T, N)) -> [T, ...]`, draws what the policy is given at each step; by
+        default a key.
 
     Returns:
       The next world, the transitions `[T, N, ...]` in time order, and the mean return
       and length of the episodes that ended meanwhile.
     """
+    num_envs = len(world.episode_length)
+    key, key_draw = jax.random.split(world.key)
+    draws = draw(env, noise, key_draw, num_steps, num_envs)
+    world = world.replace(key=key, env_steps=world.env_steps + num_steps * num_envs)
 
-    def step(world: World, _: None) -> tuple[World, tuple[Transition, Array, Array]]:
-        world, transition = step_world(env, policy, world)
+    def step(carry: tuple, row: tuple) -> tuple[tuple, Transition]:
+        world, ended = carry
+        noise, keys, fresh_row = row
+        fresh = jax.tree.map(lambda x: x[fresh_row], draws.fresh)
+        world, transition = step_world(env, policy, world, noise, keys, fresh)
         done = transition.terminated | transition.truncated
-        ended = (transition, world.episode_return, world.episode_length)
-        return _begin(world, done), ended
+        now = (world.episode_return, world.episode_length, done)
+        # Sums for each environment: to store every step and add up later costs more.
+        ended = tuple(
+            total + jnp.where(done, x, 0).astype(total.dtype)
+            for total, x in zip(ended, now, strict=True)
+        )
+        return (_begin(world, done), ended), transition
 
-    world, (transitions, episode_return, episode_length) = jax.lax.scan(
-        step, world, None, length=num_steps
-    )
-    done = transitions.terminated | transitions.truncated
+    zero = jnp.zeros(num_envs, jnp.int32)
+    carry = (world, (zero.astype(jnp.float32), zero, zero))
+    rows = (draws.noise, draws.keys, draws.fresh_row)
+    (world, ended), transitions = jax.lax.scan(step, carry, rows)
+    total_return, total_length, episodes = (x.sum(dtype=jnp.float32) for x in ended)
     stats = {
-        "rollout/episode_return": mean(episode_return, where=done),
-        "rollout/episode_length": mean(episode_length, where=done),
+        "rollout/episode_return": Mean(total_return, episodes),
+        "rollout/episode_length": Mean(total_length, episodes),
     }
     return world, transitions, stats
 
@@ -128,12 +198,13 @@ def play(
     """The first episode of each environment, at most `max_steps` steps of it.
 
     Every environment counts exactly once, so short episodes are not favoured. The loop
-    stops as soon as all have ended.
+    stops as soon as all have ended. The policy is given keys.
 
     Returns:
       return `[N]` (undiscounted), length `[N]`, ended `[N]` (False where `max_steps` cut
       the episode off).
     """
+    num_envs = len(world.episode_length)
 
     def not_finished(carry: tuple) -> Array:
         _, _, _, ended, step = carry
@@ -141,13 +212,17 @@ def play(
 
     def step(carry: tuple) -> tuple:
         world, episode_return, episode_length, ended, step = carry
-        world, transition = step_world(env, policy, world)
+        key, key_policy, key_step = jax.random.split(world.key, 3)
+        keys = jax.random.split(key_step, num_envs)
+        # An environment that has ended goes on from where it began: nobody looks.
+        world, transition = step_world(env, policy, world, key_policy, keys, start)
         episode_return += jnp.where(ended, 0.0, transition.reward)
         episode_length += ~ended
-        ended |= transition.terminated | transition.truncated
         done = transition.terminated | transition.truncated
-        return _begin(world, done), episode_return, episode_length, ended, step + 1
+        world = _begin(world.replace(key=key), done)
+        return world, episode_return, episode_length, ended | done, step + 1
 
+    start = (world.env_state, world.obs)
     nothing = jnp.zeros_like(world.episode_return)
     carry = (world, nothing, jnp.zeros_like(world.episode_length), nothing > 0, 0)
     _, episode_return, episode_length, ended, _ = jax.lax.while_loop(

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxrl import config as configs
+from jaxrl import prng
 from jaxrl.errors import counted
 from jaxrl.types import Algorithm, Array, Env, Metrics, Plan, PyTree, Shared
 
@@ -45,8 +47,8 @@ class Result(NamedTuple):
 
     @property
     def agent(self) -> PyTree:
-        """The trained agents, leading axis `[K]`."""
-        return self.state.agent
+        """The trained agents, leading axis `[K]`, on one device."""
+        return jax.device_put(self.state.agent, jax.local_devices()[0])
 
 
 def run_chunk(
@@ -69,17 +71,43 @@ def run_chunk(
     return jax.lax.fori_loop(0, length, body, (state, total))
 
 
-@partial(jax.jit, static_argnames="algorithm")
-def init_population(algorithm: Algorithm, config: Any, env: Env, keys: Array) -> PyTree:
+MEMBERS = "members"
+"""The mesh axis over which a population is spread."""
+
+
+def population_mesh(num_members: int) -> Mesh | None:
+    """As many of this process's devices as divide the population evenly, None for one.
+
+    Members never communicate, so two devices do twice the work of one.
+    """
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if num_members % n == 0)
+    return None if count == 1 else Mesh(np.array(devices[:count]), (MEMBERS,))
+
+
+@partial(jax.jit, static_argnames=("algorithm", "mesh"))
+def init_population(
+    algorithm: Algorithm, config: Any, env: Env, keys: Array, mesh: Mesh | None = None
+) -> PyTree:
     """One initial state for each key `[K]`; `Shared` nodes have no axis of members."""
-    init = partial(algorithm.init, config, env)
-    axes = _member_axes(jax.eval_shape(init, keys[0]))
-    if len(keys) == 1:
-        return _add_axis(init(keys[0]), axes)
-    return jax.vmap(init, out_axes=axes)(keys)
+    axes = _member_axes(jax.eval_shape(partial(algorithm.init, config, env), keys[0]))
+
+    def init(config: Any, env: Env, keys: Array) -> PyTree:
+        if len(keys) == 1:
+            return _add_axis(algorithm.init(config, env, keys[0]), axes)
+        return jax.vmap(partial(algorithm.init, config, env), out_axes=axes)(keys)
+
+    if mesh is not None:
+        specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
+        init = _spread(init, mesh, specs, _member_specs(axes))
+    return init(config, env, keys)
 
 
-@partial(jax.jit, static_argnames=("algorithm", "num_members"), donate_argnames="state")
+@partial(
+    jax.jit,
+    static_argnames=("algorithm", "num_members", "mesh"),
+    donate_argnames="state",
+)
 def run_population(
     algorithm: Algorithm,
     config: Any,
@@ -87,15 +115,47 @@ def run_population(
     state: PyTree,
     length: Array,
     num_members: int,
+    mesh: Mesh | None = None,
 ) -> tuple[PyTree, Metrics]:
-    """`run_chunk` for every member. A single member runs without a batch axis."""
+    """`run_chunk` for every member. A single member runs without a batch axis.
+
+    With a mesh the members are spread over its devices.
+    """
     axes = _member_axes(state)
-    chunk = partial(run_chunk, algorithm, config, env)
-    if num_members == 1:
-        state, metrics = chunk(_drop_axis(state, axes), length)
-        return _add_axis(state, axes), jax.tree.map(lambda x: x[None], metrics)
-    run = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
-    return run(state, length)
+
+    def run(
+        config: Any, env: Env, state: PyTree, length: Array
+    ) -> tuple[PyTree, Metrics]:
+        chunk = partial(run_chunk, algorithm, config, env)
+        here = num_members // (1 if mesh is None else mesh.size)
+        if here == 1:
+            state, metrics = chunk(_drop_axis(state, axes), length)
+            return _add_axis(state, axes), jax.tree.map(lambda x: x[None], metrics)
+        return jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))(state, length)
+
+    if mesh is not None:
+        specs = _member_specs(axes)
+        run = _spread(
+            run,
+            mesh,
+            (PartitionSpec(), PartitionSpec(), specs, PartitionSpec()),
+            (specs, PartitionSpec(MEMBERS)),
+        )
+    return run(config, env, state, length)
+
+
+def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def _member_specs(axes: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda axis: PartitionSpec() if axis is None else PartitionSpec(MEMBERS),
+        axes,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def num_iterations(plan: Plan, total_steps: float) -> int:
@@ -167,8 +227,11 @@ def train(
     report(
         f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} ..."
     )
-    chunk = partial(run_population, algorithm, config, env, num_members=num_seeds)
-    state = init_population(algorithm, config, env, _keys(seeds))
+    mesh = population_mesh(num_seeds)
+    chunk = partial(
+        run_population, algorithm, config, env, num_members=num_seeds, mesh=mesh
+    )
+    state = init_population(algorithm, config, env, keys(seeds), mesh)
     # A chunk of no train steps compiles the program and changes nothing; a later call
     # with other floats finds it compiled.
     state, _ = chunk(state=state, length=np.int32(0))
@@ -241,8 +304,8 @@ def checked_seeds(seed: int, num_seeds: int) -> list[int]:
     return list(range(seed, seed + num_seeds))
 
 
-def _keys(seeds: Sequence[int]) -> Array:
-    return jnp.stack([jax.random.key(seed) for seed in seeds])
+def keys(seeds: Sequence[int]) -> Array:
+    return jnp.stack([prng.key(seed) for seed in seeds])
 
 
 def _row(

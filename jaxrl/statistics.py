@@ -36,6 +36,24 @@ def bootstrap_interval(
     return interval.low, interval.high
 
 
+def bootstrap_difference(
+    x: Any, y: Any, level: float = 0.95, num_resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of mean(x) - mean(y), of two independent samples."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if np.ptp(x) == np.ptp(y) == 0.0:
+        return float(x[0] - y[0]), float(x[0] - y[0])
+    interval = stats.bootstrap(
+        (x, y),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        confidence_level=level,
+        n_resamples=num_resamples,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
 def summarize_returns(episode_return: Any) -> dict[str, Any]:
     """Mean, IQM and 95 % interval of evaluation returns `[K, E]`.
 

@@ -15,7 +15,7 @@ Shapes are written `[T, N, ...]`: time first, then parallel environments.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import flax.struct
@@ -117,6 +117,22 @@ def mean(x: Scalar, where: Array | None = None) -> Mean:
 Metrics = dict[str, Mean]
 
 
+def packed_sums(rows: Iterable[Array]) -> Array:
+    """The sum of each of several arrays of one size, float32 `[len]`, in one reduction.
+
+    In the body of a loop the operations count, and five means, each stored by itself, are
+    twenty.
+    """
+    flat = [jnp.asarray(x, jnp.float32).reshape(-1) for x in rows]
+    return jnp.stack(flat).sum(-1)
+
+
+def unpacked_means(names: Iterable[str], sums: Array, count: Scalar) -> Metrics:
+    """The `Mean`s of `packed_sums`, each of `count` elements."""
+    each = jnp.asarray(count, jnp.float32)
+    return {name: Mean(sums[i], each) for i, name in enumerate(names)}
+
+
 class TimeStep(NamedTuple):
     """What an environment says of one transition, raw: nothing reset, nothing batched.
 
@@ -153,6 +169,9 @@ class Env(flax.struct.PyTreeNode):
     """What reaching `horizon` means. "truncated": an artificial cut of a continuing task,
     so V(s_{t+1}) is bootstrapped. "terminal": a finite-horizon problem, so V(s_{t+1}) = 0
     (the observation should then show the time left)."""
+    shortest_episode: int = static(1, low=1)
+    """No episode is shorter than this, whatever the policy: how often a rollout has to
+    draw fresh starts. 1 is always right (see `rollout.draw`)."""
     id: str = static("")
 
 

@@ -1,8 +1,22 @@
 """Finished training runs, one for each algorithm, shared by all tests that read them."""
 
+import os
+
+import jax
 import pytest
 
 from tests import runs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_outside_the_tests(tmp_path_factory):
+    """The command line keeps compiled programs: here not in the user's folder. And JAX
+    has started, so that no test makes more devices for those after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("compiled")
+        patch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", str(folder))
+        jax.devices()
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl import runner
+from jaxrl import optim, runner
 from jaxrl.algorithms import dqn
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate
+from jaxrl.replay import ring
 from jaxrl.types import InvalidInput
-from tests.small import tiny
+from tests.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
 
@@ -126,6 +127,35 @@ def test_no_gradient_flows_into_the_target():
         return dqn.loss(params, config, env, target_params, batch)[0]
 
     assert not any(x.any() for x in jax.tree.leaves(jax.grad(of_target)(params)))
+
+
+def test_an_update_is_adam_on_batches_from_the_memory():
+    env = make("probe/action-observation")
+    config = tiny(DQN, gamma=0.5)
+    state = DQN.init(config, env, KEY)
+    agent, replay = state.agent, state.replay
+    after, metrics = dqn.update(config, env, agent, replay, KEY, 3, 0.01)
+
+    index = ring.sample_indices(replay, KEY, (3, 8))
+    optimizer = optim.adam(config.max_grad_norm)
+    params, opt_state = agent.params, optimizer.init(agent.params)
+    rows = []
+    for batch in (ring.take(replay, i) for i in index):
+        grads, reported = jax.grad(dqn.loss, has_aux=True)(
+            params, config, env, agent.target_params, batch
+        )
+        params, opt_state = optim.apply(optimizer, params, opt_state, grads, 0.01)
+        rows.append(reported)
+    for new, expected, old in zip(
+        *map(jax.tree.leaves, (after.params, params, agent.params)), strict=True
+    ):
+        np.testing.assert_allclose(new, expected, atol=1e-5)
+        assert not np.allclose(new, old, atol=1e-3)
+    assert_trees_equal(after.target_params, agent.target_params)
+    stacked = map(jnp.stack, zip(*rows, strict=True))
+    for name, row in zip(dqn.REPORTED, stacked, strict=True):
+        assert metrics[name].count == 3 * 8
+        np.testing.assert_allclose(metrics[name].value, row.mean(), rtol=1e-4)
 
 
 def test_epsilon_falls_over_the_exploration_fraction():

@@ -323,6 +323,79 @@ def test_the_loop_body_is_two_operations():
     assert sorted(body) == ["add", "mul"]
 
 
+@jax.jit
+def successor_values_and_all_of_them(obs, next_obs, memory, truncated):
+    def value_of(obs, memory):
+        features = jnp.concatenate([obs["x"], memory], -1)
+        return jnp.sin(3.0 * features).sum(-1) + obs["y"]
+
+    # V(s_t) is of the memory after step t, as the rollout gives it.
+    value = value_of(obs, memory["before"])
+    found = estimators.successor_values(
+        value_of, value, next_obs, memory["after"], truncated
+    )
+    return found, value_of(next_obs, memory["after"])
+
+
+def fake_rollout(rng, end):
+    """States and memories `[T, N]` of which row t + 1 begins where row t ended, unless an
+    episode did."""
+
+    def chain(*shape):
+        before, after = rng.normal(size=(2, T, N, *shape)).astype(np.float32)
+        goes_on = (end == GOES_ON)[:-1].reshape(T - 1, N, *[1 for _ in shape])
+        before[1:] = np.where(goes_on, after[:-1], before[1:])
+        return before, after
+
+    (x, next_x), (y, next_y), memory = chain(2), chain(), chain(3)
+    # V(s_{t+1}) is computed from next_obs and the memory *before* that step: m_{t+1}.
+    return (
+        {"x": x, "y": y},
+        {"x": next_x, "y": next_y},
+        {"before": memory[0], "after": memory[1]},
+    )
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_successor_values_are_those_of_the_true_successors(cut, seed):
+    rng = np.random.default_rng(seed)
+    probs = [1 - cut, 0, cut] if cut in (0, 1) else [0.8 - cut, 0.2, cut]
+    end = rng.choice([GOES_ON, TERMINATED, TRUNCATED], (T, N), p=probs)
+    terminated, truncated = flags(end)
+    assert cut < 0.5 or (truncated[:-1].sum(0) >= 2).all()  # several in a column
+    found, expected = successor_values_and_all_of_them(
+        *fake_rollout(rng, end), truncated
+    )
+    np.testing.assert_allclose(found[~terminated], expected[~terminated], atol=1e-5)
+    assert np.isfinite(found).all()
+    # The last row, where everything stops, is of the successor though it goes on.
+    if terminated.any():
+        assert not np.allclose(found, expected)
+
+
+def test_successor_values_evaluates_no_more_than_it_must():
+    calls = []
+
+    def value_of(obs, memory):
+        jax.debug.callback(lambda: calls.append(len(obs)))
+        return obs[:, 0]
+
+    def count(truncated):
+        calls.clear()
+        estimators.successor_values(
+            value_of, jnp.zeros((T, N)), jnp.zeros((T, N, 1)), (), truncated
+        ).block_until_ready()
+        jax.effects_barrier()
+        return len(calls)
+
+    nothing = jnp.zeros((T, N), bool)
+    assert count(nothing) == 1
+    assert count(nothing.at[-1].set(True)) == 1
+    # Two in one column and one in another: two passes.
+    assert count(nothing.at[jnp.array([1, 4]), 0].set(True).at[2, 1].set(True)) == 3
+
+
 def test_shapes_must_agree_and_n_must_be_positive():
     reward, flag = jnp.ones((T, N)), jnp.zeros((T, N), bool)
     with pytest.raises(AssertionError):

@@ -5,18 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.exploration import epsilon_greedy
+from jaxrl.exploration import epsilon_greedy, epsilon_noise
 
 KEY = jax.random.key(0)
 Q = jnp.array([[1.0, 3.0, 2.0, -1e9], [0.0, -5.0, -2.0, -1.0]])
 
 
+def noise_for(q):
+    return epsilon_noise(KEY, q.shape[:-1], q.shape[-1])
+
+
 def test_without_exploration_is_greedy():
-    actions = epsilon_greedy(KEY, Q, 0.0)
+    actions = epsilon_greedy(noise_for(Q), Q, 0.0)
     assert actions.dtype == jnp.int32
     np.testing.assert_array_equal(actions, [1, 0])
     legal = jnp.array([[True, False, True, True], [False, True, False, True]])
-    actions = epsilon_greedy(KEY, Q, 0.0, legal)
+    actions = epsilon_greedy(noise_for(Q), Q, 0.0, legal)
     np.testing.assert_array_equal(actions, [2, 3])
 
 
@@ -31,7 +35,7 @@ def test_without_exploration_is_greedy():
 def test_explores_the_legal_actions_evenly(mask, expected):
     q = jnp.broadcast_to(Q[0], (40_000, 4))
     mask = jnp.broadcast_to(jnp.array(mask), q.shape)
-    actions = epsilon_greedy(KEY, q, 0.4, mask)
+    actions = epsilon_greedy(noise_for(q), q, 0.4, mask)
     frequency = np.bincount(actions, minlength=4) / len(q)
     np.testing.assert_allclose(frequency, expected, atol=0.01)
     assert (frequency[~mask[0]] == 0.0).all()
@@ -40,7 +44,25 @@ def test_explores_the_legal_actions_evenly(mask, expected):
 def test_takes_an_epsilon_for_each_environment():
     q = jnp.zeros((20_000, 2, 3)).at[..., 1].set(1.0)
     epsilon = jnp.broadcast_to(jnp.array([0.0, 0.9]), (20_000, 2))
-    actions = epsilon_greedy(KEY, q, epsilon)
+    actions = epsilon_greedy(noise_for(q), q, epsilon)
     greedy = (actions == 1).mean(0)
     assert greedy[0] == 1.0
     assert greedy[1] == pytest.approx(0.1 + 0.9 / 3, abs=0.01)
+
+
+def test_the_first_number_decides_and_the_rest_choose():
+    # Below ε: the largest of the other numbers, legal ones first. Not below: the best.
+    noise = jnp.array([[0.39, 0.1, 0.2, 0.9, 0.3], [0.4, 0.1, 0.2, 0.9, 0.3]])
+    q = jnp.broadcast_to(Q[0], (2, 4))
+    np.testing.assert_array_equal(epsilon_greedy(noise, q, 0.4), [2, 1])
+    legal = jnp.array([True, False, False, True])
+    np.testing.assert_array_equal(epsilon_greedy(noise, q, 0.4, legal), [3, 0])
+
+
+def test_the_noise_is_uniform_of_the_shape_that_was_asked_for():
+    noise = epsilon_noise(KEY, (50, 40), 9)
+    assert noise.shape == (50, 40, 10)
+    assert noise.min() >= 0.0 and noise.max() < 1.0
+    # Standard errors: 0.002 of the mean, 0.0005 of the variance.
+    assert float(noise.mean()) == pytest.approx(1 / 2, abs=0.01)
+    assert float(noise.var()) == pytest.approx(1 / 12, abs=0.003)

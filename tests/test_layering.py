@@ -10,13 +10,13 @@ import jaxrl
 
 LAYERS = (
     {"cli"},
-    {"flags"},
+    {"flags", "bench"},
     {"experiment"},
     {"artifact", "loggers", "plotting"},
-    {"runner", "evaluation", "statistics", "algorithms"},
+    {"runner", "evaluation", "statistics", "algorithms", "platform"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
-    | {"estimators", "losses", "optim"},
+    | {"estimators", "losses", "optim", "minibatches", "prng"},
     {"errors", "types"},
 )
 """Rooms, top to bottom: a module of one layer imports only from the layers below it, or

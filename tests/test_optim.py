@@ -8,6 +8,7 @@ import pytest
 
 from jaxrl import optim
 from jaxrl.types import counter
+from tests.small import assert_trees_equal
 
 PARAMS = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5])}
 GRADS = {"w": jnp.array([[3.0, 0.0]]), "b": jnp.array([4.0])}  # of norm 5
@@ -111,3 +112,32 @@ def test_progress():
     assert optim.progress(counter(2**40), 2**42) == 0.25
     assert optim.progress(counter(2**40), jnp.float32(2**42)) == 0.25
     assert optim.progress(counter(1), 3).dtype == jnp.float32
+
+
+def test_flat_gives_the_tree_back():
+    params = {
+        "w": jnp.arange(6.0).reshape(2, 3),
+        "b": (jnp.array([7.0]), jnp.zeros(())),
+    }
+    vector, unflatten = optim.flat(params)
+    assert vector.shape == (8,)
+    np.testing.assert_array_equal(sorted(vector), [0, 0, 1, 2, 3, 4, 5, 7])
+    assert_trees_equal(unflatten(vector), params)
+    twice = unflatten(2 * vector)
+    np.testing.assert_array_equal(twice["w"], [[0, 2, 4], [6, 8, 10]])
+    assert twice["b"][0] == 14.0
+
+
+def test_adam_on_the_vector_is_adam_on_the_tree():
+    optimizer = optim.adam(1.0)
+    vector, unflatten = optim.flat(PARAMS)
+    tree, tree_state = PARAMS, optimizer.init(PARAMS)
+    state = optimizer.init(vector)
+    for t in range(4):
+        grads = jax.tree.map(lambda g, t=t: g * t - 1.0, GRADS)
+        flat_grads = optim.flat(grads)[0]
+        tree, tree_state = optim.apply(optimizer, tree, tree_state, grads, 0.1)
+        vector, state = optim.apply(optimizer, vector, state, flat_grads, 0.1)
+    for name in PARAMS:
+        np.testing.assert_allclose(unflatten(vector)[name], tree[name], rtol=1e-6)
+        assert (tree[name] != PARAMS[name]).all()

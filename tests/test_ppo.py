@@ -12,9 +12,10 @@ from jaxrl.algorithms import ppo
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate
+from jaxrl.networks.actor_critic import action_noise
 from jaxrl.rollout import unroll
 from jaxrl.types import InvalidInput
-from tests.small import tiny
+from tests.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
 
@@ -47,12 +48,10 @@ def rollout(env, **changes):
     """A state, and the batch that its first rollout gives."""
     config = tiny(PPO, **changes)
     state = PPO.init(config, env, KEY)
-    act = partial(PPO.act, config, env, state.agent)
-    _, trajectory, _ = jax.jit(lambda w: unroll(env, act, w, 8))(state.world)
-    memory = state.world.memory
-    batch = ppo.make_batch(
-        config, env, state.agent, trajectory, trajectory.reward, memory
-    )
+    policy = partial(ppo.choose, config, env, state.agent)
+    noise = partial(action_noise, env.action_space)
+    _, trajectory, _ = jax.jit(lambda w: unroll(env, policy, w, 8, noise))(state.world)
+    batch = ppo.make_batch(config, env, state.agent, trajectory, trajectory.reward)
     return config, state, trajectory, batch
 
 
@@ -63,11 +62,13 @@ def test_the_ratio_is_one_before_the_first_update(gru_size, normalize_obs):
     config, state, _, batch = rollout(
         env, gru_size=gru_size, normalize_obs=normalize_obs, ent_coef=0.0
     )
-    _, metrics = ppo.loss(
+    _, rows = ppo.loss(
         state.agent.params, config, env, state.agent, batch, state.world.memory
     )
-    assert float(metrics["policy/approx_kl"].value) < 1e-10
-    assert float(metrics["policy/clip_fraction"].value) == 0.0
+    reported = dict(zip(ppo.REPORTED, rows, strict=True))
+    assert {x.size for x in rows} == {8 * 4}
+    assert float(reported["policy/approx_kl"].max()) < 1e-10
+    assert not reported["policy/clip_fraction"].any()
 
 
 def test_values_of_the_rollout_are_those_of_the_batch():
@@ -78,6 +79,39 @@ def test_values_of_the_rollout_are_those_of_the_batch():
         net, state.agent.params, state.world.memory, trajectory.obs, batch.done
     )
     np.testing.assert_allclose(values, trajectory.extras["value"], atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gru_size": 4}])
+def test_the_values_of_a_batch_are_those_of_its_states(changes):
+    env = make("probe/truncation", horizon=3)  # two cuts within the rollout
+    config, state, trajectory, _ = rollout(env, **changes)
+    assert trajectory.truncated.sum(0).max() >= 2
+    found = ppo.values(config, env, state.agent, trajectory)
+    before = ppo.initial_memory(config.gru_size, 4)
+    memories = trajectory.extras["memory"]
+    for t in range(8):
+        after = jax.tree.map(lambda m, t=t: m[t], memories)
+        states = (trajectory.obs[t], before), (trajectory.next_obs[t], after)
+        for value, (obs, memory) in zip(found, states, strict=True):
+            expected = ppo.forward(
+                config, env, state.agent, state.agent.params, obs, memory
+            )[2]
+            np.testing.assert_allclose(value[t], expected, atol=1e-6)
+        over = trajectory.truncated[t]
+        before = jax.tree.map(lambda m, o=over: jnp.where(o[:, None], 0, m), after)
+
+
+def test_the_metrics_of_an_update_are_means_over_all_its_minibatches():
+    env = make("probe/action-observation")
+    config, state, _, batch = rollout(env, num_epochs=3, normalize_advantage=False)
+    # At learning rate 0 every step sees the first agent, so every epoch the same means.
+    after, metrics = ppo.update(config, env, state.agent, batch, (), KEY, 0.0)
+    _, rows = ppo.loss(state.agent.params, config, env, state.agent, batch, ())
+    for name, row in zip(ppo.REPORTED, rows, strict=True):
+        assert metrics[name].count == 3 * 32
+        np.testing.assert_allclose(metrics[name].value, row.mean(), atol=1e-6)
+    assert float(metrics["loss/value"].value) > 0
+    assert_trees_equal(after.params, state.agent.params)
 
 
 def test_a_kl_penalty_and_a_surrogate_have_the_same_gradient_at_the_start():

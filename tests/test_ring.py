@@ -122,6 +122,37 @@ def test_sampling_is_uniform_over_what_is_stored(writes, stored):
     assert chi_square < 28.0  # the 99.9th percentile with 9 degrees of freedom
 
 
+def test_indices_are_uniform_over_what_is_stored():
+    memory = filled(capacity=10, num_envs=2, writes=3)
+    index = ring.sample_indices(memory, KEY, (300, 200))
+    assert index.shape == (300, 200) and index.dtype == jnp.int32
+    assert index.min() == 0 and index.max() == 5
+    counts = np.bincount(np.ravel(index), minlength=6)
+    chi_square = ((counts - 10_000) ** 2 / 10_000).sum()
+    assert chi_square < 20.5  # the 99.9th percentile with 5 degrees of freedom
+    # Successive draws are independent: all pairs come equally often.
+    pairs = np.bincount(np.ravel(index[:, ::2] * 6 + index[:, 1::2]), minlength=36)
+    chi_square = ((pairs - 30_000 / 36) ** 2 / (30_000 / 36)).sum()
+    assert chi_square < 66.6  # 35 degrees of freedom
+
+
+def test_the_transitions_of_indices_come_in_their_shape():
+    memory = filled(capacity=10, num_envs=2, writes=3)  # ids 1 ... 6
+    index = jnp.array([[0, 5, 2], [3, 3, 1]])
+    np.testing.assert_array_equal(ring.take(memory, index), index + 1)
+
+
+def test_the_upper_product_is_the_upper_word():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 2**32, (2, 20_000), dtype=np.uint32)
+    y[:5_000] >>= rng.integers(0, 32, 5_000, dtype=np.uint32)  # small ones too
+    x[:3], y[:3] = 2**32 - 1, (2**32 - 1, 1, 2**16)
+    expected = (x.astype(np.uint64) * y.astype(np.uint64)) >> np.uint64(32)
+    found = jax.jit(ring._upper_product)(x, y)
+    assert found.dtype == jnp.uint32
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_different_keys_draw_different_samples():
     memory = filled(capacity=100, num_envs=2, writes=50)
     one, two = (sample(memory, jax.random.key(seed), 32) for seed in (0, 1))

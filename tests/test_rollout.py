@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.rollout import init_world, play, restart_episodes, unroll
-from jaxrl.types import counter
+from jaxrl.rollout import (
+    draw,
+    init_world,
+    play,
+    restart_episodes,
+    step_keys,
+    unroll,
+)
+from jaxrl.types import TimeStep, counter
 from tests.small import counting_env
 
 KEY = jax.random.key(0)
@@ -138,3 +145,180 @@ def test_play_cuts_at_max_steps_and_says_so():
     np.testing.assert_array_equal(episode_return, 10.0)
     np.testing.assert_array_equal(length, 4)
     assert not ended.any()
+
+
+def random_start_env(shortest, longest, **kwargs):
+    """Starts at a random number, and lasts a random number of steps."""
+
+    def reset(key, params):
+        del params
+        key_start, key_length = jax.random.split(key)
+        start = jax.random.uniform(key_start)
+        length = jax.random.randint(key_length, (), shortest, longest + 1)
+        return (jnp.int32(0), length, start), start[None]
+
+    def step(key, state, action, params):
+        del action, params
+        time, length, start = state
+        time = time + 1
+        obs = start[None] + time
+        ends, no = time == length, jnp.bool_(False)
+        reward = jax.random.uniform(key)
+        return (time, length, start), TimeStep(obs, reward, ends, no, {})
+
+    return counting_env(**kwargs).replace(reset=reset, step=step)
+
+
+def starts(trajectory):
+    """The observations in which an episode began, of each environment."""
+    done = np.asarray(trajectory.terminated | trajectory.truncated)
+    obs = np.asarray(trajectory.obs)[..., 0]
+    return [obs[1:, i][done[:-1, i]] for i in range(obs.shape[1])]
+
+
+def distinct(numbers):
+    return len(np.unique(numbers)) == len(numbers)
+
+
+def test_every_episode_starts_anew_however_short():
+    env = random_start_env(1, 2)
+    assert env.shortest_episode == 1
+    _, trajectory, _ = rollout(env, 60, num_envs=3)
+    found = starts(trajectory)
+    assert all(30 <= len(column) < 59 for column in found)
+    assert distinct(np.concatenate(found))
+
+
+def test_starts_drawn_as_seldom_as_they_can_be_are_all_distinct():
+    env = random_start_env(3, 3)
+    world = init_world(env, KEY, 3)
+    # Environments in all phases: 0, 1 and 2 steps into their episode.
+    state = (jnp.arange(3), *world.env_state[1:])
+    world = world.replace(env_state=state)
+
+    def run(shortest_episode):
+        seldom = env.replace(shortest_episode=shortest_episode)
+        return jax.jit(lambda w: unroll(seldom, policy, w, 31))(world)
+
+    after, first, _ = run(3)
+    found = starts(first)
+    assert [len(column) for column in found] == [10, 10, 10]
+    assert distinct(np.concatenate(found))
+    # The next rollout draws others.
+    seldom = env.replace(shortest_episode=3)
+    _, second, _ = unroll(seldom, policy, after, 31)
+    assert distinct(np.concatenate(found + starts(second)))
+    # Four is one too many: some episodes begin twice in the same state.
+    assert not distinct(np.concatenate(starts(run(4)[1])))
+
+
+@pytest.mark.parametrize("shortest, num_steps, rows", [(1, 9, 9), (4, 9, 3), (9, 9, 1)])
+def test_as_many_starts_are_drawn_as_needed(shortest, num_steps, rows):
+    env = random_start_env(9, 9, shortest_episode=shortest)
+    draws = draw(env, step_keys, KEY, num_steps, 2)
+    assert draws.fresh[1].shape == (rows, 2, 1)
+    assert draws.keys.shape == (num_steps, 2)
+    assert draws.noise.shape == (num_steps,)
+    expected = [t // shortest for t in range(num_steps)]
+    np.testing.assert_array_equal(draws.fresh_row, expected)
+
+
+def random_policy(obs, memory, noise):
+    return (noise < 0.5).astype(jnp.int32), memory, {"noise": noise}
+
+
+def test_the_policy_gets_its_row_of_the_noise_and_every_step_a_key_of_its_own():
+    env = random_start_env(2, 5)
+    shapes = []
+
+    def noise(key, shape):
+        shapes.append(shape)
+        return jax.random.uniform(key, shape)
+
+    world = init_world(env, KEY, 3)
+    _, trajectory, _ = jax.jit(lambda w: unroll(env, random_policy, w, 20, noise))(
+        world
+    )
+    assert shapes == [(20, 3)]
+    seen = np.asarray(trajectory.extras["noise"])
+    assert seen.shape == (20, 3)
+    key_draw = jax.random.split(world.key)[1]
+    np.testing.assert_array_equal(seen, draw(env, noise, key_draw, 20, 3).noise)
+    np.testing.assert_array_equal(trajectory.action, seen < 0.5)
+    # The rewards are drawn by `env.step`: no key is used twice, nor the policy's.
+    assert distinct(np.concatenate([seen.ravel(), np.ravel(trajectory.reward)]))
+
+
+def test_by_default_the_noise_is_a_key_for_each_step():
+    def keyed(obs, memory, key):
+        action, memory, _ = policy(obs, memory, key)
+        return action, memory, {"drawn": jax.random.uniform(key, (len(obs),))}
+
+    env = counting_env()
+    _, trajectory, _ = unroll(env, keyed, init_world(env, KEY, 3), 10)
+    assert distinct(np.ravel(trajectory.extras["drawn"]))
+
+
+def test_play_counts_first_episodes_of_any_length():
+    env = random_start_env(1, 9)
+    world = init_world(env, KEY, 32)
+    _, length, ended = play(env, policy, world, 20)
+    np.testing.assert_array_equal(length, world.env_state[1])
+    assert len(np.unique(length)) > 4 and ended.all()
+
+
+def test_no_episode_of_cartpole_is_shorter_than_eight_steps():
+    """All 2^8 sequences of actions, from the corners of the start box and between."""
+    from jaxrl.envs import make
+
+    env = make("CartPole-v1")
+    assert env.shortest_episode == 8
+    side = jnp.linspace(-0.05, 0.05, 3)
+    grid = jnp.stack(jnp.meshgrid(*[side] * 4), -1).reshape(-1, 4)
+    actions = (jnp.arange(2**8)[:, None] >> jnp.arange(8)) & 1
+    template, _ = env.reset(KEY, env.params)
+
+    def angles(start, actions):
+        x, x_dot, theta, theta_dot = start
+        state = template.replace(x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
+
+        def step(state, action):
+            state, timestep = env.step(KEY, state, action, env.params)
+            return state, (timestep.terminated, jnp.abs(timestep.obs[2]))
+
+        return jax.lax.scan(step, state, actions)[1]
+
+    every = jax.jit(jax.vmap(jax.vmap(angles, (None, 0)), (0, None)))
+    terminated, angle = every(grid, actions)
+    assert terminated.shape == (81, 256, 8)
+    assert not terminated[..., :7].any()
+    assert terminated[..., 7].any()
+    # 12° is 0.2094; no start of the box can be this far from the nearest of the grid.
+    assert float(angle[..., :7].max()) == pytest.approx(0.1878, abs=1e-4)
+
+
+def test_cartpole_with_other_parameters_may_be_shorter():
+    from jaxrl.envs import make
+
+    assert make("CartPole-v1", force_mag=30.0).shortest_episode == 1
+    assert make("CartPole-v1", horizon=3).shortest_episode == 3
+    assert make("CartPole-v1", horizon=None).shortest_episode == 8
+    assert make("Acrobot-v1").shortest_episode == 1
+
+
+def test_the_starts_of_cartpole_are_uniform_and_distinct():
+    from jaxrl.envs import make
+
+    env = make("CartPole-v1")
+    _, trajectory, _ = jax.jit(
+        lambda w: unroll(env, random_policy, w, 200, jax.random.uniform)
+    )(init_world(env, KEY, 64))
+    done = np.asarray(trajectory.terminated | trajectory.truncated)
+    found = np.asarray(trajectory.obs)[1:][done[:-1]]
+    assert len(found) > 400
+    assert distinct(found[:, 0])
+    # Uniform on ±0.05: the standard error of the mean is 0.0289 / √400 = 0.0014.
+    np.testing.assert_allclose(found.mean(0), 0.0, atol=0.005)
+    np.testing.assert_allclose(found.var(0), 0.1**2 / 12, rtol=0.15)
+    assert np.abs(found).max() <= 0.05
+    np.testing.assert_allclose(np.corrcoef(found.T), np.eye(4), atol=0.2)

@@ -1,5 +1,10 @@
 """The host loop: plans, rows, early stops, one program for many runs."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +139,82 @@ def test_a_whole_number_of_steps_may_be_written_as_one():
     config = CONFIG.replace(total_steps=3_000_000_000)
     assert train(PPO, config, ENV, iterations=1).iterations == 1
     assert runner.run_population._cache_size() == compiled
+
+
+@pytest.mark.skipif(len(jax.local_devices()) > 1, reason="of a single device")
+def test_one_device_needs_no_mesh():
+    assert runner.population_mesh(4) is None
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxrl import prng, runner
+from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.ppo import PPO
+from jaxrl.envs import make
+from tests.small import tiny
+
+assert len(jax.local_devices()) == 2
+assert runner.population_mesh(1) is None and runner.population_mesh(3) is None
+mesh = runner.population_mesh(4)
+assert mesh.size == 2
+env = make("probe/action-observation")
+
+
+def numbers(tree):
+    leaves = jax.tree.leaves(tree)
+    return [x for x in leaves if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+
+
+for algorithm in (PPO, DQN):
+    config = tiny(algorithm)
+    keys = jnp.stack([prng.key(seed) for seed in range(4)])
+    start = runner.init_population(algorithm, config, env, keys, mesh)
+    start = [np.asarray(x) for x in jax.tree.leaves(start.agent.params)]
+    ends = {}
+    for where in (mesh, None):
+        state = runner.init_population(algorithm, config, env, keys, where)
+        ends[where] = runner.run_population(
+            algorithm, config, env, state, np.int32(3), num_members=4, mesh=where
+        )
+    (two, metrics_two), (one, metrics_one) = ends[mesh], ends[None]
+    for a, b in zip(numbers(two), numbers(one), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    for a, b in zip(*map(jax.tree.leaves, (metrics_two, metrics_one)), strict=True):
+        assert a.shape == (4,)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+    params = jax.tree.leaves(two.agent.params)
+    assert all(len(x.sharding.device_set) == 2 and len(x) == 4 for x in params)
+    for x, y in zip(start, params, strict=True):
+        assert (x != np.asarray(y)).any()  # they have learned
+    kernel = max(params, key=lambda x: x.size)
+    assert not np.allclose(kernel[0], kernel[2], atol=1e-2)  # members of two devices
+    # One counter for all members, on both devices.
+    steps = 32 if algorithm is PPO else 8
+    warm_up = 0 if algorithm is PPO else 16
+    assert two.world.env_steps.low.shape == ()
+    assert int(two.world.env_steps) == 3 * steps + warm_up
+    if algorithm is DQN:
+        assert two.replay.head.position.shape == ()
+        assert two.replay.data.reward.shape[0] == 4
+    result = runner.Result(*[two if f == "state" else None for f in runner.Result._fields])
+    for x in jax.tree.leaves(result.agent):
+        assert x.sharding.device_set == {jax.local_devices()[0]}
+    print(algorithm.name, "equal")
+"""
+
+
+def test_a_population_on_two_devices_is_the_one_on_one():
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu"}
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["ppo equal", "dqn equal"]

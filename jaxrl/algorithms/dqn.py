@@ -17,6 +17,7 @@ The details that matter:
 """
 
 import math
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from flax.struct import PyTreeNode
 from jaxrl import losses, optim
 from jaxrl.algorithms import checks
 from jaxrl.config import require
-from jaxrl.exploration import epsilon_greedy
+from jaxrl.exploration import epsilon_greedy, epsilon_noise
 from jaxrl.networks.features import (
     Network,
     action_mask,
@@ -51,8 +52,10 @@ from jaxrl.types import (
     Transition,
     World,
     mean,
+    packed_sums,
     static,
     traced,
+    unpacked_means,
 )
 
 
@@ -195,12 +198,13 @@ def init(config: Config, env: Env, key: Array) -> State:
     net = network(config, env)
     x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
     params = net.init(key_params, x)
-    opt_state = optim.adam(config.max_grad_norm).init(params)
+    opt_state = optim.adam(config.max_grad_norm).init(optim.flat(params)[0])
     agent = Agent(params, params, opt_state)
 
     world = init_world(env, key_world, config.num_envs)
     warmup = plan(config, env).warmup_env_steps // config.num_envs
-    world, trajectory, _ = unroll(env, explorer(config, env, agent, 1.0), world, warmup)
+    policy, noise = explorer(config, env, agent, 1.0), partial(exploration_noise, env)
+    world, trajectory, _ = unroll(env, policy, world, warmup, noise)
     rows = stored(trajectory)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
     replay = ring.init(
@@ -220,19 +224,24 @@ def act(
     greedy: bool = False,
 ) -> tuple[Array, Memory, dict[str, Any]]:
     epsilon = 0.0 if greedy else config.epsilon_end
-    return explorer(config, env, agent, epsilon)(obs, memory, key)
+    noise = exploration_noise(env, key, jax.tree.leaves(obs)[0].shape[:1])
+    return explorer(config, env, agent, epsilon)(obs, memory, noise)
 
 
 def explorer(config: Config, env: Env, agent: Agent, epsilon: Scalar) -> Policy:
-    """The epsilon-greedy policy."""
+    """The epsilon-greedy policy, which is given `exploration_noise`."""
 
-    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+    def policy(obs: PyTree, memory: Memory, noise: Array) -> tuple:
         mask = action_mask(env.observation_space, obs)
         q = legal_q_values(config, env, agent.params, obs)
-        action = epsilon_greedy(key, q, epsilon, mask)
+        action = epsilon_greedy(noise, q, epsilon, mask)
         return action, memory, {"value": q.max(-1)}
 
     return policy
+
+
+def exploration_noise(env: Env, key: Array, shape: tuple[int, ...]) -> Array:
+    return epsilon_noise(key, shape, env.action_space.n)
 
 
 def stored(trajectory: Transition) -> Batch:
@@ -246,9 +255,14 @@ def stored(trajectory: Transition) -> Batch:
     )
 
 
+REPORTED = ("loss/td", "value/q")
+"""What `loss` reports of every transition, in this order."""
+
+
 def loss(
     params: PyTree, config: Config, env: Env, target_params: PyTree, batch: Batch
-) -> tuple[Array, Metrics]:
+) -> tuple[Array, tuple[Array, ...]]:
+    """The loss, and what is `REPORTED` of every transition of the batch."""
     next_q = legal_q_values(config, env, target_params, batch.next_obs)
     target = losses.q_target(
         batch.reward, batch.terminated, next_q.max(-1), config.gamma
@@ -261,24 +275,37 @@ def loss(
         td_loss = losses.huber_td(q_taken, target)
     else:
         td_loss = losses.squared_td(q_taken, target)
-    return td_loss.mean(), {"loss/td": mean(td_loss), "value/q": mean(q_taken)}
+    return td_loss.mean(), (td_loss, q_taken)
 
 
 def update(
-    config: Config, env: Env, agent: Agent, batch: Batch, learning_rate: Scalar
+    config: Config,
+    env: Env,
+    agent: Agent,
+    replay: ring.Ring,
+    key: Array,
+    num_updates: int,
+    learning_rate: Scalar,
 ) -> tuple[Agent, Metrics]:
-    """One gradient step on one batch from the memory."""
-    grads, metrics = jax.grad(loss, has_aux=True)(
-        agent.params, config, env, agent.target_params, batch
-    )
-    params, opt_state = optim.apply(
-        optim.adam(config.max_grad_norm),
-        agent.params,
-        agent.opt_state,
-        grads,
-        learning_rate,
-    )
-    return agent.replace(params=params, opt_state=opt_state), metrics
+    """Gradient steps on batches from the memory."""
+    optimizer = optim.adam(config.max_grad_norm)
+    params, unflatten = optim.flat(agent.params)
+
+    def loss_of(params: Array, batch: Batch) -> tuple[Array, tuple]:
+        return loss(unflatten(params), config, env, agent.target_params, batch)
+
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        params, opt_state = carry
+        batch = ring.take(replay, index)
+        grads, reported = jax.grad(loss_of, has_aux=True)(params, batch)
+        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
+        return carry, packed_sums(reported)
+
+    indices = ring.sample_indices(replay, key, (num_updates, config.batch_size))
+    carry = (params, agent.opt_state)
+    (params, opt_state), sums = jax.lax.scan(gradient_step, carry, indices)
+    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
+    return agent.replace(params=unflatten(params), opt_state=opt_state), metrics
 
 
 def renew_target(
@@ -314,17 +341,14 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         explorer(config, env, state.agent, epsilon),
         state.world.replace(key=key),
         config.vector_steps,
+        partial(exploration_noise, env),
     )
     replay = ring.add(state.replay, stored(trajectory))
-
-    def step(agent: Agent, key: Array) -> tuple[Agent, Metrics]:
-        batch = ring.sample(replay, key, config.batch_size)
-        return update(config, env, agent, batch, learning_rate)
-
-    keys = jax.random.split(key_sample, counts.updates)
-    agent, metrics = jax.lax.scan(step, state.agent, keys)
+    agent, metrics = update(
+        config, env, state.agent, replay, key_sample, counts.updates, learning_rate
+    )
     agent, clock = renew_target(config, agent, state.target_clock, counts.env_steps)
-    metrics = jax.tree.map(lambda x: x.sum(0), metrics) | stats
+    metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)
     return State(agent, world, replay, clock), metrics

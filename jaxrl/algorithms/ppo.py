@@ -20,6 +20,7 @@ The details that matter, in the order of the code:
    gradients clipped by their global norm.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -29,11 +30,14 @@ from flax.struct import PyTreeNode
 from jaxrl import estimators, losses, normalize, optim
 from jaxrl.algorithms import checks
 from jaxrl.config import require
+from jaxrl.minibatches import minibatches
 from jaxrl.networks.actor_critic import (
     ActorCritic,
     PolicyParams,
+    action_noise,
     apply_sequence,
     apply_step,
+    in_blocks,
     initial_memory,
     policy_distribution,
 )
@@ -59,8 +63,10 @@ from jaxrl.types import (
     Transition,
     World,
     mean,
+    packed_sums,
     static,
     traced,
+    unpacked_means,
 )
 
 
@@ -219,7 +225,7 @@ def init(config: Config, env: Env, key: Array) -> State:
     params = net.init(key_params, memory, x)
     agent = Agent(
         params=params,
-        opt_state=optim.adam(config.max_grad_norm).init(params),
+        opt_state=optim.adam(config.max_grad_norm).init(optim.flat(params)[0]),
         obs_stats=normalize.init(shape) if config.normalize_obs else None,
         reward_stats=normalize.init_reward() if config.normalize_reward else None,
         kl_coef=jnp.asarray(config.kl_coef, jnp.float32),
@@ -251,6 +257,20 @@ def distribution(config: Config, env: Env, policy: PolicyParams, obs: PyTree) ->
     return policy_distribution(env.action_space, policy, mask, config.squash)
 
 
+def choose(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
+) -> tuple[Array, Memory, dict[str, Any]]:
+    """One step of the policy: a sample made from `action_noise`, or the mode for None.
+
+    The extras are what an update needs of a step: the policy's parameters and its value,
+    and the memory after it, before it is cleared where an episode ends.
+    """
+    memory, policy, value = forward(config, env, agent, agent.params, obs, memory)
+    pi = distribution(config, env, policy, obs)
+    action = pi.mode() if noise is None else pi.from_noise(noise)
+    return action, memory, {"policy": policy, "value": value, "memory": memory}
+
+
 def act(
     config: Config,
     env: Env,
@@ -260,51 +280,60 @@ def act(
     key: Array,
     greedy: bool = False,
 ) -> tuple[Array, Memory, dict[str, Any]]:
-    memory, policy, value = forward(config, env, agent, agent.params, obs, memory)
-    pi = distribution(config, env, policy, obs)
-    action = pi.mode() if greedy else pi.sample(seed=key)
-    extras = {"log_prob": pi.log_prob(action), "value": value}
-    if config.objective == "kl":
-        extras["policy"] = policy
-    return action, memory, extras
+    batch = jax.tree.leaves(obs)[0].shape[:1]
+    noise = None if greedy else action_noise(env.action_space, key, batch)
+    return choose(config, env, agent, obs, memory, noise)
+
+
+def values(
+    config: Config, env: Env, agent: Agent, trajectory: Transition
+) -> tuple[Array, Array]:
+    """V(s_t) and V(s_{t+1}) `[T, N]` of a rollout."""
+
+    def value_of(obs: PyTree, memory: Memory) -> Array:
+        return forward(config, env, agent, agent.params, obs, memory)[2]
+
+    if network(config, env).shared:
+        value = trajectory.extras["value"]
+    else:
+        # A critic of its own is not run in the rollout: few products of many rows are
+        # faster than T of N rows.
+        value = in_blocks(lambda obs: value_of(obs, ()), trajectory.obs)
+    next_value = estimators.successor_values(
+        value_of,
+        value,
+        trajectory.next_obs,
+        trajectory.extras["memory"],
+        trajectory.truncated,
+    )
+    return value, next_value
 
 
 def make_batch(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    trajectory: Transition,
-    reward: Array,
-    memory: Memory,
+    config: Config, env: Env, agent: Agent, trajectory: Transition, reward: Array
 ) -> Batch:
-    """Advantages and targets of a rollout `[T, N]` that began with `memory`."""
-    done = trajectory.terminated | trajectory.truncated
-    if config.gru_size:
-        # V(next_obs) needs the memory after each step: run the rollout once more.
-        memory, _, _ = forward(
-            config, env, agent, agent.params, trajectory.obs, memory, done
-        )
-    _, _, next_value = forward(
-        config, env, agent, agent.params, trajectory.next_obs, memory
-    )
+    """Advantages and targets of a rollout `[T, N]`."""
+    value, next_value = values(config, env, agent, trajectory)
     advantage, target = estimators.gae(
         reward,
-        trajectory.extras["value"],
+        value,
         next_value,
         trajectory.terminated,
         trajectory.truncated,
         config.gamma,
         config.gae_lambda,
     )
+    policy = trajectory.extras["policy"]
+    pi = distribution(config, env, policy, trajectory.obs)
     batch = Batch(
         obs=trajectory.obs,
         action=trajectory.action,
-        log_prob=trajectory.extras["log_prob"],
-        policy=trajectory.extras.get("policy", ()),
+        log_prob=pi.log_prob(trajectory.action),
+        policy=policy if config.objective == "kl" else (),
         advantage=advantage,
         target=target,
-        value=trajectory.extras["value"],
-        done=done,
+        value=value,
+        done=trajectory.terminated | trajectory.truncated,
     )
     if config.gru_size:
         return batch
@@ -336,37 +365,32 @@ def value_loss(config: Config, batch: Batch, value: Array) -> Array:
     return losses.value_mse(value, batch.target)
 
 
+REPORTED = (
+    "loss/policy",
+    "loss/value",
+    "policy/entropy",
+    "policy/approx_kl",
+    "policy/clip_fraction",
+)
+"""What `loss` reports of every step, in this order."""
+
+
 def loss(
     params: PyTree, config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
-) -> tuple[Array, Metrics]:
+) -> tuple[Array, tuple[Array, ...]]:
+    """The loss, and what is `REPORTED` of every step of the minibatch."""
     _, policy, value = forward(
         config, env, agent, params, batch.obs, memory, batch.done
     )
     pi = distribution(config, env, policy, batch.obs)
     log_prob = pi.log_prob(batch.action)
-    loss_policy = policy_loss(config, env, agent, batch, pi, log_prob).mean()
-    loss_value = value_loss(config, batch, value).mean()
-    entropy = pi.entropy().mean()
+    loss_policy = policy_loss(config, env, agent, batch, pi, log_prob)
+    loss_value = value_loss(config, batch, value)
+    entropy = pi.entropy()
     clipped = jnp.abs(jnp.exp(log_prob - batch.log_prob) - 1.0) > config.clip_eps
     total = loss_policy + config.vf_coef * loss_value - config.ent_coef * entropy
-    return total, {
-        "loss/policy": mean(loss_policy),
-        "loss/value": mean(loss_value),
-        "policy/entropy": mean(entropy),
-        "policy/approx_kl": mean(losses.approx_kl(log_prob, batch.log_prob)),
-        "policy/clip_fraction": mean(clipped),
-    }
-
-
-def minibatch_indices(config: Config, key: Array, num_sequences: int) -> Array:
-    """The sequences of every gradient step, `[num_epochs * num_minibatches, size]`: each
-    epoch is a new order of all of them."""
-
-    def shuffle(key: Array) -> Array:
-        return jax.random.permutation(key, num_sequences)
-
-    orders = jax.vmap(shuffle)(jax.random.split(key, config.num_epochs))
-    return orders.reshape(-1, num_sequences // config.num_minibatches)
+    kl = losses.approx_kl(log_prob, batch.log_prob)
+    return total.mean(), (loss_policy, loss_value, entropy, kl, clipped)
 
 
 def update(
@@ -380,28 +404,34 @@ def update(
 ) -> tuple[Agent, Metrics]:
     """`num_epochs` passes of `num_minibatches` gradient steps over one batch."""
     optimizer = optim.adam(config.max_grad_norm)
+    params, unflatten = optim.flat(agent.params)
 
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Metrics]:
+    def loss_of(params: Array, rows: Batch, start: Memory) -> tuple[Array, tuple]:
+        return loss(unflatten(params), config, env, agent, rows, start)
+
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         params, opt_state, stopped = carry
         rows = jax.tree.map(lambda x: x[:, index], batch)
         start = jax.tree.map(lambda x: x[index], memory)
-        grads, metrics = jax.grad(loss, has_aux=True)(
-            params, config, env, agent, rows, start
-        )
+        grads, reported = jax.grad(loss_of, has_aux=True)(params, rows, start)
+        metrics = packed_sums(reported)
         new = optim.apply(optimizer, params, opt_state, grads, learning_rate)
         if config.target_kl is None:
             return (*new, stopped), metrics
-        stopped |= metrics["policy/approx_kl"].value > 1.5 * config.target_kl
+        approx_kl = reported[REPORTED.index("policy/approx_kl")].mean()
+        stopped |= approx_kl > 1.5 * config.target_kl
         kept = jax.tree.map(
             lambda old, new: jnp.where(stopped, old, new), (params, opt_state), new
         )
         return (*kept, stopped), metrics
 
-    indices = minibatch_indices(config, key, batch.done.shape[1])
-    carry = (agent.params, agent.opt_state, jnp.bool_(False))
-    (params, opt_state, _), metrics = jax.lax.scan(gradient_step, carry, indices)
-    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
-    agent = agent.replace(params=params, opt_state=opt_state)
+    indices = minibatches(
+        key, batch.done.shape[1], config.num_epochs, config.num_minibatches
+    )
+    carry = (params, agent.opt_state, jnp.bool_(False))
+    (params, opt_state, _), sums = jax.lax.scan(gradient_step, carry, indices)
+    metrics = unpacked_means(REPORTED, sums.sum(0), batch.done.size * config.num_epochs)
+    agent = agent.replace(params=unflatten(params), opt_state=opt_state)
     return adapt_kl_coef(config, env, agent, batch, memory), metrics
 
 
@@ -428,14 +458,15 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     key, key_update = jax.random.split(world.key)
     memory = world.memory
 
-    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
-        return act(config, env, agent, obs, memory, key)
-
     world, trajectory, stats = unroll(
-        env, policy, world.replace(key=key), config.num_steps
+        env,
+        partial(choose, config, env, agent),
+        world.replace(key=key),
+        config.num_steps,
+        partial(action_noise, env.action_space),
     )
     reward, reward_stats, reward_trace = scaled_reward(config, state, trajectory)
-    batch = make_batch(config, env, agent, trajectory, reward, memory)
+    batch = make_batch(config, env, agent, trajectory, reward)
     learning_rate: Scalar = config.learning_rate
     if config.anneal_lr:
         learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)

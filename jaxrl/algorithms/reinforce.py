@@ -26,6 +26,7 @@ The details that matter:
 4. Without a value an episode cut by its time limit ends there, as taught.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -37,6 +38,7 @@ from jaxrl.algorithms import checks
 from jaxrl.config import require
 from jaxrl.networks.actor_critic import (
     ActorCritic,
+    action_noise,
     apply_step,
     policy_distribution,
 )
@@ -82,7 +84,7 @@ class Config(PyTreeNode):
     """What is subtracted from it: nothing, a running mean of G_0, or a learned V(s_t)."""
     baseline_decay: float = traced(0.9, low=0, high=1)
     """beta of the moving average: rho <- beta rho + (1 - beta) G_0."""
-    learning_rate: float = traced(5e-3, low=0)
+    learning_rate: float = traced(3e-3, low=0)
     """Adam's step size."""
     anneal_lr: bool = static(True)
     """Whether the learning rate falls linearly to zero over `total_steps`."""
@@ -165,10 +167,19 @@ def init(config: Config, env: Env, key: Array) -> State:
     params = net.init(key_params, (), x)
     agent = Agent(
         params=params,
-        opt_state=optim.adam(config.max_grad_norm).init(params),
+        opt_state=optim.adam(config.max_grad_norm).init(optim.flat(params)[0]),
         average_return=jnp.float32(0.0),
     )
     return State(agent, init_world(env, key_world, config.num_envs))
+
+
+def choose(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
+) -> tuple[Array, Memory, dict[str, Any]]:
+    """One step of the policy: a sample made from `action_noise`, or the mode for None."""
+    pi, value = policy_and_value(config, env, agent.params, obs)
+    action = pi.mode() if noise is None else pi.from_noise(noise)
+    return action, memory, {"value": value}
 
 
 def act(
@@ -180,9 +191,9 @@ def act(
     key: Array,
     greedy: bool = False,
 ) -> tuple[Array, Memory, dict[str, Any]]:
-    pi, value = policy_and_value(config, env, agent.params, obs)
-    action = pi.mode() if greedy else pi.sample(seed=key)
-    return action, memory, {"value": value}
+    batch = jax.tree.leaves(obs)[0].shape[:1]
+    noise = None if greedy else action_noise(env.action_space, key, batch)
+    return choose(config, env, agent, obs, memory, noise)
 
 
 def policy_and_value(
@@ -206,7 +217,14 @@ def returns(
         mask = estimators.first_episode_mask(done)
     next_value = jnp.zeros_like(trajectory.reward)
     if config.baseline == "value":
-        _, next_value = policy_and_value(config, env, agent.params, trajectory.next_obs)
+        # Only the values of cut episodes and of the last row enter the return.
+        next_value = estimators.successor_values(
+            lambda obs, _: policy_and_value(config, env, agent.params, obs)[1],
+            next_value,
+            trajectory.next_obs,
+            (),
+            trajectory.truncated,
+        )
     reward_to_go = estimators.discounted_returns(
         trajectory.reward,
         trajectory.terminated,
@@ -276,23 +294,26 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     if config.whole_episodes:
         world = restart_episodes(env, world)
 
-    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
-        return act(config, env, agent, obs, memory, key)
-
-    world, trajectory, stats = unroll(env, policy, world, config.num_steps)
-    reward_to_go, mask = returns(config, env, agent, trajectory)
-    grads, metrics = jax.grad(loss, has_aux=True)(
-        agent.params, config, env, agent, trajectory, reward_to_go, mask
+    world, trajectory, stats = unroll(
+        env,
+        partial(choose, config, env, agent),
+        world,
+        config.num_steps,
+        partial(action_noise, env.action_space),
     )
+    reward_to_go, mask = returns(config, env, agent, trajectory)
+    params, unflatten = optim.flat(agent.params)
+    grads, metrics = jax.grad(
+        lambda params: loss(
+            unflatten(params), config, env, agent, trajectory, reward_to_go, mask
+        ),
+        has_aux=True,
+    )(params)
     learning_rate: Scalar = config.learning_rate
     if config.anneal_lr:
         learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
     params, opt_state = optim.apply(
-        optim.adam(config.max_grad_norm),
-        agent.params,
-        agent.opt_state,
-        grads,
-        learning_rate,
+        optim.adam(config.max_grad_norm), params, agent.opt_state, grads, learning_rate
     )
     average_return = agent.average_return
     if config.baseline == "moving_average":
@@ -307,7 +328,7 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     metrics |= stats
     metrics["optim/learning_rate"] = mean(learning_rate)
     metrics["rollout/masked_fraction"] = mean(~mask)
-    return State(Agent(params, opt_state, average_return), world), metrics
+    return State(Agent(unflatten(params), opt_state, average_return), world), metrics
 
 
 REINFORCE = Algorithm(

@@ -10,6 +10,7 @@ What the adapter sees to, because gymnax does not:
 * one dtype per array, never weakly typed, the same after `reset` and after `step`;
 * rewards float32 `[]`, flags bool `[]`;
 * Box actions clipped to the action space (a NaN stays NaN, so that it is noticed);
+* the binary images of MinAtar in one byte a pixel, in rollouts and in replay;
 * spaces that tell the truth: shape and dtype are those of a real observation, and
   bounds that observations leave are dropped (`_WRONG_BOUNDS`).
 
@@ -106,6 +107,13 @@ KNOWN_ISSUES = {
 _WRONG_BOUNDS = ("MemoryChain-bsuite", "GaussianBandit-misc")
 
 
+_BINARY_IMAGES = tuple(id for id in GYMNAX_IDS if id.endswith("-MinAtar"))
+"""Zeros and ones, which gymnax returns as float32: a quarter of the memory as uint8."""
+
+SHORTEST_EPISODE = {"CartPole-v1": 8}
+"""Steps that no episode can be shorter than, where tests show it; see `Env`."""
+
+
 def known_issues(id: str) -> str | None:
     """What a user of this environment should know, in one sentence, or None."""
     return KNOWN_ISSUES.get(id)
@@ -143,6 +151,10 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
     }
     with _explained(id, params):
         env = from_gymnax(environment, defaults.replace(**replaced), horizon, id)
+    shortest = SHORTEST_EPISODE.get(id, 1)
+    if shortest > 1 and not others:  # other parameters may be another task
+        limit = shortest if env.horizon is None else min(shortest, int(env.horizon))
+        env = env.replace(shortest_episode=limit)
     if id in _WRONG_BOUNDS:
         space = env.observation_space
         unbounded = spaces.box(-np.inf, np.inf, space.shape, space.dtype)
@@ -181,6 +193,8 @@ def from_gymnax(
     action_space = _space(environment.action_space(params))
     step_env = _CORRECTED_STEPS.get(id, _step_env)
     state, obs = _signature(environment, step_env, action_space, params)
+    if id in _BINARY_IMAGES:
+        obs = jax.ShapeDtypeStruct(obs.shape, np.uint8)
     reset, step = _functions(
         _Adapter(environment, step_env, action_space, _dtypes(state), _dtypes(obs))
     )

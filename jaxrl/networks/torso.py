@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 
 from jaxrl.networks.initializers import orthogonal
+from jaxrl.networks.product import matrix_product
 from jaxrl.types import Array
 
 Activation = Literal["tanh", "relu", "silu", "gelu", "elu"]
@@ -30,7 +31,7 @@ def dense(size: int, scale: float = 2.0**0.5) -> nn.Dense:
     sqrt(2) for hidden layers, 0.01 for a policy's and 1 for a value's last layer are the
     gains of PPO's reference code (Huang et al., 2022, "The 37 Implementation Details").
     """
-    return nn.Dense(size, kernel_init=orthogonal(scale))
+    return nn.Dense(size, kernel_init=orthogonal(scale), dot_general=matrix_product)
 
 
 class MLP(nn.Module):

@@ -1,0 +1,165 @@
+"""Stable-Baselines3 under the benchmark's protocol; see protocol.py.
+
+Environments are gymnasium's, stepped one after the other in this process, which is the
+fastest way for small ones. They have no `Monitor`, and nothing is logged.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium
+import torch
+from protocol import Answer, serve, updates_for
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+Config = dict[str, Any]
+
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+
+NOTES = {
+    "ppo": "SB3's value loss has no factor 1/2, and its environments are gymnasium's",
+    "dqn": "SB3's loss is Huber's, Adam's eps is 1e-8, and its environments are "
+    "gymnasium's",
+}
+
+
+def check(case: dict[str, Any], peer: str) -> None:
+    """Refuses what the peer cannot do."""
+    if case["env"].endswith("-MinAtar"):
+        raise ValueError(f"{peer} has no {case['env']} without a GPL package")
+    if case["num_seeds"] != 1:
+        raise ValueError(f"{peer} trains one agent a process, not {case['num_seeds']}")
+
+
+def make_envs(env: str, num_envs: int) -> DummyVecEnv:
+    """Environments stepped in turn, in this process."""
+    return DummyVecEnv([lambda: gymnasium.make(env) for _ in range(num_envs)])
+
+
+def learning_rate(config: Config, env_steps: int) -> float | Callable[[float], float]:
+    """The rate, or its fall to zero over `total_steps`, of which the run is a part."""
+    if not config.get("anneal_lr", False):
+        return config["learning_rate"]
+    part = env_steps / config["total_steps"]
+    return lambda remaining: config["learning_rate"] * (1 - (1 - remaining) * part)
+
+
+def ppo_arguments(config: Config, env_steps: int) -> dict[str, Any]:
+    """The arguments that SB3's and SBX's PPO share."""
+    same_names = "gamma gae_lambda ent_coef vf_coef max_grad_norm"
+    batch = config["num_envs"] * config["num_steps"]
+    return {
+        "learning_rate": learning_rate(config, env_steps),
+        "n_steps": config["num_steps"],
+        "n_epochs": config["num_epochs"],
+        "batch_size": batch // config["num_minibatches"],
+        "clip_range": config["clip_eps"],
+        **{name: config[name] for name in same_names.split()},
+    }
+
+
+def dqn_arguments(config: Config, env_steps: int) -> dict[str, Any]:
+    """The arguments that SB3's and SBX's DQN share."""
+    same_names = "gamma buffer_size learning_starts batch_size target_update_interval"
+    vector_steps, gradient_steps = updates_for(config)
+    scale = config["total_steps"] / env_steps
+    return {
+        "learning_rate": learning_rate(config, env_steps),
+        "train_freq": vector_steps,
+        "gradient_steps": gradient_steps,
+        "exploration_initial_eps": config["epsilon_start"],
+        "exploration_final_eps": config["epsilon_end"],
+        "exploration_fraction": config["exploration_fraction"] * scale,
+        **{name: config[name] for name in same_names.split()},
+    }
+
+
+def make(case: dict[str, Any], seed: int, env_steps: int) -> BaseAlgorithm:
+    """A fresh agent with the requested configuration."""
+    config, ppo = case["config"], case["algorithm"] == "ppo"
+    sizes = list(config["hidden_sizes"])
+    policy: dict[str, Any] = {"activation_fn": ACTIVATIONS[config["activation"]]}
+    if ppo:
+        arguments = ppo_arguments(config, env_steps)
+        policy["net_arch"] = {"pi": sizes, "vf": sizes}
+    else:
+        arguments = dqn_arguments(config, env_steps)
+        arguments["max_grad_norm"] = config["max_grad_norm"]
+        policy["net_arch"] = sizes
+    envs = make_envs(case["env"], config["num_envs"])
+    arguments |= {"policy_kwargs": policy, "seed": seed, "device": "cpu"}
+    return (PPO if ppo else DQN)("MlpPolicy", envs, **arguments)
+
+
+def train(model: BaseAlgorithm, env_steps: int) -> Answer:
+    """Times the training of a fresh agent, in whole rollouts."""
+    start = time.perf_counter()
+    model.learn(env_steps, log_interval=None)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "env_steps": model.num_timesteps}
+
+
+def greedy_return(model: BaseAlgorithm, env: str, episodes: int, seed: int) -> float:
+    """Mean return over whole episodes, in up to 16 environments at once."""
+    envs = make_envs(env, min(episodes, 16))
+    envs.seed(seed + 1_000_000)
+    mean, _ = evaluate_policy(model, envs, episodes, deterministic=True, warn=False)
+    return float(mean)
+
+
+def choose_threads(case: dict[str, Any]) -> int:
+    """Leaves torch with its own number of threads, or with 1 if that is faster."""
+    own = torch.get_num_threads()
+    if own == 1:
+        return own
+    short = {**case["config"], "learning_starts": 0}
+    steps = 4 * short["num_envs"] * short.get("num_steps", 256)
+    seconds = {}
+    for threads in (own, 1, own, 1):  # the first two warm up
+        torch.set_num_threads(threads)
+        model = make({**case, "config": short}, 0, steps)
+        seconds[threads] = train(model, steps)["seconds"]
+    best = min(seconds, key=seconds.__getitem__)
+    torch.set_num_threads(best)
+    return best
+
+
+class Worker:
+    """The case at hand."""
+
+    def prepare(self, case: dict[str, Any]) -> Answer:
+        """Nothing is compiled; the number of torch's threads is chosen."""
+        check(case, "stable-baselines3")
+        self.case = case
+        threads = choose_threads(case)
+        peers = ("torch", "stable-baselines3", "gymnasium")
+        versions = {name: version(name) for name in peers}
+        return {
+            "compile_seconds": 0.0,
+            "versions": {"python": platform.python_version(), **versions},
+            "note": f"{NOTES[case['algorithm']]}; torch's threads: {threads}.",
+        }
+
+    def run(self, seed: int, env_steps: int) -> Answer:
+        """Times the training of a fresh agent."""
+        return train(make(self.case, seed, env_steps), env_steps)
+
+    def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
+        """Trains the seeds in turn, and evaluates."""
+        returns = []
+        for seed in seeds:
+            model = make(self.case, seed, env_steps)
+            done = train(model, env_steps)["env_steps"]
+            returns.append(greedy_return(model, self.case["env"], episodes, seed))
+        return {"returns": returns, "env_steps": done}
+
+
+if __name__ == "__main__":
+    worker = Worker()
+    serve({"prepare": worker.prepare, "run": worker.run, "learn": worker.learn})

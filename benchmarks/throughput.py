@@ -1,0 +1,97 @@
+"""Training speed, ours and the peers', in one run on one machine.
+
+    python benchmarks/throughput.py                    # everything, an hour on two cores
+    python benchmarks/throughput.py --quick --out DIR  # everything, a little of each
+    python benchmarks/throughput.py --cases B1 B5 --peers rejax
+
+Our half is `jaxrl bench`. Each peer lives in a virtual environment of its own, which this
+script makes from the packages and versions of `peers/peers.toml`; `--peers-from DIR` takes
+the wheels from a folder, for machines that reach no package index. Runs of ours and of a
+peer take turns. A peer that cannot be installed or run is named in the table with the
+reason. Writes throughput.json, .md and .png, and the tables of docs/performance.md.
+"""
+
+import argparse
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+from jaxrl.bench.host import chosen_cases
+from jaxrl.bench.report import fill_in, markdown
+from jaxrl.bench.run import run_benchmark
+from jaxrl.types import InvalidInput
+
+HERE = Path(__file__).parent
+PEERS = tomllib.loads((HERE / "peers" / "peers.toml").read_text())
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    commands = {
+        peer: command(peer, arguments.peers_dir, arguments.peers_from)
+        for peer in arguments.peers
+    }
+    out = Path(arguments.out) if arguments.out else HERE / "results" / "throughput"
+    results = run_benchmark(
+        arguments.cases,
+        quick=arguments.quick,
+        device=arguments.device,
+        out=out,
+        peers=commands,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    table = markdown(results)
+    print(table)
+    if not arguments.out:
+        fill_in(HERE.parent / "docs" / "performance.md", "throughput", table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cases", nargs="+", default=[], help="B1 ... B8, scaling")
+    parser.add_argument("--quick", action="store_true", help="a little of each")
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"])
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--peers-from", help="a folder of wheels")
+    parser.add_argument(
+        "--peers-dir",
+        default=str(HERE.parent / ".peers"),
+        help="where the peers' environments are made, and found again",
+    )
+    parser.add_argument("--out", help="a folder for the results; needed with --quick")
+    arguments = parser.parse_args()
+    if arguments.quick and not arguments.out:
+        parser.error("--quick needs --out, or it would overwrite the real results")
+    try:
+        chosen_cases(arguments.cases, "cpu")
+    except InvalidInput as error:
+        parser.error(str(error))
+    return arguments
+
+
+def command(peer: str, peers_dir: str, wheels: str | None) -> list[str]:
+    """How to start a peer's worker, in an environment that is made if it is not there."""
+    folder = Path(peers_dir) / peer
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        print(f"installing {peer} into {folder} ...", file=sys.stderr, flush=True)
+        install(peer, folder, python, wheels)
+    return [str(python), str(HERE / "peers" / PEERS[peer]["worker"])]
+
+
+def install(peer: str, folder: Path, python: Path, wheels: str | None) -> None:
+    """A failure is told here and, as the worker cannot start, in the table."""
+    venv.create(folder, with_pip=True, clear=True)
+    source = ["--no-index", "--find-links", wheels] if wheels else []
+    for package in PEERS[peer]["packages"]:
+        pip = [str(python), "-m", "pip", "install", "--quiet", *source, package]
+        if subprocess.run(pip, check=False).returncode:
+            print(f"{peer}: cannot install {package}", file=sys.stderr, flush=True)
+            return
+    (folder / "installed").touch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""What each trick of the core gains: its own time, against the plain way.
+
+    python benchmarks/tricks.py
+
+Each pair is compiled, run by turns in one process, and its medians are compared. Writes
+results/tricks.json, from which docs/performance.md and the comments in the code have their
+numbers. `--learning` trains PPO with the sort-free shuffle and with a sorted permutation
+instead, into results/shuffles.json.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import PPO, evaluate_population, make, optim, train
+from jaxrl.algorithms import ppo
+from jaxrl.bench.cases import PPO as PPO_CONFIG
+from jaxrl.bench.report import fill_in
+from jaxrl.bench.run import commit
+from jaxrl.config import with_floats
+from jaxrl.experiment import versions
+from jaxrl.minibatches import shuffled
+from jaxrl.networks.actor_critic import in_blocks
+from jaxrl.networks.product import matrix_product
+from jaxrl.platform import use_all_cores
+from jaxrl.prng import key
+from jaxrl.statistics import bootstrap_difference
+
+RESULTS = Path(__file__).parent / "results"
+Pair = tuple[Callable, Callable, Any, Any, int]
+"""The trick, the plain way, an argument for each, and turns of the loop inside."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--learning", action="store_true")
+    if parser.parse_args().learning:
+        use_all_cores(16)
+        write("shuffles.json", {"rows": learning()})
+        return
+    rows = {}
+    for name, pair in pairs().items():
+        with_it, plain = compare(*pair)
+        rows[name] = {"with_us": with_it, "plain_us": plain, "ratio": plain / with_it}
+        print(f"{name:58} {with_it:10.1f} us, plain {plain:10.1f} us", flush=True)
+    write("tricks.json", {"rows": rows})
+    page = Path(__file__).parent.parent / "docs" / "performance.md"
+    fill_in(page, "tricks", table(rows))
+
+
+def write(name: str, results: dict[str, Any]) -> None:
+    about = {"commit": commit(), "versions": versions(), "device": device()}
+    text = json.dumps(about | results, indent=1) + "\n"
+    (RESULTS / name).write_text(text)
+
+
+def table(rows: dict[str, Any]) -> str:
+    lines = ["| trick | with it | plain | gain |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        times = f"{row['with_us']:.1f} | {row['plain_us']:.1f} | {row['ratio']:.1f}"
+        lines.append(f"| {name} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def device() -> str:
+    return jax.devices()[0].device_kind
+
+
+def compare(
+    trick: Callable, plain: Callable, x: Any, y: Any, turns: int
+) -> tuple[float, float]:
+    """Median microseconds of both, by turns."""
+    compiled = [partial(jax.jit(trick), x), partial(jax.jit(plain), y)]
+    calls = []
+    for function in compiled:
+        jax.block_until_ready(function())
+        started = time.perf_counter()
+        jax.block_until_ready(function())
+        calls.append(max(1, round(0.2 / (time.perf_counter() - started))))
+    times: list[list[float]] = [[], []]
+    for _ in range(7):
+        for i, function in enumerate(compiled):
+            started = time.perf_counter()
+            for _ in range(calls[i]):
+                out = function()
+            jax.block_until_ready(out)
+            times[i].append((time.perf_counter() - started) / calls[i] / turns * 1e6)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def pairs() -> dict[str, Pair]:
+    found: dict[str, Pair] = {}
+    for size in (65_536,):
+        found[f"shuffle of {size:,} rows, against a permutation"] = (
+            partial(shuffled, size=size),
+            partial(jax.random.permutation, x=size),
+            key(0),
+            key(0),
+            1,
+        )
+    for rows in (128, 8_192):
+        found[f"gradient of two 64-64 networks, {rows:,} rows"] = (
+            in_a_loop(partial(gradient, rows=rows)),
+            in_a_loop(partial(gradient, rows=rows, plain=True)),
+            weights(),
+            weights(),
+            TURNS,
+        )
+    found["Adam on one vector, against 12 arrays"] = (
+        in_a_loop(adam_step),
+        in_a_loop(adam_step),
+        adam_state(flat=True),
+        adam_state(flat=False),
+        TURNS,
+    )
+    obs = jax.random.normal(key(1), (32, 2_048, 4))
+    found["values of 65,536 rows in blocks, against all at once"] = (
+        partial(in_blocks, critic()),
+        critic(),
+        obs,
+        obs,
+        1,
+    )
+    found["a small draw in a loop, against JAX's loop of rounds"] = (
+        in_a_loop(draw),
+        in_a_loop(draw),
+        key(0),
+        jax.random.key(0),
+        TURNS,
+    )
+    return found
+
+
+TURNS = 64
+"""Turns of the loop in which a trick is measured; the times are of one turn."""
+
+
+def in_a_loop(function: Callable) -> Callable:
+    return lambda x: jax.lax.fori_loop(0, TURNS, lambda _, x: function(x), x)
+
+
+def weights() -> Any:
+    return [
+        0.1 * jax.random.normal(key(i), shape)
+        for i, shape in enumerate(2 * [(4, 64), (64, 64), (64, 2)])
+    ]
+
+
+def gradient(params: Any, rows: int, plain: bool = False) -> Any:
+    """A gradient step of two networks; plain is flax's product, of `[1, rows, 4]`."""
+    x = jnp.ones((1, rows, 4))
+
+    def product(x: Any, w: Any) -> Any:
+        if plain:
+            return jnp.matmul(x, w)
+        return matrix_product(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+
+    def loss(params: Any) -> Any:
+        total = 0.0
+        for net in (params[:3], params[3:]):
+            h = x
+            for w in net[:-1]:
+                h = jnp.tanh(product(h, w))
+            total += jnp.square(product(h, net[-1]) - 1.0).mean()
+        return total
+
+    return jax.tree.map(lambda w, g: w - 1e-6 * g, params, jax.grad(loss)(params))
+
+
+def adam_state(flat: bool) -> Any:
+    params: Any = weights() + [jnp.zeros(n) for n in (64, 64, 2, 64, 64, 2)]
+    if flat:
+        params, _ = optim.flat(params)
+    return params, optim.adam(0.5).init(params)
+
+
+def adam_step(carry: Any) -> Any:
+    params, opt_state = carry
+    return optim.apply(optim.adam(0.5), params, opt_state, params, 1e-4)
+
+
+def critic() -> Callable:
+    """V of PPO's default network on CartPole."""
+    env, config = make("CartPole-v1"), with_floats(PPO.Config(**PPO_CONFIG))
+    agent = jax.jit(partial(PPO.init, config, env))(key(0)).agent
+    return lambda obs: ppo.forward(config, env, agent, agent.params, obs, ())[2]
+
+
+def draw(rng: Any) -> Any:
+    return jax.random.fold_in(rng, jax.random.bits(rng, (10,))[3])
+
+
+def learning() -> dict[str, Any]:
+    """Greedy returns with either shuffle, and the interval of the difference."""
+    rows = {}
+    cases = {
+        "CartPole-v1": {},
+        "Breakout-MinAtar": {"num_envs": 64, "num_minibatches": 8},
+    }
+    for env_id, changes in cases.items():
+        steps = 500_000 if env_id == "CartPole-v1" else 1_000_000
+        found = {}
+        for name in ("shuffled", "permutation"):
+            ppo.minibatches = minibatches_by(name)
+            jax.clear_caches()
+            fields = PPO_CONFIG | changes | {"total_steps": float(steps)}
+            config, env = PPO.Config(**fields), make(env_id)
+            result = train(PPO, config, env, num_seeds=16)
+            played = evaluate_population(
+                PPO, with_floats(config), env, result.agent, key(1), 64
+            )
+            found[name] = played.episode_return.mean(1).tolist()
+            print(env_id, name, sum(found[name]) / 16, flush=True)
+        difference = bootstrap_difference(found["shuffled"], found["permutation"])
+        rows[env_id] = {"env_steps": steps, "returns": found, "difference": difference}
+        print(env_id, "95 % interval of the difference", difference, flush=True)
+    return rows
+
+
+def minibatches_by(name: str) -> Callable:
+    order = shuffled if name == "shuffled" else jax.random.permutation
+
+    def minibatches(rng: Any, size: int, epochs: int, number: int) -> Any:
+        orders = jax.vmap(lambda k: order(k, size))(jax.random.split(rng, epochs))
+        return orders.reshape(-1, size // number)
+
+    return minibatches
+
+
+if __name__ == "__main__":
+    main()

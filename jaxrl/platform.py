@@ -1,0 +1,44 @@
+"""What the command line sets up before JAX starts: all cores, and the compilation cache.
+
+A library must not change a process behind its user's back, so nothing here happens on
+import. In a program of your own call these first, before anything touches a device.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+import jax
+
+
+def use_all_cores(num_members: int) -> None:
+    """Makes one CPU device of each core that a population can be spread over.
+
+    A small agent keeps one core busy; two devices run half of a population each. Without
+    effect when JAX has started already, or on another platform.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    with contextlib.suppress(RuntimeError):  # raised if the devices exist already
+        jax.config.update("jax_num_cpu_devices", max(1, min(cores, num_members)))
+
+
+def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
+    """Keeps compiled programs on disk, so that the second run of one starts at once.
+
+    Args:
+      folder: where; by default `$JAX_COMPILATION_CACHE_DIR`, or `jaxrl` in the user's
+        cache folder (`$XDG_CACHE_HOME`, or `~/.cache`).
+
+    Returns:
+      The folder, or None where it cannot be made: the cache is then off.
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl"
+    folder = Path(folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder
