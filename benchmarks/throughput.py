@@ -23,6 +23,7 @@ from jaxrl.bench.report import fill_in, markdown
 from jaxrl.bench.run import run_benchmark
 from jaxrl.types import InvalidInput
 
+PARTS = ["speed", "learning"]
 HERE = Path(__file__).parent
 PEERS = tomllib.loads((HERE / "peers" / "peers.toml").read_text())
 
@@ -40,6 +41,7 @@ def main() -> None:
         device=arguments.device,
         out=out,
         peers=commands,
+        parts=arguments.parts,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     table = markdown(results)
@@ -54,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a little of each")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"])
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--peers-from", help="a folder of wheels")
     parser.add_argument(
         "--peers-dir",

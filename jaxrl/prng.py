@@ -41,7 +41,9 @@ def _threefry(key: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
             x1 = x0 ^ x1
         x0 = x0 + schedule[(i + 1) % 3]
         x1 = x1 + schedule[(i + 2) % 3] + np.uint32(i + 1)
-    return x0, x1
+    # Keys are made from keys: without a barrier XLA may fuse whole chains of ciphers, and
+    # compute each again for all that uses it (jaxlib 0.11.2 then compiles for minutes).
+    return jax.lax.optimization_barrier((x0, x1))
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[Array, Array]:

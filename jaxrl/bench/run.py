@@ -18,6 +18,7 @@ def run_benchmark(
     device: str | None = None,
     out: Path | None = None,
     peers: dict[str, Sequence[str]] | None = None,
+    parts: Sequence[str] = ("speed", "learning"),
     say: host.Report = print,
 ) -> dict[str, Any]:
     """Measures and, with `out`, writes `throughput.json`, `.md` and `.png` there.
@@ -28,6 +29,7 @@ def run_benchmark(
       device: "cpu", "gpu" or "tpu"; by default what JAX chooses.
       out: a folder.
       peers: the command of each peer's worker.
+      parts: the speed of the cases, what they learn beside their first peer, or both.
       say: called with a line for a person.
 
     Raises:
@@ -36,13 +38,13 @@ def run_benchmark(
     host.chosen_cases(names, "cpu")
     settings, peers = Settings(quick, device), peers or {}
     results = machine(settings)
-    if names and out is not None:
+    if (names or len(parts) < 2) and out is not None:
         results = kept(out) | results
     results["command"] = " ".join(["jaxrl bench", *names, *["--quick"] * quick])
     for table in ("cases", "learning"):
         results.setdefault(table, {})
     cases = host.chosen_cases(names, results["platform"])
-    for name, case in cases.items():
+    for name, case in cases.items() if "speed" in parts else ():
         say(f"== {name}: {case.algorithm} on {case.env}, {case.num_seeds} seed(s)")
         try:
             found = host.run_case(name, case, settings, peers, say)
@@ -55,7 +57,7 @@ def run_benchmark(
         write(results, out)
     for name, case in cases.items():
         against = {p: peers[p] for p in case.peers[:1] if p in peers}
-        if case.learn_steps and against:
+        if case.learn_steps and against and "learning" in parts:
             say(f"== {name}: learning")
             try:
                 check = host.learning_check(
@@ -63,13 +65,13 @@ def run_benchmark(
                 )
             except Failed as error:
                 check = {"error": str(error)}
-            results["learning"][name] = check
+            results["learning"][name] = check | {"commit": results["commit"]}
             write(results, out)
-    if not names or "B8" in names:
+    if (not names and "speed" in parts) or "B8" in names:
         say("== B8: environments alone")
         results["environments"] = host.environment_table(settings, say)
         write(results, out)
-    if not names or "scaling" in names:
+    if (not names and "speed" in parts) or "scaling" in names:
         say("== scaling of B1")
         results["scaling"] = host.scaling(settings, say)
         write(results, out)
