@@ -166,9 +166,8 @@ def test_the_tables_name_what_could_not_run(tmp_path):
         "xla_flags": "",
         "cases": {"B1": found, "B5": {"error": "out of memory", "peers": {}}},
         "learning": {"B1": {"error": "no peer"}},
-        "scaling": {"num_envs": [{"num_envs": 4} | ok], "num_seeds": []},
+        "scaling": {"environments": [{"size": 4} | ok], "seeds": [{"size": 1} | ok]},
     }
-    results["scaling"]["num_seeds"] = [{"num_seeds": 1} | ok]
     run.write(results, tmp_path)
     text = (tmp_path / "throughput.md").read_text()
     for expected in ("200 k", "80%", "no wheel", "out of memory", "no peer"):

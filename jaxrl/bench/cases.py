@@ -144,5 +144,19 @@ LEVEL_SIZES = (64, 2_048, 65_536)
 MIN_LEVEL_RATIO = 4.0
 """The bar of B8: CartPole at 2,048 environments against gymnax's own vmapped `step`."""
 
-SCALING = {"num_envs": (4, 32, 256, 2_048), "num_seeds": (1, 2, 4, 8, 16, 32, 64)}
-"""B1 with more environments, and with more seeds: the figure."""
+SCALING: dict[str, dict[int, Case]] = {
+    "environments": {
+        n: CASES["B1"]._replace(config=PPO | {"num_envs": n})
+        for n in (4, 32, 256, 2_048)
+    },
+    "seeds": {n: CASES["B1"]._replace(num_seeds=n) for n in (1, 2, 4, 16, 64)},
+    "width": {
+        n: CASES["B1"]._replace(config=PPO | {"hidden_sizes": (n, n)})
+        for n in (64, 128, 256)
+    },
+    "buffer size": {
+        n: CASES["B5"]._replace(config=DQN | {"buffer_size": n})
+        for n in (10_000, 100_000, 1_000_000)
+    },
+}
+"""How T grows: B1 with more environments, seeds and units; B5 with a larger memory."""

@@ -88,7 +88,7 @@ class Settings:
         self.device = device
         self.seconds = 0.2 if quick else 10.0
         self.pairs = 1 if quick else 5
-        self.level_seconds = 0.02 if quick else 1.0
+        self.level_seconds = 0.02 if quick else 0.4
 
 
 def chosen_cases(names: Sequence[str], platform: str) -> dict[str, Case]:
@@ -280,23 +280,22 @@ def environment_table(settings: Settings, report: Report) -> list[dict[str, Any]
 
 
 def scaling(settings: Settings, report: Report) -> dict[str, list[dict[str, Any]]]:
-    """T of B1 with more environments, and with more seeds."""
-    base = CASES["B1"]
-    found: dict[str, list[dict[str, Any]]] = {"num_envs": [], "num_seeds": []}
-    for kind, sizes in SCALING.items():
-        for size in sizes[:2] if settings.quick else sizes:
-            if kind == "num_envs":
-                case = base._replace(config=base.config | {"num_envs": size})
-            else:
-                case = base._replace(num_seeds=size)
+    """T of B1 with more environments, seeds and units, of B5 with a larger memory."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind, cases in SCALING.items():
+        found[kind] = []
+        for size, case in list(cases.items())[: 2 if settings.quick else None]:
             steps = first_steps(case)
             with worker(OURS, settings.device) as process:
-                process.ask("prepare", case=case.as_json("scaling", steps))
+                process.ask("prepare", case=case.as_json(kind, steps))
                 if not settings.quick:
                     first = rate(process, 0, steps)
-                    steps = max(steps, int(3.0 * first / case.num_seeds))
-                values = [rate(process, seed, steps) for seed in range(3)]
-            found[kind].append({kind: size} | spread(values))
+                    steps = max(steps, int(2.0 * first / case.num_seeds))
+                values = [
+                    process.ask("run", seed=seed, env_steps=steps)["training_rate"]
+                    for seed in range(3)
+                ]
+            found[kind].append({"size": size} | spread(values))
             report(f"  {kind} {size}: {statistics.median(values):,.0f} steps/s")
     return found
 

@@ -140,7 +140,7 @@ def environment_table(rows: list[dict[str, Any]]) -> str:
 
 def scaling_table(kind: str, rows: list[dict[str, Any]]) -> str:
     lines = [f"| {kind} | steps/s, all together |", "|---|---|"]
-    lines += [f"| {row[kind]:,} | {thousands(row['median'])} |" for row in rows]
+    lines += [f"| {row['size']:,} | {thousands(row['median'])} |" for row in rows]
     return "\n".join(lines)
 
 
@@ -164,9 +164,10 @@ def plot_scaling(scaling: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    labels = {"num_envs": "environments of one agent", "num_seeds": "agents (4 each)"}
-    for axis, (kind, rows) in zip(axes, scaling.items(), strict=True):
-        sizes = [row[kind] for row in rows]
+    labels = {"environments": "environments of one agent", "seeds": "agents"}
+    for axis, (kind, label) in zip(axes, labels.items(), strict=True):
+        rows = scaling[kind]
+        sizes = [row["size"] for row in rows]
         axis.loglog(sizes, [row["median"] for row in rows], marker="o")
         axis.fill_between(
             sizes,
@@ -174,7 +175,7 @@ def plot_scaling(scaling: dict[str, list[dict[str, Any]]], path: Path) -> None:
             [row["max"] for row in rows],
             alpha=0.3,
         )
-        axis.set_xlabel(labels[kind])
+        axis.set_xlabel(label)
         axis.grid(True, which="both", alpha=0.3)
     axes[0].set_ylabel("training steps per second")
     figure.savefig(path, dpi=120)

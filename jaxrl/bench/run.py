@@ -72,7 +72,7 @@ def run_benchmark(
         results["environments"] = host.environment_table(settings, say)
         write(results, out)
     if (not names and "speed" in parts) or "scaling" in names:
-        say("== scaling of B1")
+        say("== scaling of B1 and B5")
         results["scaling"] = host.scaling(settings, say)
         write(results, out)
     return results
