@@ -152,8 +152,8 @@ def _train(
     from jaxrl.platform import use_all_cores, use_compilation_cache
 
     use_compilation_cache()
-    use_all_cores(flags.get("num_seeds") or 1)
     experiment = experiment_from_flags(algorithm, env_params, **flags)
+    use_all_cores(experiment.num_devices)
     with _remembered_signals() as received:
         folder, summary = run_experiment(
             experiment,

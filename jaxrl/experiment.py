@@ -30,9 +30,11 @@ from jaxrl.errors import counted
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runner import (
     NonFiniteError,
+    Parallel,
     Result,
     Row,
     checked_seeds,
+    device_mesh,
     num_iterations,
     prepare,
     train,
@@ -65,6 +67,10 @@ class Experiment:
     """Stops after so many train steps, if `total_steps` is not reached before."""
     evaluation_episodes: int = 128
     """Greedy episodes for each seed at the end."""
+    parallel: Parallel = "auto"
+    """What is spread over several devices; see `runner.device_mesh`."""
+    num_devices: int | None = None
+    """How many devices; None for as many as divide the work evenly."""
 
     @cached_property
     def environment(self) -> Env:
@@ -102,7 +108,7 @@ def run_experiment(
       NonFiniteError: a metric became NaN or infinite; the metrics so far are kept.
     """
     plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
-    _check(experiment)
+    _check(experiment, plan)
     iterations = num_iterations(plan, experiment.config.total_steps)
     if experiment.stop_iterations is not None:
         iterations = min(iterations, experiment.stop_iterations)
@@ -145,6 +151,8 @@ def _train(
             seed=experiment.seed,
             num_seeds=experiment.num_seeds,
             iterations=iterations,
+            parallel=experiment.parallel,
+            num_devices=experiment.num_devices,
             on_chunk=on_chunk,
             stop=stop,
             report=report,
@@ -203,6 +211,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "stop_return": experiment.stop_return,
         "stop_iterations": experiment.stop_iterations,
         "evaluation_episodes": experiment.evaluation_episodes,
+        "parallel": experiment.parallel,
+        "num_devices": experiment.num_devices,
         "config": configs.to_dict(experiment.config),
     }
 
@@ -271,7 +281,7 @@ def _first_free_folder(experiment: Experiment) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
-def _check(experiment: Experiment) -> None:
+def _check(experiment: Experiment, plan: Plan) -> None:
     def check(name: str, kind: Any, **limits: float) -> None:
         configs.check_value(name, kind, getattr(experiment, name), **limits)
 
@@ -279,6 +289,8 @@ def _check(experiment: Experiment) -> None:
     check("stop_return", float | None)
     check("stop_iterations", int | None, low=1)
     check("evaluation_episodes", int, low=1)
+    check("parallel", Parallel)
+    device_mesh(plan, experiment.num_seeds, experiment.parallel, experiment.num_devices)
 
 
 def _reached(stop_return: float | None, row: Row) -> bool:

@@ -60,6 +60,16 @@ RUN_OPTIONS = (
         type=int,
         help="Greedy episodes for each seed at the end.  [default: 128]",
     ),
+    click.Option(
+        ["--parallel"],
+        help="What is spread over devices: members (of a population), data (environments "
+        "of each agent), or auto.  [default: auto]",
+    ),
+    click.Option(
+        ["--devices", "num_devices"],
+        type=int,
+        help="How many devices.  [default: as many as divide the work]",
+    ),
     click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
@@ -202,6 +212,7 @@ def _check_settings(content: Any, path: str) -> None:
     tables, texts = ("config", "env_params"), ("algorithm", "env")
     known = [*texts, *tables, "seed", "num_seeds"]
     known += ["stop_return", "stop_iterations", "evaluation_episodes"]
+    known += ["parallel", "num_devices"]
     if not isinstance(content, Mapping):
         raise InvalidInput(f"config = {path!r} must hold a table of settings.")
     for name, value in content.items():

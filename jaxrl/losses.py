@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxrl import parallel
 from jaxrl.types import Array, Scalar
 
 
@@ -260,13 +261,15 @@ def explained_variance(value: Array, target: Array) -> Array:
     Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
     """
     chex.assert_equal_shape([value, target])
-    variance = jnp.var(target)
+    variance = parallel.variance(target)
     safe = jnp.where(variance > 0.0, variance, 1.0)
-    return jnp.where(variance > 0.0, 1.0 - jnp.var(target - value) / safe, 0.0)
+    return jnp.where(
+        variance > 0.0, 1.0 - parallel.variance(target - value) / safe, 0.0
+    )
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean over the elements where the mask holds; 0 if it holds nowhere.
+    """Mean over the elements where the mask holds, on all devices; 0 if nowhere.
 
     Args:
       x: `[...]`; what lies outside the mask may be anything, NaN too.
@@ -276,8 +279,8 @@ def masked_mean(x: Array, mask: Array) -> Array:
       A scalar.
     """
     chex.assert_equal_shape([x, mask])
-    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
-    return jnp.sum(jnp.where(mask, x, 0.0)) / count
+    count = parallel.total(jnp.sum(mask, dtype=jnp.float32))
+    return parallel.total(jnp.sum(jnp.where(mask, x, 0.0))) / jnp.maximum(count, 1.0)
 
 
 def _ratio(log_prob: Array, old_log_prob: Array) -> Array:

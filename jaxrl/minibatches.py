@@ -1,16 +1,18 @@
-"""Shuffling without sorting.
+"""Minibatches: shuffling without sorting, and reading many arrays at once.
 
 `jax.random.permutation` sorts random keys, twice for more than about 1,600 elements. On
 CPU that takes 26 ms for 65,536 of them, seven gradients of 8,192 rows; this takes 0.4 ms
 (benchmarks/tricks.py).
 """
 
+import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Array
+from jaxrl.types import Array, PyTree
 
 ROUNDS = 2
 """Passes over columns and rows: four half-rounds of a Feistel network."""
@@ -45,10 +47,16 @@ def shuffled(key: Array, size: int) -> Array:
     bits = jax.random.bits(key, (ROUNDS, columns + rows))
     column_turns = (bits[:, :columns] % rows).astype(jnp.int32)
     row_turns = (bits[:, columns:] % columns).astype(jnp.int32)
-    r, c = jnp.divmod(jnp.arange(size, dtype=jnp.int32), columns)
-    for k in range(ROUNDS):
-        r = _rotate(r, column_turns[k], c, rows)
-        c = _rotate(c, row_turns[k], r, columns)
+
+    def both_half_rounds(cell: tuple, turns: tuple) -> tuple[tuple, None]:
+        r, c = cell
+        r = _rotate(r, turns[0], c, rows)
+        c = _rotate(c, turns[1], r, columns)
+        return (r, c), None
+
+    # A loop, or XLA would compute the random bits anew for every element that reads one.
+    cell = jnp.divmod(jnp.arange(size, dtype=jnp.int32), columns)
+    (r, c), _ = jax.lax.scan(both_half_rounds, cell, (column_turns, row_turns))
     return r * columns + c
 
 
@@ -61,6 +69,44 @@ def minibatches(key: Array, size: int, num_epochs: int, num_minibatches: int) ->
     keys = jax.random.split(key, num_epochs)
     orders = jax.vmap(lambda key: shuffled(key, size))(keys)
     return orders.reshape(-1, size // num_minibatches)
+
+
+WIDEST = 64
+"""Longer rows are read where they are: a copy of them would cost memory."""
+
+
+def reader(batch: PyTree) -> Callable[[Array], PyTree]:
+    """`reader(batch)(index)` is every array of `batch` `[T, N, ...]` at `[:, index]`.
+
+    Short rows of 32-bit numbers are laid side by side once and read together. In the loop
+    of a small agent that is one operation instead of six: PPO with minibatches of 128
+    rows takes 2.4 instead of 2.6 ms a train step.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    sizes = [
+        math.prod(x.shape[2:]) if x.dtype in (jnp.float32, jnp.int32) else math.inf
+        for x in leaves
+    ]
+    bits = [
+        jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(*x.shape[:2], -1)
+        for x, size in zip(leaves, sizes, strict=True)
+        if size <= WIDEST
+    ]
+    together = jnp.concatenate(bits, axis=-1)
+    ends = list(itertools.accumulate(x.shape[-1] for x in bits))
+
+    def read(index: Array) -> PyTree:
+        columns = iter(jnp.split(together[:, index], ends[:-1], axis=-1))
+
+        def rows(x: Array, size: float) -> Array:
+            if size > WIDEST:
+                return x[:, index]
+            found = next(columns).reshape(len(x), *index.shape, *x.shape[2:])
+            return jax.lax.bitcast_convert_type(found, x.dtype)
+
+        return jax.tree.unflatten(structure, map(rows, leaves, sizes))
+
+    return read
 
 
 def _grid(size: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxrl import parallel
 from jaxrl.types import Array, Scalar
 
 EPS = 1e-8
@@ -63,13 +64,13 @@ def update(stats: RunningStats, batch: Array) -> RunningStats:
     batch = jnp.asarray(batch, jnp.float32)
     axes = tuple(range(batch.ndim - stats.mean.ndim))
     chex.assert_equal(batch.shape[len(axes) :], stats.mean.shape)
-    size = batch.size // max(stats.mean.size, 1)
+    size = batch.size // max(stats.mean.size, 1) * parallel.num_shares()
     total = stats.count + size
     weight = size / total
     # Around the old mean the numbers are small: no digits are lost to an offset.
     centred = batch - jnp.expand_dims(stats.mean, axes)
-    shift = centred.mean(axes)
-    var = centred.var(axes) + (1.0 - weight) * jnp.square(shift)
+    shift = parallel.mean(centred.mean(axes))
+    var = parallel.variance(centred, axes) + (1.0 - weight) * jnp.square(shift)
     return RunningStats(
         mean=stats.mean + weight * shift,
         var=(1.0 - weight) * stats.var + weight * var,

@@ -10,16 +10,25 @@ from pathlib import Path
 
 import jax
 
+from jaxrl import config as configs
 
-def use_all_cores(num_members: int) -> None:
-    """Makes one CPU device of each core that a population can be spread over.
 
-    A small agent keeps one core busy; two devices run half of a population each. Without
-    effect when JAX has started already, or on another platform.
+def use_all_cores(num_devices: int | None = None) -> None:
+    """Makes a device of each CPU core, or as many CPU devices as asked for.
+
+    One device runs a small agent on one core. On several, the members of a population or
+    the environments of a large run are spread (`runner.device_mesh`). Without effect when
+    JAX has started already, or on another platform.
+
+    Raises:
+      InvalidInput: a number below 1.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    configs.check_value("num_devices", int | None, num_devices, low=1)
+    if num_devices is None:
+        known = hasattr(os, "sched_getaffinity")
+        num_devices = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # raised if the devices exist already
-        jax.config.update("jax_num_cpu_devices", max(1, min(cores, num_members)))
+        jax.config.update("jax_num_cpu_devices", num_devices)
 
 
 def use_compilation_cache(folder: str | Path | None = None) -> Path | None:

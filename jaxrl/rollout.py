@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrl import parallel
 from jaxrl.types import (
     Array,
     Env,
@@ -32,7 +33,7 @@ from jaxrl.types import (
 
 Policy = Callable[[PyTree, Memory, PyTree], tuple[Array, Memory, dict[str, Any]]]
 Noise = Callable[[Array, tuple[int, int]], PyTree]
-"""`(key, (T, N)) -> ` what the policy is given at each step, leading axis `[T]`."""
+"""`(key, (T, N)) -> ` what the policy is given at each step, `[T, N, ...]` or `[T]`."""
 
 
 class Draws(NamedTuple):
@@ -46,7 +47,7 @@ class Draws(NamedTuple):
 
 def step_keys(key: Array, shape: tuple[int, int]) -> Array:
     """The noise of a policy that draws for itself: one key for each step."""
-    return jax.random.split(key, shape[0])
+    return jax.random.split(parallel.own_key(key), shape[0])
 
 
 def draw(env: Env, noise: Noise, key: Array, num_steps: int, num_envs: int) -> Draws:
@@ -59,14 +60,20 @@ def draw(env: Env, noise: Noise, key: Array, num_steps: int, num_envs: int) -> D
     environment could begin two episodes of one rollout in the same state.
     """
     key_noise, key_step, key_fresh = jax.random.split(key, 3)
+    shape = (num_steps, num_envs * parallel.num_shares())
     rows = -(-num_steps // env.shortest_episode)
     reset = jax.vmap(partial(_reset, env, num_envs=num_envs))
     return Draws(
-        noise=noise(key_noise, (num_steps, num_envs)),
-        keys=jax.random.split(key_step, (num_steps, num_envs)),
+        noise=jax.tree.map(_own_envs, noise(key_noise, shape)),
+        keys=_own_envs(jax.random.split(key_step, shape)),
         fresh=reset(jax.random.split(key_fresh, rows)),
         fresh_row=jnp.arange(num_steps) // env.shortest_episode,
     )
+
+
+def _own_envs(x: Array) -> Array:
+    """`[T, n, ...]` of `[T, N, ...]`: the environments of this device. `[T]` is for all."""
+    return x if x.ndim == 1 else parallel.share(x, axis=1)
 
 
 def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> World:
@@ -164,7 +171,8 @@ def unroll(
     num_envs = len(world.episode_length)
     key, key_draw = jax.random.split(world.key)
     draws = draw(env, noise, key_draw, num_steps, num_envs)
-    world = world.replace(key=key, env_steps=world.env_steps + num_steps * num_envs)
+    env_steps = num_steps * num_envs * parallel.num_shares()
+    world = world.replace(key=key, env_steps=world.env_steps + env_steps)
 
     def step(carry: tuple, row: tuple) -> tuple[tuple, Transition]:
         world, ended = carry
@@ -241,7 +249,7 @@ def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _reset(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
-    keys = jax.random.split(key, num_envs)
+    keys = parallel.share(jax.random.split(key, num_envs * parallel.num_shares()))
     return jax.vmap(env.reset, in_axes=(0, None))(keys, env.params)
 
 

@@ -10,16 +10,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl import config as configs
 from jaxrl import prng
 from jaxrl.errors import counted
+from jaxrl.parallel import AXIS, partition, total
 from jaxrl.types import Algorithm, Array, Env, Metrics, Plan, PyTree, Shared
 
 MAX_INT = 2**31 - 1
@@ -75,14 +76,63 @@ MEMBERS = "members"
 """The mesh axis over which a population is spread."""
 
 
-def population_mesh(num_members: int) -> Mesh | None:
-    """As many of this process's devices as divide the population evenly, None for one.
+Parallel = Literal["auto", "members", "data"]
 
-    Members never communicate, so two devices do twice the work of one.
+MIN_ROWS = 256
+"""Rows of a gradient that each CPU device must have: with fewer, adding the gradients up
+costs more than the other core saves (docs/performance.md)."""
+
+
+def device_mesh(
+    plan: Plan,
+    num_members: int,
+    parallel: Parallel = "auto",
+    num_devices: int | None = None,
+) -> Mesh | None:
+    """The devices of this process that a run uses; None for one.
+
+    Args:
+      plan: of the run.
+      num_members: how many agents.
+      parallel: "members" puts agents on devices of their own, which never communicate;
+        "data" spreads the environments of every agent and averages the gradients. "auto"
+        is "members" for a population, and for one agent "data" on CPU, if its gradients
+        are large enough.
+      num_devices: how many; by default as many as divide the work evenly.
+
+    Raises:
+      InvalidInput: there are not so many devices, or the work cannot be divided by them.
     """
+    by_data = parallel == "data" or (parallel == "auto" and num_members == 1)
+    work = plan.shares if by_data else num_members
     devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if num_members % n == 0)
-    return None if count == 1 else Mesh(np.array(devices[:count]), (MEMBERS,))
+    if num_devices is None:
+        most = len(devices)
+        if by_data and parallel == "auto":
+            on_cpu = devices[0].platform == "cpu"
+            most = min(most, plan.gradient_rows // MIN_ROWS) if on_cpu else 1
+        count = max(n for n in range(1, max(most, 1) + 1) if work % n == 0)
+    else:
+        count = _checked_devices(num_devices, len(devices), work, by_data)
+    if count == 1:
+        return None
+    return Mesh(np.array(devices[:count]), (AXIS if by_data else MEMBERS,))
+
+
+def _checked_devices(wanted: int, available: int, work: int, by_data: bool) -> int:
+    configs.check_value("num_devices", int, wanted, low=1)
+    configs.require(
+        wanted <= available,
+        f"num_devices = {wanted}, but JAX sees {counted(available, 'device')} here.",
+    )
+    nearest = max(n for n in range(1, wanted + 1) if work % n == 0)
+    parts = "shares (environments and rows of a minibatch)" if by_data else "seeds"
+    configs.require(
+        work % wanted == 0,
+        f"num_devices = {wanted} must divide the {work} {parts} of this run: "
+        f"try {nearest}.",
+    )
+    return wanted
 
 
 @partial(jax.jit, static_argnames=("algorithm", "mesh"))
@@ -97,10 +147,12 @@ def init_population(
             return _add_axis(algorithm.init(config, env, keys[0]), axes)
         return jax.vmap(partial(algorithm.init, config, env), out_axes=axes)(keys)
 
-    if mesh is not None:
-        specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
-        init = _spread(init, mesh, specs, _member_specs(axes))
-    return init(config, env, keys)
+    if mesh is None:
+        return init(config, env, keys)
+    if AXIS in mesh.axis_names:
+        return _laid_out(init(config, env, keys), mesh)
+    specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
+    return _spread(init, mesh, specs, _member_specs(axes))(config, env, keys)
 
 
 @partial(
@@ -119,34 +171,50 @@ def run_population(
 ) -> tuple[PyTree, Metrics]:
     """`run_chunk` for every member. A single member runs without a batch axis.
 
-    With a mesh the members are spread over its devices.
+    With a mesh from `device_mesh` the members, or the environments of each, are spread
+    over its devices.
     """
     axes = _member_axes(state)
+    by_data = mesh is not None and AXIS in mesh.axis_names
+    groups = 1 if mesh is None or by_data else mesh.size
 
     def run(
         config: Any, env: Env, state: PyTree, length: Array
     ) -> tuple[PyTree, Metrics]:
         chunk = partial(run_chunk, algorithm, config, env)
-        here = num_members // (1 if mesh is None else mesh.size)
-        if here == 1:
+        if num_members == groups:
             state, metrics = chunk(_drop_axis(state, axes), length)
-            return _add_axis(state, axes), jax.tree.map(lambda x: x[None], metrics)
-        return jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))(state, length)
+            state = _add_axis(state, axes)
+            metrics = jax.tree.map(lambda x: x[None], metrics)
+        else:
+            vmapped = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
+            state, metrics = vmapped(state, length)
+        # They are sums and counts: they add up over devices as they do over time.
+        return state, total(metrics)
 
-    if mesh is not None:
-        specs = _member_specs(axes)
-        run = _spread(
-            run,
-            mesh,
-            (PartitionSpec(), PartitionSpec(), specs, PartitionSpec()),
-            (specs, PartitionSpec(MEMBERS)),
-        )
-    return run(config, env, state, length)
+    if mesh is None:
+        return run(config, env, state, length)
+    everywhere = PartitionSpec()
+    specs = partition(state) if by_data else _member_specs(axes)
+    out_specs = (specs, everywhere if by_data else PartitionSpec(MEMBERS))
+    in_specs = (everywhere, everywhere, specs, everywhere)
+    return _spread(run, mesh, in_specs, out_specs)(config, env, state, length)
 
 
 def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def _laid_out(state: PyTree, mesh: Mesh) -> PyTree:
+    """A state, its environments spread over the mesh."""
+
+    def place(spec: PartitionSpec, part: PyTree) -> PyTree:
+        return jax.lax.with_sharding_constraint(part, NamedSharding(mesh, spec))
+
+    return jax.tree.map(
+        place, partition(state), state, is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
 
 
@@ -194,6 +262,8 @@ def train(
     num_seeds: int = 1,
     iterations: int | None = None,
     num_chunks: int = 100,
+    parallel: Parallel = "auto",
+    num_devices: int | None = None,
     on_chunk: Callable[[Row], None] = lambda row: None,
     stop: Callable[[Row], bool] = lambda row: False,
     report: Callable[[str], None] = lambda line: None,
@@ -208,6 +278,8 @@ def train(
       num_seeds: how many agents.
       iterations: train steps; by default as many as reach `config.total_steps`.
       num_chunks: how often, at most, the host looks in.
+      parallel: what is spread over several devices; see `device_mesh`.
+      num_devices: how many of them; by default as many as divide the work evenly.
       on_chunk: called with the row of each chunk.
       stop: called with the row of each chunk; True ends the run there.
       report: called with lines for a person: what is being compiled, how long it took.
@@ -223,11 +295,13 @@ def train(
     for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
         configs.check_value(name, int, value, low=1)
     seeds = checked_seeds(seed, num_seeds)
+    mesh = device_mesh(plan, num_seeds, parallel, num_devices)
+    devices = counted(1 if mesh is None else mesh.size, "device")
     started = time.perf_counter()
     report(
-        f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} ..."
+        f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} on "
+        f"{devices} ..."
     )
-    mesh = population_mesh(num_seeds)
     chunk = partial(
         run_population, algorithm, config, env, num_members=num_seeds, mesh=mesh
     )
@@ -338,10 +412,10 @@ def _values(metrics: Metrics) -> dict[str, list[float | None]]:
 
 def _check_finite(metrics: Metrics, row: Row, seeds: list[int]) -> None:
     for name, metric in metrics.items():
-        for seed, total in zip(seeds, metric.sum, strict=True):
-            if not np.isfinite(total):
+        for seed, value in zip(seeds, metric.sum, strict=True):
+            if not np.isfinite(value):
                 raise NonFiniteError(
-                    f"{name} became {total} within the chunk that ended at train step "
+                    f"{name} became {value} within the chunk that ended at train step "
                     f"{row['iteration']} ({row['env_steps']} environment steps) of seed "
                     f"{seed}: try a smaller learning_rate or max_grad_norm."
                 )

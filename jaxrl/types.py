@@ -56,6 +56,14 @@ def _field(default: Any, pytree_node: bool, limits: dict[str, Any]) -> Any:
     )
 
 
+def per_env() -> Any:
+    """A field of a state whose arrays have a leading axis of environments `[N]`.
+
+    Along it a run that is spread over several devices is cut (see `jaxrl.parallel`).
+    """
+    return flax.struct.field(metadata={"per_env": True})
+
+
 class Shared:
     """Marks a pytree node that is equal in every member of a population.
 
@@ -195,13 +203,13 @@ class Transition(NamedTuple):
 class World(flax.struct.PyTreeNode):
     """All that is needed to go on stepping N environments."""
 
-    env_state: PyTree  # [N, ...]
-    obs: PyTree  # [N, ...]
-    memory: Memory  # [N, ...]
-    episode_return: Array  # float32 [N], undiscounted, of the running episode
-    episode_length: Array  # int32 [N], steps taken in the running episode
     key: Array
     env_steps: Counter  # environment steps computed so far, over all N
+    env_state: PyTree = per_env()  # [N, ...]
+    obs: PyTree = per_env()  # [N, ...]
+    memory: Memory = per_env()  # [N, ...]
+    episode_return: Array = per_env()  # float32 [N], undiscounted, so far
+    episode_length: Array = per_env()  # int32 [N], steps taken in the episode so far
 
 
 class Plan(NamedTuple):
@@ -210,6 +218,8 @@ class Plan(NamedTuple):
     env_steps: int  # environment steps in one train step
     updates: int  # gradient steps in one train step
     warmup_env_steps: int = 0  # environment steps taken by `init`
+    gradient_rows: int = 1  # steps that one gradient is the mean of
+    shares: int = 1  # how many devices can work on one agent: a divisor of this number
 
 
 def no_memory(config: Any, env: Env, num_envs: int) -> Memory:

@@ -393,6 +393,12 @@ def test_the_version(capsys):
             ["stop_iterations = 2.5", "whole number"],
         ),
         ("train ppo --env probe/action --stop-iterations 0", ["stop_iterations = 0"]),
+        ("train ppo --env probe/action --devices 99", ["num_devices = 99", "JAX sees"]),
+        ("train ppo --env probe/action --devices 0", ["num_devices = 0"]),
+        (
+            "train ppo --env probe/action --parallel dta",
+            ["parallel = 'dta'", "'data'?"],
+        ),
         ("train ppo --env probe/action --stop-return nan", ["stop_return = nan"]),
         (
             "train ppo --config nowhere.toml",

@@ -17,6 +17,7 @@ LAYERS = (
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},
+    {"parallel"},
     {"errors", "types"},
 )
 """Rooms, top to bottom: a module of one layer imports only from the layers below it, or

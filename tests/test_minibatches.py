@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.minibatches import _grid, minibatches, shuffled
+from jaxrl.minibatches import WIDEST, _grid, minibatches, reader, shuffled
 
 KEY = jax.random.key(0)
 NUM_KEYS = 2_000
@@ -102,3 +102,23 @@ def test_only_what_has_no_grid_is_sorted(size, sorts):
 )
 def test_the_grid_is_as_square_as_it_can_be(size, grid):
     assert _grid(size) == grid
+
+
+def test_a_reader_reads_every_array_at_the_index():
+    batch = {
+        "float": jax.random.normal(KEY, (2, 12)),
+        "rows": jax.random.normal(KEY, (2, 12, 3, 2)),
+        "int": jnp.arange(24).reshape(2, 12) - 7,
+        "bool": jnp.arange(24).reshape(2, 12) % 3 == 0,
+        "image": jnp.arange(2 * 12 * 5, dtype=jnp.uint8).reshape(2, 12, 5),
+        "wide": jax.random.normal(KEY, (2, 12, WIDEST + 1)),
+        "special": jnp.full((2, 12), jnp.nan).at[0].set(-0.0),
+        "nothing": (),
+    }
+    index = jnp.array([5, 0, 11, 5])
+    found = jax.jit(lambda batch: reader(batch)(index))(batch)
+    expected = jax.tree.map(lambda x: x[:, index], batch)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -30,16 +30,16 @@ import json, os
 os.sched_getaffinity = lambda pid: set(range({cores}))
 import jax
 from jaxrl.platform import use_all_cores
-use_all_cores({members})
+use_all_cores({wanted})
 before = len(jax.devices())
 use_all_cores(1)  # too late, and no error
 print(json.dumps([before, len(jax.devices())]))
 """
 
 
-@pytest.mark.parametrize("cores, members, devices", [(3, 8, 3), (8, 2, 2), (1, 4, 1)])
-def test_there_is_one_device_for_each_core_that_has_a_member(cores, members, devices):
-    program = COUNT_DEVICES.format(cores=cores, members=members)
+@pytest.mark.parametrize("cores, wanted, devices", [(3, None, 3), (2, 5, 5), (4, 1, 1)])
+def test_there_is_one_device_for_each_core_or_as_many_as_wanted(cores, wanted, devices):
+    program = COUNT_DEVICES.format(cores=cores, wanted=wanted)
     assert run_python(program) == [devices, devices]
 
 

@@ -297,6 +297,31 @@ def test_no_episode_of_cartpole_is_shorter_than_eight_steps():
     assert float(angle[..., :7].max()) == pytest.approx(0.1878, abs=1e-4)
 
 
+def test_no_episode_of_breakout_is_shorter_than_six_steps():
+    """All 3^6 sequences of actions, from both starts."""
+    from jaxrl.envs import make
+
+    env = make("Breakout-MinAtar")
+    assert env.shortest_episode == 6
+    starts, _ = jax.vmap(env.reset, (0, None))(jax.random.split(KEY, 32), env.params)
+    both = np.unique(starts.ball_x, return_index=True)[1]
+    assert len(both) == 2
+    actions = jnp.arange(3**6)[:, None] // 3 ** jnp.arange(6) % 3
+
+    def ends(start, actions):
+        def step(state, action):
+            state, timestep = env.step(KEY, state, action, env.params)
+            return state, timestep.terminated
+
+        return jax.lax.scan(step, start, actions)[1]
+
+    every = jax.jit(jax.vmap(jax.vmap(ends, (None, 0)), (0, None)))
+    terminated = every(jax.tree.map(lambda x: x[both], starts), actions)
+    assert terminated.shape == (2, 729, 6)
+    assert not terminated[..., :5].any()
+    assert terminated[..., 5].any()
+
+
 def test_cartpole_with_other_parameters_may_be_shorter():
     from jaxrl.envs import make
 

@@ -143,7 +143,59 @@ def test_a_whole_number_of_steps_may_be_written_as_one():
 
 @pytest.mark.skipif(len(jax.local_devices()) > 1, reason="of a single device")
 def test_one_device_needs_no_mesh():
-    assert runner.population_mesh(4) is None
+    assert runner.device_mesh(SPREADABLE, 4) is None
+    assert runner.device_mesh(SPREADABLE, 1, "data") is None
+
+
+SPREADABLE = Plan(env_steps=1, updates=1, gradient_rows=4 * runner.MIN_ROWS, shares=12)
+
+
+class Device:
+    def __init__(self, platform):
+        self.platform = platform
+
+
+@pytest.mark.parametrize(
+    "members, parallel, wanted, plan, platform, expected",
+    [
+        (4, "auto", None, SPREADABLE, "cpu", ("members", 4)),
+        (6, "auto", 3, SPREADABLE, "cpu", ("members", 3)),
+        (7, "auto", None, SPREADABLE, "cpu", ("members", 7)),
+        (11, "auto", None, SPREADABLE, "cpu", None),
+        (1, "auto", None, SPREADABLE, "cpu", ("data", 4)),  # MIN_ROWS on each
+        (1, "auto", None, SPREADABLE, "gpu", None),
+        (1, "data", None, SPREADABLE, "gpu", ("data", 6)),
+        (1, "auto", 6, SPREADABLE, "gpu", ("data", 6)),
+        (1, "auto", None, SPREADABLE._replace(gradient_rows=300), "cpu", None),
+        (1, "members", None, SPREADABLE, "cpu", None),
+        (8, "data", 2, SPREADABLE, "cpu", ("data", 2)),
+        (1, "data", None, SPREADABLE._replace(shares=1), "cpu", None),
+    ],
+)
+def test_what_is_spread_over_devices(
+    monkeypatch, members, parallel, wanted, plan, platform, expected
+):
+    devices = [Device(platform)] * 8
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(runner, "Mesh", lambda used, names: (names[0], len(used)))
+    assert runner.device_mesh(plan, members, parallel, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    "members, parallel, wanted, message",
+    [
+        (1, "data", 9, "num_devices = 9, but JAX sees 8 devices here"),
+        (1, "data", 0, "num_devices = 0"),
+        (1, "data", 5, r"must divide the 12 shares .*: try 4"),
+        (6, "members", 4, "must divide the 6 seeds of this run: try 3"),
+    ],
+)
+def test_devices_that_do_not_fit_are_refused(
+    monkeypatch, members, parallel, wanted, message
+):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device("cpu")] * 8)
+    with pytest.raises(InvalidInput, match=message):
+        runner.device_mesh(SPREADABLE, members, parallel, wanted)
 
 
 TWO_DEVICES = """
@@ -155,8 +207,9 @@ from jaxrl.envs import make
 from tests.small import tiny
 
 assert len(jax.local_devices()) == 2
-assert runner.population_mesh(1) is None and runner.population_mesh(3) is None
-mesh = runner.population_mesh(4)
+plan = runner.prepare(PPO, tiny(PPO), make("probe/action-observation"))
+assert runner.device_mesh(plan, 1) is None and runner.device_mesh(plan, 3) is None
+mesh = runner.device_mesh(plan, 4)
 assert mesh.size == 2
 env = make("probe/action-observation")
 

@@ -20,6 +20,7 @@ The details that matter, in the order of the code:
    gradients clipped by their global norm.
 """
 
+import math
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -27,10 +28,10 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, normalize, optim
+from jaxrl import estimators, losses, normalize, optim, parallel
 from jaxrl.algorithms import checks
 from jaxrl.config import require
-from jaxrl.minibatches import minibatches
+from jaxrl.minibatches import minibatches, reader
 from jaxrl.networks.actor_critic import (
     ActorCritic,
     PolicyParams,
@@ -64,6 +65,7 @@ from jaxrl.types import (
     World,
     mean,
     packed_sums,
+    per_env,
     static,
     traced,
     unpacked_means,
@@ -141,14 +143,11 @@ class Agent(PyTreeNode):
 class State(PyTreeNode):
     agent: Agent
     world: World
-    reward_trace: Array  # float32 [N], discounted return so far, for reward statistics
+    reward_trace: Array = per_env()  # float32 [N], discounted return so far
 
 
 class Batch(NamedTuple):
-    """What a rollout is turned into: sequences, `[T, N, ...]`.
-
-    Without memory every step is a sequence of its own, `[1, T * N, ...]`.
-    """
+    """What a rollout is turned into: `[T, N, ...]`."""
 
     obs: PyTree
     action: Array
@@ -174,12 +173,15 @@ def validate(config: Config, env: Env) -> None:
     checks.check_torso(config, env)
 
 
-def check_minibatches(config: Config) -> None:
+def num_sequences(config: Config) -> int:
     """Whole sequences are shuffled: environments with a GRU, single steps without."""
+    return config.num_envs * (1 if config.gru_size else config.num_steps)
+
+
+def check_minibatches(config: Config) -> None:
     steps = config.num_envs * config.num_steps
-    sequences, unit = steps, "num_envs * num_steps"
-    if config.gru_size:
-        sequences, unit = config.num_envs, "num_envs"
+    sequences = num_sequences(config)
+    unit = "num_envs" if config.gru_size else "num_envs * num_steps"
     # A minibatch of one step has no deviation to divide by.
     most = min(sequences, steps // 2) if config.normalize_advantage else sequences
     wanted = config.num_minibatches
@@ -194,9 +196,14 @@ def check_minibatches(config: Config) -> None:
 
 def plan(config: Config, env: Env) -> Plan:
     del env
+    env_steps = config.num_envs * config.num_steps
     return Plan(
-        env_steps=config.num_envs * config.num_steps,
+        env_steps=env_steps,
         updates=config.num_epochs * config.num_minibatches,
+        gradient_rows=env_steps // config.num_minibatches,
+        shares=math.gcd(
+            config.num_envs, num_sequences(config) // config.num_minibatches
+        ),
     )
 
 
@@ -325,7 +332,7 @@ def make_batch(
     )
     policy = trajectory.extras["policy"]
     pi = distribution(config, env, policy, trajectory.obs)
-    batch = Batch(
+    return Batch(
         obs=trajectory.obs,
         action=trajectory.action,
         log_prob=pi.log_prob(trajectory.action),
@@ -335,6 +342,10 @@ def make_batch(
         value=value,
         done=trajectory.terminated | trajectory.truncated,
     )
+
+
+def as_sequences(config: Config, batch: Batch) -> Batch:
+    """Without memory every step is a sequence of its own, `[1, T * N, ...]`."""
     if config.gru_size:
         return batch
     return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
@@ -402,7 +413,12 @@ def update(
     key: Array,
     learning_rate: Scalar,
 ) -> tuple[Agent, Metrics]:
-    """`num_epochs` passes of `num_minibatches` gradient steps over one batch."""
+    """`num_epochs` passes of `num_minibatches` gradient steps over one batch.
+
+    On several devices each has the whole batch and takes its share of every minibatch.
+    """
+    sequences = as_sequences(config, parallel.gather(batch, axis=1))
+    rows_at, starts = reader(sequences), parallel.gather(memory)
     optimizer = optim.adam(config.max_grad_norm)
     params, unflatten = optim.flat(agent.params)
 
@@ -411,26 +427,26 @@ def update(
 
     def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         params, opt_state, stopped = carry
-        rows = jax.tree.map(lambda x: x[:, index], batch)
-        start = jax.tree.map(lambda x: x[index], memory)
+        rows = rows_at(index)
+        start = jax.tree.map(lambda x: x[index], starts)
         grads, reported = jax.grad(loss_of, has_aux=True)(params, rows, start)
-        metrics = packed_sums(reported)
+        grads, metrics = parallel.mean(grads), packed_sums(reported)
         new = optim.apply(optimizer, params, opt_state, grads, learning_rate)
         if config.target_kl is None:
             return (*new, stopped), metrics
         approx_kl = reported[REPORTED.index("policy/approx_kl")].mean()
-        stopped |= approx_kl > 1.5 * config.target_kl
+        stopped |= parallel.mean(approx_kl) > 1.5 * config.target_kl
         kept = jax.tree.map(
             lambda old, new: jnp.where(stopped, old, new), (params, opt_state), new
         )
         return (*kept, stopped), metrics
 
-    indices = minibatches(
-        key, batch.done.shape[1], config.num_epochs, config.num_minibatches
-    )
+    length, size = sequences.done.shape
+    indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
+    indices = parallel.share(indices, axis=1)
     carry = (params, agent.opt_state, jnp.bool_(False))
     (params, opt_state, _), sums = jax.lax.scan(gradient_step, carry, indices)
-    metrics = unpacked_means(REPORTED, sums.sum(0), batch.done.size * config.num_epochs)
+    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size * length)
     agent = agent.replace(params=unflatten(params), opt_state=opt_state)
     return adapt_kl_coef(config, env, agent, batch, memory), metrics
 
@@ -446,7 +462,7 @@ def adapt_kl_coef(
     )
     old = distribution(config, env, batch.policy, batch.obs)
     new = distribution(config, env, policy, batch.obs)
-    kl = old.kl_divergence(new).mean()
+    kl = parallel.mean(old.kl_divergence(new).mean())
     coef = losses.adaptive_kl_coef(agent.kl_coef, kl, config.kl_target)
     return agent.replace(kl_coef=coef)
 

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim
+from jaxrl import estimators, losses, optim, parallel
 from jaxrl.algorithms import checks
 from jaxrl.config import require
 from jaxrl.networks.actor_critic import (
@@ -148,7 +148,8 @@ def validate(config: Config, env: Env) -> None:
 
 def plan(config: Config, env: Env) -> Plan:
     del env
-    return Plan(env_steps=config.num_envs * config.num_steps, updates=1)
+    env_steps = config.num_envs * config.num_steps
+    return Plan(env_steps, updates=1, gradient_rows=env_steps, shares=config.num_envs)
 
 
 def network(config: Config, env: Env) -> ActorCritic:
@@ -313,12 +314,17 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     if config.anneal_lr:
         learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
     params, opt_state = optim.apply(
-        optim.adam(config.max_grad_norm), params, agent.opt_state, grads, learning_rate
+        optim.adam(config.max_grad_norm),
+        params,
+        agent.opt_state,
+        parallel.mean(grads),
+        learning_rate,
     )
     average_return = agent.average_return
     if config.baseline == "moving_average":
         decay = config.baseline_decay
-        average_return = decay * average_return + (1 - decay) * reward_to_go[0].mean()
+        now = parallel.mean(reward_to_go[0].mean())
+        average_return = decay * average_return + (1 - decay) * now
     if config.whole_episodes:
         # Of the episodes learned from: all that ended in time would favour short ones.
         stats = {

@@ -135,6 +135,15 @@ def limit(
         ).items()
     }
     passes = _on_devices(lambda p: forward(unflatten(p)), params, num_members, least)
+    devices = len(jax.local_devices())
+    if num_members == 1 and config.num_envs % devices == 0:
+        # The environments of one agent, spread.
+        obs = jax.tree.map(lambda x: x[: len(x) // devices], state.world.obs)
+        part = state.replace(world=state.world.replace(obs=obs))
+        fewer = config.replace(num_envs=config.num_envs // devices)
+        forward = parts(fewer, env, part)[2]
+        spread = _on_devices(lambda p: forward(unflatten(p)), params, devices, least)
+        passes = min(passes, spread * devices)
     best = min(times, key=lambda name: times[name])
     seconds = num_gradients * times[best] / 1e6 + passes
     return env_steps / seconds, best, times | {"forward passes": passes * 1e6}

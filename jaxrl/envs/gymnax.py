@@ -110,7 +110,7 @@ _WRONG_BOUNDS = ("MemoryChain-bsuite", "GaussianBandit-misc")
 _BINARY_IMAGES = tuple(id for id in GYMNAX_IDS if id.endswith("-MinAtar"))
 """Zeros and ones, which gymnax returns as float32: a quarter of the memory as uint8."""
 
-SHORTEST_EPISODE = {"CartPole-v1": 8}
+SHORTEST_EPISODE = {"CartPole-v1": 8, "Breakout-MinAtar": 6}
 """Steps that no episode can be shorter than, where tests show it; see `Env`."""
 
 
