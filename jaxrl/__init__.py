@@ -29,6 +29,7 @@ _HOME = {
     "make": "jaxrl.envs",
     "member": "jaxrl.runner",
     "register": "jaxrl.envs",
+    "resume_experiment": "jaxrl.experiment",
     "run_chunk": "jaxrl.runner",
     "run_experiment": "jaxrl.experiment",
     "train": "jaxrl.runner",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from jaxrl.evaluation import evaluate as evaluate
     from jaxrl.evaluation import evaluate_population as evaluate_population
     from jaxrl.experiment import Experiment as Experiment
+    from jaxrl.experiment import resume_experiment as resume_experiment
     from jaxrl.experiment import run_experiment as run_experiment
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll

@@ -1,17 +1,14 @@
 """The policy artefact: a folder that holds a trained agent and nothing that can run.
 
-    policy/policy.json           algorithm, config, environment, spaces, seeds
-    policy/agents.safetensors    every array of every seed's agent, leading axis [K]
+    policy/manifest.json         algorithm, config, environment, spaces, seeds
+    policy/arrays.safetensors    every array of every seed's agent, leading axis [K]
 
 Parameters, optimiser state and normaliser travel together, because an agent without its
-statistics is another agent. No pickle: loading reads JSON and raw tensors, and puts them
-into the structure that the algorithm itself builds.
+statistics is another agent. No pickle: loading verifies and reads JSON and raw tensors
+(`jaxrl.storage`), and puts them into the structure that the algorithm itself builds.
 """
 
 import dataclasses
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +17,12 @@ import numpy as np
 
 import jaxrl
 from jaxrl import config as configs
-from jaxrl import runner
+from jaxrl import runner, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.types import Algorithm, Env, InvalidInput, PyTree
 
-FORMAT = 1
+FORMAT = 2
 
 _FIELDS: dict[str, type] = {
     "format": int,
@@ -36,7 +33,7 @@ _FIELDS: dict[str, type] = {
     "env_params": dict,
     "seeds": list,
 }
-"""What `load_policy` needs of `policy.json`."""
+"""What `load_policy` needs of the manifest."""
 
 
 class Policy(NamedTuple):
@@ -57,9 +54,6 @@ def save_policy(folder: Path, policy: Policy) -> None:
       folder: the artefact's folder; replaced if it exists.
       policy: what is to be loaded again.
     """
-    from safetensors.numpy import save_file
-
-    tensors = _named(jax.device_get(policy.agents))
     description = {
         "format": FORMAT,
         "jaxrl": jaxrl.__version__,
@@ -69,13 +63,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
         "env_params": policy.env_params,
         "seeds": policy.seeds,
     } | _spaces(policy.env)
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    save_file(tensors, new / "agents.safetensors")
-    (new / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(new, folder)
+    storage.write(folder, policy.agents, description)
 
 
 def load_policy(run: Path | str, env: str | None = None) -> Policy:
@@ -92,7 +80,7 @@ def load_policy(run: Path | str, env: str | None = None) -> Policy:
       InvalidInput: if the folder holds no artefact, or one that does not fit.
     """
     description, tensors = _read(run)
-    _check_environment(description["env"], env, run)
+    check_environment(description["env"], env, run)
     algorithm = ALGORITHMS[description["algorithm"]]
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
@@ -101,7 +89,7 @@ def load_policy(run: Path | str, env: str | None = None) -> Policy:
         description.get(name) != space for name, space in _spaces(environment).items()
     ):
         raise InvalidInput(
-            f"the policy in {str(run)!r} was trained on an environment "
+            f"{str(run)!r} was trained on an environment "
             f"{description['env']!r} with other spaces than the one of today."
         )
     seeds = description["seeds"]
@@ -109,28 +97,23 @@ def load_policy(run: Path | str, env: str | None = None) -> Policy:
         lambda keys: runner.init_population(algorithm, config, environment, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
-    agents = _filled(template, tensors, run)
+    agents = storage.filled(template, tensors, Path(run) / "policy")
     return Policy(algorithm, config, environment, env_params, agents, seeds)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`policy.json` and the tensors, checked as far as that needs no algorithm."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+    """The description and the tensors, checked as far as that needs no algorithm."""
     folder = Path(run) / "policy"
-    try:
-        description = json.loads((folder / "policy.json").read_text())
-        tensors = load_file(folder / "agents.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    if not folder.is_dir():
         raise InvalidInput(
-            f"RUN = {str(run)!r} holds no readable policy ({error}): give a folder that "
-            f"`jaxrl train` has finished."
-        ) from error
+            f"RUN = {str(run)!r} holds no policy: give a folder that `jaxrl train` has "
+            f"finished."
+        )
+    description, tensors = storage.read(folder)
     bad_field = _bad_field(description)
     if bad_field:
         raise InvalidInput(
-            f"RUN = {str(run)!r} holds no policy of jaxrl: its policy.json has no valid "
+            f"RUN = {str(run)!r} holds no policy of jaxrl: its manifest has no valid "
             f"{bad_field!r}."
         )
     if description["format"] != FORMAT:
@@ -146,14 +129,15 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return description, tensors
 
 
-def _check_environment(trained_on: str, given: str | None, run: Path | str) -> None:
+def check_environment(trained_on: str, given: str | None, run: Path | str) -> None:
+    """Refuses code, unless the caller says its name too, and another environment."""
     if given not in (None, trained_on):
         raise InvalidInput(
-            f"env = {given!r}: the policy in {str(run)!r} was trained on {trained_on!r}."
+            f"env = {given!r}: {str(run)!r} was trained on {trained_on!r}."
         )
     if ":" in trained_on and given is None:
         raise InvalidInput(
-            f"the policy in {str(run)!r} was trained on {trained_on!r}, code that loading "
+            f"{str(run)!r} was trained on {trained_on!r}, code that loading "
             f"it would import: if you trust that, give --env {trained_on}."
         )
 
@@ -166,39 +150,6 @@ def _bad_field(description: Any) -> str | None:
             return name
     seeds = fields["seeds"]
     return None if seeds and all(type(s) is int for s in seeds) else "seeds"
-
-
-def _named(tree: PyTree) -> dict[str, np.ndarray]:
-    """Every leaf under its path, such as `params/params/value_head/kernel`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _filled(template: PyTree, tensors: dict[str, np.ndarray], run: Any) -> PyTree:
-    """The tensors in the structure of `template`."""
-    unused = dict(tensors)
-
-    def pick(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        tensor = unused.pop(_name(path), None)
-        if tensor is None or (tensor.shape, tensor.dtype) != (leaf.shape, leaf.dtype):
-            found = "missing" if tensor is None else f"{tensor.dtype}{tensor.shape}"
-            raise InvalidInput(
-                f"the policy in {str(run)!r} does not fit its config: {_name(path)} is "
-                f"{found}, expected {leaf.dtype}{leaf.shape}."
-            )
-        return tensor
-
-    filled = jax.tree_util.tree_map_with_path(pick, template)
-    if unused:
-        raise InvalidInput(
-            f"the policy in {str(run)!r} does not fit its config: it has no place for "
-            f"{min(unused)}."
-        )
-    return filled
 
 
 def _spaces(env: Env) -> dict[str, Any]:

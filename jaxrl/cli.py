@@ -1,7 +1,8 @@
 """`jaxrl`: a thin shell over the Python API.
 
 Exit codes: 0 done; 1 a check failed; 2 bad input, nothing was written; 3 a number became
-NaN or infinite; 130 and 143 stopped by SIGINT or SIGTERM, with everything saved.
+NaN or infinite; 4 the disk is full, read-only or gone; 130 and 143 stopped by SIGINT or
+SIGTERM, with everything saved.
 
 What is heavy is imported by the command that needs it: `jaxrl --help` does not wait for
 JAX.
@@ -39,6 +40,13 @@ def main(argv: Sequence[str]) -> int:
         return _fail(one_line(error.format_message()), 2)
     except click.Abort:
         return 130
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return _fail(
+            f"{error.filename or 'a file'} cannot be written or read ({reason}): what "
+            f"was saved before is kept; see to the disk, then `jaxrl resume RUN`.",
+            4,
+        )
     except ValueError as error:
         from jaxrl.types import InvalidInput
 
@@ -113,7 +121,7 @@ def train() -> None:
     """
 
 
-class _TrainCommand(click.Command):
+class _TakesEnvParams(click.Command):
     """Takes `--env.NAME VALUE` out of the arguments before click reads the rest."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -130,7 +138,7 @@ def _train_command(algorithm: Any) -> click.Command:
         env_params = click.get_current_context().meta["env_params"]
         return _train(algorithm, env_params, **flags)
 
-    return _TrainCommand(
+    return _TakesEnvParams(
         name=algorithm.name,
         params=[*RUN_OPTIONS, *config_options(algorithm.Config)],
         callback=callback,
@@ -162,10 +170,45 @@ def _train(
             report=(lambda line: None) if quiet else click.echo,
             interrupted=lambda: bool(received),
         )
-    next_command = ["jaxrl", "evaluate", str(folder)]
-    if ":" in experiment.env:
-        next_command += ["--env", experiment.env]
+    _report_run(folder, experiment.env, summary, as_json)
+    return 128 + received[0] if received else 0
+
+
+def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) -> None:
+    """How good the agents are, and what can be done next."""
+    command = "evaluate" if summary["finished"] else "resume"
+    next_command = ["jaxrl", command, str(folder)]
+    if ":" in env:
+        next_command += ["--env", env]
     _report_evaluation(summary["evaluation"], as_json, shlex.join(next_command))
+
+
+@jaxrl.command()
+@click.argument("run", type=click.Path())
+@click.option("--checkpoint", type=int, help="Train step to go on from.  [default: last]")
+@click.option("--env", help="Allows the run's environment to be your own module's.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")
+def resume(
+    run: str, checkpoint: int | None, env: str | None, quiet: bool, as_json: bool
+) -> int:
+    """Go on with a run that was killed or interrupted, as if it had not been."""
+    from jaxrl.experiment import read_experiment, resume_experiment
+    from jaxrl.platform import use_all_cores, use_compilation_cache
+
+    use_compilation_cache()
+    experiment = read_experiment(Path(run), env)
+    use_all_cores(experiment.num_devices)
+    with _remembered_signals() as received:
+        summary = resume_experiment(
+            run,
+            checkpoint,
+            env=env,
+            progress=not quiet,
+            report=(lambda line: None) if quiet else click.echo,
+            interrupted=lambda: bool(received),
+        )
+    _report_run(Path(run), experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
 
 
@@ -179,7 +222,7 @@ def _remembered_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
         # Not through sys.stderr, in the middle of whose writing this may be called.
-        os.write(2, b"\nstopping after this chunk; once more to stop at once\n")
+        os.write(2, b"\nstopping in a few seconds; once more to stop at once\n")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, remember) for number in numbers}
@@ -274,6 +317,31 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
             f"metric = {metric!r} is not in {run}{did_you_mean(metric, rows[0])}."
         )
     return rows
+
+
+@jaxrl.command("check-env", cls=_TakesEnvParams)
+@click.argument("env")
+@click.option("--steps", default=1_000, show_default=True, help="Of each of 64 copies.")
+def check_env(env: str, steps: int) -> int:
+    """Check that an environment keeps the contract, rule by rule.
+
+    ENV is an id or "module:factory". Exit code 1 if a rule is broken.
+    """
+    from jaxrl.config import check_value
+    from jaxrl.envs import make
+    from jaxrl.envs.check import check_env as check
+
+    check_value("steps", int, steps, low=1)
+    env_params = click.get_current_context().meta["env_params"]
+    findings = check(make(env, **env_params), steps)
+    for finding in findings:
+        result = "ok" if finding.ran else "not checked"
+        if finding.problem:
+            result = f"BROKEN: {finding.problem}\n    to mend it: {finding.fix}"
+        click.echo(f"{finding.rule:50} {result}")
+    broken = [finding.rule for finding in findings if finding.problem]
+    click.echo(f"{env}: {', '.join(broken) + ' broken' if broken else 'sound'}")
+    return 1 if broken else 0
 
 
 @jaxrl.command()

@@ -1,21 +1,25 @@
 """A training run in a folder: what `jaxrl train` does, as one Python call.
 
 RUN/config.json      what was asked; `--config RUN/config.json` asks it again
+RUN/checkpoints/     how far it is; `jaxrl resume RUN` goes on (see `jaxrl.checkpoint`)
 RUN/metrics.jsonl    a line for each chunk, every metric for every seed
 RUN/policy/          the trained agents (see `jaxrl.artifact`)
 RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
 
+import dataclasses
+import fcntl
 import itertools
 import json
+import os
 import platform
 import re
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,20 +27,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import artifact, loggers, plotting, prng
+from jaxrl import artifact, checkpoint, loggers, plotting, prng, storage
 from jaxrl import config as configs
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.artifact import check_environment
+from jaxrl.config import require
 from jaxrl.envs import make
-from jaxrl.errors import counted
+from jaxrl.errors import counted, did_you_mean
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runner import (
+    Job,
     NonFiniteError,
     Parallel,
+    Progress,
     Result,
     Row,
     checked_seeds,
     device_mesh,
     num_iterations,
+    placed_progress,
     prepare,
+    progress_shapes,
     train,
 )
 from jaxrl.statistics import summarize_returns
@@ -71,6 +82,10 @@ class Experiment:
     """What is spread over several devices; see `runner.device_mesh`."""
     num_devices: int | None = None
     """How many devices; None for as many as divide the work evenly."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints; there is also one at the start and one at the end."""
+    keep: int = 2
+    """How many checkpoints are kept, the newest."""
 
     @cached_property
     def environment(self) -> Env:
@@ -80,6 +95,23 @@ class Experiment:
     @property
     def seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.num_seeds))
+
+
+@dataclass(frozen=True)
+class Session:
+    """A process that is at an experiment, in its folder."""
+
+    folder: Path
+    experiment: Experiment
+    plan: Plan
+    progress: bool
+    report: Callable[[str], None]
+    interrupted: Callable[[], bool]
+
+    @property
+    def iterations(self) -> int:
+        """Train steps that are wanted."""
+        return planned_iterations(self.experiment, self.plan)
 
 
 def run_experiment(
@@ -98,65 +130,150 @@ def run_experiment(
         `runs/ALGO-ENV-SEED-n`.
       progress: whether to draw a progress bar.
       report: called with lines for a person.
-      interrupted: asked after each chunk; True ends the run early, artefacts and all.
+      interrupted: asked every few seconds; True ends the run early, artefacts and all.
 
     Returns:
       The folder and the content of its `summary.json`.
 
     Raises:
       InvalidInput: before anything compiles or is written.
-      NonFiniteError: a metric became NaN or infinite; the metrics so far are kept.
+      NonFiniteError: a number became NaN or infinite; metrics and checkpoints are kept.
+      OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
     plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
     _check(experiment, plan)
-    iterations = num_iterations(plan, experiment.config.total_steps)
-    if experiment.stop_iterations is not None:
-        iterations = min(iterations, experiment.stop_iterations)
-    report(describe_plan(experiment, plan, iterations))
+    report(describe_plan(experiment, plan))
     description = _json(describe(experiment))
     folder = new_run_folder(out, experiment)
-    (folder / "config.json").write_text(description)
+    session = Session(folder, experiment, plan, progress, report, interrupted)
+    with locked(folder):
+        storage.write_text(folder / "config.json", description)
+        return folder, _finish(session, _train(session, None))
 
-    result = _train(experiment, plan, iterations, folder, progress, report, interrupted)
-    return folder, _finish(folder, experiment, plan, result)
+
+def resume_experiment(
+    run: Path | str,
+    iteration: int | None = None,
+    *,
+    env: str | None = None,
+    algorithm: Algorithm | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Goes on with a run that was killed or interrupted, as if it had not been.
+
+    Args:
+      run: the run folder.
+      iteration: the checkpoint to go on from, by default the newest; newer ones are
+        removed.
+      env: the environment's id, needed where it is "module:factory", which is code.
+      algorithm: needed where it was a variant and not one of `ALGORITHMS`.
+      progress: whether to draw a progress bar.
+      report: called with lines for a person.
+      interrupted: asked every few seconds; True ends the run early, artefacts and all.
+
+    Returns:
+      The content of its `summary.json`.
+
+    Raises:
+      InvalidInput: there is no such run or checkpoint, a file is damaged, or another
+        process is at it; nothing is changed then.
+      NonFiniteError, OSError: as `run_experiment`.
+    """
+    folder = Path(run)
+    experiment = read_experiment(folder, env, algorithm)
+    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
+    _check(experiment, plan)
+    session = Session(folder, experiment, plan, progress, report, interrupted)
+    with locked(folder):
+        summary = _finished_summary(folder)
+        if summary is not None and iteration is None:
+            report(f"{folder} is finished: there is nothing to resume.")
+            return summary
+        iteration = checkpoint.chosen(folder, iteration)
+        if iteration is None:
+            report(f"{folder} has no checkpoint yet: training from the start.")
+        return _finish(session, _train(session, iteration))
 
 
-def _train(
-    experiment: Experiment,
-    plan: Plan,
-    iterations: int,
-    folder: Path,
-    progress: bool,
-    report: Callable[[str], None],
-    interrupted: Callable[[], bool],
-) -> Result:
-    """`train`, its rows going to the metrics file and the progress bar."""
-    total = plan.warmup_env_steps + iterations * plan.env_steps
+def _train(session: Session, iteration: int | None) -> Result:
+    """`train`, its rows going to the metrics file and the progress bar.
+
+    From the checkpoint of that iteration, or from the start.
+    """
+    experiment, plan, folder = session.experiment, session.plan, session.folder
+    total = plan.warmup_env_steps + session.iterations * plan.env_steps
+    about = describe_training(experiment)
+    start = None
+    if iteration is not None:
+        start = partial(_restored, folder, about, iteration, session.report)
     with (
         closing(loggers.MetricsFile(folder / "metrics.jsonl")) as metrics,
-        closing(loggers.ProgressBar(total, disable=not progress)) as bar,
+        closing(loggers.ProgressBar(total, disable=not session.progress)) as bar,
     ):
+        if iteration is None:
+            metrics.truncate(0)
+        saver = checkpoint.Saver(
+            folder,
+            about | {"versions": versions()},
+            metrics.sync,
+            experiment.checkpoint_every,
+            experiment.keep,
+            iteration,
+        )
 
         def on_chunk(row: Row) -> None:
             metrics.write(row)
             bar.update(row)
 
-        def stop(row: Row) -> bool:
-            return interrupted() or _reached(experiment.stop_return, row)
+        def between(progress: Progress) -> bool:
+            saver.save_if_due(progress)
+            return session.interrupted()
 
-        return train(
+        result = train(
             experiment.algorithm,
             experiment.config,
             experiment.environment,
             seed=experiment.seed,
             num_seeds=experiment.num_seeds,
-            iterations=iterations,
+            iterations=session.iterations,
             parallel=experiment.parallel,
             num_devices=experiment.num_devices,
+            start=start,
             on_chunk=on_chunk,
-            stop=stop,
-            report=report,
+            stop=partial(_reached, experiment.stop_return),
+            between=between,
+            report=session.report,
         )
+        saver.save(result.progress)
+        return result
+
+
+def _restored(
+    folder: Path,
+    about: dict[str, Any],
+    iteration: int,
+    report: Callable[[str], None],
+    job: Job,
+) -> tuple[Progress, list[Row]]:
+    """A checkpoint on the devices of the job, and the rows before it."""
+    progress, metrics_bytes, written_with = checkpoint.load(
+        folder, progress_shapes(job), about, iteration
+    )
+    try:
+        rows = loggers.read_metrics(folder / "metrics.jsonl", metrics_bytes)
+    except (OSError, ValueError) as error:
+        raise storage.Damaged(
+            f"{folder / 'metrics.jsonl'} is damaged ({error}): train anew."
+        ) from error
+    changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
+    if changed:
+        report(f"the checkpoint was written with other versions than {changed}")
+    checkpoint.remove_after(folder, iteration)
+    os.truncate(folder / "metrics.jsonl", metrics_bytes)
+    report(f"resuming {folder} after train step {iteration}")
+    return placed_progress(job, progress), rows
 
 
 def evaluate_agents(
@@ -213,12 +330,71 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "evaluation_episodes": experiment.evaluation_episodes,
         "parallel": experiment.parallel,
         "num_devices": experiment.num_devices,
+        "checkpoint_every": experiment.checkpoint_every,
+        "keep": experiment.keep,
         "config": configs.to_dict(experiment.config),
     }
 
 
-def describe_plan(experiment: Experiment, plan: Plan, iterations: int) -> str:
+def describe_training(experiment: Experiment) -> dict[str, Any]:
+    """What two runs must have in common to be one: a checkpoint holds it."""
+    algorithm = experiment.algorithm
+    return {
+        "algorithm": algorithm.name,
+        "is_variant": algorithm != ALGORITHMS.get(algorithm.name),
+        "env": experiment.env,
+        "env_params": experiment.env_params,
+        "seed": experiment.seed,
+        "num_seeds": experiment.num_seeds,
+        "config": json.loads(json.dumps(configs.to_dict(experiment.config))),
+    }
+
+
+def read_experiment(
+    folder: Path, env: str | None = None, algorithm: Algorithm | None = None
+) -> Experiment:
+    """The experiment of a run folder, from its `config.json`.
+
+    Raises:
+      InvalidInput: it is no run folder, or not one of this version of jaxrl.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        name, config = content.pop("algorithm"), content.pop("config")
+        experiment_env = content["env"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InvalidInput(
+            f"RUN = {str(folder)!r} has no readable config.json ({error}): give the "
+            f"folder of a `jaxrl train`."
+        ) from error
+    check_environment(experiment_env, env, folder)
+    if algorithm is None and name not in ALGORITHMS:
+        raise InvalidInput(
+            f"algorithm = {name!r} in {folder / 'config.json'}: this version of jaxrl "
+            f"has {', '.join(ALGORITHMS)}."
+        )
+    algorithm = algorithm or ALGORITHMS[name]
+    known = {field.name for field in dataclasses.fields(Experiment)}
+    for setting in content:
+        require(
+            setting in known,
+            f"{setting} in {folder / 'config.json'} is not a setting"
+            f"{did_you_mean(setting, known)}.",
+        )
+    return Experiment(
+        algorithm, configs.from_dict(algorithm.Config, config), **content
+    )
+
+
+def planned_iterations(experiment: Experiment, plan: Plan) -> int:
+    """Train steps of the whole run, unless a return stops it before."""
+    iterations = num_iterations(plan, experiment.config.total_steps)
+    return min(iterations, experiment.stop_iterations or iterations)
+
+
+def describe_plan(experiment: Experiment, plan: Plan) -> str:
     """The exact plan, for a person to read before anything compiles."""
+    iterations = planned_iterations(experiment, plan)
     steps = plan.warmup_env_steps + iterations * plan.env_steps
     warmup = ""
     if plan.warmup_env_steps:
@@ -281,6 +457,22 @@ def _first_free_folder(experiment: Experiment) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder; the system lets go of it if we die."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InvalidInput(
+            f"RUN = {str(folder)!r} is in use by another process: wait for it, or stop it."
+        ) from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _check(experiment: Experiment, plan: Plan) -> None:
     def check(name: str, kind: Any, **limits: float) -> None:
         configs.check_value(name, kind, getattr(experiment, name), **limits)
@@ -289,6 +481,8 @@ def _check(experiment: Experiment, plan: Plan) -> None:
     check("stop_return", float | None)
     check("stop_iterations", int | None, low=1)
     check("evaluation_episodes", int, low=1)
+    check("checkpoint_every", float | int, low=0)
+    check("keep", int, low=1)
     check("parallel", Parallel)
     device_mesh(plan, experiment.num_seeds, experiment.parallel, experiment.num_devices)
 
@@ -300,10 +494,9 @@ def _reached(stop_return: float | None, row: Row) -> bool:
     return episode_return >= stop_return
 
 
-def _finish(
-    folder: Path, experiment: Experiment, plan: Plan, result: Result
-) -> dict[str, Any]:
-    """Artefact, evaluation, summary and figure."""
+def _finish(session: Session, result: Result) -> dict[str, Any]:
+    """Artefact, evaluation, figure and, when all that is there, the summary."""
+    folder, experiment = session.folder, session.experiment
     policy = artifact.Policy(
         experiment.algorithm,
         experiment.config,
@@ -317,27 +510,46 @@ def _finish(
     evaluation, by_seed = evaluate_agents(
         policy, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
     )
-    summary = _summary(experiment, plan, result) | {
+    summary = _summary(session, result) | {
         "evaluation": evaluation,
         "evaluation_by_seed": by_seed,
         "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
-    (folder / "summary.json").write_text(_json(summary))
     plotting.plot_learning_curves(
         {experiment.algorithm.name: result.history},
         folder / "learning_curve.png",
         title=experiment.env,
     )
+    storage.write_text(folder / "summary.json", _json(summary))
     return summary
 
 
-def _summary(experiment: Experiment, plan: Plan, result: Result) -> dict[str, Any]:
+def _finished_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that has reached its end, or None."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text())
+        return summary if summary["finished"] else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{path} is damaged ({error}): remove it, and resume again."
+        ) from error
+
+
+def _summary(session: Session, result: Result) -> dict[str, Any]:
     """What was done, how long it took, and on what."""
+    experiment, plan = session.experiment, session.plan
+    stopped = bool(result.history) and _reached(
+        experiment.stop_return, result.history[-1]
+    )
     all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
     return {
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "seeds": result.seeds,
+        "finished": stopped or result.iterations >= session.iterations,
         "iterations": result.iterations,
         "env_steps": result.env_steps,
         "updates": result.iterations * plan.updates,

@@ -70,6 +70,12 @@ RUN_OPTIONS = (
         type=int,
         help="How many devices.  [default: as many as divide the work]",
     ),
+    click.Option(
+        ["--checkpoint-every"],
+        type=float,
+        help="Seconds between checkpoints.  [default: 60]",
+    ),
+    click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
     click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
@@ -212,7 +218,7 @@ def _check_settings(content: Any, path: str) -> None:
     tables, texts = ("config", "env_params"), ("algorithm", "env")
     known = [*texts, *tables, "seed", "num_seeds"]
     known += ["stop_return", "stop_iterations", "evaluation_episodes"]
-    known += ["parallel", "num_devices"]
+    known += ["parallel", "num_devices", "checkpoint_every", "keep"]
     if not isinstance(content, Mapping):
         raise InvalidInput(f"config = {path!r} must hold a table of settings.")
     for name, value in content.items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ class MetricsFile:
         self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
         self._file.flush()
 
+    def truncate(self, size: int) -> None:
+        """Removes what comes after so many bytes."""
+        self._file.truncate(size)
+
+    def sync(self) -> int:
+        """Makes sure that all is on the disk; returns the number of bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
+
     def close(self) -> None:
         self._file.close()
 
@@ -34,10 +44,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read_metrics(path: Path, size: int | None = None) -> list[Row]:
+    """The rows of a `metrics.jsonl`, or of its first `size` bytes.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or is shorter.
+    """
+    content = path.read_bytes()
+    if size is not None and len(content) < size:
+        raise ValueError(f"{path} has {len(content)} bytes, there were {size}")
+    return [json.loads(line) for line in content[:size].splitlines()]
 
 
 class ProgressBar:

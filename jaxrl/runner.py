@@ -9,7 +9,7 @@ program bit for bit.
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -35,16 +35,48 @@ class NonFiniteError(ArithmeticError):
     """A metric became NaN or infinite; the message says which, when and for which seed."""
 
 
+class Job(NamedTuple):
+    """A population to train: what, with which seeds, on which devices."""
+
+    algorithm: Algorithm
+    config: Any
+    env: Env
+    seeds: list[int]
+    mesh: Mesh | None
+
+
+class Progress(NamedTuple):
+    """How far a job is: all that is needed to go on exactly. Arrays are `[K, ...]`."""
+
+    state: PyTree
+    metrics: Metrics  # added up since the last row
+    iteration: int  # train steps done
+    seconds: float  # that training has taken
+
+
 class Result(NamedTuple):
     """What `train` returns. Arrays of `state` have a leading axis of seeds `[K]`."""
 
-    state: PyTree
+    progress: Progress
     history: list[Row]
     seeds: list[int]
-    iterations: int  # train steps done
     env_steps: int  # for each seed, warm-up included
     compile_seconds: float  # and running `init`
-    run_seconds: float
+
+    @property
+    def state(self) -> PyTree:
+        """Agents, worlds and whatever else is needed to go on training."""
+        return self.progress.state
+
+    @property
+    def iterations(self) -> int:
+        """Train steps done."""
+        return self.progress.iteration
+
+    @property
+    def run_seconds(self) -> float:
+        """That training took, of all processes that were at it."""
+        return self.progress.seconds
 
     @property
     def agent(self) -> PyTree:
@@ -52,24 +84,39 @@ class Result(NamedTuple):
         return jax.device_put(self.state.agent, jax.local_devices()[0])
 
 
+@cache
+def _train_step(algorithm: Algorithm) -> Callable:
+    """Traced once for all that ask for it."""
+    return jax.jit(algorithm.train_step)
+
+
 def run_chunk(
-    algorithm: Algorithm, config: Any, env: Env, state: PyTree, length: int | Array
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    state: PyTree,
+    length: int | Array,
+    metrics: Metrics | None = None,
 ) -> tuple[PyTree, Metrics]:
     """`length` train steps of one agent; metrics are added up over them.
 
     `length` may be traced, so that one program serves every chunk, also a last one that
-    is shorter. Pure: compose it with `jit`, `vmap` and `shard_map` as you like.
+    is shorter. Given the `metrics` of earlier train steps it goes on adding to them, so
+    that the sum does not depend on where a run was cut. Pure: compose it with `jit`,
+    `vmap` and `shard_map` as you like.
     """
-    step = jax.jit(algorithm.train_step)  # traced once, used twice below
-    _, metrics = jax.eval_shape(step, config, env, state)
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+    step = _train_step(algorithm)
+    if metrics is None:
+        shapes = jax.eval_shape(step, config, env, state)[1]
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def body(_: Array, carry: tuple[PyTree, Metrics]) -> tuple[PyTree, Metrics]:
-        state, total = carry
-        state, metrics = step(config, env, state)
-        return state, jax.tree.map(jnp.add, total, metrics)
+        state, before = carry
+        state, now = step(config, env, state)
+        # They are sums and counts: they add up over devices as they do over time.
+        return state, jax.tree.map(jnp.add, before, total(now))
 
-    return jax.lax.fori_loop(0, length, body, (state, total))
+    return jax.lax.fori_loop(0, length, body, (state, metrics))
 
 
 MEMBERS = "members"
@@ -150,7 +197,9 @@ def init_population(
     if mesh is None:
         return init(config, env, keys)
     if AXIS in mesh.axis_names:
-        return _laid_out(init(config, env, keys), mesh)
+        state = init(config, env, keys)
+        constrain = jax.lax.with_sharding_constraint
+        return _placed(state, mesh, partition(state), constrain)
     specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
     return _spread(init, mesh, specs, _member_specs(axes))(config, env, keys)
 
@@ -158,13 +207,14 @@ def init_population(
 @partial(
     jax.jit,
     static_argnames=("algorithm", "num_members", "mesh"),
-    donate_argnames="state",
+    donate_argnames=("state", "metrics"),
 )
 def run_population(
     algorithm: Algorithm,
     config: Any,
     env: Env,
     state: PyTree,
+    metrics: Metrics,
     length: Array,
     num_members: int,
     mesh: Mesh | None = None,
@@ -175,30 +225,32 @@ def run_population(
     over its devices.
     """
     axes = _member_axes(state)
-    by_data = mesh is not None and AXIS in mesh.axis_names
-    groups = 1 if mesh is None or by_data else mesh.size
+    groups = mesh.size if mesh is not None and MEMBERS in mesh.axis_names else 1
 
     def run(
-        config: Any, env: Env, state: PyTree, length: Array
+        config: Any, env: Env, state: PyTree, metrics: Metrics, length: Array
     ) -> tuple[PyTree, Metrics]:
         chunk = partial(run_chunk, algorithm, config, env)
         if num_members == groups:
-            state, metrics = chunk(_drop_axis(state, axes), length)
-            state = _add_axis(state, axes)
-            metrics = jax.tree.map(lambda x: x[None], metrics)
-        else:
-            vmapped = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
-            state, metrics = vmapped(state, length)
-        # They are sums and counts: they add up over devices as they do over time.
-        return state, total(metrics)
+            alone = jax.tree.map(lambda x: jnp.squeeze(x, 0), metrics)
+            state, metrics = chunk(_drop_axis(state, axes), length, alone)
+            return _add_axis(state, axes), jax.tree.map(lambda x: x[None], metrics)
+        vmapped = jax.vmap(chunk, in_axes=(axes, None, 0), out_axes=(axes, 0))
+        return vmapped(state, length, metrics)
 
     if mesh is None:
-        return run(config, env, state, length)
+        return run(config, env, state, metrics, length)
     everywhere = PartitionSpec()
-    specs = partition(state) if by_data else _member_specs(axes)
-    out_specs = (specs, everywhere if by_data else PartitionSpec(MEMBERS))
-    in_specs = (everywhere, everywhere, specs, everywhere)
-    return _spread(run, mesh, in_specs, out_specs)(config, env, state, length)
+    specs = _specs(state, mesh)
+    in_specs = (everywhere, everywhere, *specs, everywhere)
+    return _spread(run, mesh, in_specs, specs)(config, env, state, metrics, length)
+
+
+def _specs(state: PyTree, mesh: Mesh) -> tuple[PyTree, PartitionSpec]:
+    """Where a population's state and its metrics lie."""
+    if AXIS in mesh.axis_names:
+        return partition(state), PartitionSpec()
+    return _member_specs(_member_axes(state)), PartitionSpec(MEMBERS)
 
 
 def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
@@ -207,14 +259,13 @@ def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Ca
     )
 
 
-def _laid_out(state: PyTree, mesh: Mesh) -> PyTree:
-    """A state, its environments spread over the mesh."""
-
-    def place(spec: PartitionSpec, part: PyTree) -> PyTree:
-        return jax.lax.with_sharding_constraint(part, NamedSharding(mesh, spec))
-
+def _placed(tree: PyTree, mesh: Mesh, specs: PyTree, put: Callable) -> PyTree:
+    """A tree whose parts lie where the prefix tree `specs` says."""
     return jax.tree.map(
-        place, partition(state), state, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        lambda spec, part: put(part, NamedSharding(mesh, spec)),
+        specs,
+        tree,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
 
 
@@ -253,6 +304,62 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
     return algorithm.plan(config, env)
 
 
+def first_progress(job: Job) -> Progress:
+    """A job that has been initialised and has not begun."""
+    state = init_population(
+        job.algorithm, job.config, job.env, keys(job.seeds), job.mesh
+    )
+    return placed_progress(job, Progress(state, no_metrics(job, state), 0, 0.0))
+
+
+def progress_shapes(job: Job) -> Progress:
+    """The shapes of `first_progress`; nothing runs."""
+    init = partial(init_population, job.algorithm, job.config, job.env)
+    state = jax.eval_shape(init, jax.eval_shape(lambda: keys(job.seeds)))
+    return Progress(state, no_metrics(job, state), 0, 0.0)
+
+
+def no_metrics(job: Job, state: PyTree) -> Metrics:
+    """The metrics of no train steps, `[K]`, for states of this shape."""
+    one = jax.eval_shape(partial(member, index=0), state)
+    shapes = jax.eval_shape(_train_step(job.algorithm), job.config, job.env, one)[1]
+    return jax.tree.map(lambda x: np.zeros((len(job.seeds),), x.dtype), shapes)
+
+
+def placed_progress(job: Job, progress: Progress) -> Progress:
+    """The arrays of a progress, wherever they are, moved to the devices of the job."""
+    arrays = (progress.state, progress.metrics)
+    if job.mesh is None:
+        state, metrics = jax.tree.map(jnp.asarray, arrays)
+    else:
+        specs = _specs(progress.state, job.mesh)
+        state, metrics = _placed(arrays, job.mesh, specs, jax.device_put)
+    return progress._replace(state=state, metrics=metrics)
+
+
+def advance(job: Job, progress: Progress, length: int) -> Progress:
+    """`length` train steps further. The arrays given are used up.
+
+    None at all compile the program and change nothing.
+    """
+    state, metrics = run_population(
+        job.algorithm,
+        job.config,
+        job.env,
+        progress.state,
+        progress.metrics,
+        np.int32(length),
+        num_members=len(job.seeds),
+        mesh=job.mesh,
+    )
+    return Progress(state, metrics, progress.iteration + length, progress.seconds)
+
+
+CALL_SECONDS = 2.0
+"""How long the device is left alone, about: a signal is heeded after that time. The result
+does not depend on it."""
+
+
 def train(
     algorithm: Algorithm,
     config: Any,
@@ -264,8 +371,10 @@ def train(
     num_chunks: int = 100,
     parallel: Parallel = "auto",
     num_devices: int | None = None,
+    start: Callable[[Job], tuple[Progress, list[Row]]] | None = None,
     on_chunk: Callable[[Row], None] = lambda row: None,
     stop: Callable[[Row], bool] = lambda row: False,
+    between: Callable[[Progress], bool] = lambda progress: False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Trains `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
@@ -277,11 +386,15 @@ def train(
       seed: the first seed.
       num_seeds: how many agents.
       iterations: train steps; by default as many as reach `config.total_steps`.
-      num_chunks: how often, at most, the host looks in.
+      num_chunks: how many rows of metrics there are, at most.
       parallel: what is spread over several devices; see `device_mesh`.
       num_devices: how many of them; by default as many as divide the work evenly.
+      start: the progress to go on from and the rows so far; by default from the start.
       on_chunk: called with the row of each chunk.
       stop: called with the row of each chunk; True ends the run there.
+      between: called before the first train step, after each chunk, and about every
+        `CALL_SECONDS` within one; True ends the run there. The arrays it is given are
+        used up when it returns: copy what is to be kept.
       report: called with lines for a person: what is being compiled, how long it took.
 
     Raises:
@@ -296,46 +409,52 @@ def train(
         configs.check_value(name, int, value, low=1)
     seeds = checked_seeds(seed, num_seeds)
     mesh = device_mesh(plan, num_seeds, parallel, num_devices)
-    devices = counted(1 if mesh is None else mesh.size, "device")
-    started = time.perf_counter()
+    job = Job(algorithm, config, env, seeds, mesh)
+    compiling = time.perf_counter()
     report(
         f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} on "
-        f"{devices} ..."
+        f"{counted(1 if mesh is None else mesh.size, 'device')} ..."
     )
-    chunk = partial(
-        run_population, algorithm, config, env, num_members=num_seeds, mesh=mesh
-    )
-    state = init_population(algorithm, config, env, keys(seeds), mesh)
-    # A chunk of no train steps compiles the program and changes nothing; a later call
-    # with other floats finds it compiled.
-    state, _ = chunk(state=state, length=np.int32(0))
-    jax.block_until_ready(state)
-    compile_seconds = time.perf_counter() - started
+    progress, history = (first_progress(job), []) if start is None else start(job)
+    # A later call with other floats or another length finds it compiled.
+    progress = advance(job, progress, 0)
+    jax.block_until_ready(progress.state)
+    compile_seconds = time.perf_counter() - compiling
     report(f"compiled and initialised in {compile_seconds:.1f} s")
 
-    history: list[Row] = []
-    done, started = 0, time.perf_counter()
-    length = min(math.ceil(iterations / num_chunks), MAX_INT)
-    while done < iterations:
-        length = min(length, iterations - done)
-        state, metrics = chunk(state=state, length=np.int32(length))
-        metrics = jax.device_get(metrics)
-        done += length
-        row = _row(plan, done, time.perf_counter() - started, history, seeds, metrics)
-        history.append(row)
-        on_chunk(row)
-        _check_finite(metrics, row, seeds)
-        if stop(row):
-            break
+    started = time.perf_counter() - progress.seconds
+    chunk, length = math.ceil(iterations / num_chunks), 1
+    ended = between(progress) or bool(history and stop(history[-1]))
+    while progress.iteration < iterations and not ended:
+        chunk_end = min((progress.iteration // chunk + 1) * chunk, iterations)
+        called, length = time.perf_counter(), min(length, chunk_end - progress.iteration)
+        progress = advance(job, progress, length)
+        metrics = jax.device_get(progress.metrics)  # waits for the device
+        now = time.perf_counter()
+        progress = progress._replace(seconds=now - started)
+        length = _next_length(length, now - called)
+        if progress.iteration == chunk_end:
+            row = _row(plan, progress, history, seeds, metrics)
+            history.append(row)
+            on_chunk(row)
+            ended = stop(row)
+            nothing = progress._replace(metrics=no_metrics(job, progress.state))
+            progress = placed_progress(job, nothing)
+        _check_finite(metrics, plan, progress.iteration, seeds)
+        ended = between(progress) or ended
     return Result(
-        state=state,
+        progress=progress,
         history=history,
         seeds=seeds,
-        iterations=done,
-        env_steps=history[-1]["env_steps"],
+        env_steps=plan.warmup_env_steps + progress.iteration * plan.env_steps,
         compile_seconds=compile_seconds,
-        run_seconds=time.perf_counter() - started,
     )
+
+
+def _next_length(length: int, seconds: float) -> int:
+    """Train steps of the next call: such that it takes `CALL_SECONDS`, or twice as many."""
+    wanted = length * min(2.0, CALL_SECONDS / max(seconds, 1e-9))
+    return max(1, min(int(wanted), MAX_INT))
 
 
 def member(state: PyTree, index: int) -> PyTree:
@@ -384,14 +503,14 @@ def keys(seeds: Sequence[int]) -> Array:
 
 def _row(
     plan: Plan,
-    done: int,
-    seconds: float,
+    progress: Progress,
     history: list[Row],
     seeds: list[int],
     metrics: Metrics,
 ) -> Row:
-    """The row of the chunk that ended with train step `done`."""
+    """The row of the chunk that has just ended."""
     before = history[-1] if history else {"iteration": 0, "seconds": 0.0}
+    done, seconds = progress.iteration, progress.seconds
     new_steps = len(seeds) * (done - before["iteration"]) * plan.env_steps
     return {
         "iteration": done,
@@ -410,12 +529,15 @@ def _values(metrics: Metrics) -> dict[str, list[float | None]]:
     }
 
 
-def _check_finite(metrics: Metrics, row: Row, seeds: list[int]) -> None:
+def _check_finite(
+    metrics: Metrics, plan: Plan, iteration: int, seeds: list[int]
+) -> None:
+    env_steps = plan.warmup_env_steps + iteration * plan.env_steps
     for name, metric in metrics.items():
         for seed, value in zip(seeds, metric.sum, strict=True):
             if not np.isfinite(value):
                 raise NonFiniteError(
                     f"{name} became {value} within the chunk that ended at train step "
-                    f"{row['iteration']} ({row['env_steps']} environment steps) of seed "
-                    f"{seed}: try a smaller learning_rate or max_grad_norm."
+                    f"{iteration} ({env_steps} environment steps) of seed {seed}: try a "
+                    f"smaller learning_rate or max_grad_norm."
                 )

@@ -47,16 +47,13 @@ def measure(name: str) -> dict[str, Any]:
     algorithm, changes, members = PROGRAMS[name]
     env = make("CartPole-v1")
     config = with_floats(algorithm.Config(**changes))
-    keys = jax.ShapeDtypeStruct((members,), runner.keys([0]).dtype)
-    state = jax.eval_shape(
-        lambda keys: runner.init_population(algorithm, config, env, keys), keys
-    )
+    job = runner.Job(algorithm, config, env, list(range(members)), None)
+    state, metrics, _, _ = runner.progress_shapes(job)
     length = jax.ShapeDtypeStruct((), np.int32)
     lowered = runner.run_population.lower(
-        algorithm, config, env, state, length, num_members=members
+        algorithm, config, env, state, metrics, length, num_members=members
     )
     program = lowered.compile().as_text()
-    metrics = lowered.out_info[1]
     replay = changes.get("buffer_size", 2**62)
     return {
         "loop_operations": loop_operations(program),

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
-from jaxrl import artifact, runner, spaces
+from jaxrl import artifact, runner, spaces, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import Policy, load_policy, save_policy
 from jaxrl.envs import make
@@ -47,9 +46,9 @@ def population(name, env_id, **changes):
 
 
 def edit(run, **changes):
-    """Changes entries of `policy.json`."""
-    path = run / "policy" / "policy.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Changes entries of the description."""
+    about, arrays = storage.read(run / "policy")
+    storage.write(run / "policy", arrays, about | changes)
 
 
 def refusal(run) -> str:
@@ -141,9 +140,9 @@ def test_a_space_is_described_in_strict_json(space, described):
 @every_run
 def test_the_files_are_json_and_raw_tensors_and_nothing_else(name, request):
     folder = request.getfixturevalue(name) / "policy"
-    assert {p.name for p in folder.iterdir()} == {"policy.json", "agents.safetensors"}
-    json.loads((folder / "policy.json").read_text())
-    content = (folder / "agents.safetensors").read_bytes()
+    assert {p.name for p in folder.iterdir()} == {"manifest.json", "arrays.safetensors"}
+    json.loads((folder / "manifest.json").read_text())
+    content = (folder / "arrays.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
     header.pop("__metadata__", None)
@@ -180,24 +179,24 @@ assert "open" in events and executed == [], executed
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path):
-    assert "no readable policy" in refusal(tmp_path)
-    assert "no readable policy" in refusal(tmp_path / "missing")
+    assert "holds no policy" in refusal(tmp_path)
+    assert "holds no policy" in refusal(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("file", ["policy.json", "agents.safetensors"])
+@pytest.mark.parametrize("file", ["manifest.json", "arrays.safetensors"])
 def test_a_damaged_file_is_refused(copy, file):
     path = copy / "policy" / file
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\x80\x04garbage"):
         path.write_bytes(content)
-        assert "no readable policy" in refusal(copy)
+        assert f"{path} " in refusal(copy)
     path.unlink()
-    assert "no readable policy" in refusal(copy)
+    assert f"{path} cannot be read" in refusal(copy)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '"text"', '{"format": 1}'])
-def test_json_of_another_program_is_refused(copy, content):
-    (copy / "policy" / "policy.json").write_text(content)
+@pytest.mark.parametrize("about", [[], {}, "text", {"format": 2}])
+def test_a_folder_of_another_kind_is_refused(copy, about):
+    storage.write(copy / "policy", {}, about)
     assert "no policy of jaxrl" in refusal(copy)
 
 
@@ -226,15 +225,15 @@ def test_a_description_that_does_not_fit_is_refused(copy, changes, reason):
     ],
 )
 def test_tensors_of_another_config_are_refused(copy, change, reason):
-    config = json.loads((copy / "policy" / "policy.json").read_text())["config"]
+    config = storage.read(copy / "policy")[0]["config"]
     edit(copy, config=config | change)
     sentence = refusal(copy)
     assert "does not fit its config" in sentence and reason in sentence
 
 
 def test_a_tensor_without_a_place_is_refused(copy):
-    path = copy / "policy" / "agents.safetensors"
-    save_file(load_file(path) | {"obs_stats/mean": np.zeros(2)}, path)
+    about, arrays = storage.read(copy / "policy")
+    storage.write(copy / "policy", arrays | {"obs_stats/mean": np.zeros(2)}, about)
     assert "has no place for obs_stats/mean" in refusal(copy)
 
 
@@ -266,7 +265,6 @@ def test_an_environment_that_is_code_is_imported_only_if_the_caller_says_so(copy
 
 
 def test_an_environment_whose_spaces_have_changed_is_refused(copy):
-    path = copy / "policy" / "policy.json"
-    was = json.loads(path.read_text())["action_space"]
+    was = storage.read(copy / "policy")[0]["action_space"]
     edit(copy, action_space={"Discrete": was["Discrete"] | {"n": 99}})
     assert "other spaces" in refusal(copy)

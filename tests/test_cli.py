@@ -493,8 +493,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused(empty_folder, capsys):
 
 def test_a_run_whose_policy_is_damaged_is_refused(ppo_run, tmp_path, capsys):
     run = shutil.copytree(ppo_run, tmp_path / "run")
-    (run / "policy" / "agents.safetensors").write_bytes(b"garbage")
-    assert f"RUN = {str(run)!r}" in refused(["evaluate", str(run)], capsys)
+    (run / "policy" / "arrays.safetensors").write_bytes(b"garbage")
+    line = refused(["evaluate", str(run)], capsys)
+    assert str(run / "policy" / "arrays.safetensors") in line and "damaged" in line
 
 
 def test_a_metric_that_is_not_there_is_refused(ppo_run, capsys):

@@ -40,9 +40,9 @@ def compiled(name: str):
 def population(name: str, num_members: int):
     """A population's final state and metrics after 3 train steps."""
     algorithm, config, env = subject(name)
-    state = runner.init_population(algorithm, config, env, KEYS[:num_members])
-    length = jnp.int32(3)
-    return runner.run_population(algorithm, config, env, state, length, num_members)
+    job = runner.Job(algorithm, config, env, list(range(num_members)), None)
+    progress = runner.advance(job, runner.first_progress(job), 3)
+    return progress.state, progress.metrics
 
 
 def test_is_a_valid_config(name):

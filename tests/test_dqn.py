@@ -246,10 +246,10 @@ def test_training_copies_no_replay_memory(num_members):
     env = make("CartPole-v1")
     rows = 977  # a number that nothing else in the program has
     config = tiny(DQN, buffer_size=rows * 4, num_envs=4, train_frequency=4)
-    keys = jax.random.split(KEY, num_members)
-    state = jax.eval_shape(partial(runner.init_population, DQN, config, env), keys)
+    job = runner.Job(DQN, config, env, list(range(num_members)), None)
+    state, metrics, _, _ = runner.progress_shapes(job)
     lowered = runner.run_population.lower(
-        DQN, config, env, state, jnp.int32(1), num_members=num_members
+        DQN, config, env, state, metrics, jnp.int32(1), num_members=num_members
     )
     program = lowered.compile().as_text()
     shape = rf"\w+\[(?:\d+,)?{rows},4[,\d]*\]"

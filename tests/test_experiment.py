@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from jaxrl import loggers
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import load_policy
+from jaxrl.checkpoint import saved
 from jaxrl.cli import main
 from jaxrl.evaluation import evaluate_population
 from jaxrl.experiment import Experiment, evaluate_agents, run_experiment
@@ -48,6 +49,7 @@ def test_a_run_folder_holds_what_it_should(name, request):
         "config.json",
         "metrics.jsonl",
         "summary.json",
+        "checkpoints",
         "policy",
         "learning_curve.png",
     }
@@ -136,7 +138,7 @@ def test_config_json_asks_for_the_same_run_again(name, request, tmp_path):
     assert read_json(again / "config.json") == read_json(config)
     first, second = (read_metrics(r / "metrics.jsonl") for r in (run, again))
     assert without_times(second) == without_times(first)
-    tensors, same = (load_file(r / "policy/agents.safetensors") for r in (run, again))
+    tensors, same = (load_file(r / "policy/arrays.safetensors") for r in (run, again))
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(same[key], tensor, strict=True)
     evaluations = [read_json(r / "summary.json")["evaluation"] for r in (run, again)]
@@ -299,8 +301,8 @@ def test_ctrl_c_ends_the_run_after_the_chunk_with_everything_saved(
     assert read_json(run / "summary.json")["iterations"] == 2
     assert load_policy(run).seeds == [0, 1]
     output = capfd.readouterr()
-    assert "stopping after this chunk" in output.err
-    assert output.out.splitlines()[-1] == f"jaxrl evaluate {run}"
+    assert "stopping in a few seconds" in output.err
+    assert output.out.splitlines()[-1] == f"jaxrl resume {run}"
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -322,7 +324,8 @@ def test_sigterm_ends_a_long_run_with_everything_saved(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM == 143, output.decode()
     summary = read_json(run / "summary.json")
     assert 0 < summary["env_steps"] < 1e7
-    assert read_metrics(run / "metrics.jsonl")[-1]["env_steps"] == summary["env_steps"]
+    assert read_metrics(run / "metrics.jsonl")[-1]["env_steps"] <= summary["env_steps"]
+    assert saved(run)[-1] == summary["iterations"] and not summary["finished"]
     assert load_policy(run).seeds == [0]
 
 

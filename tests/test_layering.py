@@ -12,8 +12,9 @@ LAYERS = (
     {"cli"},
     {"flags", "bench"},
     {"experiment"},
-    {"artifact", "loggers", "plotting"},
-    {"runner", "evaluation", "statistics", "algorithms", "platform"},
+    {"artifact", "checkpoint", "loggers", "plotting"},
+    {"runner", "evaluation", "statistics", "algorithms", "platform"}
+    | {"storage"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

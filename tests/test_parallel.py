@@ -111,10 +111,8 @@ for name, env_id, fields, devices in cases:
     assert mesh.size == devices
     ends = {}
     for where in (mesh, None):
-        state = runner.init_population(algorithm, config, env, runner.keys([0]), where)
-        ends[where] = runner.run_population(
-            algorithm, config, env, state, np.int32(1), num_members=1, mesh=where
-        )
+        job = runner.Job(algorithm, config, env, [0], where)
+        ends[where] = runner.advance(job, runner.first_progress(job), 1)[:2]
     (spread, metrics), (alone, expected) = ends[mesh], ends[None]
     for a, b in zip(numbers(spread), numbers(alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -55,6 +55,32 @@ def test_the_number_of_chunks_changes_nothing():
     assert_trees_equal(one.agent, many.agent)
 
 
+def test_where_the_device_is_interrupted_changes_nothing(monkeypatch):
+    """Metrics too: they go on adding up where they were."""
+    whole = train(PPO, CONFIG, ENV, num_chunks=2)
+    monkeypatch.setattr(runner, "_next_length", lambda length, seconds: 2)
+    seen = []
+    cut = train(
+        PPO,
+        CONFIG,
+        ENV,
+        num_chunks=2,
+        between=lambda progress: seen.append(progress.iteration),
+    )
+    assert seen == [0, 1, 3, 5, 7, 9, 10]
+    assert_trees_equal(whole.agent, cut.agent)
+    names = [name for name in whole.history[0] if "/" in name]
+    for a, b in zip(whole.history, cut.history, strict=True):
+        assert [a[name] for name in names] == [b[name] for name in names]
+
+
+def test_calls_become_longer_until_they_take_long_enough():
+    assert runner._next_length(1, 0.001) == 2
+    assert runner._next_length(100, runner.CALL_SECONDS) == 100
+    assert runner._next_length(100, 4 * runner.CALL_SECONDS) == 25
+    assert runner._next_length(1, 1000.0) == 1
+
+
 def test_a_second_run_with_other_floats_and_seeds_compiles_nothing():
     train(PPO, CONFIG, ENV)
     compiled = runner.run_population._cache_size()
@@ -199,8 +225,8 @@ def test_devices_that_do_not_fit_are_refused(
 
 
 TWO_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-from jaxrl import prng, runner
+import jax, numpy as np
+from jaxrl import runner
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
@@ -221,15 +247,14 @@ def numbers(tree):
 
 for algorithm in (PPO, DQN):
     config = tiny(algorithm)
-    keys = jnp.stack([prng.key(seed) for seed in range(4)])
-    start = runner.init_population(algorithm, config, env, keys, mesh)
-    start = [np.asarray(x) for x in jax.tree.leaves(start.agent.params)]
+    seeds = list(range(4))
+    job = runner.Job(algorithm, config, env, seeds, mesh)
+    start = runner.first_progress(job).state.agent.params
+    start = [np.asarray(x) for x in jax.tree.leaves(start)]
     ends = {}
     for where in (mesh, None):
-        state = runner.init_population(algorithm, config, env, keys, where)
-        ends[where] = runner.run_population(
-            algorithm, config, env, state, np.int32(3), num_members=4, mesh=where
-        )
+        job = runner.Job(algorithm, config, env, seeds, where)
+        ends[where] = runner.advance(job, runner.first_progress(job), 3)[:2]
     (two, metrics_two), (one, metrics_one) = ends[mesh], ends[None]
     for a, b in zip(numbers(two), numbers(one), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
@@ -252,7 +277,7 @@ for algorithm in (PPO, DQN):
     if algorithm is DQN:
         assert two.replay.head.position.shape == ()
         assert two.replay.data.reward.shape[0] == 4
-    result = runner.Result(*[two if f == "state" else None for f in runner.Result._fields])
+    result = runner.Result(runner.Progress(two, {}, 3, 0.0), [], seeds, 0, 0.0)
     for x in jax.tree.leaves(result.agent):
         assert x.sharding.device_set == {jax.local_devices()[0]}
     print(algorithm.name, "equal")

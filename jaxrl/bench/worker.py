@@ -112,22 +112,11 @@ class Worker:
         """The state after training, and the seconds that `init` took."""
         started = time.perf_counter()
         seeds = range(first_seed, first_seed + self.num_seeds)
-        state = runner.init_population(
-            self.algorithm, self.config, self.env, runner.keys(seeds), self.mesh
-        )
-        jax.block_until_ready(state)
+        job = runner.Job(self.algorithm, self.config, self.env, list(seeds), self.mesh)
+        progress = jax.block_until_ready(runner.first_progress(job))
         init_seconds = time.perf_counter() - started
-        state, metrics = runner.run_population(
-            self.algorithm,
-            self.config,
-            self.env,
-            state,
-            np.int32(iterations),
-            self.num_seeds,
-            self.mesh,
-        )
-        jax.block_until_ready((state, metrics))
-        return state, init_seconds
+        progress = jax.block_until_ready(runner.advance(job, progress, iterations))
+        return progress.state, init_seconds
 
 
 def environment_levels(env: str, num_envs: int, num_steps: int, least: float) -> Answer:

@@ -1,0 +1,367 @@
+"""Kills, damage and hostile files: what a run survives, counted.
+
+    python benchmarks/faults.py                     # the whole campaign, hours
+    python benchmarks/faults.py --parts kills --runs 2
+    python benchmarks/faults.py --quick --out DIR   # a little of each, minutes
+
+kills    `kill -9` at random moments, several in each run, then `jaxrl resume`: parameters,
+         statistics and metrics (but for wall-clock fields) against the uninterrupted run
+points   a kill before and after every write, sync and rename of a save: is there a
+         checkpoint that can be loaded, and how old is it?
+damage   one flipped bit, a truncated or missing file: refused, and the file named?
+hostile  mutated and foreign files loaded under an audit hook: any event that an intact
+         load does not raise?
+
+Writes benchmarks/results/faults.json and the table of docs/reliability.md.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import storage
+from jaxrl.bench.report import fill_in
+from jaxrl.bench.run import commit
+from jaxrl.checkpoint import saved
+from jaxrl.experiment import versions
+from jaxrl.loggers import read_metrics
+from jaxrl.types import InvalidInput
+
+HERE = Path(__file__).parent
+PARTS = ["kills", "points", "damage", "hostile"]
+TIMES = ("seconds", "env_steps_per_second")
+
+RUNS = {
+    "reinforce": "reinforce --num-envs 8 --num-steps 16 --total-steps 40000",
+    "ppo": "ppo --num-envs 8 --num-steps 16 --total-steps 40000",
+    "dqn": "dqn --num-envs 8 --train-frequency 8 --buffer-size 2000 "
+    "--learning-starts 200 --batch-size 32 --total-steps 12000",
+    "ppo-gru": "ppo --num-envs 8 --num-steps 16 --gru-size 8 --normalize-obs "
+    "--total-steps 20000",
+}
+"""What is killed: all of it on CartPole, two seeds."""
+
+CHILD = """
+import sys
+from jaxrl import checkpoint, runner
+checkpoint.SHARE = float("inf")  # as often as --checkpoint-every asks
+runner.CALL_SECONDS = 0.05
+from jaxrl.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--runs", type=int, default=20, help="of each algorithm")
+    parser.add_argument("--kills", type=int, default=100, help="of each algorithm")
+    parser.add_argument("--trials", type=int, default=1_000, help="of damage")
+    parser.add_argument("--quick", action="store_true", help="a little of each")
+    parser.add_argument("--out", help="a folder; by default benchmarks/results")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        if not arguments.out:
+            parser.error("--quick needs --out, or it would overwrite the real results")
+        arguments.runs, arguments.kills, arguments.trials = 1, 2, 60
+    file = Path(arguments.out or HERE / "results") / "faults.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if "kills" in arguments.parts:
+            for name in RUNS:
+                rows[f"kill -9, {name}"] = kills(
+                    name, work, arguments.runs, arguments.kills
+                )
+        if "points" in arguments.parts:
+            rows["kill around every write, sync and rename"] = points(work)
+        if "damage" in arguments.parts:
+            rows["flipped bit, cut or missing file"] = damage(work, arguments.trials)
+        if "hostile" in arguments.parts:
+            rows["hostile files under an audit hook"] = hostile(work, arguments.trials)
+    about = {"commit": commit(), "versions": versions(), "command": " ".join(sys.argv)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+    if not arguments.out:
+        fill_in(HERE.parent / "docs" / "reliability.md", "faults", table(rows))
+    sys.exit(any(row["passed"] < row["trials"] for row in rows.values()))
+
+
+def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any]:
+    """`num_kills` kills over `num_runs` runs; a run passes if nothing shows them."""
+    rng = random.Random(name)
+    passed = killed = 0
+    for i in range(num_runs):
+        argv = ["train", *RUNS[name].split(), "--env", "CartPole-v1", "--num-seeds", "2"]
+        argv += ["--seed", str(10 * i), "--evaluation-episodes", "8", "--quiet"]
+        whole, run = work / f"{name}-{i}-whole", work / f"{name}-{i}"
+        started = time.monotonic()
+        child([*argv, "--out", str(whole)]).wait()
+        seconds = time.monotonic() - started
+        here = 0
+        command = [*argv, "--checkpoint-every", "0", "--out", str(run)]
+        wanted = -(-(num_kills - killed) // (num_runs - i))
+        while here < wanted:
+            process = child(command)
+            try:
+                process.wait(rng.uniform(0.2, 1.0) * seconds)
+                break  # it was faster than the kill
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            here += 1
+            if (run / "config.json").exists():
+                command = ["resume", str(run), "--quiet"]
+        if child(["resume", str(run), "--quiet"]).wait() == 0 and same(run, whole):
+            passed += here
+        killed += here
+        print(f"{name} run {i}: {here} kills", file=sys.stderr, flush=True)
+        shutil.rmtree(run)
+        shutil.rmtree(whole)
+    return {"trials": killed, "passed": passed, "runs": num_runs}
+
+
+def child(argv: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *argv],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def same(run: Path, whole: Path) -> bool:
+    """Parameters, optimisers, statistics and metrics, bit for bit."""
+    rows = [read_metrics(folder / "metrics.jsonl") for folder in (run, whole)]
+    for row in (*rows[0], *rows[1]):
+        for name in TIMES:
+            row.pop(name)
+    first, second = (storage.read(folder / "policy")[1] for folder in (run, whole))
+    return (
+        rows[0] == rows[1]
+        and first.keys() == second.keys()
+        and all(x.tobytes() == second[name].tobytes() for name, x in first.items())
+    )
+
+
+SAVES = 20
+OPERATIONS = ("write_file", "sync_folder", "rename")
+
+KILLED_SAVE = """
+import os, signal, sys
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import checkpoint, storage
+from jaxrl.runner import Progress
+
+folder, point, saves = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+operations = sys.argv[4:]
+passed = 0
+
+
+def reached():
+    global passed
+    if passed == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+    passed += 1
+
+
+def counted(original):
+    def operation(*args):
+        reached()
+        original(*args)
+        reached()
+
+    return operation
+
+
+for name in operations:
+    setattr(storage, name, counted(getattr(storage, name)))
+saver = checkpoint.Saver(folder, {}, lambda: 0, 0.0, 2)
+
+class State(PyTreeNode):
+    agent: object
+
+
+for i in range(saves):
+    state = State(agent={"w": jnp.full(1000, float(i))})
+    saver.save(Progress(state, {}, i, 0.0))
+    (folder / "done").write_text(str(i))
+"""
+
+
+def points(work: Path) -> dict[str, Any]:
+    """A process that saves `SAVES` checkpoints is killed at every point of every save."""
+    passed = trials = 0
+    while True:
+        folder = work / f"points-{trials}"
+        folder.mkdir()
+        command = [sys.executable, "-c", KILLED_SAVE, str(folder), str(trials)]
+        killed = subprocess.run([*command, str(SAVES), *OPERATIONS], cwd=HERE.parent)
+        if killed.returncode == 0:
+            break  # the point lies behind the last operation
+        done = folder / "done"
+        complete = int(done.read_text()) if done.exists() else -1
+        passed += loadable(folder, complete)
+        shutil.rmtree(folder)
+        trials += 1
+    return {"trials": trials, "passed": passed}
+
+
+def loadable(folder: Path, complete: int) -> bool:
+    """Whether the newest checkpoint is whole, and no older than the last that was."""
+    iterations = saved(folder)
+    if not iterations:
+        return complete < 0
+    about, arrays = storage.read(folder / "checkpoints" / str(iterations[-1]))
+    right = (arrays["state/agent/w"] == iterations[-1]).all()
+    return bool(right) and about["iteration"] == iterations[-1] >= complete
+
+
+def example(folder: Path) -> Path:
+    """A stored folder with a little of everything."""
+    tree = {
+        "params": jax.random.normal(jax.random.key(0), (64, 64)),
+        "count": jnp.int32(3),
+        "key": jax.random.key(1),
+    }
+    storage.write(folder, tree, {"config": {"learning_rate": 1e-3}, "env": "x"})
+    return folder
+
+
+def damage(work: Path, trials: int) -> dict[str, Any]:
+    """Each trial spoils one file in one way; it passes if that file is named."""
+    rng = random.Random(0)
+    folder = example(work / "damage")
+    passed = 0
+    for _ in range(trials):
+        path = folder / rng.choice((storage.MANIFEST, storage.ARRAYS))
+        whole = path.read_bytes()
+        way = rng.choice(("flip", "cut", "remove"))
+        if way == "flip":
+            spoiled = bytearray(whole)
+            spoiled[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+            path.write_bytes(spoiled)
+        elif way == "cut":
+            path.write_bytes(whole[: rng.randrange(len(whole))])
+        else:
+            path.unlink()
+        try:
+            storage.read(folder)
+        except InvalidInput as error:
+            passed += str(path) in str(error)
+        path.write_bytes(whole)
+    return {"trials": trials, "passed": passed}
+
+
+HOSTILE = """
+import json, pickle, random, sys
+from pathlib import Path
+
+from jaxrl import storage
+from jaxrl.types import InvalidInput
+
+folder, trials = Path(sys.argv[1]), int(sys.argv[2])
+WATCHED = (
+    "exec", "compile", "import", "marshal", "pickle", "subprocess", "os.system", "os.exec",
+    "os.fork", "os.posix_spawn", "os.spawn", "socket", "ctypes", "code.__new__",
+)
+events = []
+sys.addaudithook(lambda event, args: events.append(event))
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+FOREIGN = [
+    pickle.dumps(Evil()), b"PK\\x03\\x04" + bytes(100), b"", bytes(1000),
+    b"\\x93NUMPY\\x01\\x00v\\x00{'descr': 'O', 'fortran_order': False}" + pickle.dumps(Evil()),
+    b'{"__reduce__": "os.system"}', b"[" * 100_000, b'{"a": NaN}',
+    (2**62).to_bytes(8, "little") + b"{}", (8).to_bytes(8, "little") + b"{}      ",
+]
+
+
+def load():
+    events.clear()
+    try:
+        storage.read(folder)
+        read = True
+    except InvalidInput:
+        read = False
+    return read, {e for e in events if e.startswith(WATCHED)}
+
+
+rng = random.Random(0)
+for _ in range(2):
+    read, intact = load()
+    assert read
+passed = 0
+for trial in range(trials):
+    path = folder / rng.choice((storage.MANIFEST, storage.ARRAYS))
+    whole = path.read_bytes()
+    if trial % 5 == 0:
+        content = rng.choice(FOREIGN)
+    else:
+        content = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 30))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        if trial % 2 and path.name == storage.ARRAYS:  # with a manifest that agrees
+            manifest = json.loads((folder / storage.MANIFEST).read_text())
+            manifest.pop("digest")
+            manifest["files"][path.name] = {
+                "sha256": storage._sha256(bytes(content)), "bytes": len(content)
+            }
+            kept = (folder / storage.MANIFEST).read_bytes()
+            (folder / storage.MANIFEST).write_text(
+                json.dumps(manifest | {"digest": storage._digest(manifest)})
+            )
+    path.write_bytes(bytes(content))
+    _, found = load()
+    passed += found <= intact
+    path.write_bytes(whole)
+    if "kept" in globals():
+        (folder / storage.MANIFEST).write_bytes(kept)
+        del kept
+print(passed)
+"""
+
+
+def hostile(work: Path, trials: int) -> dict[str, Any]:
+    """Each trial passes if loading raises no event that an intact load does not raise."""
+    folder = example(work / "hostile")
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, str(folder), str(trials)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {"trials": trials, "passed": int(done.stdout.splitlines()[-1])}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ["| what was done | times | survived |", "|---|---|---|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {row['trials']} | {row['passed']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

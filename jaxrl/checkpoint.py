@@ -1,0 +1,170 @@
+"""Checkpoints: RUN/checkpoints/ITERATION/, with all that a run needs to go on exactly.
+
+Parameters, targets, optimiser, normalisers, environments, replay memory, keys, counters,
+the metrics of an unfinished chunk, and how much of `metrics.jsonl` was written by then.
+A damaged one is refused and an older one offered: nothing is passed over in silence.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl import storage
+from jaxrl.config import require
+from jaxrl.runner import NonFiniteError, Progress
+from jaxrl.types import InvalidInput
+
+FOLDER = "checkpoints"
+
+SHARE = 0.02
+"""The largest part of the time that goes into checkpoints, however large they are."""
+
+
+class Saver:
+    """Writes the checkpoints of a run, at the start and then every so many seconds."""
+
+    def __init__(
+        self,
+        run: Path,
+        about: dict[str, Any],
+        sync_metrics: Callable[[], int],
+        every: float,
+        keep: int,
+        last: int | None = None,
+    ) -> None:
+        """`about` is the experiment; `sync_metrics` puts the metrics file on the disk and
+        returns its size; `last` is the checkpoint that the run goes on from."""
+        self._run, self._about, self._sync_metrics = run, about, sync_metrics
+        self._every, self._keep = every, keep
+        self._last = last
+        self._due = 0.0 if last is None else time.monotonic() + every
+
+    def save_if_due(self, progress: Progress) -> None:
+        if time.monotonic() >= self._due:
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Writes a checkpoint, then removes all but the newest.
+
+        Raises:
+          NonFiniteError: the agent is broken; the checkpoints before are kept.
+          OSError: the disk is full, read-only or gone; those before are kept.
+        """
+        if progress.iteration == self._last:
+            return
+        started = time.monotonic()
+        state, metrics = jax.device_get((progress.state, progress.metrics))
+        _check_finite(state.agent)
+        about = self._about | {
+            "iteration": progress.iteration,
+            "seconds": progress.seconds,
+            "metrics_bytes": self._sync_metrics(),
+        }
+        folder = self._run / FOLDER
+        folder.mkdir(exist_ok=True)
+        storage.write(
+            folder / str(progress.iteration), {"state": state, "metrics": metrics}, about
+        )
+        for iteration in saved(self._run)[: -self._keep]:
+            shutil.rmtree(folder / str(iteration))
+        now = time.monotonic()
+        self._last = progress.iteration
+        self._due = now + max(self._every, (now - started) / SHARE)
+
+
+def saved(run: Path) -> list[int]:
+    """The iterations that have a checkpoint, in order."""
+    folder = run / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def chosen(run: Path, iteration: int | None) -> int | None:
+    """The newest checkpoint, or the one that is asked for; None if there is none at all.
+
+    Raises:
+      InvalidInput: that checkpoint does not exist.
+    """
+    iterations = saved(run)
+    if iteration is None:
+        return iterations[-1] if iterations else None
+    require(
+        iteration in iterations,
+        f"checkpoint = {iteration}: {str(run)!r} has "
+        f"{', '.join(map(str, iterations)) or 'none'}.",
+    )
+    return iteration
+
+
+def load(
+    run: Path, shapes: Progress, about: dict[str, Any], iteration: int
+) -> tuple[Progress, int, dict[str, str]]:
+    """A checkpoint, verified before anything of it is used.
+
+    Args:
+      run: the run folder.
+      shapes: of the progress of this experiment.
+      about: the experiment; a checkpoint of another one is refused.
+      iteration: which checkpoint.
+
+    Returns:
+      (progress, metrics_bytes, versions): arrays on the host; how long `metrics.jsonl`
+      was; what it was written with.
+
+    Raises:
+      Damaged: it is not what was written; the message names the file, and the newest
+        whole checkpoint before it.
+      InvalidInput: it is of another experiment.
+    """
+    folder = run / FOLDER / str(iteration)
+    try:
+        found, arrays = storage.read(folder)
+    except storage.Damaged as error:
+        raise storage.Damaged(f"{error} {_older(run, iteration)}") from error
+    for name, value in about.items():
+        require(
+            found.get(name) == value,
+            f"{name} = {value!r}, but {str(folder)!r} was written with "
+            f"{found.get(name)!r}: a run is resumed with what it was begun with.",
+        )
+    template = {"state": shapes.state, "metrics": shapes.metrics}
+    tree = storage.filled(template, arrays, folder)
+    progress = Progress(
+        tree["state"], tree["metrics"], found["iteration"], found["seconds"]
+    )
+    return progress, found["metrics_bytes"], found["versions"]
+
+
+def remove_after(run: Path, iteration: int) -> None:
+    """Removes newer checkpoints, which a run that goes on from here is to write again,
+    and what a killed process has left unfinished."""
+    folder = run / FOLDER
+    for path in folder.iterdir():
+        if not path.name.isdecimal() or int(path.name) > iteration:
+            shutil.rmtree(path)
+
+
+def _older(run: Path, iteration: int) -> str:
+    """What to do instead of loading a damaged checkpoint."""
+    for older in reversed([i for i in saved(run) if i < iteration]):
+        try:
+            storage.read(run / FOLDER / str(older))
+        except InvalidInput:
+            continue
+        return f"An older one is whole: jaxrl resume {run} --checkpoint {older}"
+    return "No older one is whole: train anew."
+
+
+def _check_finite(agent: Any) -> None:
+    for name, array in storage.named_arrays(agent).items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            member = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise NonFiniteError(
+                f"{name} of agent number {member} is not finite: try a smaller "
+                f"learning_rate or max_grad_norm."
+            )

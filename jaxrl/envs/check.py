@@ -1,0 +1,597 @@
+"""Does an environment keep the contract of `jaxrl.types.Env`? Rule by rule, by playing.
+
+Every rule is a function that returns what is wrong, or None. They run in order; one that
+needs what an earlier one found broken does not run.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import spaces
+from jaxrl.types import Array, Env, PyTree
+
+COPIES = 64
+LATE = 1_000_000
+"""Steps after which any time limit has passed."""
+
+CLOCKS = {"t", "time", "timestep", "time_step", "step", "steps", "step_count", "elapsed"}
+LIMITS = re.compile(r"max_(episode_)?steps|max_.*_steps|time_limit|horizon")
+SAME_START = 0.5
+"""If more observations than this look like the start of an episode, that says nothing."""
+
+
+class Finding(NamedTuple):
+    """One row of the table."""
+
+    rule: str
+    problem: str | None  # None: the rule is kept
+    fix: str
+    ran: bool = True
+
+
+class Rule(NamedTuple):
+    name: str
+    check: Callable[["Subject"], str | None]
+    fix: str
+    ends: bool = False
+    """Whether nothing after it can run if it is broken."""
+
+
+class Subject:
+    """An environment, and what playing it has shown. Computed when first asked for."""
+
+    def __init__(self, env: Env, num_steps: int) -> None:
+        self.env, self.num_steps = env, num_steps
+        self.key = jax.random.key(0)
+        self.action = spaces.zeros(env.action_space)
+
+    def reset(self, key: Array) -> tuple[PyTree, PyTree]:
+        return self.env.reset(key, self.env.params)
+
+    def step(self, key: Array, state: PyTree, action: Any) -> tuple[PyTree, Any]:
+        return self.env.step(key, state, action, self.env.params)
+
+    @cached_property
+    def reset_jaxpr(self) -> Any:
+        return jax.make_jaxpr(lambda key: self.reset(key))(self.key)
+
+    @cached_property
+    def step_jaxpr(self) -> Any:
+        state, _ = self.start
+        return jax.make_jaxpr(lambda *args: self.step(*args))(
+            self.key, state, self.action
+        )
+
+    @cached_property
+    def start(self) -> tuple[PyTree, PyTree]:
+        return self.reset(self.key)
+
+    @cached_property
+    def starts(self) -> tuple[PyTree, PyTree]:
+        """Of 4 episodes for each copy."""
+        keys = jax.random.split(jax.random.key(1), 4 * COPIES)
+        return jax.jit(jax.vmap(self.reset))(keys)
+
+    @cached_property
+    def played(self) -> dict[str, Any]:
+        """Random actions in `COPIES` copies: arrays `[T, N, ...]`."""
+        return jax.device_get(jax.jit(partial(_play, self))())
+
+    @cached_property
+    def clock(self) -> int | None:
+        """The leaf of the state that counts steps: by its name, or by what it does."""
+        state, _ = self.start
+        paths = jax.tree_util.tree_flatten_with_path(state)[0]
+        for i, (path, leaf) in enumerate(paths):
+            name = jax.tree_util.keystr(path[-1:], simple=True) if path else ""
+            if _is_count(leaf) and name in CLOCKS:
+                return i
+        return None
+
+    def with_clock(self, state: PyTree, value: Any) -> PyTree:
+        leaves, structure = jax.tree.flatten(state)
+        assert self.clock is not None
+        leaves[self.clock] = jnp.full_like(leaves[self.clock], value)
+        return jax.tree.unflatten(structure, leaves)
+
+
+def check_env(env: Env, num_steps: int = 1_000) -> list[Finding]:
+    """Plays an environment and says which rules of the contract it keeps.
+
+    Args:
+      env: the environment.
+      num_steps: how long `COPIES` copies of it are played.
+
+    Returns:
+      A row for each rule, in order.
+    """
+    subject = Subject(env, num_steps)
+    found, going = [], True
+    for rule in RULES:
+        if not going:
+            found.append(Finding(rule.name, None, rule.fix, ran=False))
+            continue
+        try:
+            problem = rule.check(subject)
+        except Exception as error:  # whatever the user's code raises is the finding
+            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        found.append(Finding(rule.name, problem, rule.fix))
+        going = problem is None or not rule.ends
+    return found
+
+
+# Tracing
+
+
+def _reset_traces(subject: Subject) -> str | None:
+    str(subject.reset_jaxpr)
+    return None
+
+
+def _step_traces(subject: Subject) -> str | None:
+    str(subject.step_jaxpr)
+    return None
+
+
+def _no_callbacks(subject: Subject) -> str | None:
+    for name, jaxpr in (("reset", subject.reset_jaxpr), ("step", subject.step_jaxpr)):
+        calls = [p for p in _primitives(jaxpr.jaxpr) if "callback" in p]
+        if calls:
+            return f"{name} calls the host ({calls[0]})"
+    return None
+
+
+def _reset_is_pure(subject: Subject) -> str | None:
+    results = [subject.reset(subject.key) for _ in range(3)]
+    if not all(_equal(results[0], other) for other in results[1:]):
+        return "reset with the same key gave different results"
+    return None
+
+
+def _step_is_pure(subject: Subject) -> str | None:
+    state, _ = subject.start
+    results = [subject.step(subject.key, state, subject.action) for _ in range(3)]
+    if not all(_equal(results[0], other) for other in results[1:]):
+        return "step with the same arguments gave different results"
+    return None
+
+
+def _no_leak(subject: Subject) -> str | None:
+    before = subject.reset(subject.key)
+    state = before[0]
+    for key in jax.random.split(subject.key, 5):
+        state, _ = subject.step(key, state, subject.action)
+    if not _equal(before, subject.reset(subject.key)):
+        return "reset gave another start after some steps than before them"
+    return None
+
+
+# Types
+
+
+def _state_structure(subject: Subject) -> str | None:
+    before, after = _state_types(subject)
+    if jax.tree.structure(before) == jax.tree.structure(after):
+        return None
+    return f"{jax.tree.structure(before)} became {jax.tree.structure(after)}"
+
+
+def _state_shapes(subject: Subject) -> str | None:
+    return _differing(*_state_types(subject), lambda x: x.shape)
+
+
+def _state_dtypes(subject: Subject) -> str | None:
+    return _differing(*_state_types(subject), lambda x: x.dtype)
+
+
+def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
+    state, _ = jax.eval_shape(subject.reset, subject.key)
+    return state, jax.eval_shape(subject.step, subject.key, state, subject.action)[0]
+
+
+def _obs_leaves(subject: Subject) -> str | None:
+    expected = jax.tree.structure(spaces.tree(subject.env.observation_space))
+    for name, obs in _observed(subject):
+        if jax.tree.structure(obs) != expected:
+            return f"{name} gives {jax.tree.structure(obs)}, the space has {expected}"
+    return None
+
+
+def _obs_types(subject: Subject) -> str | None:
+    expected = jax.eval_shape(lambda: spaces.zeros(subject.env.observation_space))
+    for name, obs in _observed(subject):
+        problem = _differing(expected, obs, lambda x: (x.shape, x.dtype))
+        if problem:
+            return f"{name}: {problem} (the space first)"
+    return None
+
+
+def _observed(subject: Subject) -> Iterator[tuple[str, PyTree]]:
+    state, obs = jax.eval_shape(subject.reset, subject.key)
+    yield "reset", obs
+    _, step = jax.eval_shape(subject.step, subject.key, state, subject.action)
+    yield "step", step.obs
+
+
+def _reward_type(subject: Subject) -> str | None:
+    reward = _step_type(subject).reward
+    if reward.shape != ():
+        return f"it has shape {reward.shape}"
+    if reward.dtype != jnp.float32:
+        return f"it is {reward.dtype}, which overflows or loses digits"
+    return None
+
+
+def _flag_types(subject: Subject) -> str | None:
+    step = _step_type(subject)
+    for name in ("terminated", "truncated"):
+        flag = getattr(step, name)
+        if (flag.shape, flag.dtype) != ((), jnp.bool_):
+            return f"{name} is {flag.dtype}{list(flag.shape)}"
+    return None
+
+
+def _step_type(subject: Subject) -> Any:
+    state, _ = jax.eval_shape(subject.reset, subject.key)
+    return jax.eval_shape(subject.step, subject.key, state, subject.action)[1]
+
+
+# Randomness
+
+
+def _keys_are_used(subject: Subject) -> str | None:
+    if _draws(subject.reset_jaxpr) and _all_copies_equal(subject.starts):
+        return "reset draws random numbers, but every key gives the same start"
+    if not _step_ignores_key(subject) or _state_keys(subject):
+        return None
+    return "step draws random numbers, but every key gives the same result"
+
+
+def _copies_differ(subject: Subject) -> str | None:
+    if not _step_ignores_key(subject):
+        return None
+    for leaf in _state_keys(subject):
+        if _all_copies_equal(leaf):
+            return "step draws from a key in the state that is the same in every copy"
+    return None
+
+
+def _step_ignores_key(subject: Subject) -> bool:
+    """Whether it draws random numbers that do not depend on its key."""
+    if not _draws(subject.step_jaxpr):
+        return False
+    state, _ = subject.start
+    keys = jax.random.split(subject.key, 16)
+    return _all_copies_equal(
+        jax.jit(jax.vmap(lambda key: subject.step(key, state, subject.action)))(keys)
+    )
+
+
+def _state_keys(subject: Subject) -> list[np.ndarray]:
+    """Random keys in the state: `[4 N, ...]`, typed or raw."""
+    leaves = [_numbers(x) for x in jax.tree.leaves(subject.starts[0])]
+    return [x for x in leaves if x.dtype == np.uint32 and x.shape[1:] in ((2,), (4,))]
+
+
+# Play
+
+
+def _obs_inside(subject: Subject) -> str | None:
+    inside = subject.played["inside"]
+    return None if inside.all() else f"at step {_first(~inside)} of a random episode"
+
+
+def _obs_finite(subject: Subject) -> str | None:
+    finite = subject.played["obs_finite"]
+    return None if finite.all() else f"not finite after {_first(~finite)} steps"
+
+
+def _reward_finite(subject: Subject) -> str | None:
+    finite = np.isfinite(subject.played["reward"])
+    return None if finite.all() else f"not finite after {_first(~finite)} steps"
+
+
+def _one_end(subject: Subject) -> str | None:
+    both = subject.played["terminated"] & subject.played["truncated"]
+    return f"both at step {_first(both)}" if both.any() else None
+
+
+def _clock_counts(subject: Subject) -> str | None:
+    if subject.clock is None:
+        return None
+    start = int(jax.tree.leaves(subject.start[0])[subject.clock])
+    state, _ = subject.step(subject.key, subject.start[0], subject.action)
+    after = int(jax.tree.leaves(state)[subject.clock])
+    if (start, after) != (0, 1):
+        return f"it is {start} at the start and {after} after one step, not 0 and 1"
+    return None
+
+
+def _time_is_no_termination(subject: Subject) -> str | None:
+    if subject.clock is None:
+        return None
+    state, _ = subject.start
+    now, late = (
+        subject.step(subject.key, s, subject.action)[1]
+        for s in (state, subject.with_clock(state, LATE))
+    )
+    if late.terminated and not now.terminated and _equal(now.obs, late.obs):
+        return "late in an episode it is terminated, though the observation is the same"
+    return None
+
+
+def _truncation_on_time(subject: Subject) -> str | None:
+    if subject.clock is None:
+        return None
+    state, _ = subject.start
+
+    def truncates(clock: int) -> bool:
+        late = subject.with_clock(state, clock)
+        return bool(subject.step(subject.key, late, subject.action)[1].truncated)
+
+    limit = _declared_limit(subject.env)
+    if limit is None or not truncates(LATE):
+        return None
+    low, high = -1, LATE  # not truncated at low, truncated at high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if truncates(middle) else (middle, high)
+    length = high + 1
+    return None if length == limit else f"after {length} steps, the limit is {limit}"
+
+
+def _declared_limit(env: Env) -> int | None:
+    if env.horizon is not None:
+        return int(env.horizon)
+    paths = jax.tree_util.tree_flatten_with_path(env.params)[0]
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path[-1:], simple=True) if path else ""
+        if LIMITS.search(name) and np.ndim(leaf) == 0:
+            return int(leaf)
+    return None
+
+
+def _true_successor(subject: Subject) -> str | None:
+    played = subject.played
+    ended = played["terminated"] | played["truncated"]
+    if not ended.any():
+        return None
+    if subject.clock is not None:
+        clock = played["clock"]
+        if (clock[ended] == 0).all():
+            return "the state after the end of an episode is that of a new one"
+    like_start = played["in_start_box"]
+    ordinary = ~ended
+    if ordinary.any() and like_start[ordinary].mean() > SAME_START:
+        return None
+    if like_start[ended].all() and ordinary.any():
+        return "the observation at the end of an episode is that of a new one"
+    return None
+
+
+def _invalid_actions(subject: Subject) -> str | None:
+    state, _ = subject.start
+    space = subject.env.action_space
+    step = jax.jit(lambda action: subject.step(subject.key, state, action))
+    if isinstance(space, spaces.Discrete):
+        valid = [step(jnp.asarray(a, space.dtype)) for a in range(space.n)]
+        for action in (-1, space.n, space.n + 7):
+            result = step(jnp.asarray(action, space.dtype))
+            if not any(_equal(result, other) for other in valid):
+                return f"action {action} does what none of 0 ... {space.n - 1} does"
+        return None
+    if not isinstance(space, spaces.Box) or not space.bounded:
+        return None
+    low, high = space.low_array(), space.high_array()
+    for outside, bound in ((high + 10 * (high - low), high), (low - 10, low)):
+        if not _equal(step(jnp.asarray(outside)), step(jnp.asarray(bound))):
+            return "an action beyond a bound does what none within does"
+    return None
+
+
+RULES = (
+    Rule(
+        "reset can be compiled",
+        _reset_traces,
+        "no Python `if` or `float()` on arrays: jnp.where, lax.cond",
+        ends=True,
+    ),
+    Rule(
+        "step can be compiled",
+        _step_traces,
+        "no Python `if` or `float()` on arrays: jnp.where, lax.cond",
+        ends=True,
+    ),
+    Rule(
+        "nothing calls the host",
+        _no_callbacks,
+        "remove pure_callback, io_callback and debug prints",
+        ends=True,
+    ),
+    Rule("reset is pure", _reset_is_pure, "all randomness from the key", ends=True),
+    Rule("step is pure", _step_is_pure, "all that changes in the state", ends=True),
+    Rule(
+        "an episode leaves nothing behind",
+        _no_leak,
+        "reset may depend on key and params alone",
+    ),
+    Rule(
+        "the state keeps its structure",
+        _state_structure,
+        "step returns what reset returns",
+        ends=True,
+    ),
+    Rule("the state keeps its shapes", _state_shapes, "fixed shapes", ends=True),
+    Rule(
+        "the state keeps its dtypes",
+        _state_dtypes,
+        "fixed dtypes: jnp.float32(...), .astype(x.dtype)",
+        ends=True,
+    ),
+    Rule(
+        "every leaf of the observation is in its space",
+        _obs_leaves,
+        "spaces.dict_space with the same names",
+        ends=True,
+    ),
+    Rule(
+        "the observation has its space's shape and dtype",
+        _obs_types,
+        "spaces.box(low, high, shape, dtype)",
+        ends=True,
+    ),
+    Rule("the reward is a float32 scalar", _reward_type, "jnp.float32(...)", ends=True),
+    Rule(
+        "terminated and truncated are bool scalars",
+        _flag_types,
+        "jnp.bool_(...)",
+        ends=True,
+    ),
+    Rule("randomness comes from the key", _keys_are_used, "use the key that is given"),
+    Rule(
+        "copies have randomness of their own",
+        _copies_differ,
+        "keep no key in the state, or one made from reset's",
+    ),
+    Rule("observations lie in their space", _obs_inside, "wider bounds, or clip"),
+    Rule("observations are finite", _obs_finite, "find the division or overflow"),
+    Rule("rewards are finite", _reward_finite, "find the division or overflow"),
+    Rule("an episode ends in one way", _one_end, "truncated & ~terminated"),
+    Rule("time is counted from 0 by 1", _clock_counts, "time + 1 in step, 0 in reset"),
+    Rule(
+        "a time limit truncates",
+        _time_is_no_termination,
+        "terminated=False there: set Env.horizon, or truncated; or observe the time",
+    ),
+    Rule(
+        "truncation comes on time",
+        _truncation_on_time,
+        "compare the number of steps after this one: time + 1 >= limit",
+    ),
+    Rule(
+        "the last observation is the true successor",
+        _true_successor,
+        "do not reset in step: rollouts do",
+    ),
+    Rule(
+        "an action outside its space acts like one inside",
+        _invalid_actions,
+        "jnp.clip the action",
+    ),
+)
+
+
+def _play(subject: Subject) -> dict[str, Any]:
+    env = subject.env
+    start_obs = jax.tree.leaves(subject.starts[1])
+    low = [_as_float(x).min(0) for x in start_obs]
+    high = [_as_float(x).max(0) for x in start_obs]
+
+    def in_box(obs: PyTree) -> Array:
+        leaves = [_as_float(x) for x in jax.tree.leaves(obs)]
+        inside = [
+            ((x >= a) & (x <= b)).all()
+            for x, a, b in zip(leaves, low, high, strict=True)
+        ]
+        return jnp.stack(inside).all()
+
+    def all_finite(obs: PyTree) -> Array:
+        leaves = [jnp.isfinite(_as_float(x)).all() for x in jax.tree.leaves(obs)]
+        return jnp.stack(leaves).all()
+
+    def one(carry: tuple, key: Array) -> tuple[tuple, dict[str, Array]]:
+        state, first = carry
+        key_action, key_step = jax.random.split(key)
+        action = spaces.sample(env.action_space, key_action)
+        after, step = subject.step(key_step, state, action)
+        done = step.terminated | step.truncated
+        clock = 0
+        if subject.clock is not None:
+            clock = jax.tree.leaves(after)[subject.clock]
+        row = {
+            "inside": spaces.contains(env.observation_space, step.obs),
+            "obs_finite": all_finite(step.obs),
+            "reward": step.reward,
+            "terminated": step.terminated,
+            "truncated": step.truncated,
+            "clock": jnp.asarray(clock),
+            "in_start_box": in_box(step.obs),
+        }
+        state = jax.tree.map(lambda x, y: jnp.where(done, x, y), first, after)
+        return (state, first), row
+
+    def copy(key: Array) -> dict[str, Array]:
+        key_reset, key_steps = jax.random.split(key)
+        state, _ = subject.reset(key_reset)
+        keys = jax.random.split(key_steps, subject.num_steps)
+        return jax.lax.scan(one, (state, state), keys)[1]
+
+    rows = jax.vmap(copy)(jax.random.split(jax.random.key(2), COPIES))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), rows)
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "eqns"):
+                    yield from _primitives(inner)
+                elif hasattr(inner, "jaxpr"):
+                    yield from _primitives(inner.jaxpr)
+
+
+def _draws(jaxpr: Any) -> bool:
+    return any(p in ("random_bits", "threefry2x32") for p in _primitives(jaxpr.jaxpr))
+
+
+def _is_count(leaf: Any) -> bool:
+    return np.ndim(leaf) == 0 and jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.integer)
+
+
+def _numbers(x: Any) -> np.ndarray:
+    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def _as_float(x: Any) -> Array:
+    return jnp.asarray(x).astype(jnp.float32)
+
+
+def _equal(a: PyTree, b: PyTree) -> bool:
+    """Bit for bit, but for NaN."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(_same(jnp.asarray(x), jnp.asarray(y)) for x, y in pairs)
+
+
+def _same(x: Array, y: Array) -> bool:
+    x, y = _numbers(x), _numbers(y)
+    nan = np.issubdtype(x.dtype, np.floating)
+    return x.shape == y.shape and np.array_equal(x, y, equal_nan=nan)
+
+
+def _all_copies_equal(tree: PyTree) -> bool:
+    leaves = [_numbers(jnp.asarray(x)) for x in jax.tree.leaves(tree)]
+    return all((x == x[:1]).all() for x in leaves)
+
+
+def _differing(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None:
+    paths = jax.tree_util.tree_flatten_with_path(a)[0]
+    for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
+        if aspect(x) != aspect(y):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "it"
+            return f"{name}: {aspect(x)} became {aspect(y)}"
+    return None
+
+
+def _first(bad: np.ndarray) -> int:
+    """The number of the first bad step."""
+    return int(np.argwhere(bad)[0][0]) + 1

@@ -1,0 +1,296 @@
+"""`jaxrl check-env` catches twenty defects, and passes what is sound."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import spaces
+from jaxrl.envs import env_ids, make
+from jaxrl.envs.check import check_env
+from jaxrl.types import Env, TimeStep
+
+LIMIT = 30
+
+
+class Params(NamedTuple):
+    max_steps: int = LIMIT
+
+
+def reset(key, params):
+    del params
+    x = jax.random.uniform(key, (), minval=-0.5, maxval=0.5)
+    state = {"x": x, "time": jnp.int32(0)}
+    return state, observe(state)
+
+
+def observe(state):
+    return jnp.stack([state["x"], jnp.abs(state["x"])])
+
+
+def step(key, state, action, params):
+    noise = 0.05 * jax.random.normal(key)
+    push = jnp.clip(action, 0, 2).astype(jnp.float32) - 1.0
+    after = {"x": state["x"] + 0.4 * push + noise, "time": state["time"] + 1}
+    terminated = jnp.abs(after["x"]) > 2.0
+    truncated = (after["time"] >= params.max_steps) & ~terminated
+    return after, TimeStep(observe(after), after["x"], terminated, truncated, {})
+
+
+def walk(**changes: Any) -> Env:
+    sound = dict(
+        params=Params(),
+        horizon=None,
+        reset=reset,
+        step=step,
+        observation_space=spaces.box(-3.0, 3.0, (2,)),
+        action_space=spaces.Discrete(3),
+        id="test/walk",
+    )
+    return Env(**(sound | changes))
+
+
+def with_step(change):
+    """`step`, its result changed by `change(key, before, action, after, timestep)`."""
+
+    def changed(key, state, action, params):
+        return change(key, state, action, *step(key, state, action, params))
+
+    return walk(step=changed)
+
+
+def impure_step():
+    calls = []
+
+    def change(key, state, action, after, timestep):
+        calls.append(1)
+        return after, timestep._replace(reward=jnp.float32(len(calls)))
+
+    return with_step(change)
+
+
+def impure_reset():
+    rng = np.random.default_rng(0)
+
+    def changed(key, params):
+        state = {"x": jnp.float32(rng.uniform()), "time": jnp.int32(0)}
+        return state, observe(state)
+
+    return walk(reset=changed)
+
+
+def key_ignored():
+    return walk(reset=lambda key, params: reset(jax.random.key(0), params))
+
+
+def not_jittable():
+    def changed(key, state, action, params):
+        if action > 1:
+            action = action - 1
+        return step(key, state, action, params)
+
+    return walk(step=changed)
+
+
+def host_callback():
+    def change(key, state, action, after, timestep):
+        jax.debug.callback(lambda x: None, after["x"])
+        return after, timestep
+
+    return with_step(change)
+
+
+def structure_changes():
+    return with_step(
+        lambda key, state, action, after, t: ({**after, "extra": after["x"]}, t)
+    )
+
+
+def shape_changes():
+    return with_step(
+        lambda key, state, action, after, t: ({**after, "x": after["x"][None]}, t)
+    )
+
+
+def dtype_changes():
+    return with_step(
+        lambda key, state, action, after, t: (
+            {**after, "time": after["time"].astype(jnp.float32)},
+            t,
+        )
+    )
+
+
+def outside_its_space():
+    return walk(observation_space=spaces.box(-1.0, 1.0, (2,)))
+
+
+def leaf_missing():
+    def both(obs):
+        return {"x": obs, "more": obs}
+
+    def reset_both(key, params):
+        state, obs = reset(key, params)
+        return state, both(obs)
+
+    def step_both(key, state, action, params):
+        after, t = step(key, state, action, params)
+        return after, t._replace(obs=both(t.obs))
+
+    space = spaces.dict_space(x=spaces.box(-3.0, 3.0, (2,)))
+    return walk(reset=reset_both, step=step_both, observation_space=space)
+
+
+def vector_reward():
+    return with_step(
+        lambda key, state, action, after, t: (after, t._replace(reward=t.obs))
+    )
+
+
+def integer_reward():
+    return with_step(
+        lambda key, state, action, after, t: (
+            after,
+            t._replace(reward=(t.reward * 100).astype(jnp.int8)),
+        )
+    )
+
+
+def nan_after_steps():
+    def change(key, state, action, after, t):
+        obs = jnp.where(after["time"] == 20, jnp.nan, t.obs)
+        return after, t._replace(obs=obs)
+
+    return with_step(change)
+
+
+def truncation_is_termination():
+    return with_step(
+        lambda key, state, action, after, t: (
+            after,
+            t._replace(
+                terminated=t.terminated | t.truncated, truncated=jnp.bool_(False)
+            ),
+        )
+    )
+
+
+def truncation_late():
+    return with_step(
+        lambda key, state, action, after, t: (
+            after,
+            t._replace(truncated=(state["time"] >= LIMIT) & ~t.terminated),
+        )
+    )
+
+
+def observed_after_reset():
+    def change(key, state, action, after, t):
+        fresh, obs = reset(key, Params())
+        done = t.terminated | t.truncated
+        after = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, after)
+        return after, t._replace(obs=jnp.where(done, obs, t.obs))
+
+    return with_step(change)
+
+
+def state_leaks():
+    last = [jnp.float32(0.0)]
+
+    def leaking_step(key, state, action, params):
+        after, t = step(key, state, action, params)
+        if not isinstance(after["x"], jax.core.Tracer):
+            last[0] = after["x"]
+        return after, t
+
+    def leaking_reset(key, params):
+        state, obs = reset(key, params)
+        state = {**state, "x": state["x"] + 0.01 * last[0]}
+        return state, observe(state)
+
+    return walk(reset=leaking_reset, step=leaking_step)
+
+
+def time_counted_wrongly():
+    return with_step(
+        lambda key, state, action, after, t: (
+            {**after, "time": state["time"] + 2},
+            t,
+        )
+    )
+
+
+def invalid_action_accepted():
+    def changed(key, state, action, params):
+        after, t = step(key, state, action, params)
+        x = after["x"] + jnp.where(action > 2, 0.1 * action, 0.0)
+        after = {**after, "x": x}
+        return after, t._replace(obs=observe(after))
+
+    return walk(step=changed)
+
+
+def shared_randomness():
+    def keyed_reset(key, params):
+        state, obs = reset(key, params)
+        return {**state, "key": jax.random.key(7)}, obs
+
+    def keyed_step(key, state, action, params):
+        own, now = jax.random.split(state["key"])
+        plain = {name: state[name] for name in ("x", "time")}
+        after, t = step(now, plain, action, params)
+        return {**after, "key": own}, t
+
+    return walk(reset=keyed_reset, step=keyed_step)
+
+
+DEFECTS = {
+    impure_step: "step is pure",
+    impure_reset: "reset is pure",
+    key_ignored: "randomness comes from the key",
+    not_jittable: "step can be compiled",
+    host_callback: "nothing calls the host",
+    structure_changes: "the state keeps its structure",
+    shape_changes: "the state keeps its shapes",
+    dtype_changes: "the state keeps its dtypes",
+    outside_its_space: "observations lie in their space",
+    leaf_missing: "every leaf of the observation is in its space",
+    vector_reward: "the reward is a float32 scalar",
+    integer_reward: "the reward is a float32 scalar",
+    nan_after_steps: "observations are finite",
+    truncation_is_termination: "a time limit truncates",
+    truncation_late: "truncation comes on time",
+    observed_after_reset: "the last observation is the true successor",
+    state_leaks: "an episode leaves nothing behind",
+    time_counted_wrongly: "time is counted from 0 by 1",
+    invalid_action_accepted: "an action outside its space acts like one inside",
+    shared_randomness: "copies have randomness of their own",
+}
+
+
+def broken(env, num_steps=100):
+    return {f.rule: f.problem for f in check_env(env, num_steps) if f.problem}
+
+
+def test_a_sound_environment_keeps_every_rule():
+    findings = check_env(walk(), 100)
+    assert all(f.ran and f.problem is None for f in findings), findings
+    assert len({f.rule for f in findings}) == len(findings)
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.__name__)
+def test_the_defect_is_caught(defect):
+    assert len(DEFECTS) == 20
+    problems = broken(defect())
+    assert DEFECTS[defect] in problems
+    allowed = {DEFECTS[defect]}
+    if defect is nan_after_steps:
+        allowed |= {"observations lie in their space"}  # NaN lies in none
+    assert problems.keys() <= allowed, problems
+
+
+@pytest.mark.parametrize("id", [id for id in env_ids() if id.startswith("probe/")])
+def test_our_own_environments_keep_every_rule(id):
+    assert broken(make(id), 50) == {}
