@@ -68,7 +68,9 @@ class Saver:
         folder = self._run / FOLDER
         folder.mkdir(exist_ok=True)
         storage.write(
-            folder / str(progress.iteration), {"state": state, "metrics": metrics}, about
+            folder / str(progress.iteration),
+            {"state": state, "metrics": metrics},
+            about,
         )
         for iteration in saved(self._run)[: -self._keep]:
             shutil.rmtree(folder / str(iteration))

@@ -185,7 +185,9 @@ def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) 
 
 @jaxrl.command()
 @click.argument("run", type=click.Path())
-@click.option("--checkpoint", type=int, help="Train step to go on from.  [default: last]")
+@click.option(
+    "--checkpoint", type=int, help="Train step to go on from.  [default: last]"
+)
 @click.option("--env", help="Allows the run's environment to be your own module's.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")

@@ -381,9 +381,7 @@ def read_experiment(
             f"{setting} in {folder / 'config.json'} is not a setting"
             f"{did_you_mean(setting, known)}.",
         )
-    return Experiment(
-        algorithm, configs.from_dict(algorithm.Config, config), **content
-    )
+    return Experiment(algorithm, configs.from_dict(algorithm.Config, config), **content)
 
 
 def planned_iterations(experiment: Experiment, plan: Plan) -> int:

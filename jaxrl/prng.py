@@ -11,6 +11,7 @@ On other devices JAX writes the rounds out itself, so there `key` is `jax.random
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.extend
@@ -27,6 +28,19 @@ def key(seed: int | Array) -> Array:
     """A key like `jax.random.key(seed)`, whose numbers are the same."""
     impl = _UNROLLED if jax.default_backend() == "cpu" else None
     return jax.random.key(seed, impl=impl)
+
+
+def from_data(data: np.ndarray, dtype: Any) -> Array:
+    """Keys of a dtype from their bits, which `jax.random.key_data` gives.
+
+    Raises:
+      TypeError: keys of this dtype are made neither by `key` nor by `jax.random.key`.
+    """
+    for example in (key(0), jax.random.key(0)):
+        if example.dtype == dtype:
+            impl = jax.random.key_impl(example)
+            return jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
+    raise TypeError(f"{dtype} is not a kind of key that this process makes.")
 
 
 def _threefry(key: Array, x0: Array, x1: Array) -> tuple[Array, Array]:

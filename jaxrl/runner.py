@@ -427,7 +427,10 @@ def train(
     ended = between(progress) or bool(history and stop(history[-1]))
     while progress.iteration < iterations and not ended:
         chunk_end = min((progress.iteration // chunk + 1) * chunk, iterations)
-        called, length = time.perf_counter(), min(length, chunk_end - progress.iteration)
+        called, length = (
+            time.perf_counter(),
+            min(length, chunk_end - progress.iteration),
+        )
         progress = advance(job, progress, length)
         metrics = jax.device_get(progress.metrics)  # waits for the device
         now = time.perf_counter()

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrl import prng
 from jaxrl.types import InvalidInput, PyTree
 
 SCHEMA = 1
@@ -56,8 +57,7 @@ def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
             for name, content in files.items()
         },
     }
-    manifest["digest"] = _digest(manifest)
-    files[MANIFEST] = (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode()
+    files[MANIFEST] = manifest_bytes(manifest)
 
     new, old = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
@@ -123,9 +123,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     content = _read_file(path)
     try:
         manifest = json.loads(content)
-        digest = manifest.pop("digest")
-        whole = digest == _digest(manifest)
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        del manifest["digest"]
+        whole = content == manifest_bytes(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not a manifest of jaxrl: it is damaged.") from error
     if not whole:
         raise Damaged(f"{path} is not what was written: it is damaged.")
@@ -141,7 +141,7 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     """Every leaf under its path, such as `params/value_head/kernel`; of keys the data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        _name(path): np.ascontiguousarray(jax.device_get(_numbers(leaf)))
+        _name(path): np.asarray(jax.device_get(_numbers(leaf)), order="C")
         for path, leaf in leaves
     }
 
@@ -166,7 +166,7 @@ def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTre
                 f"{expected.dtype}{expected.shape}."
             )
         if is_key:
-            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+            return prng.from_data(array, leaf.dtype)
         return array
 
     tree = jax.tree_util.tree_map_with_path(pick, template)
@@ -207,8 +207,11 @@ def _read_file(path: Path) -> bytes:
         raise Damaged(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return _sha256(json.dumps(manifest, sort_keys=True).encode())
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """The file's content, digest included: every byte of it counts."""
+    text = json.dumps(manifest, sort_keys=True, allow_nan=False)
+    whole = manifest | {"digest": _sha256(text.encode())}
+    return (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _sha256(content: bytes) -> str:

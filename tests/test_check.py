@@ -206,7 +206,7 @@ def state_leaks():
         return after, t
 
     def leaking_reset(key, params):
-        state, obs = reset(key, params)
+        state, _ = reset(key, params)
         state = {**state, "x": state["x"] + 0.01 * last[0]}
         return state, observe(state)
 

@@ -209,7 +209,11 @@ def test_a_folder_that_vanishes_is_one_line(ppo_run, tmp_path, capsys):
 
     with pytest.raises(FileNotFoundError):
         run_experiment(
-            experiment, run, progress=False, report=lambda line: None, interrupted=vanish
+            experiment,
+            run,
+            progress=False,
+            report=lambda line: None,
+            interrupted=vanish,
         )
     assert not run.exists()
 

@@ -13,8 +13,7 @@ LAYERS = (
     {"flags", "bench"},
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting"},
-    {"runner", "evaluation", "statistics", "algorithms", "platform"}
-    | {"storage"},
+    {"runner", "evaluation", "statistics", "algorithms", "platform"} | {"storage"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

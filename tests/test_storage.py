@@ -51,7 +51,10 @@ def test_writing_again_replaces_and_leaves_nothing_else(folder):
     storage.write(folder, {"a": jnp.ones(2)}, {})
     assert list(storage.read(folder)[1]) == ["a"]
     assert [path.name for path in folder.parent.iterdir()] == ["it"]
-    assert sorted(p.name for p in folder.iterdir()) == [storage.ARRAYS, storage.MANIFEST]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        storage.ARRAYS,
+        storage.MANIFEST,
+    ]
 
 
 def test_every_flipped_bit_and_every_cut_is_refused_by_name(folder):
@@ -88,7 +91,7 @@ def test_another_schema_is_refused(folder):
     path = folder / storage.MANIFEST
     manifest = json.loads(path.read_text()) | {"schema": 99}
     manifest.pop("digest")
-    path.write_text(json.dumps(manifest | {"digest": storage._digest(manifest)}))
+    path.write_bytes(storage.manifest_bytes(manifest))
     with pytest.raises(InvalidInput, match="has schema 99"):
         storage.read(folder)
 
@@ -123,6 +126,20 @@ class Killed(BaseException):
 OPERATIONS = ("write_file", "sync_folder", "rename")
 
 
+def killed_at(original, left, before):
+    """The operation, but for a kill before or after the `left[0]`th of all."""
+
+    def operation(*args):
+        left[0] -= 1
+        if before and left[0] < 0:
+            raise Killed
+        original(*args)
+        if left[0] < 0:
+            raise Killed
+
+    return operation
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
@@ -136,21 +153,10 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
         if replaced:
             storage.write(folder, {"a": jnp.zeros(2)}, {"version": 0})
         left = [point]
-
-        def counted(original):
-            def operation(*args, left=left):
-                left[0] -= 1
-                if before and left[0] < 0:
-                    raise Killed
-                original(*args)
-                if left[0] < 0:
-                    raise Killed
-
-            return operation
-
         with monkeypatch.context() as patch:
             for name in OPERATIONS:
-                patch.setattr(storage, name, counted(getattr(storage, name)))
+                killing = killed_at(getattr(storage, name), left, before)
+                patch.setattr(storage, name, killing)
             try:
                 storage.write(folder, {"a": jnp.ones(2)}, {"version": 1})
                 finished = True
@@ -163,7 +169,9 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
             assert storage.read(folder.with_name("it.old"))[0] == {"version": 0}
         if finished:
             break
-        storage.write(folder, {"a": jnp.ones(2)}, {"version": 2})  # no debris in the way
+        storage.write(
+            folder, {"a": jnp.ones(2)}, {"version": 2}
+        )  # no debris in the way
         assert storage.read(folder)[0] == {"version": 2}
         point += 1
     assert point == (6 if replaced else 5)

@@ -20,7 +20,16 @@ COPIES = 64
 LATE = 1_000_000
 """Steps after which any time limit has passed."""
 
-CLOCKS = {"t", "time", "timestep", "time_step", "step", "steps", "step_count", "elapsed"}
+CLOCKS = {
+    "t",
+    "time",
+    "timestep",
+    "time_step",
+    "step",
+    "steps",
+    "step_count",
+    "elapsed",
+}
 LIMITS = re.compile(r"max_(episode_)?steps|max_.*_steps|time_limit|horizon")
 SAME_START = 0.5
 """If more observations than this look like the start of an episode, that says nothing."""
@@ -177,9 +186,8 @@ def _no_leak(subject: Subject) -> str | None:
 
 def _state_structure(subject: Subject) -> str | None:
     before, after = _state_types(subject)
-    if jax.tree.structure(before) == jax.tree.structure(after):
-        return None
-    return f"{jax.tree.structure(before)} became {jax.tree.structure(after)}"
+    a, b = _structure(before), _structure(after)
+    return None if a == b else f"{a} became {b}"
 
 
 def _state_shapes(subject: Subject) -> str | None:
@@ -196,10 +204,10 @@ def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
 
 
 def _obs_leaves(subject: Subject) -> str | None:
-    expected = jax.tree.structure(spaces.tree(subject.env.observation_space))
+    expected = _structure(spaces.tree(subject.env.observation_space))
     for name, obs in _observed(subject):
-        if jax.tree.structure(obs) != expected:
-            return f"{name} gives {jax.tree.structure(obs)}, the space has {expected}"
+        if _structure(obs) != expected:
+            return f"{name} gives {_structure(obs)}, the space has {expected}"
     return None
 
 
@@ -566,16 +574,20 @@ def _as_float(x: Any) -> Array:
 
 def _equal(a: PyTree, b: PyTree) -> bool:
     """Bit for bit, but for NaN."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
+    if _structure(a) != _structure(b):
         return False
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(_same(jnp.asarray(x), jnp.asarray(y)) for x, y in pairs)
 
 
-def _same(x: Array, y: Array) -> bool:
-    x, y = _numbers(x), _numbers(y)
+def _same(a: Array, b: Array) -> bool:
+    x, y = _numbers(a), _numbers(b)
     nan = np.issubdtype(x.dtype, np.floating)
     return x.shape == y.shape and np.array_equal(x, y, equal_nan=nan)
+
+
+def _structure(tree: PyTree) -> Any:
+    return jax.tree.structure(tree)
 
 
 def _all_copies_equal(tree: PyTree) -> bool:
