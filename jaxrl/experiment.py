@@ -479,7 +479,7 @@ def _check(experiment: Experiment, plan: Plan) -> None:
     check("stop_return", float | None)
     check("stop_iterations", int | None, low=1)
     check("evaluation_episodes", int, low=1)
-    check("checkpoint_every", float | int, low=0)
+    check("checkpoint_every", float, low=0)
     check("keep", int, low=1)
     check("parallel", Parallel)
     device_mesh(plan, experiment.num_seeds, experiment.parallel, experiment.num_devices)
