@@ -187,8 +187,8 @@ def run_population(
             state = _add_axis(state, axes)
             metrics = jax.tree.map(lambda x: x[None], metrics)
         else:
-            vmapped = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
-            state, metrics = vmapped(state, length)
+            count = num_groups(state, num_members // groups)
+            state, metrics = _in_groups(chunk, state, length, axes, count)
         # They are sums and counts: they add up over devices as they do over time.
         return state, total(metrics)
 
@@ -199,6 +199,58 @@ def run_population(
     out_specs = (specs, everywhere if by_data else PartitionSpec(MEMBERS))
     in_specs = (everywhere, everywhere, specs, everywhere)
     return _spread(run, mesh, in_specs, out_specs)(config, env, state, length)
+
+
+GROUP = 8
+"""Members that run side by side on a CPU device: the work of more does not fit its cache.
+64 members of the benchmark case B2x64 take a quarter less time in groups of 8."""
+
+MAX_GROUPED_BYTES = 2**20
+"""Of a member's state: a replay memory would be copied in and out."""
+
+
+def num_groups(state: PyTree, num_members: int) -> int:
+    """Into how many groups the members of one device are divided."""
+    sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
+    small = sum(sizes) <= num_members * MAX_GROUPED_BYTES
+    if jax.default_backend() == "cpu" and small and num_members % GROUP == 0:
+        return num_members // GROUP
+    return 1
+
+
+def _in_groups(
+    chunk: Callable, state: PyTree, length: Array, axes: PyTree, count: int
+) -> tuple[PyTree, Metrics]:
+    """`chunk` for every member: side by side in each group, one group after another."""
+    vmapped = jax.vmap(chunk, in_axes=(axes, None), out_axes=(axes, 0))
+    if count == 1:
+        return vmapped(state, length)
+
+    def join(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    def run(group: PyTree) -> tuple[PyTree, Metrics]:
+        return vmapped(_per_member(axes, group, shared=state), length)
+
+    groups = _map_members(lambda x: x.reshape(count, -1, *x.shape[1:]), axes, state)
+    after, metrics = jax.lax.map(run, _per_member(axes, groups, shared=None))
+    # What is shared ends in every group where it ends in the first.
+    first = jax.tree.map(lambda x: x[0], after)
+    state = _per_member(axes, _map_members(join, axes, after), shared=first)
+    return state, jax.tree.map(join, metrics)
+
+
+def _per_member(axes: PyTree, state: PyTree, shared: PyTree) -> PyTree:
+    """`state`, its `Shared` nodes replaced by those of `shared`, or left out for None."""
+    if shared is None:
+        shared = jax.tree.map(lambda axis: (), axes, is_leaf=lambda x: x is None)
+    return jax.tree.map(
+        lambda axis, own, common: common if axis is None else own,
+        axes,
+        state,
+        shared,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:

@@ -55,6 +55,31 @@ def test_the_number_of_chunks_changes_nothing():
     assert_trees_equal(one.agent, many.agent)
 
 
+@pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
+def test_members_in_groups_are_the_members_side_by_side(monkeypatch, algorithm):
+    config, keys = tiny(algorithm), runner.keys(range(6))
+
+    def run(group):
+        monkeypatch.setattr(runner, "GROUP", group)
+        runner.run_population.clear_cache()
+        state = runner.init_population(algorithm, config, ENV, keys)
+        assert runner.num_groups(state, 6) == (1 if group == 4 else 6 // group)
+        return runner.run_population(algorithm, config, ENV, state, np.int32(3), 6)
+
+    apart, together = run(2), run(4)  # 6 is no multiple of 4
+    for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert int(apart[0].world.env_steps) == int(together[0].world.env_steps) > 0
+
+
+def test_large_states_are_not_grouped():
+    state = {"replay": jax.ShapeDtypeStruct((16, 2**20), jnp.float32)}
+    assert runner.num_groups(state, 16) == 1
+    assert runner.num_groups({"x": jax.ShapeDtypeStruct((16, 8), jnp.float32)}, 16) == 2
+
+
 def test_a_second_run_with_other_floats_and_seeds_compiles_nothing():
     train(PPO, CONFIG, ENV)
     compiled = runner.run_population._cache_size()
