@@ -114,8 +114,7 @@ def first_steps(case: Case) -> int:
     config = case.config
     if case.algorithm == "ppo":
         return 10 * config["num_envs"] * config["num_steps"]
-    # As many with updates as without, or the rate would be that of the warm-up.
-    return 2 * config["learning_starts"]
+    return config["learning_starts"] + 2_000
 
 
 def measure_ours(
