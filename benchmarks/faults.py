@@ -11,14 +11,19 @@ points   a kill before and after every write, sync and rename of a save: is ther
 damage   one flipped bit, a truncated or missing file: refused, and the file named?
 hostile  mutated and foreign files loaded under an audit hook: any event that an intact
          load does not raise?
+configs  random bad command lines and config files: refused in one line, nothing written?
+         And random good ones: accepted?
+envs     `jaxrl check-env` on every environment there is
 
 Writes benchmarks/results/faults.json and the table of docs/reliability.md.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,16 +36,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import storage
+from bad_configs import base, bad_command, bad_file, good_command, judge, mutations
+
+from jaxrl import env_ids, make, storage
+from jaxrl.algorithms import ALGORITHMS
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
 from jaxrl.checkpoint import saved
+from jaxrl.envs.check import check_env
 from jaxrl.experiment import versions
 from jaxrl.loggers import read_metrics
 from jaxrl.types import InvalidInput
 
 HERE = Path(__file__).parent
-PARTS = ["kills", "points", "damage", "hostile"]
+PARTS = ["kills", "points", "damage", "hostile", "configs", "envs"]
 TIMES = ("seconds", "env_steps_per_second")
 
 RUNS = {
@@ -69,6 +78,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="of each algorithm")
     parser.add_argument("--kills", type=int, default=100, help="of each algorithm")
     parser.add_argument("--trials", type=int, default=1_000, help="of damage")
+    parser.add_argument("--commands", type=int, default=10_000, help="that are bad")
     parser.add_argument("--quick", action="store_true", help="a little of each")
     parser.add_argument("--out", help="a folder; by default benchmarks/results")
     arguments = parser.parse_args()
@@ -76,6 +86,7 @@ def main() -> None:
         if not arguments.out:
             parser.error("--quick needs --out, or it would overwrite the real results")
         arguments.runs, arguments.kills, arguments.trials = 1, 2, 60
+        arguments.commands = 200
     file = Path(arguments.out or HERE / "results") / "faults.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -91,13 +102,20 @@ def main() -> None:
             rows["flipped bit, cut or missing file"] = damage(work, arguments.trials)
         if "hostile" in arguments.parts:
             rows["hostile files under an audit hook"] = hostile(work, arguments.trials)
+        if "configs" in arguments.parts:
+            number = arguments.commands
+            rows["bad command lines and config files"] = bad_commands(work, number)
+            rows["bad command lines, a process each"] = bad_processes(work, number // 100)
+            rows["good command lines"] = good_commands(work, number // 10)
+        if "envs" in arguments.parts:
+            rows["environments that keep every rule of check-env"] = environments()
     about = {"commit": commit(), "versions": versions(), "command": " ".join(sys.argv)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     print(table(rows))
     if not arguments.out:
         fill_in(HERE.parent / "docs" / "reliability.md", "faults", table(rows))
-    sys.exit(any(row["passed"] < row["trials"] for row in rows.values()))
+    sys.exit(any(row["passed"] + row.get("listed", 0) < row["trials"] for row in rows.values()))
 
 
 def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any]:
@@ -172,6 +190,7 @@ import os, signal, sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from flax.struct import PyTreeNode
 
 from jaxrl import checkpoint, storage
@@ -208,7 +227,7 @@ class State(PyTreeNode):
 
 for i in range(saves):
     state = State(agent={"w": jnp.full(1000, float(i))})
-    saver.save(Progress(state, {}, i, 0.0))
+    saver.save(Progress(state, {}, np.zeros((1, 2)), i, 0.0))
     (folder / "done").write_text(str(i))
 """
 
@@ -359,6 +378,92 @@ def hostile(work: Path, trials: int) -> dict[str, Any]:
         check=True,
     )
     return {"trials": trials, "passed": int(done.stdout.splitlines()[-1])}
+
+
+def bad_commands(work: Path, trials: int) -> dict[str, Any]:
+    """Every field of every algorithm in turn, with one or two mistakes; a tenth of them
+    in a config file."""
+    rng, folder = random.Random(0), work / "commands"
+    folder.mkdir()
+    fields = [
+        (algorithm, name)
+        for algorithm in ALGORITHMS.values()
+        for name in mutations(algorithm)
+    ]
+    passed, failures = 0, []
+    with contextlib.chdir(folder):
+        for trial in range(trials):
+            algorithm, name = fields[trial % len(fields)]
+            if rng.random() < 0.1:
+                argv = bad_file(rng, algorithm, work)
+            else:
+                argv = bad_command(rng, name, algorithm)
+            verdict, said = judge(argv)
+            passed += verdict == "refused"
+            if verdict != "refused":
+                failures.append([shlex.join(argv), verdict, said])
+                shutil.rmtree("run", ignore_errors=True)
+    each = trials // len(fields)
+    return {"trials": trials, "passed": passed, "each_field": each, "failed": failures[:20]}
+
+
+def bad_processes(work: Path, trials: int) -> dict[str, Any]:
+    """The same, each in a process of its own."""
+    rng, folder = random.Random(1), work / "processes"
+    folder.mkdir()
+    passed, failures = 0, []
+    for trial in range(trials):
+        algorithm = list(ALGORITHMS.values())[trial % len(ALGORITHMS)]
+        argv = bad_command(rng, None, algorithm)
+        done = subprocess.run(
+            [sys.executable, "-c", "from jaxrl.cli import entry_point; entry_point()", *argv],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        right = done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        passed += right and not os.listdir(folder)
+        if not right:
+            failures.append([shlex.join(argv), done.returncode, done.stderr[-300:]])
+    return {"trials": trials, "passed": passed, "failed": failures}
+
+
+def good_commands(work: Path, trials: int) -> dict[str, Any]:
+    """Accepted, and a train step of them can be traced."""
+    rng, folder = random.Random(2), work / "good"
+    folder.mkdir()
+    passed, failures = 0, []
+    with contextlib.chdir(folder):
+        for trial in range(trials):
+            argv = good_command(rng, list(ALGORITHMS.values())[trial % len(ALGORITHMS)])
+            verdict, said = judge(argv, trace=True)
+            passed += verdict == "accepted"
+            if verdict != "accepted":
+                failures.append([shlex.join(argv), verdict, said])
+            shutil.rmtree("run", ignore_errors=True)
+            jax.clear_caches()
+    return {"trials": trials, "passed": passed, "failed": failures[:20]}
+
+
+def environments() -> dict[str, Any]:
+    """Every environment; of those that break a rule the reason is kept."""
+    listed = {}
+    for env_id in env_ids():
+        broken = [
+            f"{finding.rule}: {finding.problem}"
+            for finding in check_env(make(env_id), 200)
+            if finding.problem
+        ]
+        if broken:
+            listed[env_id] = broken
+        jax.clear_caches()
+    trials = len(env_ids())
+    return {
+        "trials": trials,
+        "passed": trials - len(listed),
+        "listed": len(listed),
+        "reasons": listed,
+    }
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

@@ -25,12 +25,13 @@ _HOME = {
     "evaluate": "jaxrl.evaluation",
     "evaluate_population": "jaxrl.evaluation",
     "init_world": "jaxrl.rollout",
-    "load_policy": "jaxrl.artifact",
+    "load_agents": "jaxrl.artifact",
+    "load_policy": "jaxrl.policy",
     "make": "jaxrl.envs",
-    "member": "jaxrl.runner",
+    "member": "jaxrl.population",
     "register": "jaxrl.envs",
     "resume_experiment": "jaxrl.experiment",
-    "run_chunk": "jaxrl.runner",
+    "run_chunk": "jaxrl.population",
     "run_experiment": "jaxrl.experiment",
     "train": "jaxrl.runner",
     "unroll": "jaxrl.rollout",
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
-    from jaxrl.artifact import load_policy as load_policy
+    from jaxrl.artifact import load_agents as load_agents
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make
     from jaxrl.envs import register as register
@@ -52,10 +53,11 @@ if TYPE_CHECKING:
     from jaxrl.experiment import Experiment as Experiment
     from jaxrl.experiment import resume_experiment as resume_experiment
     from jaxrl.experiment import run_experiment as run_experiment
+    from jaxrl.policy import load_policy as load_policy
+    from jaxrl.population import member as member
+    from jaxrl.population import run_chunk as run_chunk
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll
-    from jaxrl.runner import member as member
-    from jaxrl.runner import run_chunk as run_chunk
     from jaxrl.runner import train as train
     from jaxrl.types import Algorithm as Algorithm
     from jaxrl.types import Env as Env

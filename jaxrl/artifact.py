@@ -17,9 +17,10 @@ import numpy as np
 
 import jaxrl
 from jaxrl import config as configs
-from jaxrl import runner, storage
+from jaxrl import storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
+from jaxrl.population import init_population
 from jaxrl.types import Algorithm, Env, InvalidInput, PyTree
 
 FORMAT = 2
@@ -33,11 +34,11 @@ _FIELDS: dict[str, type] = {
     "env_params": dict,
     "seeds": list,
 }
-"""What `load_policy` needs of the manifest."""
+"""What `load_agents` needs of the manifest."""
 
 
-class Policy(NamedTuple):
-    """A trained population, ready to act or to evaluate."""
+class Agents(NamedTuple):
+    """The trained agents of a run, to evaluate or to act (`jaxrl.load_policy`)."""
 
     algorithm: Algorithm
     config: Any
@@ -47,7 +48,7 @@ class Policy(NamedTuple):
     seeds: list[int]
 
 
-def save_policy(folder: Path, policy: Policy) -> None:
+def save_agents(folder: Path, policy: Agents) -> None:
     """Writes the artefact beside its place and moves it there whole.
 
     Args:
@@ -66,7 +67,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
     storage.write(folder, policy.agents, description)
 
 
-def load_policy(run: Path | str, env: str | None = None) -> Policy:
+def load_agents(run: Path | str, env: str | None = None) -> Agents:
     """Reads the artefact of a run folder.
 
     Nothing in it is run. An environment named "module:factory" is code that loading
@@ -94,11 +95,11 @@ def load_policy(run: Path | str, env: str | None = None) -> Policy:
         )
     seeds = description["seeds"]
     template = jax.eval_shape(
-        lambda keys: runner.init_population(algorithm, config, environment, keys).agent,
+        lambda keys: init_population(algorithm, config, environment, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
     agents = storage.filled(template, tensors, Path(run) / "policy")
-    return Policy(algorithm, config, environment, env_params, agents, seeds)
+    return Agents(algorithm, config, environment, env_params, agents, seeds)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -143,7 +144,7 @@ def check_environment(trained_on: str, given: str | None, run: Path | str) -> No
 
 
 def _bad_field(description: Any) -> str | None:
-    """The first field that is not what `load_policy` needs, or None."""
+    """The first field that is not what `load_agents` needs, or None."""
     fields = description if isinstance(description, dict) else {}
     for name, kind in _FIELDS.items():
         if not isinstance(fields.get(name), kind):

@@ -1,7 +1,7 @@
 """Checkpoints: RUN/checkpoints/ITERATION/, with all that a run needs to go on exactly.
 
 Parameters, targets, optimiser, normalisers, environments, replay memory, keys, counters,
-the metrics of an unfinished chunk, and how much of `metrics.jsonl` was written by then.
+the tally of an unfinished chunk, and how much of `metrics.jsonl` was written by then.
 A damaged one is refused and an older one offered: nothing is passed over in silence.
 """
 
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxrl import storage
 from jaxrl.config import require
-from jaxrl.runner import NonFiniteError, Progress
+from jaxrl.runner import Progress
 from jaxrl.types import InvalidInput
 
 FOLDER = "checkpoints"
@@ -52,14 +51,11 @@ class Saver:
         """Writes a checkpoint, then removes all but the newest.
 
         Raises:
-          NonFiniteError: the agent is broken; the checkpoints before are kept.
           OSError: the disk is full, read-only or gone; those before are kept.
         """
         if progress.iteration == self._last:
             return
         started = time.monotonic()
-        state, metrics = jax.device_get((progress.state, progress.metrics))
-        _check_finite(state.agent)
         about = self._about | {
             "iteration": progress.iteration,
             "seconds": progress.seconds,
@@ -69,7 +65,7 @@ class Saver:
         folder.mkdir(exist_ok=True)
         storage.write(
             folder / str(progress.iteration),
-            {"state": state, "metrics": metrics},
+            jax.device_get(_arrays(progress)),
             about,
         )
         for iteration in saved(self._run)[: -self._keep]:
@@ -134,12 +130,17 @@ def load(
             f"{name} = {value!r}, but {str(folder)!r} was written with "
             f"{found.get(name)!r}: a run is resumed with what it was begun with.",
         )
-    template = {"state": shapes.state, "metrics": shapes.metrics}
-    tree = storage.filled(template, arrays, folder)
-    progress = Progress(
-        tree["state"], tree["metrics"], found["iteration"], found["seconds"]
-    )
+    tree = storage.filled(_arrays(shapes), arrays, folder)
+    progress = Progress(**tree, iteration=found["iteration"], seconds=found["seconds"])
     return progress, found["metrics_bytes"], found["versions"]
+
+
+def _arrays(progress: Progress) -> dict[str, Any]:
+    return {
+        "state": progress.state,
+        "tally": progress.tally,
+        "broken": progress.broken,
+    }
 
 
 def remove_after(run: Path, iteration: int) -> None:
@@ -160,13 +161,3 @@ def _older(run: Path, iteration: int) -> str:
             continue
         return f"An older one is whole: jaxrl resume {run} --checkpoint {older}"
     return "No older one is whole: train anew."
-
-
-def _check_finite(agent: Any) -> None:
-    for name, array in storage.named_arrays(agent).items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            member = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise NonFiniteError(
-                f"{name} of agent number {member} is not finite: try a smaller "
-                f"learning_rate or max_grad_norm."
-            )

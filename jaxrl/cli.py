@@ -157,11 +157,9 @@ def _train(
 ) -> int:
     from jaxrl.experiment import run_experiment
     from jaxrl.flags import experiment_from_flags
-    from jaxrl.platform import use_all_cores, use_compilation_cache
 
-    use_compilation_cache()
     experiment = experiment_from_flags(algorithm, env_params, **flags)
-    use_all_cores(experiment.num_devices)
+    _prepare_platform(experiment)
     with _remembered_signals() as received:
         folder, summary = run_experiment(
             experiment,
@@ -172,6 +170,16 @@ def _train(
         )
     _report_run(folder, experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
+
+
+def _prepare_platform(experiment: Any) -> None:
+    """What has to be done before JAX starts."""
+    from jaxrl import platform
+
+    platform.use_compilation_cache()
+    if experiment.deterministic:
+        platform.use_deterministic_operations()
+    platform.use_all_cores(experiment.num_devices)
 
 
 def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) -> None:
@@ -196,11 +204,9 @@ def resume(
 ) -> int:
     """Go on with a run that was killed or interrupted, as if it had not been."""
     from jaxrl.experiment import read_experiment, resume_experiment
-    from jaxrl.platform import use_all_cores, use_compilation_cache
 
-    use_compilation_cache()
     experiment = read_experiment(Path(run), env)
-    use_all_cores(experiment.num_devices)
+    _prepare_platform(experiment)
     with _remembered_signals() as received:
         summary = resume_experiment(
             run,
@@ -246,7 +252,7 @@ def evaluate(
     run: str, episodes: int, seed: int, stochastic: bool, env: str | None, as_json: bool
 ) -> None:
     """Evaluate the agents of a run folder."""
-    from jaxrl.artifact import load_policy
+    from jaxrl.artifact import load_agents
     from jaxrl.experiment import evaluate_agents
     from jaxrl.platform import use_compilation_cache
     from jaxrl.runner import checked_seeds
@@ -256,7 +262,7 @@ def evaluate(
         raise InvalidInput(f"episodes = {episodes}: must be at least 1.")
     checked_seeds(seed, 1)
     use_compilation_cache()
-    policy = load_policy(run, env)
+    policy = load_agents(run, env)
     evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
     _report_evaluation(evaluation, as_json)
 

@@ -50,7 +50,11 @@ def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
     Raises:
       InvalidInput: one sentence that names the field, the value and what it may be.
     """
-    problem = _type_problem(kind, value) or _limit_problem(limits, value)
+    problem = (
+        _type_problem(kind, value)
+        or _limit_problem(limits, value)
+        or _size_problem(kind, value)
+    )
     if problem:
         raise InvalidInput(f"{name} = {value!r}: {problem}.")
 
@@ -154,6 +158,21 @@ def _limit_problem(limits: dict[str, Any], value: Any) -> str | None:
     if numbers.dtype.kind == "f" and np.isinf(numbers).any():
         return "must be finite"
     return None
+
+
+MAX_INT = 2**31 - 1
+"""JAX's integers have 32 bits."""
+
+MAX_FLOAT = float(np.finfo(np.float32).max)
+
+
+def _size_problem(kind: Any, value: Any) -> str | None:
+    """A number that the device's 32 bits cannot hold."""
+    if value is None or not {int, float} & {kind, *typing.get_args(kind)}:
+        return None
+    most = MAX_FLOAT if float in (kind, *typing.get_args(kind)) else MAX_INT
+    too_large = (np.abs(np.asarray(value)) > most).any()
+    return f"must be at most {most:.6g}" if too_large else None
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,11 @@ _NODES = _NODES.astype(np.float32)
 _WEIGHTS = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
 
 
+def _float(x: Array) -> Array:
+    """In 32 bits at least: half precision does not do for probabilities."""
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
 def categorical(logits: Array, mask: Array | None = None) -> "Categorical":
     """Categorical over the actions 0 ... A-1, of which some may be illegal.
 
@@ -43,7 +48,7 @@ def categorical(logits: Array, mask: Array | None = None) -> "Categorical":
     Source: Huang and Ontañón (2022), https://arxiv.org/abs/2006.14171, "Invalid action
     masking".
     """
-    logits = jnp.asarray(logits, jnp.float32)
+    logits = _float(logits)
     if mask is not None:
         logits = jnp.where(mask, logits, ILLEGAL)
     return Categorical(logits=logits, dtype=jnp.int32)
@@ -76,7 +81,7 @@ def diag_normal(mean: Array, log_std: Array) -> "DiagNormal":
     Returns:
       The distribution; actions are float32 `[..., A]`.
     """
-    mean, log_std = jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32)
+    mean, log_std = _float(mean), _float(log_std)
     scale = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
     return DiagNormal(distrax.Normal(mean, scale), 1)
 
@@ -113,7 +118,7 @@ class TanhNormal(distrax.Distribution):
 
     def __init__(self, base: DiagNormal, low: Scalar, high: Scalar):
         super().__init__()
-        low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
+        low, high = _float(low), _float(high)
         self._base = base
         self._centre = (low + high) / 2
         self._half_width = (high - low) / 2

@@ -3,7 +3,7 @@
 RUN/config.json      what was asked; `--config RUN/config.json` asks it again
 RUN/checkpoints/     how far it is; `jaxrl resume RUN` goes on (see `jaxrl.checkpoint`)
 RUN/metrics.jsonl    a line for each chunk, every metric for every seed
-RUN/policy/          the trained agents (see `jaxrl.artifact`)
+RUN/policy/          the trained agents (see `jaxrl.artifact`), without broken ones
 RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import artifact, checkpoint, loggers, plotting, prng, storage
+from jaxrl import artifact, checkpoint, loggers, memory, plotting, prng, storage
 from jaxrl import config as configs
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import check_environment
@@ -35,15 +35,15 @@ from jaxrl.config import require
 from jaxrl.envs import make
 from jaxrl.errors import counted, did_you_mean
 from jaxrl.evaluation import evaluate_population
+from jaxrl.population import Parallel, device_mesh, member
 from jaxrl.runner import (
     Job,
     NonFiniteError,
-    Parallel,
+    OnNan,
     Progress,
     Result,
     Row,
     checked_seeds,
-    device_mesh,
     num_iterations,
     placed_progress,
     prepare,
@@ -79,9 +79,15 @@ class Experiment:
     evaluation_episodes: int = 128
     """Greedy episodes for each seed at the end."""
     parallel: Parallel = "auto"
-    """What is spread over several devices; see `runner.device_mesh`."""
+    """What is spread over several devices; see `population.device_mesh`."""
     num_devices: int | None = None
     """How many devices; None for as many as divide the work evenly."""
+    on_nan: OnNan = "stop"
+    """When something of an agent becomes NaN or infinite: end the run, or leave that
+    agent as it was and go on with the others."""
+    deterministic: bool = False
+    """Whether a GPU is asked for the same result every time; a CPU gives it anyway. Only
+    the command line can ask: `platform.use_deterministic_operations`."""
     checkpoint_every: float = 60.0
     """Seconds between checkpoints; there is also one at the start and one at the end."""
     keep: int = 2
@@ -244,6 +250,7 @@ def _train(session: Session, iteration: int | None) -> Result:
             on_chunk=on_chunk,
             stop=partial(_reached, experiment.stop_return),
             between=between,
+            on_nan=experiment.on_nan,
             report=session.report,
         )
         saver.save(result.progress)
@@ -277,12 +284,12 @@ def _restored(
 
 
 def evaluate_agents(
-    policy: artifact.Policy, num_episodes: int, seed: int, greedy: bool
+    agents: artifact.Agents, num_episodes: int, seed: int, greedy: bool
 ) -> tuple[dict[str, Any], list[float]]:
     """Evaluates a population.
 
     Args:
-      policy: the trained population.
+      agents: the trained population.
       num_episodes: for each seed.
       seed: of the episodes.
       greedy: the likeliest action, or a sampled one.
@@ -296,10 +303,10 @@ def evaluate_agents(
     # Training splits `key(seed)` too: folded, the same number gives other episodes.
     key = jax.random.fold_in(prng.key(seed), EVALUATION)
     episodes = evaluate_population(
-        policy.algorithm,
-        policy.config,
-        policy.env,
-        policy.agents,
+        agents.algorithm,
+        agents.config,
+        agents.env,
+        agents.agents,
         key,
         num_episodes=num_episodes,
         greedy=greedy,
@@ -307,12 +314,12 @@ def evaluate_agents(
     returns = jax.device_get(episodes.episode_return)
     if not np.isfinite(returns).all():
         raise NonFiniteError(
-            f"an evaluation return of {policy.env.id} is not finite: its rewards must be."
+            f"an evaluation return of {agents.env.id} is not finite: its rewards must be."
         )
     evaluation = {
-        "algorithm": policy.algorithm.name,
-        "env": policy.env.id,
-        "seeds": list(policy.seeds),
+        "algorithm": agents.algorithm.name,
+        "env": agents.env.id,
+        "seeds": list(agents.seeds),
     } | summarize_returns(returns)
     return evaluation, returns.mean(axis=1).tolist()
 
@@ -330,6 +337,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "evaluation_episodes": experiment.evaluation_episodes,
         "parallel": experiment.parallel,
         "num_devices": experiment.num_devices,
+        "on_nan": experiment.on_nan,
+        "deterministic": experiment.deterministic,
         "checkpoint_every": experiment.checkpoint_every,
         "keep": experiment.keep,
         "config": configs.to_dict(experiment.config),
@@ -482,7 +491,16 @@ def _check(experiment: Experiment, plan: Plan) -> None:
     check("checkpoint_every", float, low=0)
     check("keep", int, low=1)
     check("parallel", Parallel)
+    check("on_nan", OnNan)
+    check("deterministic", bool)
     device_mesh(plan, experiment.num_seeds, experiment.parallel, experiment.num_devices)
+    memory.check(
+        experiment.algorithm,
+        configs.with_floats(experiment.config),
+        experiment.environment,
+        plan,
+        experiment.num_seeds,
+    )
 
 
 def _reached(stop_return: float | None, row: Row) -> bool:
@@ -495,18 +513,19 @@ def _reached(stop_return: float | None, row: Row) -> bool:
 def _finish(session: Session, result: Result) -> dict[str, Any]:
     """Artefact, evaluation, figure and, when all that is there, the summary."""
     folder, experiment = session.folder, session.experiment
-    policy = artifact.Policy(
+    whole = [k for k, seed in enumerate(result.seeds) if seed not in result.broken]
+    agents = artifact.Agents(
         experiment.algorithm,
         experiment.config,
         experiment.environment,
         experiment.env_params,
-        result.agent,
-        result.seeds,
+        member(result.agent, np.array(whole)),
+        [result.seeds[k] for k in whole],
     )
-    artifact.save_policy(folder / "policy", policy)
+    artifact.save_agents(folder / "policy", agents)
     started = time.perf_counter()
     evaluation, by_seed = evaluate_agents(
-        policy, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
+        agents, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
     )
     summary = _summary(session, result) | {
         "evaluation": evaluation,
@@ -547,6 +566,7 @@ def _summary(session: Session, result: Result) -> dict[str, Any]:
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "seeds": result.seeds,
+        "broken": {str(seed): what for seed, what in result.broken.items()},
         "finished": stopped or result.iterations >= session.iterations,
         "iterations": result.iterations,
         "env_steps": result.env_steps,

@@ -4,6 +4,7 @@ Every field of an algorithm's Config is a flag, with its docstring as help. Prec
 defaults, then the file given with `--config`, then flags.
 """
 
+import dataclasses
 import json
 import tomllib
 import typing
@@ -76,6 +77,17 @@ RUN_OPTIONS = (
         help="Seconds between checkpoints.  [default: 60]",
     ),
     click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
+    click.Option(
+        ["--on-nan"],
+        help="When something becomes NaN or infinite: stop, or continue with the other "
+        "seeds.  [default: stop]",
+    ),
+    click.Option(
+        ["--deterministic"],
+        is_flag=True,
+        default=None,
+        help="The same result every time on a GPU too, which may be slower.",
+    ),
     click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
@@ -216,9 +228,7 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
 def _check_settings(content: Any, path: str) -> None:
     """Names and tables; the values are checked where those of the flags are."""
     tables, texts = ("config", "env_params"), ("algorithm", "env")
-    known = [*texts, *tables, "seed", "num_seeds"]
-    known += ["stop_return", "stop_iterations", "evaluation_episodes"]
-    known += ["parallel", "num_devices", "checkpoint_every", "keep"]
+    known = [field.name for field in dataclasses.fields(Experiment)]
     if not isinstance(content, Mapping):
         raise InvalidInput(f"config = {path!r} must hold a table of settings.")
     for name, value in content.items():

@@ -77,6 +77,11 @@ def apply(
     return optax.apply_updates(params, updates), opt_state
 
 
+def global_norm(grads: PyTree) -> Array:
+    """‖g‖, the Euclidean norm over all leaves together, before any clip."""
+    return optax.tree.norm(grads)
+
+
 def linear_schedule(initial: Scalar, final: Scalar, fraction: Scalar) -> Array:
     """From `initial` to `final`, in a straight line and exact at both ends.
 

@@ -31,6 +31,19 @@ def use_all_cores(num_devices: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", num_devices)
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def use_deterministic_operations() -> None:
+    """Makes a GPU add numbers up in the same order every time, which may be slower.
+
+    A CPU does so anyway. Without effect when JAX has started already.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags.split():
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
+
+
 def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
     """Keeps compiled programs on disk, so that the second run of one starts at once.
 

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 
 from jaxrl import parallel
 from jaxrl.types import (
+    BAD_OBS,
+    BAD_REWARD,
     Array,
     Env,
     Mean,
@@ -86,6 +88,7 @@ def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> Worl
         memory=memory,
         episode_return=jnp.zeros(num_envs, jnp.float32),
         episode_length=jnp.zeros(num_envs, jnp.int32),
+        trouble=BAD_OBS * ~_finite(obs, 1).astype(jnp.int32),
         key=key,
         env_steps=counter(),
     )
@@ -99,7 +102,8 @@ def restart_episodes(env: Env, world: World) -> World:
     """
     fresh = init_world(env, world.key, len(world.episode_length))
     memory = jax.tree.map(jnp.zeros_like, world.memory)
-    return fresh.replace(memory=memory, env_steps=world.env_steps)
+    trouble = world.trouble | fresh.trouble
+    return fresh.replace(memory=memory, env_steps=world.env_steps, trouble=trouble)
 
 
 def step_world(
@@ -197,7 +201,30 @@ def unroll(
         "rollout/episode_return": Mean(total_return, episodes),
         "rollout/episode_length": Mean(total_length, episodes),
     }
+    world = world.replace(trouble=world.trouble | _trouble(world, transitions))
     return world, transitions, stats
+
+
+def _trouble(world: World, transitions: Transition) -> Array:
+    """`World.trouble` of these steps, int32 `[N]`.
+
+    Looked for after the loop, in what it has stored: inside it would be an operation for
+    every step. The observation in which an episode ends is not among them, unless a
+    learner reads it: its loss then says so.
+    """
+    bad_obs = ~(_finite(transitions.obs, 2).all(0) & _finite(world.obs, 1))
+    bad_reward = ~jnp.isfinite(transitions.reward).all(0)
+    return BAD_OBS * bad_obs | BAD_REWARD * bad_reward
+
+
+def _finite(tree: PyTree, batch_axes: int) -> Array:
+    """Whether all is finite, `[N]` or `[T, N]`."""
+    shape = jax.tree.leaves(tree)[0].shape[:batch_axes]
+    fine = jnp.ones(shape, bool)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            fine &= jnp.isfinite(x).reshape(*shape, -1).all(-1)
+    return fine
 
 
 def play(

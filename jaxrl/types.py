@@ -200,6 +200,10 @@ class Transition(NamedTuple):
     extras: dict[str, Any]  # what `act` added: log_prob, value, ...
 
 
+BAD_OBS, BAD_REWARD = 1, 2
+"""Bits of `World.trouble`."""
+
+
 class World(flax.struct.PyTreeNode):
     """All that is needed to go on stepping N environments."""
 
@@ -210,6 +214,7 @@ class World(flax.struct.PyTreeNode):
     memory: Memory = per_env()  # [N, ...]
     episode_return: Array = per_env()  # float32 [N], undiscounted, so far
     episode_length: Array = per_env()  # int32 [N], steps taken in the episode so far
+    trouble: Array = per_env()  # int32 [N]: BAD_OBS, BAD_REWARD once one was not finite
 
 
 class Plan(NamedTuple):

@@ -19,9 +19,9 @@ import jax
 import jaxlib
 import numpy as np
 
-from jaxrl import DQN, PPO, REINFORCE, make, runner
+from jaxrl import DQN, PPO, REINFORCE, make, population, runner
 from jaxrl.config import with_floats
-from jaxrl.types import Algorithm
+from jaxrl.types import Algorithm, Env
 
 FILE = Path(__file__).with_suffix(".json")
 VERSION = jaxlib.__version__
@@ -47,20 +47,35 @@ def measure(name: str) -> dict[str, Any]:
     algorithm, changes, members = PROGRAMS[name]
     env = make("CartPole-v1")
     config = with_floats(algorithm.Config(**changes))
-    job = runner.Job(algorithm, config, env, list(range(members)), None)
-    state, metrics, _, _ = runner.progress_shapes(job)
-    length = jax.ShapeDtypeStruct((), np.int32)
-    lowered = runner.run_population.lower(
-        algorithm, config, env, state, metrics, length, num_members=members
-    )
-    program = lowered.compile().as_text()
+    program = compiled_text(algorithm, config, env, members)
     replay = changes.get("buffer_size", 2**62)
     return {
         "loop_operations": loop_operations(program),
         "sorts": len(re.findall(r" sort\(", program)),
         "replay_copies": replay_copies(program, replay),
-        "bytes_out": sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(metrics)),
+        "bytes_out": bytes_out(algorithm, config, env, members),
     }
+
+
+def compiled_text(algorithm: Algorithm, config: Any, env: Env, members: int) -> str:
+    """The compiled program of a population's train steps."""
+    start = beginning(algorithm, config, env, members)
+    length = jax.ShapeDtypeStruct((), np.int32)
+    lowered = population.run_population.lower(
+        algorithm, config, env, start.state, start.tally, length, members
+    )
+    return lowered.compile().as_text()
+
+
+def bytes_out(algorithm: Algorithm, config: Any, env: Env, members: int) -> int:
+    """Of what the host reads after a call."""
+    tally = beginning(algorithm, config, env, members).tally
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tally))
+
+
+def beginning(algorithm: Algorithm, config: Any, env: Env, members: int) -> Any:
+    job = runner.Job(algorithm, config, env, list(range(members)), None)
+    return runner.progress_shapes(job)
 
 
 def computations(program: str) -> dict[str, list[str]]:

@@ -1,6 +1,9 @@
 """Training runs that compile and finish in seconds, through the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import runner, spaces
-from jaxrl.artifact import Policy
+from jaxrl import population, spaces
+from jaxrl.artifact import Agents
 from jaxrl.cli import main
 from jaxrl.types import Env
 from tests.small import counting_env
@@ -49,11 +52,11 @@ def exploding() -> Env:
     return env.replace(step=step)
 
 
-def act(policy: Policy) -> np.ndarray:
+def act(policy: Agents) -> np.ndarray:
     """All that the first agent answers to eight observations, sampled and greedy, as
     bytes."""
     algorithm, config, env, _, agents, _ = policy
-    agent, memory = runner.member(agents, 0), algorithm.init_memory(config, env, 8)
+    agent, memory = population.member(agents, 0), algorithm.init_memory(config, env, 8)
     obs = spaces.zeros(env.observation_space, (8,)) + np.linspace(-1, 1, 8)[:, None]
     key = jax.random.key(0)
     answers = [
@@ -62,6 +65,23 @@ def act(policy: Policy) -> np.ndarray:
     ]
     leaves = [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(answers)]
     return np.concatenate(leaves)
+
+
+def run_python(program: str, devices: int = 0, **environment: str) -> list[str]:
+    """The lines that a program prints in a process of its own, with so many CPU devices
+    forced on it."""
+    if devices:
+        forced = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = forced
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", program],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def read_json(path: Path) -> Any:

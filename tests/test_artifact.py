@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import artifact, runner, spaces, storage
+from jaxrl import artifact, spaces, storage
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.artifact import Policy, load_policy, save_policy
+from jaxrl.artifact import Agents, load_agents, save_agents
 from jaxrl.envs import make
 from jaxrl.types import InvalidInput
 from tests import runs
@@ -36,7 +36,7 @@ def population(name, env_id, **changes):
     config, env = tiny(algorithm, **changes), make(env_id)
     rng = np.random.default_rng(0)
     agents = jax.eval_shape(
-        lambda keys: runner.init_population(algorithm, config, env, keys).agent,
+        lambda keys: population.init_population(algorithm, config, env, keys).agent,
         jax.random.split(jax.random.key(0), 2),
     )
     agents = jax.tree.map(
@@ -54,7 +54,7 @@ def edit(run, **changes):
 def refusal(run) -> str:
     """The one sentence with which a run folder is refused."""
     with pytest.raises(InvalidInput) as error:
-        load_policy(run)
+        load_agents(run)
     sentence = str(error.value)
     assert str(run) in sentence and sentence.endswith(".")
     return sentence
@@ -71,9 +71,9 @@ def refusal(run) -> str:
 )
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
     algorithm, config, env, agents = population(name, env_id, **changes)
-    policy = Policy(algorithm, config, env, {}, agents, [7, 8])
-    save_policy(tmp_path / "policy", policy)
-    policy = load_policy(tmp_path)
+    policy = Agents(algorithm, config, env, {}, agents, [7, 8])
+    save_agents(tmp_path / "policy", policy)
+    policy = load_agents(tmp_path)
     assert_trees_equal(policy.agents, agents)
     assert policy.algorithm is algorithm
     assert policy.config == config
@@ -82,7 +82,7 @@ def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
 
 
 def test_the_normaliser_travels_with_the_parameters(gru_run):
-    agents = load_policy(gru_run).agents
+    agents = load_agents(gru_run).agents
     assert agents.obs_stats.count[0] == 40  # environment steps of the run
     assert (agents.obs_stats.var != 1).all() and agents.reward_stats.returns.count > 0
 
@@ -91,18 +91,18 @@ def test_parameters_of_the_environment_come_back(tmp_path):
     algorithm, config, _, agents = population("dqn", "probe/shortest-path")
     env = make("probe/shortest-path", length=5, horizon=9)
     params = {"length": 5, "horizon": 9}
-    policy = Policy(algorithm, config, env, params, agents, [0, 1])
-    save_policy(tmp_path / "policy", policy)
-    loaded = load_policy(tmp_path).env
+    policy = Agents(algorithm, config, env, params, agents, [0, 1])
+    save_agents(tmp_path / "policy", policy)
+    loaded = load_agents(tmp_path).env
     assert loaded.observation_space.shape == (5,) and loaded.horizon == 9
 
 
 def test_saving_again_replaces_the_artefact_whole(tmp_path):
     algorithm, config, env, agents = population("dqn", "probe/action")
     for seeds in ([0, 1], [5, 6]):
-        policy = Policy(algorithm, config, env, {}, agents, seeds)
-        save_policy(tmp_path / "policy", policy)
-    assert load_policy(tmp_path).seeds == [5, 6]
+        policy = Agents(algorithm, config, env, {}, agents, seeds)
+        save_agents(tmp_path / "policy", policy)
+    assert load_agents(tmp_path).seeds == [5, 6]
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
@@ -158,14 +158,14 @@ def test_another_process_acts_bit_for_bit_alike_and_unpickles_nothing(
     script = f"""
 import sys
 import numpy as np
-from jaxrl.artifact import load_policy
+from jaxrl.artifact import load_agents
 from tests.runs import act
 
-policies = [load_policy(run) for run in {folders!r}]  # imports what it needs
+policies = [load_agents(run) for run in {folders!r}]  # imports what it needs
 np.savez({str(tmp_path / "there.npz")!r}, *map(act, policies))
 events = []
 sys.addaudithook(lambda event, args: events.append(event))
-policies = [load_policy(run) for run in {folders!r}]
+policies = [load_agents(run) for run in {folders!r}]
 executed = [e for e in events if e.startswith(("pickle.", "marshal.", "exec"))]
 assert "open" in events and executed == [], executed
 """
@@ -173,7 +173,7 @@ assert "open" in events and executed == [], executed
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
     there = np.load(tmp_path / "there.npz")
     for i, run in enumerate((gru_run, dqn_run)):
-        here = runs.act(load_policy(run))
+        here = runs.act(load_agents(run))
         assert len(here) > 100
         np.testing.assert_array_equal(here, there[f"arr_{i}"])
 
@@ -240,17 +240,17 @@ def test_a_tensor_without_a_place_is_refused(copy):
 def test_a_config_of_another_version_is_refused(copy):
     edit(copy, config={"learning_rat": 0.1})
     with pytest.raises(InvalidInput, match="did you mean 'learning_rate'"):
-        load_policy(copy)
+        load_agents(copy)
 
 
 def test_an_environment_that_is_not_there_is_refused(copy):
     edit(copy, env="my-unregistered-env")
     with pytest.raises(InvalidInput, match="Unknown environment"):
-        load_policy(copy)
+        load_agents(copy)
 
 
 def test_loaded_agents_are_arrays_of_the_dtypes_that_were_trained(ppo_run):
-    leaves = jax.tree.leaves(load_policy(ppo_run).agents)
+    leaves = jax.tree.leaves(load_agents(ppo_run).agents)
     assert {leaf.dtype for leaf in leaves} == {jnp.float32.dtype, jnp.int32.dtype}
     assert all(leaf.shape[0] == 2 for leaf in leaves)
 
@@ -259,9 +259,9 @@ def test_an_environment_that_is_code_is_imported_only_if_the_caller_says_so(copy
     edit(copy, env="os:getcwd", env_params={})
     assert "code that loading it would import" in refusal(copy)
     with pytest.raises(InvalidInput, match=r"os:getcwd.* must return a jaxrl"):
-        load_policy(copy, env="os:getcwd")
+        load_agents(copy, env="os:getcwd")
     with pytest.raises(InvalidInput, match="was trained on 'os:getcwd'"):
-        load_policy(copy, env="CartPole-v1")
+        load_agents(copy, env="CartPole-v1")
 
 
 def test_an_environment_whose_spaces_have_changed_is_refused(copy):

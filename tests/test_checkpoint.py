@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxrl import checkpoint, storage
@@ -20,7 +21,7 @@ from jaxrl.cli import main
 from jaxrl.experiment import locked, read_experiment, resume_experiment, run_experiment
 from jaxrl.loggers import read_metrics
 from jaxrl.types import InvalidInput
-from tests.runs import read_json, train_argv
+from tests.runs import read_json, run_python, train_argv
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("seconds", "env_steps_per_second")
@@ -281,3 +282,41 @@ def test_kill_9_at_random_moments_changes_nothing(name, more, tmp_path):
 def newest(run):
     iterations = saved(run)
     return iterations[-1] if iterations else None
+
+
+STOPPED_ELSEWHERE = """
+import dataclasses
+from pathlib import Path
+import jax
+from jaxrl.experiment import read_experiment, run_experiment
+
+assert len(jax.local_devices()) == {devices}
+experiment = dataclasses.replace(
+    read_experiment(Path({reference!r})), parallel={parallel!r}, num_devices={devices}
+)
+asked = iter(range(100))
+run_experiment(
+    experiment,
+    {run!r},
+    progress=False,
+    interrupted=lambda: next(asked) == 2,
+)
+"""
+
+
+@pytest.mark.parametrize("parallel", ["members", "data"])
+def test_a_checkpoint_of_two_devices_loads_on_one(parallel, ppo_run, tmp_path):
+    run = tmp_path / "run"
+    program = STOPPED_ELSEWHERE.format(
+        reference=str(ppo_run), run=str(run), parallel=parallel, devices=2
+    )
+    lines = run_python(program, devices=2)
+    assert any("on 2 devices" in line for line in lines)
+    config = read_json(run / "config.json")
+    (run / "config.json").write_text(json.dumps(config | {"num_devices": 1}))
+    assert main(["resume", str(run), "--quiet"]) == 0
+    (_, arrays), (_, others) = (storage.read(r / "policy") for r in (run, ppo_run))
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, others[name], rtol=1e-3, atol=1e-4)
+    iterations = read_json(ppo_run / "summary.json")["iterations"]
+    assert read_json(run / "summary.json")["iterations"] == iterations

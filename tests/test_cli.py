@@ -8,6 +8,7 @@ import click
 import pytest
 
 from jaxrl import config as configs
+from jaxrl import platform
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.envs import env_ids
@@ -530,3 +531,17 @@ def test_a_bug_is_not_disguised_as_bad_input(monkeypatch):
     monkeypatch.setattr("jaxrl.envs.env_ids", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["list", "envs"])
+
+
+def test_deterministic_operations_are_asked_for_and_remembered(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        platform, "use_deterministic_operations", lambda: asked.append(True)
+    )
+    run = tmp_path / "run"
+    assert main(train_argv("reinforce", "--quiet", "--out", str(run))) == 0
+    assert not asked and not read_json(run / "config.json")["deterministic"]
+    argv = ["--quiet", "--deterministic", "--out", str(tmp_path / "again")]
+    assert main(train_argv("reinforce", *argv)) == 0
+    assert main(["resume", str(tmp_path / "again"), "--quiet"]) == 0
+    assert len(asked) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl import config as configs
-from jaxrl import runner
+from jaxrl import population, runner
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate
@@ -31,18 +31,20 @@ def compiled(name: str):
     algorithm, config, env = subject(name)
     init = jax.jit(lambda key: algorithm.init(config, env, key))
     chunk = jax.jit(
-        lambda state, length: runner.run_chunk(algorithm, config, env, state, length)
+        lambda state, length: population.run_chunk(
+            algorithm, config, env, state, length
+        )
     )
     return init, chunk
 
 
 @cache
-def population(name: str, num_members: int):
-    """A population's final state and metrics after 3 train steps."""
+def trained(name: str, num_members: int):
+    """A population's final state and tally after 3 train steps."""
     algorithm, config, env = subject(name)
     job = runner.Job(algorithm, config, env, list(range(num_members)), None)
     progress = runner.advance(job, runner.first_progress(job), 3)
-    return progress.state, progress.metrics
+    return progress.state, progress.tally
 
 
 def test_is_a_valid_config(name):
@@ -122,9 +124,9 @@ def test_no_recompile_after_the_first_chunk(name):
 
 
 def test_a_member_of_a_population_equals_a_run_alone(name):
-    together, metrics_together = population(name, 3)
-    alone, metrics_alone = population(name, 1)
-    member, solo = runner.member(together, 0), runner.member(alone, 0)
+    together, metrics_together = trained(name, 3)
+    alone, metrics_alone = trained(name, 1)
+    member, solo = population.member(together, 0), population.member(alone, 0)
     for a, b in zip(
         jax.tree.leaves(member.agent.params),
         jax.tree.leaves(solo.agent.params),
@@ -137,7 +139,7 @@ def test_a_member_of_a_population_equals_a_run_alone(name):
 
 
 def test_shared_nodes_stay_unbatched_in_a_population(name):
-    state, _ = population(name, 3)
+    state, _ = trained(name, 3)
     shared = [
         x
         for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Shared))

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl import optim, runner
+from jaxrl import optim, population, runner
 from jaxrl.algorithms import dqn
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate
 from jaxrl.replay import ring
 from jaxrl.types import InvalidInput
+from tests.program import compiled_text
 from tests.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
@@ -29,7 +30,7 @@ def trained(env, iterations, **changes):
     config = DQN.Config().replace(total_steps=iterations * 8.0 + 64, **(fast | changes))
     runner.prepare(DQN, config, env)
     state = jax.jit(DQN.init)(config, env, KEY)
-    chunk = jax.jit(partial(runner.run_chunk, DQN))
+    chunk = jax.jit(partial(population.run_chunk, DQN))
     state, metrics = chunk(config, env, state, jnp.int32(iterations))
     return config, state, metrics
 
@@ -246,12 +247,7 @@ def test_training_copies_no_replay_memory(num_members):
     env = make("CartPole-v1")
     rows = 977  # a number that nothing else in the program has
     config = tiny(DQN, buffer_size=rows * 4, num_envs=4, train_frequency=4)
-    job = runner.Job(DQN, config, env, list(range(num_members)), None)
-    state, metrics, _, _ = runner.progress_shapes(job)
-    lowered = runner.run_population.lower(
-        DQN, config, env, state, metrics, jnp.int32(1), num_members=num_members
-    )
-    program = lowered.compile().as_text()
+    program = compiled_text(DQN, config, env, num_members)
     shape = rf"\w+\[(?:\d+,)?{rows},4[,\d]*\]"
     assert re.search(rf"= {shape}\S* dynamic-update-slice\(", program)
     assert not re.search(rf"= {shape}\S* (copy|scatter)\(", program)

@@ -406,3 +406,69 @@ def test_shapes_must_agree_and_n_must_be_positive():
         estimators.discounted_returns(reward, flag, flag, reward[0], 0.9)
     with pytest.raises(AssertionError):
         estimators.gae(reward, reward[:-1], reward, flag, flag, 0.9, 0.9)
+
+
+def random_trajectories(number, seed, length=64):
+    """`[T, number]`: values and rewards of every size, episodes of every length."""
+    rng = np.random.default_rng(seed)
+    size = 10.0 ** rng.uniform(-3, 3, number)
+    rate = 10.0 ** rng.uniform(-3, 0, number)
+    ends = rng.random((length, number)) < rate
+    kinds = rng.integers(TERMINATED, TRUNCATED + 1, (length, number))
+    reward, value, next_value = (
+        (size * rng.normal(size=(length, number))).astype(np.float32) for _ in range(3)
+    )
+    return reward, value, next_value, np.where(ends, kinds, GOES_ON).astype(np.int8)
+
+
+def backwards(reward, end, successor, weight):
+    """x_t = reward_t + successor_t + weight · x_{t+1}, in float64, cut at every end."""
+    total, rows = np.zeros(reward.shape[1]), []
+    for t in reversed(range(len(reward))):
+        total = reward[t] + successor[t] + weight * np.where(end[t] == GOES_ON, total, 0)
+        rows.append(total)
+    return np.stack(rows[::-1])
+
+
+@pytest.mark.parametrize("gamma, lam", [(0.99, 0.95), (1.0, 1.0), (0.9, 0.0)])
+def test_10_000_random_trajectories(gamma, lam):
+    """Errors are relative to the largest number of each trajectory."""
+    reward, value, next_value, end = random_trajectories(10_000, seed=int(100 * gamma))
+    bootstrap = np.where(end == TERMINATED, 0.0, np.float64(next_value))
+    terminated, truncated = flags(end)
+
+    delta = np.float64(reward) + gamma * bootstrap - value
+    expected_gae = backwards(delta, end, np.zeros_like(delta), gamma * lam)
+    # The last step of a rollout and of an episode takes all of its successor's value.
+    last = (end != GOES_ON) | (np.arange(len(end)) == len(end) - 1)[:, None]
+    share = np.where(last, 1.0, 1 - lam)
+    expected_lambda = backwards(
+        np.float64(reward), end, gamma * share * bootstrap, gamma * lam
+    )
+    expected_5 = n_step_in_columns(np.float64(reward), end, bootstrap, gamma, 5)
+    flags_and_next = (terminated, truncated, next_value, gamma)
+    advantage, _ = gae(reward, value, next_value, terminated, truncated, gamma, lam)
+    largest = np.abs([reward, value, next_value]).max((0, 1))
+    for found, expected in (
+        (advantage, expected_gae),
+        (lambda_returns(reward, *flags_and_next, lam), expected_lambda),
+        (n_step_returns(reward, *flags_and_next, n=5), expected_5),
+    ):
+        scale = np.maximum(largest, np.abs(expected).max(0))
+        assert (np.abs(found - expected).max(0) <= 1e-5 * scale).all()
+
+
+def n_step_in_columns(reward, end, bootstrap, gamma, n):
+    """`n_step_by_definition` for all columns at once."""
+    length = len(reward)
+    returns = np.zeros_like(reward)
+    for t in range(length):
+        discount, going = 1.0, np.ones(reward.shape[1], bool)
+        for k in range(t, min(t + n, length)):
+            returns[t] += np.where(going, discount * reward[k], 0.0)
+            discount *= gamma
+            full = k + 1 == min(t + n, length)
+            stops = going & ((end[k] != GOES_ON) | full)
+            returns[t] += np.where(stops, discount * bootstrap[k], 0.0)
+            going &= ~stops
+    return returns

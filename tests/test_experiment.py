@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from jaxrl import loggers
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.artifact import load_policy
+from jaxrl.artifact import load_agents
 from jaxrl.checkpoint import saved
 from jaxrl.cli import main
 from jaxrl.evaluation import evaluate_population
@@ -273,7 +273,7 @@ def test_a_learning_rate_that_is_far_too_high_ends_with_3(tmp_path, capsys):
 
 
 def test_an_evaluation_that_is_not_finite_is_an_error(reinforce_run):
-    policy = load_policy(reinforce_run)
+    policy = load_agents(reinforce_run)
     env = policy.env
 
     def step(key, state, action, params):
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_the_run_after_the_chunk_with_everything_saved(
     run = tmp_path / "run"
     assert main(train_argv("ppo", "--out", str(run))) == 128 + signal.SIGINT == 130
     assert read_json(run / "summary.json")["iterations"] == 2
-    assert load_policy(run).seeds == [0, 1]
+    assert load_agents(run).seeds == [0, 1]
     output = capfd.readouterr()
     assert "stopping in a few seconds" in output.err
     assert output.out.splitlines()[-1] == f"jaxrl resume {run}"
@@ -326,7 +326,7 @@ def test_sigterm_ends_a_long_run_with_everything_saved(tmp_path):
     assert 0 < summary["env_steps"] < 1e7
     assert read_metrics(run / "metrics.jsonl")[-1]["env_steps"] <= summary["env_steps"]
     assert saved(run)[-1] == summary["iterations"] and not summary["finished"]
-    assert load_policy(run).seeds == [0]
+    assert load_agents(run).seeds == [0]
 
 
 def wait_for(condition, process, timeout=120):
@@ -372,5 +372,5 @@ def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
         return evaluate_population(*args, **kwargs)
 
     monkeypatch.setattr("jaxrl.experiment.evaluate_population", record)
-    evaluate_agents(load_policy(ppo_run), 4, seed=0, greedy=True)
+    evaluate_agents(load_agents(ppo_run), 4, seed=0, greedy=True)
     assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))

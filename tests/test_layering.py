@@ -11,9 +11,11 @@ import jaxrl
 LAYERS = (
     {"cli"},
     {"flags", "bench"},
-    {"experiment"},
+    {"experiment", "policy"},
     {"artifact", "checkpoint", "loggers", "plotting"},
-    {"runner", "evaluation", "statistics", "algorithms", "platform"} | {"storage"},
+    {"runner"},
+    {"population", "evaluation", "statistics", "algorithms", "platform"}
+    | {"storage", "memory"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

@@ -1,10 +1,5 @@
 """One agent on several devices is the agent on one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from jaxrl import parallel
 from jaxrl.types import counter
+from tests.runs import run_python
 
 SHARES = 4
 
@@ -84,16 +80,16 @@ def test_marked_fields_are_spread_and_nothing_else():
 
 DEVICES = """
 import jax, numpy as np
-from jaxrl import runner
+from jaxrl import population, runner
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from tests.small import tiny
 
 assert len(jax.local_devices()) == 8
 cases = [
-    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4),
-    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2),
-    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4),
+    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
+    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
+    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
 ]
 
 
@@ -102,23 +98,24 @@ def numbers(tree):
     return [x for x in leaves if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
 
 
-for name, env_id, fields, devices in cases:
+for name, env_id, fields, devices, seeds in cases:
     algorithm = ALGORITHMS[name]
     config = tiny(algorithm).replace(num_envs=8).replace(**fields)
     env = make(env_id)
     plan = runner.prepare(algorithm, config, env)
-    mesh = runner.device_mesh(plan, 1, "data", devices)
+    mesh = population.device_mesh(plan, len(seeds), "data", devices)
     assert mesh.size == devices
     ends = {}
     for where in (mesh, None):
-        job = runner.Job(algorithm, config, env, [0], where)
+        job = runner.Job(algorithm, config, env, seeds, where)
         ends[where] = runner.advance(job, runner.first_progress(job), 1)[:2]
-    (spread, metrics), (alone, expected) = ends[mesh], ends[None]
+    (spread, tally), (alone, expected) = ends[mesh], ends[None]
     for a, b in zip(numbers(spread), numbers(alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    for key in metrics:
+    assert tally.fine.all() and expected.fine.all()
+    for key, metric in tally.metrics.items():
         np.testing.assert_allclose(
-            metrics[key].value, expected[key].value, rtol=1e-4, atol=1e-5, err_msg=key
+            metric.value, expected.metrics[key].value, rtol=1e-4, atol=1e-5, err_msg=key
         )
     assert len(spread.world.episode_length.sharding.device_set) == devices
     assert not spread.world.episode_length.sharding.is_fully_replicated
@@ -128,19 +125,6 @@ for name, env_id, fields, devices in cases:
 """
 
 
-def run(program):
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu"}
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_one_train_step_on_several_devices_is_the_one_on_one():
-    done = run(DEVICES)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 3
+    lines = run_python(DEVICES, devices=8)
+    assert len(lines) == 3 and all(line.endswith("equal") for line in lines)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import runner, spaces
+from jaxrl import population, runner, spaces
 from jaxrl.algorithms import ppo
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
@@ -29,7 +29,7 @@ def trained(env, iterations, **changes):
     config = PPO.Config().replace(**(fast | changes))
     runner.prepare(PPO, config, env)
     state = jax.jit(PPO.init)(config, env, KEY)
-    chunk = jax.jit(partial(runner.run_chunk, PPO))
+    chunk = jax.jit(partial(population.run_chunk, PPO))
     state, metrics = chunk(config, env, state, jnp.int32(iterations))
     return config, state.agent, metrics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxrl import DQN, make, runner
+from jaxrl import DQN, make, population, runner
 from tests import program
 from tests.small import tiny
 
@@ -33,10 +33,10 @@ def test_no_copy_of_the_replay_memory(measured):
 
 def test_one_program_serves_every_chunk():
     env, config = make("probe/action"), tiny(DQN)
-    before = runner.run_population._cache_size()
+    before = population.run_population._cache_size()
     runner.train(DQN, config, env, iterations=5, num_chunks=3)
     runner.train(DQN, config.replace(learning_rate=0.5), env, iterations=4)
-    assert runner.run_population._cache_size() == before + 1
+    assert population.run_population._cache_size() == before + 1
 
 
 PROGRAM = """\

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import runner, spaces
+from jaxrl import population, runner, spaces
 from jaxrl.algorithms import reinforce
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.envs import make
@@ -195,7 +195,7 @@ def trained(env, iterations, **changes):
     config = REINFORCE.Config().replace(**(fast | changes))
     runner.prepare(REINFORCE, config, env)
     state = jax.jit(REINFORCE.init)(config, env, KEY)
-    chunk = jax.jit(partial(runner.run_chunk, REINFORCE))
+    chunk = jax.jit(partial(population.run_chunk, REINFORCE))
     state, _ = chunk(config, env, state, jnp.int32(iterations))
     return config, state.agent
 

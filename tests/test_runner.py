@@ -1,21 +1,17 @@
 """The host loop: plans, rows, early stops, one program for many runs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import runner
+from jaxrl import population, runner
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
 from jaxrl.runner import NonFiniteError, num_iterations, train
 from jaxrl.types import InvalidInput, Plan
+from tests.runs import run_python
 from tests.small import assert_trees_equal, tiny
 
 ENV = make("probe/truncation")
@@ -81,11 +77,41 @@ def test_calls_become_longer_until_they_take_long_enough():
     assert runner._next_length(1, 1000.0) == 1
 
 
+@pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
+def test_members_in_groups_are_the_members_side_by_side(monkeypatch, algorithm):
+    job = runner.Job(algorithm, tiny(algorithm), ENV, list(range(6)), None)
+
+    def run(group):
+        monkeypatch.setattr(population, "GROUP", group)
+        population.run_population.clear_cache()
+        start = runner.first_progress(job)
+        assert population.num_groups(start.state, 6) == (
+            1 if group == 4 else 6 // group
+        )
+        return runner.advance(job, start, 3)[:2]
+
+    apart, together = run(2), run(4)  # 6 is no multiple of 4
+    for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert int(apart[0].world.env_steps) == int(together[0].world.env_steps) > 0
+
+
+def test_large_states_are_not_grouped():
+    state = {"replay": jax.ShapeDtypeStruct((16, 2**20), jnp.float32)}
+    assert population.num_groups(state, 16) == 1
+    assert (
+        population.num_groups({"x": jax.ShapeDtypeStruct((16, 8), jnp.float32)}, 16)
+        == 2
+    )
+
+
 def test_a_second_run_with_other_floats_and_seeds_compiles_nothing():
     train(PPO, CONFIG, ENV)
-    compiled = runner.run_population._cache_size()
+    compiled = population.run_population._cache_size()
     train(PPO, CONFIG.replace(learning_rate=0.1, gamma=0.5), ENV, seed=7, iterations=3)
-    assert runner.run_population._cache_size() == compiled
+    assert population.run_population._cache_size() == compiled
 
 
 def test_stop_ends_the_run_after_the_chunk():
@@ -105,7 +131,10 @@ def test_warm_up_counts_as_environment_steps():
 def test_members_are_the_same_in_one_program_and_alone():
     together = train(PPO, CONFIG, ENV, seed=3, num_seeds=2)
     alone = train(PPO, CONFIG, ENV, seed=4)
-    member, solo = runner.member(together.agent, 1), runner.member(alone.agent, 0)
+    member, solo = (
+        population.member(together.agent, 1),
+        population.member(alone.agent, 0),
+    )
     for a, b in zip(
         *(map(np.ravel, jax.tree.leaves(x.params)) for x in (member, solo)),
         strict=True,
@@ -161,19 +190,21 @@ def test_another_algorithms_config_is_refused():
 
 def test_a_whole_number_of_steps_may_be_written_as_one():
     train(PPO, CONFIG, ENV, iterations=1)
-    compiled = runner.run_population._cache_size()
+    compiled = population.run_population._cache_size()
     config = CONFIG.replace(total_steps=3_000_000_000)
     assert train(PPO, config, ENV, iterations=1).iterations == 1
-    assert runner.run_population._cache_size() == compiled
+    assert population.run_population._cache_size() == compiled
 
 
 @pytest.mark.skipif(len(jax.local_devices()) > 1, reason="of a single device")
 def test_one_device_needs_no_mesh():
-    assert runner.device_mesh(SPREADABLE, 4) is None
-    assert runner.device_mesh(SPREADABLE, 1, "data") is None
+    assert population.device_mesh(SPREADABLE, 4) is None
+    assert population.device_mesh(SPREADABLE, 1, "data") is None
 
 
-SPREADABLE = Plan(env_steps=1, updates=1, gradient_rows=4 * runner.MIN_ROWS, shares=12)
+SPREADABLE = Plan(
+    env_steps=1, updates=1, gradient_rows=4 * population.MIN_ROWS, shares=12
+)
 
 
 class Device:
@@ -195,7 +226,7 @@ class Device:
         (1, "auto", None, SPREADABLE._replace(gradient_rows=300), "cpu", None),
         (1, "members", None, SPREADABLE, "cpu", None),
         (8, "data", 2, SPREADABLE, "cpu", ("data", 2)),
-        (1, "data", None, SPREADABLE._replace(shares=1), "cpu", None),
+        (1, "data", None, SPREADABLE._replace(shares=5), "cpu", ("data", 5)),
     ],
 )
 def test_what_is_spread_over_devices(
@@ -203,30 +234,32 @@ def test_what_is_spread_over_devices(
 ):
     devices = [Device(platform)] * 8
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    monkeypatch.setattr(runner, "Mesh", lambda used, names: (names[0], len(used)))
-    assert runner.device_mesh(plan, members, parallel, wanted) == expected
+    monkeypatch.setattr(population, "Mesh", lambda used, names: (names[0], len(used)))
+    assert population.device_mesh(plan, members, parallel, wanted) == expected
 
 
 @pytest.mark.parametrize(
-    "members, parallel, wanted, message",
+    "members, parallel, wanted, shares, message",
     [
-        (1, "data", 9, "num_devices = 9, but JAX sees 8 devices here"),
-        (1, "data", 0, "num_devices = 0"),
-        (1, "data", 5, r"must divide the 12 shares .*: try 4"),
-        (6, "members", 4, "must divide the 6 seeds of this run: try 3"),
+        (1, "data", 9, 12, "num_devices = 9, but JAX sees 8 devices here"),
+        (1, "data", 0, 12, "num_devices = 0"),
+        (1, "data", 5, 12, r"must divide the 12 shares .*: try 4"),
+        (6, "members", 4, 12, "must divide the 6 seeds of this run: try 3"),
+        (2, "data", None, 1, "parallel = data, but nothing .*: try parallel = members"),
     ],
 )
 def test_devices_that_do_not_fit_are_refused(
-    monkeypatch, members, parallel, wanted, message
+    monkeypatch, members, parallel, wanted, shares, message
 ):
     monkeypatch.setattr(jax, "local_devices", lambda: [Device("cpu")] * 8)
+    plan = SPREADABLE._replace(shares=shares)
     with pytest.raises(InvalidInput, match=message):
-        runner.device_mesh(SPREADABLE, members, parallel, wanted)
+        population.device_mesh(plan, members, parallel, wanted)
 
 
 TWO_DEVICES = """
 import jax, numpy as np
-from jaxrl import runner
+from jaxrl import population, runner
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
@@ -234,8 +267,8 @@ from tests.small import tiny
 
 assert len(jax.local_devices()) == 2
 plan = runner.prepare(PPO, tiny(PPO), make("probe/action-observation"))
-assert runner.device_mesh(plan, 1) is None and runner.device_mesh(plan, 3) is None
-mesh = runner.device_mesh(plan, 4)
+assert population.device_mesh(plan, 1) is None and population.device_mesh(plan, 3) is None
+mesh = population.device_mesh(plan, 4)
 assert mesh.size == 2
 env = make("probe/action-observation")
 
@@ -255,12 +288,12 @@ for algorithm in (PPO, DQN):
     for where in (mesh, None):
         job = runner.Job(algorithm, config, env, seeds, where)
         ends[where] = runner.advance(job, runner.first_progress(job), 3)[:2]
-    (two, metrics_two), (one, metrics_one) = ends[mesh], ends[None]
+    (two, tally_two), (one, tally_one) = ends[mesh], ends[None]
     for a, b in zip(numbers(two), numbers(one), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    for a, b in zip(*map(jax.tree.leaves, (metrics_two, metrics_one)), strict=True):
-        assert a.shape == (4,)
+    for a, b in zip(*map(jax.tree.leaves, (tally_two, tally_one)), strict=True):
+        assert len(a) == 4
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
     params = jax.tree.leaves(two.agent.params)
@@ -277,7 +310,7 @@ for algorithm in (PPO, DQN):
     if algorithm is DQN:
         assert two.replay.head.position.shape == ()
         assert two.replay.data.reward.shape[0] == 4
-    result = runner.Result(runner.Progress(two, {}, 3, 0.0), [], seeds, 0, 0.0)
+    result = runner.Result(runner.Progress(two, {}, None, 3, 0.0), [], seeds, 0, 0.0, {})
     for x in jax.tree.leaves(result.agent):
         assert x.sharding.device_set == {jax.local_devices()[0]}
     print(algorithm.name, "equal")
@@ -285,14 +318,4 @@ for algorithm in (PPO, DQN):
 
 
 def test_a_population_on_two_devices_is_the_one_on_one():
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu"}
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["ppo equal", "dqn equal"]
+    assert run_python(TWO_DEVICES, devices=2) == ["ppo equal", "dqn equal"]

@@ -164,6 +164,7 @@ def plan(config: Config, env: Env) -> Plan:
     return Plan(
         env_steps=env_steps,
         updates=env_steps // config.train_frequency * config.num_updates,
+        gradient_rows=config.batch_size,
         warmup_env_steps=-(-config.learning_starts // env_steps) * env_steps,
     )
 
@@ -294,17 +295,18 @@ def update(
     def loss_of(params: Array, batch: Batch) -> tuple[Array, tuple]:
         return loss(unflatten(params), config, env, agent.target_params, batch)
 
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state = carry
         batch = ring.take(replay, index)
         grads, reported = jax.grad(loss_of, has_aux=True)(params, batch)
         carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        return carry, packed_sums(reported)
+        return carry, (packed_sums(reported), optim.global_norm(grads))
 
     indices = ring.sample_indices(replay, key, (num_updates, config.batch_size))
     carry = (params, agent.opt_state)
-    (params, opt_state), sums = jax.lax.scan(gradient_step, carry, indices)
+    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
     metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
+    metrics["optim/grad_norm"] = mean(norms)
     return agent.replace(params=unflatten(params), opt_state=opt_state), metrics
 
 

@@ -425,12 +425,13 @@ def update(
     def loss_of(params: Array, rows: Batch, start: Memory) -> tuple[Array, tuple]:
         return loss(unflatten(params), config, env, agent, rows, start)
 
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = carry
         rows = rows_at(index)
         start = jax.tree.map(lambda x: x[index], starts)
         grads, reported = jax.grad(loss_of, has_aux=True)(params, rows, start)
-        grads, metrics = parallel.mean(grads), packed_sums(reported)
+        grads = parallel.mean(grads)
+        metrics = packed_sums(reported), optim.global_norm(grads)
         new = optim.apply(optimizer, params, opt_state, grads, learning_rate)
         if config.target_kl is None:
             return (*new, stopped), metrics
@@ -445,8 +446,9 @@ def update(
     indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
     indices = parallel.share(indices, axis=1)
     carry = (params, agent.opt_state, jnp.bool_(False))
-    (params, opt_state, _), sums = jax.lax.scan(gradient_step, carry, indices)
+    (params, opt_state, _), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
     metrics = unpacked_means(REPORTED, sums.sum(0), indices.size * length)
+    metrics["optim/grad_norm"] = mean(norms)
     agent = agent.replace(params=unflatten(params), opt_state=opt_state)
     return adapt_kl_coef(config, env, agent, batch, memory), metrics
 

@@ -310,15 +310,13 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         ),
         has_aux=True,
     )(params)
+    grads = parallel.mean(grads)
     learning_rate: Scalar = config.learning_rate
     if config.anneal_lr:
         learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    optimizer = optim.adam(config.max_grad_norm)
     params, opt_state = optim.apply(
-        optim.adam(config.max_grad_norm),
-        params,
-        agent.opt_state,
-        parallel.mean(grads),
-        learning_rate,
+        optimizer, params, agent.opt_state, grads, learning_rate
     )
     average_return = agent.average_return
     if config.baseline == "moving_average":
@@ -332,6 +330,7 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
             "rollout/episode_length": mean(mask.sum(0)),
         }
     metrics |= stats
+    metrics["optim/grad_norm"] = mean(optim.global_norm(grads))
     metrics["optim/learning_rate"] = mean(learning_rate)
     metrics["rollout/masked_fraction"] = mean(~mask)
     return State(Agent(unflatten(params), opt_state, average_return), world), metrics

@@ -121,7 +121,7 @@ CASES = {
         "dqn",
         CARTPOLE,
         DQN,
-        peers=("rejax", "sb3", "sbx"),
+        peers=REJAX,
         bars={"rejax": 2.0, "limit": 0.65},
         learn_steps=500_000,
         learn_seeds=4,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxrl import config as configs
-from jaxrl import runner
+from jaxrl import population, runner
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.bench import levels
 from jaxrl.bench.protocol import Answer, serve
@@ -41,7 +41,7 @@ class Worker:
         config = self.algorithm.Config(**fields)
         self.plan = runner.prepare(self.algorithm, config, self.env)
         self.config = configs.with_floats(config)
-        self.mesh = runner.device_mesh(self.plan, self.num_seeds)
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
         started = time.perf_counter()
         self._train(0, 0)
         return {
@@ -75,7 +75,7 @@ class Worker:
         """Greedy returns after training, one for each seed."""
         iterations = runner.num_iterations(self.plan, env_steps)
         self.num_seeds = len(seeds)
-        self.mesh = runner.device_mesh(self.plan, self.num_seeds)
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
         state, _ = self._train(seeds[0], iterations)
         agents = jax.device_put(state.agent, jax.local_devices()[0])
         played = evaluate_population(
@@ -83,7 +83,7 @@ class Worker:
         )
         returns = np.asarray(played.episode_return).mean(1).tolist()
         self.num_seeds = self.case["num_seeds"]
-        self.mesh = runner.device_mesh(self.plan, self.num_seeds)
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
         done = self.plan.warmup_env_steps + iterations * self.plan.env_steps
         return {"returns": returns, "env_steps": done}
 

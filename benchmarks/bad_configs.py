@@ -1,0 +1,283 @@
+"""Random command lines of `jaxrl train`, bad and good, for `faults.py`.
+
+What is bad follows from the type and the limits that each field declares, and from a list
+of combinations that no field shows alone. `judge` runs one through `jaxrl.cli.main`, with
+training itself replaced, so that what is accepted is only traced.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxrl import experiment
+from jaxrl import config as configs
+from jaxrl.cli import main
+from jaxrl.types import Algorithm
+
+ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")
+SMALL = {
+    "num_envs": 4,
+    "num_steps": 8,
+    "num_minibatches": 4,
+    "train_frequency": 4,
+    "learning_starts": 8,
+    "batch_size": 8,
+    "buffer_size": 64,
+    "hidden_sizes": (8, 8),
+    "total_steps": 1000.0,
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def limits_of(algorithm: Algorithm) -> dict[str, dict[str, float]]:
+    return {
+        field.name: dict(field.metadata.get("limits", {}))
+        for field in dataclasses.fields(algorithm.Config)
+    }
+
+
+def bad_values(kind: Any, limits: dict[str, float]) -> list[str]:
+    """Texts that a field of this type and these limits must not take."""
+    arguments = typing.get_args(kind)
+    kinds = arguments or (kind,)
+    if typing.get_origin(kind) is Literal:
+        return ["", "nonsense", "0", arguments[0].upper() + "x", "null"]
+    if kind is bool:
+        return []  # a flag takes no value
+    found = ["", "abc", "1,x", "0x10", "--", "1e", "nan", "[1]", "true"]
+    if float in kinds:
+        found += ["inf", "-inf", "1e39", "-1e39", "1e400"]
+        if type(None) not in arguments:
+            found += ["none"]
+    elif int in kinds:
+        found += ["1.5", "1e-3", "2147483648", "9" * 30, "-9" * 12, "none"]
+        if kind is not int:
+            found += ["8,,8", "8;8", "8,-8", "8,0", "8,1.5"]
+    if "low" in limits:
+        found += [repr(limits["low"] - step) for step in (1, 1000)]
+    if "above" in limits:
+        found += [repr(limits["above"] - step) for step in (0, 1)]
+    if "high" in limits and limits["high"] < 1e12:
+        found += [repr(limits["high"] + step) for step in (0.001, 1, 1e6)]
+    return found
+
+
+COMBINATIONS: dict[str, list[list[str]]] = {
+    "ppo": [
+        ["--num-minibatches", "3"],
+        ["--num-minibatches", "64"],
+        ["--num-envs", "1", "--num-steps", "1", "--num-minibatches", "1"],
+        ["--gru-size", "4", "--num-minibatches", "8"],
+        ["--kl-target", "0.1"],
+        ["--objective", "kl", "--kl-target", "0.1", "--kl-coef", "0"],
+        ["--squash", "--env", "CartPole-v1"],
+        ["--network", "cnn", "--env", "CartPole-v1"],
+        ["--num-envs", "65536", "--num-steps", "65536"],
+        ["--num-epochs", "2147483647"],
+        ["--devices", "3", "--parallel", "data"],
+    ],
+    "reinforce": [
+        ["--squash", "--env", "CartPole-v1"],
+        ["--network", "cnn", "--env", "Pendulum-v1"],
+        ["--num-envs", "100000", "--num-steps", "100000"],
+    ],
+    "dqn": [
+        ["--env", "Pendulum-v1"],
+        ["--network", "cnn", "--env", "CartPole-v1"],
+        ["--buffer-size", "2147483647", "--env", "Breakout-MinAtar"],
+        ["--parallel", "data"],
+        ["--num-envs", "65537", "--train-frequency", "65539"],
+    ],
+}
+"""Fields that are right alone and wrong together."""
+
+GENERAL = [
+    ["--env", "CartPole-v2"],
+    ["--env", ""],
+    ["--env", "no.such.module:make"],
+    ["--env.gravity", "heavy"],
+    ["--env.no_such_parameter", "1"],
+    ["--env.horizon", "0"],
+    ["--seed", "-1"],
+    ["--seed", "2147483648"],
+    ["--num-seeds", "0"],
+    ["--num-seeds", "1.5"],
+    ["--num-seeds", "2147483647"],
+    ["--stop-iterations", "0"],
+    ["--stop-return", "nan"],
+    ["--evaluation-episodes", "0"],
+    ["--checkpoint-every", "-1"],
+    ["--keep", "0"],
+    ["--parallel", "sideways"],
+    ["--devices", "0"],
+    ["--devices", "100000"],
+    ["--on-nan", "pray"],
+    ["--config", "no-such-file.toml"],
+    ["--learning_rat", "1e-3"],
+    ["--no-such-flag", "1"],
+    ["--stop", "{"],
+    ["surplus"],
+]
+
+
+def base(algorithm: Algorithm, env: str) -> list[str]:
+    """A small run that is sound."""
+    config = algorithm.Config()
+    argv = ["train", algorithm.name, "--env", env, "--quiet", "--out", "run"]
+    for name, value in SMALL.items():
+        if hasattr(config, name):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            argv += [flag(name), text]
+    return argv
+
+
+def mutations(algorithm: Algorithm) -> dict[str, list[list[str]]]:
+    """For each field, and for combinations, command-line endings that must be refused."""
+    types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
+    found = {}
+    for name, kind in types.items():
+        endings = [[flag(name), text] for text in bad_values(kind, limits[name])]
+        if kind is bool:
+            endings = [[flag(name) + "=maybe"], [flag(name), "false"]]
+        # A field that is misspelled.
+        endings += [[flag(name) + "x", "1"], [flag(name)[:-1] + "_", "1"]]
+        found[name] = endings
+    found["combinations"] = COMBINATIONS[algorithm.name] + GENERAL
+    return found
+
+
+def bad_command(rng: random.Random, field: str | None, algorithm: Algorithm) -> list[str]:
+    """A sound run with one or two mistakes, the first of them in `field`."""
+    found = mutations(algorithm)
+    field = field or rng.choice(list(found))
+    argv = base(algorithm, "CartPole-v1" if algorithm.name == "dqn" else rng.choice(ENVS))
+    endings = [rng.choice(found[field])]
+    if rng.random() < 0.3:
+        other = rng.choice([name for name in found if name not in (field, "combinations")])
+        endings.append(rng.choice(found[other]))
+    for ending in endings:
+        argv += ending
+    return argv
+
+
+def bad_file(rng: random.Random, algorithm: Algorithm, folder: Path) -> list[str]:
+    """The same mistakes by a config file: values of the wrong type among them."""
+    types = configs.field_types(algorithm.Config)
+    name = rng.choice(list(types))
+    wrong: list[Any] = [{}, [[1]], {"a": 1}, "text", [1.5], -5, None, 10**40, 1e300]
+    values = [v for v in wrong if not fits(types[name], v)]
+    content = {"config": {name: rng.choice(values)}}
+    if rng.random() < 0.2:
+        content = {"config": {name + "s": 1}}
+    if rng.random() < 0.1:
+        content = rng.choice([{"confg": {}}, {"config": []}, {"seed": "x"}, {"env": 3}])
+    path = folder / "bad.json"
+    path.write_text(json.dumps(content))
+    return [*base(algorithm, "CartPole-v1"), "--config", str(path)][:5] + [
+        *("--quiet", "--out", "run", "--config", str(path))
+    ]
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value of a file may be right for a field of this type."""
+    arguments = typing.get_args(kind)
+    if value is None:
+        return type(None) in arguments
+    return typing.get_origin(kind) is Literal and value in arguments
+
+
+def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
+    """A run with several fields at random values within their limits."""
+    types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
+    envs = [e for e in ENVS if algorithm.name != "dqn" or e != "Pendulum-v1"]
+    argv = base(algorithm, rng.choice(envs))
+    left_alone = {"squash", "network", "kl_target", "num_minibatches", *SMALL}
+    free = [name for name in types if name not in left_alone]
+    for name in rng.sample(free, rng.randint(1, 5)):
+        kind, limit = types[name], limits[name]
+        arguments = typing.get_args(kind)
+        if kind is bool:
+            argv.append(rng.choice(("--", "--no-")) + flag(name)[2:])
+        elif typing.get_origin(kind) is Literal:
+            argv += [flag(name), rng.choice(arguments)]
+        elif kind is int:
+            low = int(limit.get("low", 0))
+            argv += [flag(name), str(rng.randint(low, low + 8))]
+        else:
+            low = limit.get("low", limit.get("above", 0.0))
+            high = min(limit.get("high", 10.0), 10.0)
+            value = low + (high - low) * max(rng.random(), 1e-3)
+            argv += [flag(name), repr(value)]
+    if "num_minibatches" in types and rng.random() < 0.3:
+        argv += [flag("num_minibatches"), rng.choice(("1", "2", "4"))]
+    return argv
+
+
+class Accepted(Exception):
+    """Raised in the place of training."""
+
+
+def _traced(algorithm: Algorithm, config: Any, env: Any, **kwargs: Any) -> None:
+    """Instead of `train`: traces one train step, which compiles nothing."""
+    state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
+    jax.eval_shape(algorithm.train_step, config, env, state)
+    raise Accepted
+
+
+def _not_traced(*args: Any, **kwargs: Any) -> None:
+    raise Accepted
+
+
+@contextlib.contextmanager
+def instead_of_training(trace: bool) -> Iterator[None]:
+    real = experiment.train
+    experiment.train = _traced if trace else _not_traced  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        experiment.train = real
+
+
+def judge(argv: list[str], trace: bool = False) -> tuple[str, str]:
+    """What became of a command line in the working directory, which must be empty.
+
+    Returns:
+      "accepted", "refused" (exit code 2, one line, nothing written), or what was wrong
+      with the refusal; and what was said.
+    """
+    said, out = io.StringIO(), io.StringIO()
+    with (
+        instead_of_training(trace),
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(out),
+    ):
+        try:
+            code = main(argv)
+        except Accepted:
+            return "accepted", ""
+        except Exception as error:
+            return f"raised {type(error).__name__}", str(error)
+    text = said.getvalue()
+    if code != 2:
+        return f"exit code {code}", text
+    if len(text.splitlines()) != 1 or not text.startswith("jaxrl: "):
+        return "not one line", text
+    if any(word in text for word in ("XLA", "Traceback", "INTERNAL", "jaxlib")):
+        return "from inside XLA", text
+    if os.listdir():
+        return "something written", text
+    return "refused", text
+
+

@@ -1,0 +1,171 @@
+"""What watching, logging and checkpoints cost.
+
+    python benchmarks/overhead.py                    # ten minutes on two cores
+    python benchmarks/overhead.py --quick --out DIR
+
+guard    a train step with what watches for NaN and Inf, against the same without it; by
+         turns in one process, medians
+cadence  runs of a minute or more at the default settings: the part of the time in which
+         the device waits for rows, checkpoints and whatever else the host does, and the
+         programs compiled after the start
+
+Writes benchmarks/results/overhead.json and the table of docs/reliability.md.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import Experiment, make, population, rollout, run_experiment, runner
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.bench.cases import CASES
+from jaxrl.bench.report import fill_in
+from jaxrl.bench.run import commit
+from jaxrl.config import with_floats
+from jaxrl.experiment import versions
+
+HERE = Path(__file__).parent
+GUARDED = {"B1": 100, "B3": 2, "B5": 4_000}
+"""Cases, and train steps of a call."""
+
+RUNS = {"B1": 12e6, "B5": 4e6, "B6a": 300e3}
+"""Cases, and environment steps of a run that takes a minute or more."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a little of each")
+    parser.add_argument("--out", help="a folder; by default benchmarks/results")
+    arguments = parser.parse_args()
+    if arguments.quick and not arguments.out:
+        parser.error("--quick needs --out, or it would overwrite the real results")
+    repeats, share = (2, 0.01) if arguments.quick else (31, 1.0)
+    rows = {}
+    for name, steps in GUARDED.items():
+        rows[f"guard, {name}"] = guard(name, max(1, round(steps * share)), repeats)
+        print(name, rows[f"guard, {name}"], file=sys.stderr, flush=True)
+    for name, total in RUNS.items():
+        rows[f"cadence, {name}"] = cadence(name, max(30e3, total * share))
+        print(name, rows[f"cadence, {name}"], file=sys.stderr, flush=True)
+    about = {"commit": commit(), "versions": versions()}
+    file = Path(arguments.out or HERE / "results") / "overhead.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    print(table(rows))
+    if not arguments.out:
+        fill_in(HERE.parent / "docs" / "reliability.md", "overhead", table(rows))
+
+
+def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
+    """Seconds of `steps` train steps with the guard and without."""
+    case = CASES[name]
+    algorithm = ALGORITHMS[case.algorithm]
+    config, env = with_floats(algorithm.Config(**case.config)), make(case.env)
+    state = jax.jit(partial(algorithm.init, config, env))(runner.keys([0])[0])
+    programs = [
+        partial(compiled(partial(steps_of, algorithm, config, env), state, watch), state)
+        for watch in (True, False)
+    ]
+    times: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        for i, program in enumerate(programs):
+            started = time.perf_counter()
+            jax.block_until_ready(program(jnp.int32(steps)))
+            times[i].append(time.perf_counter() - started)
+    ratios = [a / b - 1 for a, b in zip(*times, strict=True)]
+    return {
+        "with_seconds": statistics.median(times[0]),
+        "without_seconds": statistics.median(times[1]),
+        "cost": statistics.median(ratios),
+        "repeats": repeats,
+    }
+
+
+def steps_of(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
+    tally = population.no_tally(algorithm, config, env, state)
+    return population.go_on(
+        algorithm, config, env, state, tally, length, freeze=False
+    )
+
+
+def compiled(function: Callable, state: Any, watch: bool) -> Callable:
+    """With nothing watched, all that the guard looks at is a constant."""
+    watching = (
+        population._finite_world,
+        population._finite_sums,
+        population._finite_tree,
+        rollout._trouble,
+    )
+    true = jnp.bool_(True)
+    jax.clear_caches()
+    population._train_step.cache_clear()
+    if not watch:
+        population._finite_world = lambda world: (true, true)
+        population._finite_sums = lambda metrics: [true] * len(metrics)
+        population._finite_tree = lambda tree: true
+        rollout._trouble = lambda world, transitions: jnp.zeros_like(world.trouble)
+    try:
+        return jax.jit(function).lower(state, jnp.int32(1)).compile()
+    finally:
+        (
+            population._finite_world,
+            population._finite_sums,
+            population._finite_tree,
+            rollout._trouble,
+        ) = watching
+
+
+def cadence(name: str, total_steps: float) -> dict[str, float]:
+    """A run as the command line makes it; what is not the device's is the host's."""
+    case = CASES[name]
+    algorithm = ALGORITHMS[case.algorithm]
+    config = algorithm.Config(**case.config | {"total_steps": total_steps})
+    on_device, programs, advance = [0.0], [], runner.advance
+
+    def timed(job: Any, progress: Any, length: int) -> Any:
+        started = time.perf_counter()
+        progress = jax.block_until_ready(advance(job, progress, length))
+        if length:  # a call of no train steps compiles
+            on_device[0] += time.perf_counter() - started
+        programs.append(population.run_population._cache_size())
+        return progress
+
+    runner.advance = timed
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _, summary = run_experiment(
+                Experiment(algorithm, config, case.env),
+                Path(folder) / "run",
+                progress=False,
+                report=lambda line: None,
+            )
+    finally:
+        runner.advance = advance
+    seconds = summary["run_seconds"]
+    return {
+        "run_seconds": seconds,
+        "cost": 1 - on_device[0] / seconds,
+        "recompiles": programs[-1] - programs[0],
+    }
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    lines = ["| what | seconds | cost |", "|---|---|---|"]
+    for name, row in rows.items():
+        seconds = row.get("run_seconds") or row["with_seconds"]
+        lines.append(f"| {name} | {seconds:.1f} | {row['cost']:.2%} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

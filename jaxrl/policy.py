@@ -1,0 +1,139 @@
+"""A trained agent, ready to act: `jaxrl.load_policy(run)`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import prng, spaces
+from jaxrl.artifact import load_agents
+from jaxrl.config import require
+from jaxrl.population import member
+from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One agent with all that it needs to act, its normaliser among it."""
+
+    algorithm: Algorithm
+    config: Any
+    env: Env
+    agent: PyTree
+
+    def init_memory(self, num_envs: int | None = None) -> Memory:
+        """What the policy remembers before an episode; `()` if it has no memory.
+
+        Args:
+          num_envs: of so many environments `[N, ...]`; None for one, without an axis.
+        """
+        memory = self.algorithm.init_memory(self.config, self.env, num_envs or 1)
+        return memory if num_envs else jax.tree.map(lambda x: x[0], memory)
+
+    def act(
+        self,
+        obs: PyTree,
+        memory: Memory = (),
+        key: Array | None = None,
+        greedy: bool = True,
+    ) -> tuple[Array, Memory]:
+        """An action, and the memory for the next step.
+
+        Args:
+          obs: one observation, or a batch `[N, ...]`.
+          memory: from `init_memory` or the step before, of as many environments.
+          key: for a sampled action; a greedy one needs none.
+          greedy: the likeliest action, or a sampled one.
+
+        Raises:
+          InvalidInput: the observation is not one of the environment's space, or there
+            is no key to sample with.
+        """
+        require(
+            greedy or key is not None,
+            "key = None: a sampled action needs one, for example jax.random.key(0).",
+        )
+        obs, alone = self._as_batch(obs)
+        if alone:
+            memory = jax.tree.map(lambda x: x[None], memory)
+        answer = _act(
+            self.algorithm,
+            self.config,
+            self.env,
+            self.agent,
+            obs,
+            memory,
+            prng.key(0) if key is None else key,
+            greedy,
+        )
+        return jax.tree.map(lambda x: x[0], answer) if alone else answer
+
+    def _as_batch(self, obs: PyTree) -> tuple[PyTree, bool]:
+        """The observation as `[N, ...]`, and whether it was a single one."""
+        space = spaces.tree(self.env.observation_space)
+        same = jax.tree.structure(obs) == jax.tree.structure(space)
+        require(
+            same,
+            f"obs = {jax.tree.structure(obs)}: the observations of {self.env.id} are "
+            f"{jax.tree.structure(space)}.",
+        )
+        arrays = jax.tree.map(lambda s, x: jnp.asarray(x, s.dtype), space, obs)
+        batches = set()
+        for leaf, x in zip(
+            jax.tree.leaves(space), jax.tree.leaves(arrays), strict=True
+        ):
+            batch = x.shape[: x.ndim - len(leaf.shape)]
+            require(
+                batch + leaf.shape == x.shape and len(batch) < 2,
+                f"obs has shape {list(x.shape)}: an observation of {self.env.id} has "
+                f"{list(leaf.shape)}, a batch of them one axis more in front.",
+            )
+            batches.add(batch)
+        require(len(batches) == 1, f"obs has parts of different lengths: {batches}.")
+        alone = batches == {()}
+        return jax.tree.map(lambda x: x[None], arrays) if alone else arrays, alone
+
+
+def load_policy(
+    run: Path | str, seed: int | None = None, env: str | None = None
+) -> Policy:
+    """The agent of a run folder, ready to act. Nothing of what is stored is run.
+
+    In any process on the same kind of machine, with the same versions, its actions are
+    the same bit for bit.
+
+    Args:
+      run: the run folder.
+      seed: which agent, if it was trained with several; by default the first.
+      env: the environment's id, needed where it is "module:factory", which is code.
+
+    Raises:
+      InvalidInput: there is no such agent, or a file is damaged.
+    """
+    agents = load_agents(run, env)
+    seed = agents.seeds[0] if seed is None else seed
+    require(
+        seed in agents.seeds,
+        f"seed = {seed}: {str(run)!r} has {', '.join(map(str, agents.seeds))}.",
+    )
+    agent = member(agents.agents, agents.seeds.index(seed))
+    agent = jax.tree.map(jnp.asarray, agent)
+    return Policy(agents.algorithm, agents.config, agents.env, agent)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "greedy"))
+def _act(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    agent: PyTree,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool,
+) -> tuple[Array, Memory]:
+    action, memory, _ = algorithm.act(config, env, agent, obs, memory, key, greedy)
+    return action, memory

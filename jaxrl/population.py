@@ -1,0 +1,394 @@
+"""A population of agents as one compiled program, on one device or several.
+
+`run_chunk` trains one agent, `run_population` many of them: side by side, in groups that
+fit the cache, and spread over the devices of `device_mesh`. Pure functions; the host loop
+that calls them is `jaxrl.runner`.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrl import config as configs
+from jaxrl.errors import counted
+from jaxrl.parallel import AXIS, partition, total
+from jaxrl.types import (
+    BAD_OBS,
+    BAD_REWARD,
+    Algorithm,
+    Array,
+    Env,
+    Metrics,
+    Plan,
+    PyTree,
+    Shared,
+    World,
+)
+
+
+class Tally(NamedTuple):
+    """What is added up over the train steps of an agent; of a population `[K, ...]`."""
+
+    metrics: Metrics
+    fine: Array  # bool [W]: what of `watched` has been finite all the time
+    good: Array  # int32 [W]: for how many train steps of the last call it was
+
+
+def watched(metrics: Iterable[str]) -> list[str]:
+    """The names of what must stay finite, causes before their effects: W of them."""
+    return ["observation", "reward", *sorted(metrics), "parameter"]
+
+
+@cache
+def _train_step(algorithm: Algorithm) -> Callable:
+    """Traced once for all that ask for it."""
+    return jax.jit(algorithm.train_step)
+
+
+def run_chunk(
+    algorithm: Algorithm, config: Any, env: Env, state: PyTree, length: int | Array
+) -> tuple[PyTree, Metrics]:
+    """`length` train steps of one agent; metrics are added up over them.
+
+    `length` may be traced, so that one program serves every chunk, also a last one that
+    is shorter. Pure: compose it with `jit`, `vmap` and `shard_map` as you like.
+    """
+    tally = no_tally(algorithm, config, env, state)
+    state, tally = go_on(algorithm, config, env, state, tally, length, freeze=False)
+    return state, tally.metrics
+
+
+def go_on(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    state: PyTree,
+    tally: Tally,
+    length: int | Array,
+    freeze: bool,
+) -> tuple[PyTree, Tally]:
+    """As `run_chunk`, adding to the tally of the train steps before.
+
+    So the sums do not depend on where a run was cut. With `freeze`, an agent of which
+    something is no longer finite stays what it was before that train step, and so do its
+    metrics; the parameters are then looked at after every train step, and otherwise once
+    at the end.
+    """
+    step = _train_step(algorithm)
+
+    def body(_: Array, carry: tuple[PyTree, Tally]) -> tuple[PyTree, Tally]:
+        before, tally = carry
+        state, metrics = step(config, env, before)
+        # They are sums and counts: they add up over devices as they do over time.
+        metrics = total(metrics)
+        checks = [*_finite_world(state.world), *_finite_sums(metrics)]
+        checks.append(_finite_tree(state.agent) if freeze else jnp.bool(True))
+        fine = tally.fine & jnp.stack(checks)
+        sums = jax.tree.map(jnp.add, tally.metrics, metrics)
+        if freeze:
+            whole = fine.all()
+            sums = _chosen(whole, sums, tally.metrics)
+            state = state.replace(agent=_chosen(whole, state.agent, before.agent))
+        return state, Tally(sums, fine, tally.good + fine)
+
+    tally = tally._replace(good=jnp.zeros_like(tally.good))
+    state, tally = jax.lax.fori_loop(0, length, body, (state, tally))
+    fine = tally.fine.at[-1].set(tally.fine[-1] & _finite_tree(state.agent))
+    # The last train step is the first after which a parameter was found not to be finite.
+    good = tally.good.at[-1].add((fine[-1].astype(jnp.int32) - 1) * (not freeze))
+    return state, tally._replace(fine=fine, good=good)
+
+
+def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tally:
+    """The tally of no train steps, for one agent."""
+    shapes = jax.eval_shape(_train_step(algorithm), config, env, state)[1]
+    number = len(watched(shapes))
+    return Tally(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        jnp.ones(number, bool),
+        jnp.zeros(number, jnp.int32),
+    )
+
+
+def _finite_world(world: World) -> tuple[Array, Array]:
+    """Whether all observations and all rewards have been finite, on every device."""
+    broken = [total(((world.trouble & bit) > 0).sum()) for bit in (BAD_OBS, BAD_REWARD)]
+    return broken[0] == 0, broken[1] == 0
+
+
+def _finite_sums(metrics: Metrics) -> list[Array]:
+    return [jnp.isfinite(metrics[name].sum) for name in sorted(metrics)]
+
+
+def _finite_tree(tree: PyTree) -> Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+
+
+def _chosen(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+MEMBERS = "members"
+"""The mesh axis over which a population is spread."""
+
+
+Parallel = Literal["auto", "members", "data"]
+
+MIN_ROWS = 256
+"""Rows of a gradient that each CPU device must have: with fewer, adding the gradients up
+costs more than the other core saves (docs/performance.md)."""
+
+
+def device_mesh(
+    plan: Plan,
+    num_members: int,
+    parallel: Parallel = "auto",
+    num_devices: int | None = None,
+) -> Mesh | None:
+    """The devices of this process that a run uses; None for one.
+
+    Args:
+      plan: of the run.
+      num_members: how many agents.
+      parallel: "members" puts agents on devices of their own, which never communicate;
+        "data" spreads the environments of every agent and averages the gradients. "auto"
+        is "members" for a population, and for one agent "data" on CPU, if its gradients
+        are large enough.
+      num_devices: how many; by default as many as divide the work evenly.
+
+    Raises:
+      InvalidInput: there are not so many devices, or the work cannot be divided by them,
+        or not at all.
+    """
+    by_data = parallel == "data" or (parallel == "auto" and num_members == 1)
+    configs.require(
+        parallel != "data" or plan.shares > 1,
+        "parallel = data, but nothing of an agent of this run can be spread over devices "
+        "(PPO and REINFORCE with several environments can): try parallel = members, with "
+        "several seeds.",
+    )
+    work = plan.shares if by_data else num_members
+    devices = jax.local_devices()
+    if num_devices is None:
+        most = len(devices)
+        if by_data and parallel == "auto":
+            on_cpu = devices[0].platform == "cpu"
+            most = min(most, plan.gradient_rows // MIN_ROWS) if on_cpu else 1
+        count = max(n for n in range(1, max(most, 1) + 1) if work % n == 0)
+    else:
+        count = _checked_devices(num_devices, len(devices), work, by_data)
+    if count == 1:
+        return None
+    return Mesh(np.array(devices[:count]), (AXIS if by_data else MEMBERS,))
+
+
+def _checked_devices(wanted: int, available: int, work: int, by_data: bool) -> int:
+    configs.check_value("num_devices", int, wanted, low=1)
+    configs.require(
+        wanted <= available,
+        f"num_devices = {wanted}, but JAX sees {counted(available, 'device')} here.",
+    )
+    nearest = max(n for n in range(1, wanted + 1) if work % n == 0)
+    parts = "shares (environments and rows of a minibatch)" if by_data else "seeds"
+    configs.require(
+        work % wanted == 0,
+        f"num_devices = {wanted} must divide the {work} {parts} of this run: "
+        f"try {nearest}.",
+    )
+    return wanted
+
+
+@partial(jax.jit, static_argnames=("algorithm", "mesh"))
+def init_population(
+    algorithm: Algorithm, config: Any, env: Env, keys: Array, mesh: Mesh | None = None
+) -> PyTree:
+    """One initial state for each key `[K]`; `Shared` nodes have no axis of members."""
+    axes = _member_axes(jax.eval_shape(partial(algorithm.init, config, env), keys[0]))
+
+    def init(config: Any, env: Env, keys: Array) -> PyTree:
+        if len(keys) == 1:
+            return _add_axis(algorithm.init(config, env, keys[0]), axes)
+        return jax.vmap(partial(algorithm.init, config, env), out_axes=axes)(keys)
+
+    if mesh is None:
+        return init(config, env, keys)
+    if AXIS in mesh.axis_names:
+        state = init(config, env, keys)
+        constrain = jax.lax.with_sharding_constraint
+        return placed(state, mesh, partition(state), constrain)
+    specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
+    return _spread(init, mesh, specs, _member_specs(axes))(config, env, keys)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("algorithm", "num_members", "mesh", "freeze"),
+    donate_argnames=("state", "tally"),
+)
+def run_population(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    state: PyTree,
+    tally: Tally,
+    length: Array,
+    num_members: int,
+    mesh: Mesh | None = None,
+    freeze: bool = False,
+) -> tuple[PyTree, Tally]:
+    """`go_on` for every member. A single member runs without a batch axis.
+
+    With a mesh from `device_mesh` the members, or the environments of each, are spread
+    over its devices.
+    """
+    axes = _member_axes(state)
+    groups = mesh.size if mesh is not None and MEMBERS in mesh.axis_names else 1
+
+    def run(
+        config: Any, env: Env, state: PyTree, tally: Tally, length: Array
+    ) -> tuple[PyTree, Tally]:
+        chunk = partial(go_on, algorithm, config, env, freeze=freeze)
+        if num_members == groups:
+            alone = jax.tree.map(lambda x: jnp.squeeze(x, 0), tally)
+            state, tally = chunk(_drop_axis(state, axes), alone, length)
+            return _add_axis(state, axes), jax.tree.map(lambda x: x[None], tally)
+        count = num_groups(state, num_members // groups)
+        return _in_groups(chunk, state, tally, length, axes, count)
+
+    if mesh is None:
+        return run(config, env, state, tally, length)
+    everywhere = PartitionSpec()
+    specs = population_specs(state, mesh)
+    in_specs = (everywhere, everywhere, *specs, everywhere)
+    return _spread(run, mesh, in_specs, specs)(config, env, state, tally, length)
+
+
+def population_specs(state: PyTree, mesh: Mesh) -> tuple[PyTree, PartitionSpec]:
+    """Where a population's state and its tally lie."""
+    if AXIS in mesh.axis_names:
+        return partition(state), PartitionSpec()
+    return _member_specs(_member_axes(state)), PartitionSpec(MEMBERS)
+
+
+GROUP = 8
+"""Members that run side by side on a CPU device: the work of more does not fit its cache.
+64 members of the benchmark case B2x64 take a quarter less time in groups of 8."""
+
+MAX_GROUPED_BYTES = 2**20
+"""Of a member's state: a replay memory would be copied in and out."""
+
+
+def num_groups(state: PyTree, num_members: int) -> int:
+    """Into how many groups the members of one device are divided."""
+    sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
+    small = sum(sizes) <= num_members * MAX_GROUPED_BYTES
+    if jax.default_backend() == "cpu" and small and num_members % GROUP == 0:
+        return num_members // GROUP
+    return 1
+
+
+def _in_groups(
+    chunk: Callable,
+    state: PyTree,
+    tally: Tally,
+    length: Array,
+    axes: PyTree,
+    count: int,
+) -> tuple[PyTree, Tally]:
+    """`chunk` for every member: side by side in each group, one group after another."""
+    vmapped = jax.vmap(chunk, in_axes=(axes, 0, None), out_axes=(axes, 0))
+    if count == 1:
+        return vmapped(state, tally, length)
+
+    def divide(x: Array) -> Array:
+        return x.reshape(count, -1, *x.shape[1:])
+
+    def join(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    def run(group: tuple[PyTree, Tally]) -> tuple[PyTree, Tally]:
+        members = _per_member(axes, group[0], shared=state)
+        return vmapped(members, group[1], length)
+
+    groups = _per_member(axes, _map_members(divide, axes, state), shared=None)
+    after, tally = jax.lax.map(run, (groups, jax.tree.map(divide, tally)))
+    # What is shared ends in every group where it ends in the first.
+    first = jax.tree.map(lambda x: x[0], after)
+    state = _per_member(axes, _map_members(join, axes, after), shared=first)
+    return state, jax.tree.map(join, tally)
+
+
+def _per_member(axes: PyTree, state: PyTree, shared: PyTree) -> PyTree:
+    """`state`, its `Shared` nodes replaced by those of `shared`, or left out for None."""
+    if shared is None:
+        shared = jax.tree.map(lambda axis: (), axes, is_leaf=lambda x: x is None)
+    return jax.tree.map(
+        lambda axis, own, common: common if axis is None else own,
+        axes,
+        state,
+        shared,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def placed(tree: PyTree, mesh: Mesh, specs: PyTree, put: Callable) -> PyTree:
+    """A tree whose parts lie where the prefix tree `specs` says."""
+    return jax.tree.map(
+        lambda spec, part: put(part, NamedSharding(mesh, spec)),
+        specs,
+        tree,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+
+
+def _member_specs(axes: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda axis: PartitionSpec() if axis is None else PartitionSpec(MEMBERS),
+        axes,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def member(state: PyTree, index: int | np.ndarray) -> PyTree:
+    """One member of a population's state or agent; of several indices, a population."""
+    return _map_members(lambda x: x[index], _member_axes(state), state)
+
+
+def _member_axes(state: PyTree) -> PyTree:
+    """0 for every leaf, None for `Shared` nodes: a prefix tree for `vmap`."""
+
+    def is_shared(x: Any) -> bool:
+        return isinstance(x, Shared)
+
+    return jax.tree.map(lambda x: None if is_shared(x) else 0, state, is_leaf=is_shared)
+
+
+def _map_members(function: Callable, axes: PyTree, state: PyTree) -> PyTree:
+    """`function` on every leaf that has (or is to have) an axis of members."""
+    return jax.tree.map(
+        lambda axis, x: x if axis is None else function(x),
+        axes,
+        state,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _add_axis(state: PyTree, axes: PyTree) -> PyTree:
+    return _map_members(lambda x: jnp.expand_dims(x, 0), axes, state)
+
+
+def _drop_axis(state: PyTree, axes: PyTree) -> PyTree:
+    # A reshape and not `x[0]`, which would copy a replay memory.
+    return _map_members(lambda x: jnp.squeeze(x, 0), axes, state)
