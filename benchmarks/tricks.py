@@ -20,8 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import PPO, evaluate_population, make, optim, train
+from jaxrl import PPO, evaluate_population, make, minibatches, optim, runner, train
 from jaxrl.algorithms import ppo
+from jaxrl.bench.cases import CASES
 from jaxrl.bench.cases import PPO as PPO_CONFIG
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
@@ -42,8 +43,9 @@ Pair = tuple[Callable, Callable, Any, Any, int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--learning", action="store_true")
-    if parser.parse_args().learning:
-        use_all_cores(16)
+    learn = parser.parse_args().learning
+    use_all_cores(16 if learn else None)
+    if learn:
         write("shuffles.json", {"rows": learning()})
         return
     rows = {}
@@ -65,7 +67,7 @@ def write(name: str, results: dict[str, Any]) -> None:
 def table(rows: dict[str, Any]) -> str:
     lines = ["| trick | with it | plain | gain |", "|---|---|---|---|"]
     for name, row in rows.items():
-        times = f"{row['with_us']:.1f} | {row['plain_us']:.1f} | {row['ratio']:.1f}"
+        times = f"{row['with_us']:.1f} | {row['plain_us']:.1f} | {row['ratio']:.2f}"
         lines.append(f"| {name} | {times} |")
     return "\n".join(lines) + "\n"
 
@@ -78,8 +80,11 @@ def compare(
     trick: Callable, plain: Callable, x: Any, y: Any, turns: int
 ) -> tuple[float, float]:
     """Median microseconds of both, by turns."""
-    compiled = [partial(jax.jit(trick), x), partial(jax.jit(plain), y)]
-    calls = []
+    compiled, calls = [], []
+    for function, argument in ((trick, x), (plain, y)):
+        jax.clear_caches()  # or what the other traced would be found
+        program = jax.jit(function).lower(argument).compile()
+        compiled.append(partial(program, argument))
     for function in compiled:
         jax.block_until_ready(function())
         started = time.perf_counter()
@@ -136,7 +141,51 @@ def pairs() -> dict[str, Pair]:
         jax.random.key(0),
         TURNS,
     )
+    b1, b3 = CASES["B1"].config, CASES["B3"].config
+    for name, turns, trick, plain in (
+        (
+            "B1: the arrays of a minibatch read together, against one by one",
+            *(32, training(b1, 32), training(b1, 32, reader=read_one_by_one)),
+        ),
+        (
+            "B1, 32 members on one core: in groups of 8, against all side by side",
+            *(4, training(b1, 4, members=32), training(b1, 4, members=32, group=32)),
+        ),
+        (
+            "B3: environments on all cores, against one device",
+            *(1, training(b3, 1, devices=None), training(b3, 1)),
+        ),
+    ):
+        found[name] = (trick[0], plain[0], trick[1], plain[1], turns)
     return found
+
+
+def training(
+    fields: dict[str, Any],
+    steps: int,
+    members: int = 1,
+    devices: int | None = 1,
+    group: int = runner.GROUP,
+    reader: Callable = minibatches.reader,
+) -> tuple[Callable, Any]:
+    """`steps` train steps of PPO on CartPole, and the state that they start from."""
+    env, config = make("CartPole-v1"), PPO.Config(**fields)
+    plan = runner.prepare(PPO, config, env)
+    config = with_floats(config)
+    mesh = runner.device_mesh(plan, members, num_devices=devices)
+    keys = runner.keys(range(members))
+
+    def run(state: Any) -> Any:
+        runner.GROUP, ppo.reader = group, reader  # looked up while this is traced
+        return runner.run_population.__wrapped__(
+            PPO, config, env, state, jnp.int32(steps), members, mesh
+        )
+
+    return run, runner.init_population(PPO, config, env, keys, mesh)
+
+
+def read_one_by_one(batch: Any) -> Callable:
+    return lambda index: jax.tree.map(lambda x: x[:, index], batch)
 
 
 TURNS = 64
@@ -228,11 +277,11 @@ def learning() -> dict[str, Any]:
 def minibatches_by(name: str) -> Callable:
     order = shuffled if name == "shuffled" else jax.random.permutation
 
-    def minibatches(rng: Any, size: int, epochs: int, number: int) -> Any:
+    def indices(rng: Any, size: int, epochs: int, number: int) -> Any:
         orders = jax.vmap(lambda k: order(k, size))(jax.random.split(rng, epochs))
         return orders.reshape(-1, size // number)
 
-    return minibatches
+    return indices
 
 
 if __name__ == "__main__":

@@ -101,9 +101,16 @@ def device_mesh(
       num_devices: how many; by default as many as divide the work evenly.
 
     Raises:
-      InvalidInput: there are not so many devices, or the work cannot be divided by them.
+      InvalidInput: there are not so many devices, or the work cannot be divided by them,
+        or not at all.
     """
     by_data = parallel == "data" or (parallel == "auto" and num_members == 1)
+    configs.require(
+        parallel != "data" or plan.shares > 1,
+        "parallel = data, but nothing of an agent of this run can be spread over devices "
+        "(PPO and REINFORCE with several environments can): try parallel = members, with "
+        "several seeds.",
+    )
     work = plan.shares if by_data else num_members
     devices = jax.local_devices()
     if num_devices is None:

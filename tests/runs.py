@@ -1,6 +1,9 @@
 """Training runs that compile and finish in seconds, through the command line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,23 @@ def act(policy: Policy) -> np.ndarray:
     ]
     leaves = [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(answers)]
     return np.concatenate(leaves)
+
+
+def run_python(program: str, devices: int = 0, **environment: str) -> list[str]:
+    """The lines that a program prints in a process of its own, with so many CPU devices
+    forced on it."""
+    if devices:
+        forced = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = forced
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", program],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def read_json(path: Path) -> Any:

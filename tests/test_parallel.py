@@ -1,10 +1,5 @@
 """One agent on several devices is the agent on one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from jaxrl import parallel
 from jaxrl.types import counter
+from tests.runs import run_python
 
 SHARES = 4
 
@@ -91,9 +87,9 @@ from tests.small import tiny
 
 assert len(jax.local_devices()) == 8
 cases = [
-    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4),
-    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2),
-    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4),
+    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
+    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
+    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
 ]
 
 
@@ -102,18 +98,18 @@ def numbers(tree):
     return [x for x in leaves if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
 
 
-for name, env_id, fields, devices in cases:
+for name, env_id, fields, devices, seeds in cases:
     algorithm = ALGORITHMS[name]
     config = tiny(algorithm).replace(num_envs=8).replace(**fields)
     env = make(env_id)
     plan = runner.prepare(algorithm, config, env)
-    mesh = runner.device_mesh(plan, 1, "data", devices)
+    mesh = runner.device_mesh(plan, len(seeds), "data", devices)
     assert mesh.size == devices
     ends = {}
     for where in (mesh, None):
-        state = runner.init_population(algorithm, config, env, runner.keys([0]), where)
+        state = runner.init_population(algorithm, config, env, runner.keys(seeds), where)
         ends[where] = runner.run_population(
-            algorithm, config, env, state, np.int32(1), num_members=1, mesh=where
+            algorithm, config, env, state, np.int32(1), len(seeds), mesh=where
         )
     (spread, metrics), (alone, expected) = ends[mesh], ends[None]
     for a, b in zip(numbers(spread), numbers(alone), strict=True):
@@ -130,19 +126,6 @@ for name, env_id, fields, devices in cases:
 """
 
 
-def run(program):
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu"}
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_one_train_step_on_several_devices_is_the_one_on_one():
-    done = run(DEVICES)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 3
+    lines = run_python(DEVICES, devices=8)
+    assert len(lines) == 3 and all(line.endswith("equal") for line in lines)

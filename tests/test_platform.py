@@ -1,28 +1,17 @@
 """Cores and the compilation cache. What JAX does once in a process, in a process each."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
 
 from jaxrl import platform
+from tests.runs import run_python
 
 
-def run_python(program, **environment):
+def answer(program, **environment):
     """What the program prints last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", program],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_python(program, **environment)[-1])
 
 
 COUNT_DEVICES = """
@@ -40,7 +29,7 @@ print(json.dumps([before, len(jax.devices())]))
 @pytest.mark.parametrize("cores, wanted, devices", [(3, None, 3), (2, 5, 5), (4, 1, 1)])
 def test_there_is_one_device_for_each_core_or_as_many_as_wanted(cores, wanted, devices):
     program = COUNT_DEVICES.format(cores=cores, wanted=wanted)
-    assert run_python(program) == [devices, devices]
+    assert answer(program) == [devices, devices]
 
 
 TRAIN_CACHED = """
@@ -62,11 +51,11 @@ def test_the_second_run_of_a_program_compiles_nothing(tmp_path):
         # Beside the programs JAX may keep the times of their last use.
         return {p.name for p in tmp_path.iterdir() if not p.name.endswith("-atime")}
 
-    first = run_python(TRAIN_CACHED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    first = answer(TRAIN_CACHED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     programs = entries()
     assert any("run_population" in name for name in programs)
     assert any("init_population" in name for name in programs)
-    second = run_python(TRAIN_CACHED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    second = answer(TRAIN_CACHED, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     assert entries() == programs
     assert second == {name: x for name, x in first.items() if name in second}
     assert len(second) > 5

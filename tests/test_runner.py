@@ -1,10 +1,5 @@
 """The host loop: plans, rows, early stops, one program for many runs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +11,7 @@ from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
 from jaxrl.runner import NonFiniteError, num_iterations, train
 from jaxrl.types import InvalidInput, Plan
+from tests.runs import run_python
 from tests.small import assert_trees_equal, tiny
 
 ENV = make("probe/truncation")
@@ -194,7 +190,7 @@ class Device:
         (1, "auto", None, SPREADABLE._replace(gradient_rows=300), "cpu", None),
         (1, "members", None, SPREADABLE, "cpu", None),
         (8, "data", 2, SPREADABLE, "cpu", ("data", 2)),
-        (1, "data", None, SPREADABLE._replace(shares=1), "cpu", None),
+        (1, "data", None, SPREADABLE._replace(shares=5), "cpu", ("data", 5)),
     ],
 )
 def test_what_is_spread_over_devices(
@@ -207,20 +203,22 @@ def test_what_is_spread_over_devices(
 
 
 @pytest.mark.parametrize(
-    "members, parallel, wanted, message",
+    "members, parallel, wanted, shares, message",
     [
-        (1, "data", 9, "num_devices = 9, but JAX sees 8 devices here"),
-        (1, "data", 0, "num_devices = 0"),
-        (1, "data", 5, r"must divide the 12 shares .*: try 4"),
-        (6, "members", 4, "must divide the 6 seeds of this run: try 3"),
+        (1, "data", 9, 12, "num_devices = 9, but JAX sees 8 devices here"),
+        (1, "data", 0, 12, "num_devices = 0"),
+        (1, "data", 5, 12, r"must divide the 12 shares .*: try 4"),
+        (6, "members", 4, 12, "must divide the 6 seeds of this run: try 3"),
+        (2, "data", None, 1, "parallel = data, but nothing .*: try parallel = members"),
     ],
 )
 def test_devices_that_do_not_fit_are_refused(
-    monkeypatch, members, parallel, wanted, message
+    monkeypatch, members, parallel, wanted, shares, message
 ):
     monkeypatch.setattr(jax, "local_devices", lambda: [Device("cpu")] * 8)
+    plan = SPREADABLE._replace(shares=shares)
     with pytest.raises(InvalidInput, match=message):
-        runner.device_mesh(SPREADABLE, members, parallel, wanted)
+        runner.device_mesh(plan, members, parallel, wanted)
 
 
 TWO_DEVICES = """
@@ -285,14 +283,4 @@ for algorithm in (PPO, DQN):
 
 
 def test_a_population_on_two_devices_is_the_one_on_one():
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu"}
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["ppo equal", "dqn equal"]
+    assert run_python(TWO_DEVICES, devices=2) == ["ppo equal", "dqn equal"]
