@@ -33,10 +33,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bad_configs
 import jax
 import jax.numpy as jnp
-
-from bad_configs import base, bad_command, bad_file, good_command, judge, mutations
 
 from jaxrl import env_ids, make, storage
 from jaxrl.algorithms import ALGORITHMS
@@ -105,7 +104,9 @@ def main() -> None:
         if "configs" in arguments.parts:
             number = arguments.commands
             rows["bad command lines and config files"] = bad_commands(work, number)
-            rows["bad command lines, a process each"] = bad_processes(work, number // 100)
+            rows["bad command lines, a process each"] = bad_processes(
+                work, number // 100
+            )
             rows["good command lines"] = good_commands(work, number // 10)
         if "envs" in arguments.parts:
             rows["environments that keep every rule of check-env"] = environments()
@@ -115,7 +116,12 @@ def main() -> None:
     print(table(rows))
     if not arguments.out:
         fill_in(HERE.parent / "docs" / "reliability.md", "faults", table(rows))
-    sys.exit(any(row["passed"] + row.get("listed", 0) < row["trials"] for row in rows.values()))
+    sys.exit(
+        any(
+            row["passed"] + row.get("listed", 0) < row["trials"]
+            for row in rows.values()
+        )
+    )
 
 
 def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any]:
@@ -388,23 +394,28 @@ def bad_commands(work: Path, trials: int) -> dict[str, Any]:
     fields = [
         (algorithm, name)
         for algorithm in ALGORITHMS.values()
-        for name in mutations(algorithm)
+        for name in bad_configs.mutations(algorithm)
     ]
     passed, failures = 0, []
     with contextlib.chdir(folder):
         for trial in range(trials):
             algorithm, name = fields[trial % len(fields)]
             if rng.random() < 0.1:
-                argv = bad_file(rng, algorithm, work)
+                argv = bad_configs.bad_file(rng, algorithm, work)
             else:
-                argv = bad_command(rng, name, algorithm)
-            verdict, said = judge(argv)
+                argv = bad_configs.bad_command(rng, name, algorithm)
+            verdict, said = bad_configs.judge(argv)
             passed += verdict == "refused"
             if verdict != "refused":
                 failures.append([shlex.join(argv), verdict, said])
                 shutil.rmtree("run", ignore_errors=True)
     each = trials // len(fields)
-    return {"trials": trials, "passed": passed, "each_field": each, "failed": failures[:20]}
+    return {
+        "trials": trials,
+        "passed": passed,
+        "each_field": each,
+        "failed": failures[:20],
+    }
 
 
 def bad_processes(work: Path, trials: int) -> dict[str, Any]:
@@ -414,9 +425,14 @@ def bad_processes(work: Path, trials: int) -> dict[str, Any]:
     passed, failures = 0, []
     for trial in range(trials):
         algorithm = list(ALGORITHMS.values())[trial % len(ALGORITHMS)]
-        argv = bad_command(rng, None, algorithm)
+        argv = bad_configs.bad_command(rng, None, algorithm)
         done = subprocess.run(
-            [sys.executable, "-c", "from jaxrl.cli import entry_point; entry_point()", *argv],
+            [
+                sys.executable,
+                "-c",
+                "from jaxrl.cli import entry_point; entry_point()",
+                *argv,
+            ],
             cwd=folder,
             capture_output=True,
             text=True,
@@ -435,8 +451,10 @@ def good_commands(work: Path, trials: int) -> dict[str, Any]:
     passed, failures = 0, []
     with contextlib.chdir(folder):
         for trial in range(trials):
-            argv = good_command(rng, list(ALGORITHMS.values())[trial % len(ALGORITHMS)])
-            verdict, said = judge(argv, trace=True)
+            argv = bad_configs.good_command(
+                rng, list(ALGORITHMS.values())[trial % len(ALGORITHMS)]
+            )
+            verdict, said = bad_configs.judge(argv, trace=True)
             passed += verdict == "accepted"
             if verdict != "accepted":
                 failures.append([shlex.join(argv), verdict, said])

@@ -73,7 +73,9 @@ def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
     config, env = with_floats(algorithm.Config(**case.config)), make(case.env)
     state = jax.jit(partial(algorithm.init, config, env))(runner.keys([0])[0])
     programs = [
-        partial(compiled(partial(steps_of, algorithm, config, env), state, watch), state)
+        partial(
+            compiled(partial(steps_of, algorithm, config, env), state, watch), state
+        )
         for watch in (True, False)
     ]
     times: list[list[float]] = [[], []]
@@ -93,9 +95,7 @@ def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
 
 def steps_of(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
     tally = population.no_tally(algorithm, config, env, state)
-    return population.go_on(
-        algorithm, config, env, state, tally, length, freeze=False
-    )
+    return population.go_on(algorithm, config, env, state, tally, length, freeze=False)
 
 
 def compiled(function: Callable, state: Any, watch: bool) -> Callable:

@@ -149,11 +149,11 @@ def _limit_problem(limits: dict[str, Any], value: Any) -> str | None:
         return None
     # A tuple of sizes is checked entry by entry; an array is a sweep over a float.
     numbers = np.asarray(value)
-    if "low" in limits and (numbers < limits["low"]).any():
+    if "low" in limits and np.any(numbers < limits["low"]):
         return f"must be at least {limits['low']}"
-    if "above" in limits and (numbers <= limits["above"]).any():
+    if "above" in limits and np.any(numbers <= limits["above"]):
         return f"must be greater than {limits['above']}"
-    if "high" in limits and (numbers > limits["high"]).any():
+    if "high" in limits and np.any(numbers > limits["high"]):
         return f"must be at most {limits['high']}"
     if numbers.dtype.kind == "f" and np.isinf(numbers).any():
         return "must be finite"
@@ -168,11 +168,15 @@ MAX_FLOAT = float(np.finfo(np.float32).max)
 
 def _size_problem(kind: Any, value: Any) -> str | None:
     """A number that the device's 32 bits cannot hold."""
-    if value is None or not {int, float} & {kind, *typing.get_args(kind)}:
+    kinds = {kind, *typing.get_args(kind)}
+    if value is None or not kinds & {int, float}:
         return None
-    most = MAX_FLOAT if float in (kind, *typing.get_args(kind)) else MAX_INT
-    too_large = (np.abs(np.asarray(value)) > most).any()
-    return f"must be at most {most:.6g}" if too_large else None
+    if float in kinds:
+        most, words = MAX_FLOAT, f"{MAX_FLOAT:.5g}"
+    else:
+        most, words = MAX_INT, f"2^31 - 1 = {MAX_INT}"
+    too_large = np.any(np.abs(np.asarray(value)) > most)
+    return f"must be at most {words}" if too_large else None
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxrl import prng, spaces
 from jaxrl.artifact import load_agents
 from jaxrl.config import require
 from jaxrl.population import member
-from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
+from jaxrl.types import Algorithm, Array, Env, InvalidInput, Memory, PyTree
 
 
 @dataclass(frozen=True)
@@ -73,28 +73,30 @@ class Policy:
 
     def _as_batch(self, obs: PyTree) -> tuple[PyTree, bool]:
         """The observation as `[N, ...]`, and whether it was a single one."""
-        space = spaces.tree(self.env.observation_space)
-        same = jax.tree.structure(obs) == jax.tree.structure(space)
-        require(
-            same,
-            f"obs = {jax.tree.structure(obs)}: the observations of {self.env.id} are "
-            f"{jax.tree.structure(space)}.",
-        )
-        arrays = jax.tree.map(lambda s, x: jnp.asarray(x, s.dtype), space, obs)
+        leaves, structure = jax.tree.flatten(spaces.tree(self.env.observation_space))
+        try:
+            arrays = [
+                jnp.asarray(x, leaf.dtype)
+                for leaf, x in zip(leaves, structure.flatten_up_to(obs), strict=True)
+            ]
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"obs = {obs!r}: an observation of {self.env.id} is one of "
+                f"{self.env.observation_space}."
+            ) from error
         batches = set()
-        for leaf, x in zip(
-            jax.tree.leaves(space), jax.tree.leaves(arrays), strict=True
-        ):
+        for leaf, x in zip(leaves, arrays, strict=True):
             batch = x.shape[: x.ndim - len(leaf.shape)]
+            batches.add(batch)
             require(
                 batch + leaf.shape == x.shape and len(batch) < 2,
                 f"obs has shape {list(x.shape)}: an observation of {self.env.id} has "
                 f"{list(leaf.shape)}, a batch of them one axis more in front.",
             )
-            batches.add(batch)
         require(len(batches) == 1, f"obs has parts of different lengths: {batches}.")
         alone = batches == {()}
-        return jax.tree.map(lambda x: x[None], arrays) if alone else arrays, alone
+        batch = [x[None] for x in arrays] if alone else arrays
+        return structure.unflatten(batch), alone
 
 
 def load_policy(

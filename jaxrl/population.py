@@ -23,6 +23,7 @@ from jaxrl.types import (
     Algorithm,
     Array,
     Env,
+    Mean,
     Metrics,
     Plan,
     PyTree,
@@ -80,28 +81,39 @@ def go_on(
     at the end.
     """
     step = _train_step(algorithm)
+    names = sorted(tally.metrics)
 
-    def body(_: Array, carry: tuple[PyTree, Tally]) -> tuple[PyTree, Tally]:
-        before, tally = carry
+    def body(_: Array, carry: tuple) -> tuple:
+        before, sums, fine, good = carry
         state, metrics = step(config, env, before)
-        # They are sums and counts: they add up over devices as they do over time.
-        metrics = total(metrics)
-        checks = [*_finite_world(state.world), *_finite_sums(metrics)]
-        checks.append(_finite_tree(state.agent) if freeze else jnp.bool(True))
-        fine = tally.fine & jnp.stack(checks)
-        sums = jax.tree.map(jnp.add, tally.metrics, metrics)
+        # One vector: in the body of a loop the operations count. They are sums and
+        # counts, and add up over devices as they do over time.
+        now = total(jnp.stack([*_trouble(state.world), *_numbers(metrics, names)]))
+        finite = jnp.isfinite(now[2 : 2 + len(names)])
+        whole = _finite(state.agent) if freeze else jnp.bool_(True)
+        fine &= jnp.concatenate([now[:2] == 0, finite, whole[None]])
+        after = sums + now[2:]
         if freeze:
-            whole = fine.all()
-            sums = _chosen(whole, sums, tally.metrics)
-            state = state.replace(agent=_chosen(whole, state.agent, before.agent))
-        return state, Tally(sums, fine, tally.good + fine)
+            after = jnp.where(fine.all(), after, sums)
+            agent = _chosen(fine.all(), state.agent, before.agent)
+            state = state.replace(agent=agent)
+        return state, after, fine, good + fine
 
-    tally = tally._replace(good=jnp.zeros_like(tally.good))
-    state, tally = jax.lax.fori_loop(0, length, body, (state, tally))
-    fine = tally.fine.at[-1].set(tally.fine[-1] & _finite_tree(state.agent))
-    # The last train step is the first after which a parameter was found not to be finite.
-    good = tally.good.at[-1].add((fine[-1].astype(jnp.int32) - 1) * (not freeze))
-    return state, tally._replace(fine=fine, good=good)
+    carry = (
+        state,
+        jnp.stack(_numbers(tally.metrics, names)),
+        tally.fine,
+        jnp.zeros_like(tally.good),
+    )
+    state, sums, fine, good = jax.lax.fori_loop(0, length, body, carry)
+    if not freeze:
+        broken = fine[-1] & ~_finite(state.agent)
+        fine, good = (
+            fine.at[-1].set(~broken),
+            good.at[-1].add(-broken.astype(jnp.int32)),
+        )
+    means = zip(names, sums, sums[len(names) :], strict=False)
+    return state, Tally({name: Mean(s, n) for name, s, n in means}, fine, good)
 
 
 def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tally:
@@ -115,17 +127,23 @@ def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tall
     )
 
 
-def _finite_world(world: World) -> tuple[Array, Array]:
-    """Whether all observations and all rewards have been finite, on every device."""
-    broken = [total(((world.trouble & bit) > 0).sum()) for bit in (BAD_OBS, BAD_REWARD)]
-    return broken[0] == 0, broken[1] == 0
+def _trouble(world: World) -> list[Array]:
+    """How many environments have had a bad observation, and how many a bad reward."""
+    return [
+        ((world.trouble & bit) > 0).sum(dtype=jnp.float32)
+        for bit in (BAD_OBS, BAD_REWARD)
+    ]
 
 
-def _finite_sums(metrics: Metrics) -> list[Array]:
-    return [jnp.isfinite(metrics[name].sum) for name in sorted(metrics)]
+def _numbers(metrics: Metrics, names: list[str]) -> list[Array]:
+    """All sums, then all counts."""
+    return [metrics[name].sum for name in names] + [
+        metrics[name].count for name in names
+    ]
 
 
-def _finite_tree(tree: PyTree) -> Array:
+def _finite(tree: PyTree) -> Array:
+    """Whether every number is."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 

@@ -88,7 +88,7 @@ def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> Worl
         memory=memory,
         episode_return=jnp.zeros(num_envs, jnp.float32),
         episode_length=jnp.zeros(num_envs, jnp.int32),
-        trouble=BAD_OBS * ~_finite(obs, 1).astype(jnp.int32),
+        trouble=jnp.int32(BAD_OBS) * ~_finite(obs, 1),
         key=key,
         env_steps=counter(),
     )

@@ -122,7 +122,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     content = _read_file(path)
     try:
-        manifest = json.loads(content)
+        # Of bytes JSON would guess the encoding, and import what reads it.
+        manifest = json.loads(content.decode())
         del manifest["digest"]
         whole = content == manifest_bytes(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

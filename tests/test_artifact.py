@@ -16,6 +16,7 @@ from jaxrl import artifact, spaces, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import Agents, load_agents, save_agents
 from jaxrl.envs import make
+from jaxrl.population import init_population
 from jaxrl.types import InvalidInput
 from tests import runs
 from tests.small import assert_trees_equal, tiny
@@ -30,13 +31,13 @@ def copy(ppo_run, tmp_path):
     return shutil.copytree(ppo_run, tmp_path / "run")
 
 
-def population(name, env_id, **changes):
+def untrained(name, env_id, **changes):
     """An algorithm, its config, an environment, and two agents made of noise."""
     algorithm = ALGORITHMS[name]
     config, env = tiny(algorithm, **changes), make(env_id)
     rng = np.random.default_rng(0)
     agents = jax.eval_shape(
-        lambda keys: population.init_population(algorithm, config, env, keys).agent,
+        lambda keys: init_population(algorithm, config, env, keys).agent,
         jax.random.split(jax.random.key(0), 2),
     )
     agents = jax.tree.map(
@@ -70,7 +71,7 @@ def refusal(run) -> str:
     ],
 )
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
-    algorithm, config, env, agents = population(name, env_id, **changes)
+    algorithm, config, env, agents = untrained(name, env_id, **changes)
     policy = Agents(algorithm, config, env, {}, agents, [7, 8])
     save_agents(tmp_path / "policy", policy)
     policy = load_agents(tmp_path)
@@ -88,7 +89,7 @@ def test_the_normaliser_travels_with_the_parameters(gru_run):
 
 
 def test_parameters_of_the_environment_come_back(tmp_path):
-    algorithm, config, _, agents = population("dqn", "probe/shortest-path")
+    algorithm, config, _, agents = untrained("dqn", "probe/shortest-path")
     env = make("probe/shortest-path", length=5, horizon=9)
     params = {"length": 5, "horizon": 9}
     policy = Agents(algorithm, config, env, params, agents, [0, 1])
@@ -98,7 +99,7 @@ def test_parameters_of_the_environment_come_back(tmp_path):
 
 
 def test_saving_again_replaces_the_artefact_whole(tmp_path):
-    algorithm, config, env, agents = population("dqn", "probe/action")
+    algorithm, config, env, agents = untrained("dqn", "probe/action")
     for seeds in ([0, 1], [5, 6]):
         policy = Agents(algorithm, config, env, {}, agents, seeds)
         save_agents(tmp_path / "policy", policy)

@@ -124,8 +124,8 @@ def test_no_recompile_after_the_first_chunk(name):
 
 
 def test_a_member_of_a_population_equals_a_run_alone(name):
-    together, metrics_together = trained(name, 3)
-    alone, metrics_alone = trained(name, 1)
+    together, tally_together = trained(name, 3)
+    alone, tally_alone = trained(name, 1)
     member, solo = population.member(together, 0), population.member(alone, 0)
     for a, b in zip(
         jax.tree.leaves(member.agent.params),
@@ -135,7 +135,8 @@ def test_a_member_of_a_population_equals_a_run_alone(name):
         # Rounding differs between a batched product and a single one.
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     episodes = "rollout/episode_return"
-    assert metrics_together[episodes].count[0] == metrics_alone[episodes].count[0]
+    counts = [t.metrics[episodes].count[0] for t in (tally_together, tally_alone)]
+    assert counts[0] == counts[1]
 
 
 def test_shared_nodes_stay_unbatched_in_a_population(name):

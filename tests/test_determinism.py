@@ -16,7 +16,9 @@ from jaxrl.types import counter
 from tests.small import tiny
 
 ENV = make("probe/action-observation")
-EVERY = pytest.mark.parametrize("algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name)
+EVERY = pytest.mark.parametrize(
+    "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name
+)
 
 
 def hashes(agent):
@@ -48,7 +50,7 @@ def test_a_seed_alone_is_the_same_twice(algorithm):
 
 
 @EVERY
-@pytest.mark.parametrize("start", [2**31 - 1, 2**32 - 1, 2**40])
+@pytest.mark.parametrize("start", [2**31 - 1, 2**32 - 1, 2**39])
 def test_the_step_counter_passes_the_limits_of_integers(algorithm, start):
     config = tiny(algorithm, total_steps=1e12)
     plan = algorithm.plan(config, ENV)

@@ -425,7 +425,9 @@ def backwards(reward, end, successor, weight):
     """x_t = reward_t + successor_t + weight · x_{t+1}, in float64, cut at every end."""
     total, rows = np.zeros(reward.shape[1]), []
     for t in reversed(range(len(reward))):
-        total = reward[t] + successor[t] + weight * np.where(end[t] == GOES_ON, total, 0)
+        total = (
+            reward[t] + successor[t] + weight * np.where(end[t] == GOES_ON, total, 0)
+        )
         rows.append(total)
     return np.stack(rows[::-1])
 

@@ -259,11 +259,15 @@ def test_a_run_that_becomes_non_finite_ends_with_3_and_keeps_its_metrics(
     argv = train_argv("reinforce", "--quiet", "--out", str(run), env=env)
     assert main(argv) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert "train step 3 (24 environment steps) of seed 0" in line
+    assert (
+        "reward of environment 0 became NaN or infinite at train step 3 of seed 0"
+        in line
+    )
     losses = [row["loss/value"] for row in read_metrics(run / "metrics.jsonl")]
     assert len(losses) == 3 and losses[2] == [None]
     assert losses[0][0] >= 0 and losses[1][0] >= 0
-    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl"}
+    kept = {"config.json", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in run.iterdir()} == kept
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_with_3(tmp_path, capsys):

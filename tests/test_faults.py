@@ -29,7 +29,7 @@ def assert_all_passed(row):
 
 
 def test_bad_command_lines_are_refused(faults, tmp_path):
-    fields = sum(len(faults.mutations(a)) for a in ALGORITHMS.values())
+    fields = sum(len(faults.bad_configs.mutations(a)) for a in ALGORITHMS.values())
     row = faults.bad_commands(tmp_path, 3 * fields)
     assert_all_passed(row)
     assert row["each_field"] == 3
@@ -37,10 +37,10 @@ def test_bad_command_lines_are_refused(faults, tmp_path):
 
 def test_every_bad_value_of_every_field_is_refused(faults, empty_folder):
     algorithm = ALGORITHMS["dqn"]
-    for name, endings in faults.mutations(algorithm).items():
+    for name, endings in faults.bad_configs.mutations(algorithm).items():
         for ending in endings:
-            argv = [*faults.base(algorithm, "CartPole-v1"), *ending]
-            verdict, said = faults.judge(argv)
+            argv = [*faults.bad_configs.base(algorithm, "CartPole-v1"), *ending]
+            verdict, said = faults.bad_configs.judge(argv)
             assert verdict == "refused", (name, ending, verdict, said)
 
 
@@ -56,9 +56,9 @@ def test_damage_and_hostile_files(faults, tmp_path):
 def test_a_judge_that_sees(faults, empty_folder, monkeypatch):
     """It does not call everything refused."""
     ppo = ALGORITHMS["ppo"]
-    argv = faults.base(ppo, "CartPole-v1")
-    assert faults.judge(argv)[0] == "accepted"
+    argv = faults.bad_configs.base(ppo, "CartPole-v1")
+    assert faults.bad_configs.judge(argv)[0] == "accepted"
     (empty_folder / "run").rename(empty_folder / "left")
-    assert faults.judge([*argv, "--gamma", "2"])[0] == "something written"
+    assert faults.bad_configs.judge([*argv, "--gamma", "2"])[0] == "something written"
     monkeypatch.setitem(ALGORITHMS, "ppo", ppo._replace(validate=lambda *a: 1 / 0))
-    assert faults.judge(argv)[0] == "raised ZeroDivisionError"
+    assert faults.bad_configs.judge(argv)[0] == "raised ZeroDivisionError"

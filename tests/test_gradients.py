@@ -77,7 +77,11 @@ def test_categorical(legal, scale):
         pi = distributions.categorical(logits, mask)
         other = distributions.categorical(logits[::-1] / scale, None)
         log_prob = (pi.log_prob(jnp.asarray(ACTIONS)) * jnp.asarray(ADVANTAGE)).sum()
-        return log_prob + pi.entropy().sum() + other.kl_divergence(pi).sum() * (mask is None)
+        return (
+            log_prob
+            + pi.entropy().sum()
+            + other.kl_divergence(pi).sum() * (mask is None)
+        )
 
     assert_gradient_is_right(function, scale * normal(N, 4))
 

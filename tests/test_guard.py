@@ -17,7 +17,9 @@ from jaxrl.runner import NonFiniteError
 from tests.runs import read_json, train_argv
 from tests.small import assert_trees_equal, counting_env, tiny
 
-EVERY = pytest.mark.parametrize("algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name)
+EVERY = pytest.mark.parametrize(
+    "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name
+)
 BAD = {"obs": jnp.nan, "reward": jnp.inf}
 
 
@@ -66,10 +68,14 @@ def test_what_the_environment_gives_is_named(algorithm, what, name):
 def test_a_step_size_that_is_far_too_large_is_named(algorithm):
     env = counting_env(horizon=10)
     config = tiny(algorithm, learning_rate=1e38)
-    names = watched(jax.eval_shape(
-        lambda key: algorithm.train_step(config, env, algorithm.init(config, env, key)),
-        runner.keys([0])[0],
-    )[1])
+    names = watched(
+        jax.eval_shape(
+            lambda key: algorithm.train_step(
+                config, env, algorithm.init(config, env, key)
+            ),
+            runner.keys([0])[0],
+        )[1]
+    )
     with pytest.raises(NonFiniteError) as error:
         runner.train(algorithm, config, env)
     message = str(error.value)
@@ -86,7 +92,7 @@ def test_a_parameter_is_named_though_no_loss_shows_it():
         return state.replace(agent=state.agent.replace(kl_coef=kl_coef)), metrics
 
     algorithm = PPO._replace(train_step=spoil)
-    with pytest.raises(NonFiniteError, match="parameter became .* at train step 3 of"):
+    with pytest.raises(NonFiniteError, match=r"parameter became .* at train step 3 of"):
         runner.train(algorithm, tiny(PPO), counting_env(horizon=9), iterations=3)
 
 
@@ -101,12 +107,18 @@ def test_the_others_go_on_as_if_alone(monkeypatch, cut):
         state = PPO.init(config, env, runner.keys([seed])[0])
         return bool(state.world.env_state[1].any())
 
-    seed = next(s for s in range(99) if [affected(s + i) for i in range(3)].count(True) == 1)
+    seed = next(
+        s for s in range(99) if [affected(s + i) for i in range(3)].count(True) == 1
+    )
     broken = next(s for s in range(seed, seed + 3) if affected(s))
     lines = []
     result = runner.train(
-        *(PPO, config, env), seed=seed, num_seeds=3, on_nan="continue",
-        num_chunks=2, report=lines.append,
+        *(PPO, config, env),
+        seed=seed,
+        num_seeds=3,
+        on_nan="continue",
+        num_chunks=2,
+        report=lines.append,
     )
     assert result.iterations == 20
     assert list(result.broken) == [broken]
@@ -120,10 +132,14 @@ def test_the_others_go_on_as_if_alone(monkeypatch, cut):
         *(PPO, config, env), seed=seed, num_seeds=3, on_nan="continue", iterations=4
     )
     k = broken - seed
-    assert_trees_equal(*(jax.tree.map(lambda x: x[k], r.agent) for r in (result, before)))
+    assert_trees_equal(
+        *(jax.tree.map(lambda x: x[k], r.agent) for r in (result, before))
+    )
     sound = runner.train(
         *(PPO, config, spoiled_env("reward", lambda key: False)),
-        seed=seed, num_seeds=3, on_nan="continue",
+        seed=seed,
+        num_seeds=3,
+        on_nan="continue",
     )
     for other in {0, 1, 2} - {k}:
         for a, b in zip(
@@ -131,13 +147,17 @@ def test_the_others_go_on_as_if_alone(monkeypatch, cut):
         ):
             np.testing.assert_allclose(a[other], b[other], rtol=1e-3, atol=1e-5)
     last = result.history[-1]
-    assert last["loss/value"][k] is None and None not in np.delete(last["loss/value"], k)
+    assert last["loss/value"][k] is None and None not in np.delete(
+        last["loss/value"], k
+    )
 
 
 def test_with_nobody_left_the_run_stops():
     with pytest.raises(NonFiniteError, match="train step 5 of seed 3"):
         runner.train(
-            *(PPO, tiny(PPO), spoiled_env("reward")), seed=3, num_seeds=2,
+            *(PPO, tiny(PPO), spoiled_env("reward")),
+            seed=3,
+            num_seeds=2,
             on_nan="continue",
         )
 
@@ -149,7 +169,9 @@ def test_nothing_is_in_the_way_of_a_sound_run():
         for on_nan in ("stop", "continue")
     )
     assert stop.broken == go_on.broken == {}
-    for a, b in zip(jax.tree.leaves(stop.agent), jax.tree.leaves(go_on.agent), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(stop.agent), jax.tree.leaves(go_on.agent), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -161,8 +183,17 @@ def some_go_blind():
 def test_the_command_line_goes_on_with_the_others(tmp_path):
     run = tmp_path / "run"
     argv = train_argv(
-        "ppo", "--quiet", "--on-nan", "continue", "--num-seeds", "4", "--seed", "1",
-        "--out", str(run), env="tests.test_guard:some_go_blind",
+        "ppo",
+        "--quiet",
+        "--on-nan",
+        "continue",
+        "--num-seeds",
+        "4",
+        "--seed",
+        "1",
+        "--out",
+        str(run),
+        env="tests.test_guard:some_go_blind",
     )
     code = main(argv)
     assert code == 0
@@ -173,10 +204,14 @@ def test_the_command_line_goes_on_with_the_others(tmp_path):
     assert set(agents.seeds) == {1, 2, 3, 4} - broken
     assert summary["evaluation"]["seeds"] == agents.seeds
     rows = read_metrics(run / "metrics.jsonl")
-    assert all((x is None) == (s in broken) for s, x in
-               zip(summary["seeds"], rows[-1]["loss/value"], strict=True))
+    assert all(
+        (x is None) == (s in broken)
+        for s, x in zip(summary["seeds"], rows[-1]["loss/value"], strict=True)
+    )
 
 
 def test_a_bad_word_is_refused(tmp_path, capsys):
-    assert main(train_argv("ppo", "--on-nan", "pray", "--out", str(tmp_path / "x"))) == 2
+    assert (
+        main(train_argv("ppo", "--on-nan", "pray", "--out", str(tmp_path / "x"))) == 2
+    )
     assert "on_nan = 'pray'" in capsys.readouterr().err

@@ -25,8 +25,10 @@ def test_the_state_is_counted_byte_by_byte(algorithm):
     state = algorithm.init(config, ENV, runner.keys([0])[0])
     del parts["rollout"], parts["minibatch indices"]
     assert sum(parts.values()) == 3 * memory.size(state)
-    held = sum(jax.random.key_data(x).nbytes if "key" in str(x.dtype) else x.nbytes
-               for x in jax.tree.leaves(state))
+    held = sum(
+        jax.random.key_data(x).nbytes if "key" in str(x.dtype) else x.nbytes
+        for x in jax.tree.leaves(state)
+    )
     assert memory.size(state) == held
 
 
@@ -39,7 +41,9 @@ def test_replay_and_rollout_grow_as_they_should():
     small, large = parts(DQN, buffer_size=1_000), parts(DQN, buffer_size=100_000)
     assert large["replay"] == pytest.approx(100 * small["replay"], rel=0.1)
     assert small["agent"] == large["agent"]
-    assert parts(PPO, num_steps=80)["rollout"] == 10 * parts(PPO, num_steps=8)["rollout"]
+    assert (
+        parts(PPO, num_steps=80)["rollout"] == 10 * parts(PPO, num_steps=8)["rollout"]
+    )
     many = parts(PPO, num_epochs=2_000)["minibatch indices"]
     assert many == 1_000 * parts(PPO, num_epochs=2)["minibatch indices"]
 
@@ -85,7 +89,7 @@ def test_the_least_limit_counts(monkeypatch, tmp_path):
 
 def test_the_library_refuses_too(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 1_000)
-    with pytest.raises(InvalidInput, match="and there are 0.0 GB"):
+    with pytest.raises(InvalidInput, match=r"and there are 0\.0 GB"):
         runner.train(PPO, tiny(PPO), ENV)
 
 

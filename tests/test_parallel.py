@@ -70,7 +70,7 @@ def test_marked_fields_are_spread_and_nothing_else():
     from jaxrl.algorithms import ppo
     from jaxrl.types import World
 
-    world = World(5, counter(), {"a": 1}, 2, (), 3, 4)
+    world = World(5, counter(), {"a": 1}, 2, (), 3, 4, 0)
     specs = parallel.partition(ppo.State(agent=1.0, world=world, reward_trace=2))
     along, everywhere = PartitionSpec(None, parallel.AXIS), PartitionSpec()
     assert specs.agent == specs.world.key == specs.world.env_steps.low == everywhere

@@ -47,7 +47,9 @@ def ours(env, states, actions):
         _, timestep = env.step(key, placed(env.id, template, state), action, env.params)
         return timestep.obs, timestep.reward, timestep.terminated
 
-    return [np.asarray(x) for x in jax.jit(jax.vmap(step))(states, jnp.asarray(actions))]
+    return [
+        np.asarray(x) for x in jax.jit(jax.vmap(step))(states, jnp.asarray(actions))
+    ]
 
 
 NAMES = {

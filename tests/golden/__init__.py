@@ -38,7 +38,10 @@ CASES: dict[str, tuple[Algorithm, str, dict[str, Any]]] = {
 
 RUNS = {
     "ppo": ["ppo"],
-    "ppo-gru": ["ppo", *"--gru-size 4 --num-minibatches 1 --normalize-obs".split()],
+    "ppo-gru": [
+        "ppo",
+        *["--gru-size", "4", "--num-minibatches", "1", "--normalize-obs"],
+    ],
     "reinforce": ["reinforce"],
     "dqn": ["dqn"],
 }
@@ -51,7 +54,9 @@ def trajectory(name: str) -> dict[str, list[float]]:
     result = runner.train(
         algorithm, config, make(env_id), iterations=STEPS, num_chunks=STEPS
     )
-    names = [n for n in result.history[0] if n.startswith("loss/")] + ["optim/grad_norm"]
+    names = [n for n in result.history[0] if n.startswith("loss/")] + [
+        "optim/grad_norm"
+    ]
     return {n: [row[n][0] for row in result.history] for n in names}
 
 
@@ -115,4 +120,3 @@ def main() -> None:
         TRAJECTORIES.write_text(json.dumps(found, indent=1) + "\n")
     for name, numbers in found.items():
         print(f"{name}: {distance(numbers, recorded()[name]):.1e} from what is kept")
-
