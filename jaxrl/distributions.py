@@ -24,7 +24,7 @@ _NODES = _NODES.astype(np.float32)
 _WEIGHTS = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
 
 
-def _float(x: Array) -> Array:
+def _float(x: Scalar) -> Array:
     """In 32 bits at least: half precision does not do for probabilities."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 

@@ -73,6 +73,7 @@ class Policy:
 
     def _as_batch(self, obs: PyTree) -> tuple[PyTree, bool]:
         """The observation as `[N, ...]`, and whether it was a single one."""
+        structure: Any
         leaves, structure = jax.tree.flatten(spaces.tree(self.env.observation_space))
         try:
             arrays = [
@@ -95,8 +96,8 @@ class Policy:
             )
         require(len(batches) == 1, f"obs has parts of different lengths: {batches}.")
         alone = batches == {()}
-        batch = [x[None] for x in arrays] if alone else arrays
-        return structure.unflatten(batch), alone
+        rows = [x[None] for x in arrays] if alone else arrays
+        return structure.unflatten(rows), alone
 
 
 def load_policy(
