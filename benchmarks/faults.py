@@ -21,6 +21,7 @@ Writes benchmarks/results/faults.json and the table of docs/reliability.md.
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import shlex
@@ -30,6 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,7 @@ sys.exit(main(sys.argv[1:]))
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--only", default="", help="rows with this in their name")
     parser.add_argument("--runs", type=int, default=20, help="of each algorithm")
     parser.add_argument("--kills", type=int, default=100, help="of each algorithm")
     parser.add_argument("--trials", type=int, default=1_000, help="of damage")
@@ -87,32 +91,14 @@ def main() -> None:
         arguments.runs, arguments.kills, arguments.trials = 1, 2, 60
         arguments.commands = 200
     file = Path(arguments.out or HERE / "results") / "faults.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        if "kills" in arguments.parts:
-            for name in RUNS:
-                rows[f"kill -9, {name}"] = kills(
-                    name, work, arguments.runs, arguments.kills
-                )
-        if "points" in arguments.parts:
-            rows["kill around every write, sync and rename"] = points(work)
-        if "damage" in arguments.parts:
-            rows["flipped bit, cut or missing file"] = damage(work, arguments.trials)
-        if "hostile" in arguments.parts:
-            rows["hostile files under an audit hook"] = hostile(work, arguments.trials)
-        if "configs" in arguments.parts:
-            number = arguments.commands
-            rows["bad command lines and config files"] = bad_commands(work, number)
-            rows["bad command lines, a process each"] = bad_processes(
-                work, number // 100
-            )
-            rows["good command lines"] = good_commands(work, number // 10)
-        if "envs" in arguments.parts:
-            rows["environments that keep every rule of check-env"] = environments()
-    about = {"commit": commit(), "versions": versions(), "command": " ".join(sys.argv)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    about = {"versions": versions(), "command": "python " + " ".join(sys.argv)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, trial in trials(arguments, Path(folder)).items():
+            rows[name] = trial() | {"commit": commit()}
+            print(name, rows[name], file=sys.stderr, flush=True)
+            file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     print(table(rows))
     if not arguments.out:
         fill_in(HERE.parent / "docs" / "reliability.md", "faults", table(rows))
@@ -124,45 +110,83 @@ def main() -> None:
     )
 
 
+def trials(arguments: Any, work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What was asked for, by the name of its row."""
+    damages, commands = arguments.trials, arguments.commands
+    parts: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
+        "kills": {
+            f"kill -9, {name}": partial(
+                kills, name, work, arguments.runs, arguments.kills
+            )
+            for name in RUNS
+        },
+        "points": {"kill around every write, sync and rename": partial(points, work)},
+        "damage": {"flipped bit, cut or missing file": partial(damage, work, damages)},
+        "hostile": {
+            "hostile files under an audit hook": partial(hostile, work, damages)
+        },
+        "configs": {
+            "bad command lines and config files": partial(bad_commands, work, commands),
+            "bad command lines, a process each": partial(
+                bad_processes, work, commands // 100
+            ),
+            "good command lines": partial(good_commands, work, commands // 10),
+        },
+        "envs": {"environments that keep every rule of check-env": environments},
+    }
+    rows = {n: trial for part in arguments.parts for n, trial in parts[part].items()}
+    return {n: trial for n, trial in rows.items() if arguments.only in n}
+
+
 def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any]:
     """`num_kills` kills over `num_runs` runs; a run passes if nothing shows them."""
     rng = random.Random(name)
     passed = killed = 0
+    seconds = math.inf
     for i in range(num_runs):
-        argv = [
-            "train",
-            *RUNS[name].split(),
-            "--env",
-            "CartPole-v1",
+        argv = ["train", *RUNS[name].split(), "--env", "CartPole-v1", "--quiet"]
+        argv += [
             "--num-seeds",
             "2",
+            "--seed",
+            str(10 * i),
+            "--evaluation-episodes",
+            "8",
         ]
-        argv += ["--seed", str(10 * i), "--evaluation-episodes", "8", "--quiet"]
-        whole, run = work / f"{name}-{i}-whole", work / f"{name}-{i}"
+        whole = work / f"{name}-{i}-whole"
         started = time.monotonic()
         child([*argv, "--out", str(whole)]).wait()
-        seconds = time.monotonic() - started
-        here = 0
-        command = [*argv, "--checkpoint-every", "0", "--out", str(run)]
-        wanted = -(-(num_kills - killed) // (num_runs - i))
+        seconds = min(seconds, time.monotonic() - started)
+        wanted, here = -(-(num_kills - killed) // (num_runs - i)), 0
         while here < wanted:
-            process = child(command)
-            try:
-                process.wait(rng.uniform(0.2, 1.0) * seconds)
-                break  # it was faster than the kill
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-            here += 1
-            if (run / "config.json").exists():
-                command = ["resume", str(run), "--quiet"]
-        if child(["resume", str(run), "--quiet"]).wait() == 0 and same(run, whole):
-            passed += here
+            run = work / f"{name}-{i}-{here}"
+            times = killed_run(argv, run, seconds, wanted - here, rng)
+            here += times
+            passed += times * same(run, whole)
+            shutil.rmtree(run)
         killed += here
         print(f"{name} run {i}: {here} kills", file=sys.stderr, flush=True)
-        shutil.rmtree(run)
         shutil.rmtree(whole)
     return {"trials": killed, "passed": passed, "runs": num_runs}
+
+
+def killed_run(
+    argv: list[str], run: Path, seconds: float, most: int, rng: random.Random
+) -> int:
+    """A run that is killed at random moments, as often as it goes on long enough, and
+    resumed each time; returns how often."""
+    command, times = [*argv, "--checkpoint-every", "0", "--out", str(run)], 0
+    while True:
+        process = child(command)
+        try:
+            process.wait(rng.uniform(0.1, 0.9) * seconds if times < most else None)
+            return times
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        times += 1
+        if (run / "config.json").exists():
+            command = ["resume", str(run), "--quiet"]
 
 
 def child(argv: list[str]) -> subprocess.Popen:
@@ -180,6 +204,8 @@ def same(run: Path, whole: Path) -> bool:
     for row in (*rows[0], *rows[1]):
         for name in TIMES:
             row.pop(name)
+    if not (run / "policy").exists():
+        return False
     first, second = (storage.read(folder / "policy")[1] for folder in (run, whole))
     return (
         rows[0] == rows[1]

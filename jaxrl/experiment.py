@@ -428,7 +428,8 @@ def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
+        # What a killed process has not moved to its place is nothing yet.
+        occupied = any(path.name != "config.json.new" for path in folder.iterdir())
     except OSError as error:
         raise InvalidInput(
             f"out = {str(out)!r} cannot be a run folder ({error}): give another one."

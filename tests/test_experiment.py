@@ -219,6 +219,12 @@ def test_an_empty_folder_is_taken(tmp_path):
     assert (tmp_path / "summary.json").exists()
 
 
+def test_a_folder_of_a_run_that_was_killed_at_once_is_taken(tmp_path):
+    (tmp_path / "config.json.new").write_text('{"algo')
+    runs.train(tmp_path, "reinforce")
+    assert not (tmp_path / "config.json.new").exists()
+
+
 def test_a_folder_that_holds_something_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InvalidInput, match="is not empty, it may hold a run"):
