@@ -73,10 +73,8 @@ def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
     config, env = with_floats(algorithm.Config(**case.config)), make(case.env)
     state = jax.jit(partial(algorithm.init, config, env))(runner.keys([0])[0])
     programs = [
-        partial(
-            compiled(partial(steps_of, algorithm, config, env), state, watch), state
-        )
-        for watch in (True, False)
+        partial(compiled(partial(loop, algorithm, config, env), state), state)
+        for loop in (watched, unwatched)
     ]
     times: list[list[float]] = [[], []]
     for _ in range(repeats):
@@ -93,36 +91,33 @@ def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
     }
 
 
-def steps_of(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
+def watched(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
     tally = population.no_tally(algorithm, config, env, state)
     return population.go_on(algorithm, config, env, state, tally, length, freeze=False)
 
 
-def compiled(function: Callable, state: Any, watch: bool) -> Callable:
-    """With nothing watched, all that the guard looks at is a constant."""
-    watching = (
-        population._finite_world,
-        population._finite_sums,
-        population._finite_tree,
-        rollout._trouble,
-    )
-    true = jnp.bool_(True)
-    jax.clear_caches()
-    population._train_step.cache_clear()
-    if not watch:
-        population._finite_world = lambda world: (true, true)
-        population._finite_sums = lambda metrics: [true] * len(metrics)
-        population._finite_tree = lambda tree: true
-        rollout._trouble = lambda world, transitions: jnp.zeros_like(world.trouble)
+def unwatched(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
+    """The same loop, adding metrics up and looking at nothing."""
+    sums = population.no_tally(algorithm, config, env, state).metrics
+    names = sorted(sums)
+
+    def body(_: Any, carry: tuple) -> tuple:
+        state, sums = carry
+        state, metrics = algorithm.train_step(config, env, state)
+        return state, sums + jnp.stack(population._numbers(metrics, names))
+
+    start = (state, jnp.stack(population._numbers(sums, names)))
+    watching = rollout._trouble
+    rollout._trouble = lambda world, transitions: jnp.zeros_like(world.trouble)
     try:
-        return jax.jit(function).lower(state, jnp.int32(1)).compile()
+        return jax.lax.fori_loop(0, length, body, start)
     finally:
-        (
-            population._finite_world,
-            population._finite_sums,
-            population._finite_tree,
-            rollout._trouble,
-        ) = watching
+        rollout._trouble = watching
+
+
+def compiled(function: Callable, state: Any) -> Callable:
+    jax.clear_caches()  # or what the other traced would be found
+    return jax.jit(function).lower(state, jnp.int32(1)).compile()
 
 
 def cadence(name: str, total_steps: float) -> dict[str, float]:

@@ -20,8 +20,9 @@ from jaxrl.types import InvalidInput
 
 FOLDER = "checkpoints"
 
-SHARE = 0.02
-"""The largest part of the time that goes into checkpoints, however large they are."""
+SHARE = 0.01
+"""The largest part of the time that goes into checkpoints after the first, however large
+they are."""
 
 
 class Saver:

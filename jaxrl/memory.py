@@ -3,7 +3,6 @@
 import contextlib
 import resource
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 from jaxrl import prng
 from jaxrl.config import require
 from jaxrl.errors import counted
+from jaxrl.population import traced_once
 from jaxrl.types import Algorithm, Env, Plan, PyTree
 
 CGROUP_LIMITS = (
@@ -29,8 +29,8 @@ def needed(
     A lower bound: gradients and what the compiler keeps beside them are not in it, and
     one rollout is counted however many members run side by side.
     """
-    init = partial(algorithm.init, config, env)
-    state = jax.eval_shape(init, jax.eval_shape(lambda: prng.key(0)))
+    init = traced_once(algorithm.init)
+    state = jax.eval_shape(init, config, env, jax.eval_shape(lambda: prng.key(0)))
     parts = {
         field.name: num_seeds * size(getattr(state, field.name))
         for field in fields(state)

@@ -46,9 +46,9 @@ def watched(metrics: Iterable[str]) -> list[str]:
 
 
 @cache
-def _train_step(algorithm: Algorithm) -> Callable:
-    """Traced once for all that ask for it."""
-    return jax.jit(algorithm.train_step)
+def traced_once(function: Callable) -> Callable:
+    """The same function, traced once for all that ask for its shapes or call it."""
+    return jax.jit(function)
 
 
 def run_chunk(
@@ -80,7 +80,7 @@ def go_on(
     metrics; the parameters are then looked at after every train step, and otherwise once
     at the end.
     """
-    step = _train_step(algorithm)
+    step = traced_once(algorithm.train_step)
     names = sorted(tally.metrics)
 
     def body(_: Array, carry: tuple) -> tuple:
@@ -118,7 +118,8 @@ def go_on(
 
 def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tally:
     """The tally of no train steps, for one agent."""
-    shapes = jax.eval_shape(_train_step(algorithm), config, env, state)[1]
+    step = traced_once(algorithm.train_step)
+    shapes = jax.eval_shape(step, config, env, state)[1]
     number = len(watched(shapes))
     return Tally(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
@@ -227,12 +228,13 @@ def init_population(
     algorithm: Algorithm, config: Any, env: Env, keys: Array, mesh: Mesh | None = None
 ) -> PyTree:
     """One initial state for each key `[K]`; `Shared` nodes have no axis of members."""
-    axes = _member_axes(jax.eval_shape(partial(algorithm.init, config, env), keys[0]))
+    one = traced_once(algorithm.init)
+    axes = _member_axes(jax.eval_shape(one, config, env, keys[0]))
 
     def init(config: Any, env: Env, keys: Array) -> PyTree:
         if len(keys) == 1:
-            return _add_axis(algorithm.init(config, env, keys[0]), axes)
-        return jax.vmap(partial(algorithm.init, config, env), out_axes=axes)(keys)
+            return _add_axis(one(config, env, keys[0]), axes)
+        return jax.vmap(partial(one, config, env), out_axes=axes)(keys)
 
     if mesh is None:
         return init(config, env, keys)

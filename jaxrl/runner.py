@@ -292,8 +292,9 @@ def train(
             history.append(row)
             on_chunk(row)
             ended = stop(row)
-            empty = _empty_tally(job, progress.state)._replace(fine=tally.fine)
-            progress = placed_progress(job, progress._replace(tally=empty))
+            nothing = jax.tree.map(np.zeros_like, tally.metrics)
+            emptied = progress._replace(tally=tally._replace(metrics=nothing))
+            progress = placed_progress(job, emptied)
         _stop_at_trouble(job, progress)
         ended = between(progress) or ended
     return Result(

@@ -221,7 +221,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 def test_a_folder_of_a_run_that_was_killed_at_once_is_taken(tmp_path):
     (tmp_path / "config.json.new").write_text('{"algo')
-    runs.train(tmp_path, "reinforce")
+    train(tmp_path, "reinforce")
     assert not (tmp_path / "config.json.new").exists()
 
 

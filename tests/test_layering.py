@@ -14,8 +14,9 @@ LAYERS = (
     {"experiment", "policy"},
     {"artifact", "checkpoint", "loggers", "plotting"},
     {"runner"},
+    {"memory"},
     {"population", "evaluation", "statistics", "algorithms", "platform"}
-    | {"storage", "memory"},
+    | {"storage"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

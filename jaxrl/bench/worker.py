@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxrl import config as configs
-from jaxrl import population, runner
+from jaxrl import distributions, population, runner
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.bench import levels
 from jaxrl.bench.protocol import Answer, serve
@@ -21,6 +21,11 @@ from jaxrl.evaluation import evaluate_population
 from jaxrl.experiment import versions
 from jaxrl.platform import use_all_cores, use_compilation_cache
 from jaxrl.prng import key
+
+
+IMPORTED = distributions
+"""Slow to import, and otherwise imported when a policy is first traced: within the clock of
+compiling."""
 
 
 class Worker:
