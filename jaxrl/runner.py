@@ -257,10 +257,11 @@ def train(
         iterations = num_iterations(plan, config.total_steps)
     for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
         configs.check_value(name, int, value, low=1)
-    seeds = checked_seeds(seed, num_seeds)
+    configs.check_value("on_nan", OnNan, on_nan)
+    numbers = checked_seeds(seed, num_seeds)
     mesh = device_mesh(plan, num_seeds, parallel, num_devices)
     memory.check(algorithm, config, env, plan, num_seeds)
-    configs.check_value("on_nan", OnNan, on_nan)
+    seeds = list(numbers)
     job = Job(algorithm, config, env, seeds, mesh, freeze=on_nan == "continue")
     compiling = time.perf_counter()
     report(
@@ -316,13 +317,13 @@ def _next_length(length: int, seconds: float) -> int:
     return max(1, min(int(wanted), configs.MAX_INT))
 
 
-def checked_seeds(seed: int, num_seeds: int) -> list[int]:
+def checked_seeds(seed: int, num_seeds: int) -> range:
     """`seed, seed + 1, ...`; `InvalidInput` unless `jax.random.key` takes them all."""
     configs.check_value("seed", int, seed, low=0, high=configs.MAX_INT)
     configs.check_value(
         "num_seeds", int, num_seeds, low=1, high=configs.MAX_INT - seed + 1
     )
-    return list(range(seed, seed + num_seeds))
+    return range(seed, seed + num_seeds)
 
 
 def keys(seeds: Sequence[int]) -> Array:

@@ -15,8 +15,7 @@ LAYERS = (
     {"artifact", "checkpoint", "loggers", "plotting"},
     {"runner"},
     {"memory"},
-    {"population", "evaluation", "statistics", "algorithms", "platform"}
-    | {"storage"},
+    {"population", "evaluation", "statistics", "algorithms", "platform"} | {"storage"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

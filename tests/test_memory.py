@@ -57,7 +57,7 @@ def test_replay_and_rollout_grow_as_they_should():
         ("ppo", "--num-epochs 1000000000", "for minibatch indices"),
         ("ppo", "--hidden-sizes 200000,200000", "for agent.*: reduce hidden_sizes"),
         ("dqn", "--num-seeds 1000000000", "reduce .* or num_seeds"),
-        ("dqn", "--learning-starts 2000000000", "for rollout"),
+        ("dqn", "--learning-starts 2000000000 --total-steps 4e9", "for rollout"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_numbers(
