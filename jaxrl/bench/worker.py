@@ -22,7 +22,6 @@ from jaxrl.experiment import versions
 from jaxrl.platform import use_all_cores, use_compilation_cache
 from jaxrl.prng import key
 
-
 IMPORTED = distributions
 """Slow to import, and otherwise imported when a policy is first traced: within the clock of
 compiling."""
