@@ -20,7 +20,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import PPO, evaluate_population, make, minibatches, optim, runner, train
+from jaxrl import (
+    PPO,
+    evaluate_population,
+    make,
+    minibatches,
+    optim,
+    population,
+    runner,
+    train,
+)
 from jaxrl.algorithms import ppo
 from jaxrl.bench.cases import CASES
 from jaxrl.bench.cases import PPO as PPO_CONFIG
@@ -165,23 +174,24 @@ def training(
     steps: int,
     members: int = 1,
     devices: int | None = 1,
-    group: int = runner.GROUP,
+    group: int = population.GROUP,
     reader: Callable = minibatches.reader,
 ) -> tuple[Callable, Any]:
     """`steps` train steps of PPO on CartPole, and the state that they start from."""
     env, config = make("CartPole-v1"), PPO.Config(**fields)
     plan = runner.prepare(PPO, config, env)
-    config = with_floats(config)
-    mesh = runner.device_mesh(plan, members, num_devices=devices)
-    keys = runner.keys(range(members))
+    mesh = population.device_mesh(plan, members, num_devices=devices)
+    job = runner.Job(PPO, with_floats(config), env, list(range(members)), mesh)
+    start = runner.first_progress(job)
 
-    def run(state: Any) -> Any:
-        runner.GROUP, ppo.reader = group, reader  # looked up while this is traced
-        return runner.run_population.__wrapped__(
-            PPO, config, env, state, jnp.int32(steps), members, mesh
+    def run(start: tuple) -> Any:
+        # Both are looked up while this is traced.
+        population.GROUP, ppo.reader = group, reader
+        return population.run_population.__wrapped__(
+            PPO, job.config, env, *start, jnp.int32(steps), members, mesh
         )
 
-    return run, runner.init_population(PPO, config, env, keys, mesh)
+    return run, (start.state, start.tally)
 
 
 def read_one_by_one(batch: Any) -> Callable:
