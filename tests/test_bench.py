@@ -2,7 +2,9 @@
 
 import io
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -178,3 +180,13 @@ def test_the_tables_name_what_could_not_run(tmp_path):
     page.write_text("a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n")
     report.fill_in(page, "t", "new\n")
     assert page.read_text() == "a\n<!-- t: begin -->\nnew\n<!-- t: end -->\nb\n"
+
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_can_be_imported(script, monkeypatch):
+    monkeypatch.syspath_prepend(script.parent)
+    module = runpy.run_path(str(script), run_name="imported")
+    assert module["__doc__"]
