@@ -254,15 +254,15 @@ def _step_type(subject: Subject) -> Any:
 
 
 def _keys_are_used(subject: Subject) -> str | None:
-    if _draws(subject.reset_jaxpr) and _all_copies_equal(subject.starts):
-        return "reset draws random numbers, but every key gives the same start"
-    if not _step_ignores_key(subject) or _state_keys(subject):
-        return None
-    return "step draws random numbers, but every key gives the same result"
+    if _ignores_key(subject.reset_jaxpr):
+        return "reset draws random numbers, but not from its key"
+    if _ignores_key(subject.step_jaxpr) and not _state_keys(subject):
+        return "step draws random numbers, but not from its key"
+    return None
 
 
 def _copies_differ(subject: Subject) -> str | None:
-    if not _step_ignores_key(subject):
+    if not _ignores_key(subject.step_jaxpr):
         return None
     for leaf in _state_keys(subject):
         if _all_copies_equal(leaf):
@@ -270,15 +270,29 @@ def _copies_differ(subject: Subject) -> str | None:
     return None
 
 
-def _step_ignores_key(subject: Subject) -> bool:
-    """Whether it draws random numbers that do not depend on its key."""
-    if not _draws(subject.step_jaxpr):
-        return False
-    state, _ = subject.start
-    keys = jax.random.split(subject.key, 16)
-    return _all_copies_equal(
-        jax.jit(jax.vmap(lambda key: subject.step(key, state, subject.action)))(keys)
-    )
+def _ignores_key(jaxpr: Any) -> bool:
+    """Whether it draws random numbers, and none of them from its first argument."""
+    from_key = [i == 0 for i in range(len(jaxpr.jaxpr.invars))]
+    return _draws(jaxpr) and not _draws_from(jaxpr.jaxpr, from_key)
+
+
+def _draws_from(jaxpr: Any, marked: list[bool]) -> bool:
+    """Whether a random number is drawn from anything that the marked inputs reach."""
+    reached = {v for v, mark in zip(jaxpr.invars, marked, strict=True) if mark}
+    for equation in jaxpr.eqns:
+        marks = [not hasattr(v, "val") and v in reached for v in equation.invars]
+        if not any(marks):
+            continue
+        if equation.primitive.name in DRAWS:
+            return True
+        for inner in _inner(equation):
+            # Of loops and branches every input counts as reached.
+            same = equation.primitive.name in ("pjit", "jit", "closed_call")
+            all_of_them = [True] * len(inner.invars)
+            if _draws_from(inner, marks if same else all_of_them):
+                return True
+        reached.update(equation.outvars)
+    return False
 
 
 def _state_keys(subject: Subject) -> list[np.ndarray]:
@@ -547,16 +561,25 @@ def _play(subject: Subject) -> dict[str, Any]:
 def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(inner, "eqns"):
-                    yield from _primitives(inner)
-                elif hasattr(inner, "jaxpr"):
-                    yield from _primitives(inner.jaxpr)
+        for inner in _inner(equation):
+            yield from _primitives(inner)
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The jaxprs of a call, a loop or a branch."""
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(inner, "eqns"):
+                yield inner
+            elif hasattr(inner, "jaxpr"):
+                yield inner.jaxpr
+
+
+DRAWS = ("random_bits", "threefry2x32")
 
 
 def _draws(jaxpr: Any) -> bool:
-    return any(p in ("random_bits", "threefry2x32") for p in _primitives(jaxpr.jaxpr))
+    return any(name in DRAWS for name in _primitives(jaxpr.jaxpr))
 
 
 def _is_count(leaf: Any) -> bool:
