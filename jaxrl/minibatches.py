@@ -79,8 +79,7 @@ def reader(batch: PyTree) -> Callable[[Array], PyTree]:
     """`reader(batch)(index)` is every array of `batch` `[T, N, ...]` at `[:, index]`.
 
     Short rows of 32-bit numbers are laid side by side once and read together: in the loop
-    of a small agent that is one operation instead of six. Its gain, a few per cent of a
-    train step, is in docs/performance.md.
+    of a small agent that is one operation instead of six.
     """
     leaves, structure = jax.tree.flatten(batch)
     sizes = [

@@ -297,8 +297,8 @@ def population_specs(state: PyTree, mesh: Mesh) -> tuple[PyTree, PartitionSpec]:
 
 
 GROUP = 8
-"""Members that run side by side on a CPU device: the work of more does not fit its cache.
-64 members of the benchmark case B2x64 take a quarter less time in groups of 8."""
+"""Members that run side by side on a CPU device: the work of more does not fit its cache
+(`benchmarks/tricks.py` compares it with all at once)."""
 
 MAX_GROUPED_BYTES = 2**20
 """Of a member's state: a replay memory would be copied in and out."""
