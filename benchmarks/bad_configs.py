@@ -235,8 +235,9 @@ class Accepted(Exception):
     """Raised in the place of training."""
 
 
-def _traced(algorithm: Algorithm, config: Any, env: Any, **kwargs: Any) -> None:
+def _traced(algorithm: Algorithm, configs: Any, envs: Any, **kwargs: Any) -> None:
     """Instead of `train`: traces one train step, which compiles nothing."""
+    (config,), (env,) = configs, envs
     state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
     jax.eval_shape(algorithm.train_step, config, env, state)
     raise Accepted

@@ -227,7 +227,7 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
         "mean": evaluation["episode_return_mean"],
         "iqm": evaluation["episode_return_iqm"],
         "ci95": [low, high],
-        "by_seed": [round(x, 3) for x in summary["evaluation_by_seed"]],
+        "by_seed": [round(x, 3) for x in summary["evaluation_by_member"]],
         "published": row.published,
         "published_spread": row.spread,
         "source": row.source,

@@ -181,14 +181,14 @@ def training(
     env, config = make("CartPole-v1"), PPO.Config(**fields)
     plan = runner.prepare(PPO, config, env)
     mesh = population.device_mesh(plan, members, num_devices=devices)
-    job = runner.Job(PPO, with_floats(config), env, list(range(members)), mesh)
+    job = runner.Job(PPO, with_floats(config), env, {}, list(range(members)), mesh)
     start = runner.first_progress(job)
 
     def run(start: tuple) -> Any:
         # Both are looked up while this is traced.
         population.GROUP, ppo.reader = group, reader
         return population.run_population.__wrapped__(
-            PPO, job.config, env, *start, jnp.int32(steps), members, mesh
+            PPO, job.config, env, {}, *start, jnp.int32(steps), members, mesh
         )
 
     return run, (start.state, start.tally)

@@ -30,9 +30,12 @@ _HOME = {
     "make": "jaxrl.envs",
     "member": "jaxrl.population",
     "register": "jaxrl.envs",
+    "Range": "jaxrl.sweeps.space",
     "resume_experiment": "jaxrl.experiment",
     "run_chunk": "jaxrl.population",
     "run_experiment": "jaxrl.experiment",
+    "resume_sweep": "jaxrl.sweeps.training",
+    "sweep": "jaxrl.sweeps.training",
     "train": "jaxrl.runner",
     "unroll": "jaxrl.rollout",
 }
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll
     from jaxrl.runner import train as train
+    from jaxrl.sweeps.space import Range as Range
+    from jaxrl.sweeps.training import resume_sweep as resume_sweep
+    from jaxrl.sweeps.training import sweep as sweep
     from jaxrl.types import Algorithm as Algorithm
     from jaxrl.types import Env as Env
     from jaxrl.types import InvalidInput as InvalidInput

@@ -9,6 +9,7 @@ statistics is another agent. No pickle: loading verifies and reads JSON and raw 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,16 @@ from jaxrl import storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.population import init_population
+from jaxrl.settings import Setting
 from jaxrl.types import Algorithm, Env, InvalidInput, PyTree
 
 FORMAT = 2
+
+ENV = "env."
+"""How the names of an environment's parameters begin, beside those of configs."""
+
+Own = dict[str, Any]
+"""The values of one agent that are not those of its run, by name."""
 
 _FIELDS: dict[str, type] = {
     "format": int,
@@ -46,25 +54,60 @@ class Agents(NamedTuple):
     env_params: dict[str, Any]  # what `make(env.id, ...)` was given
     agents: PyTree  # leading axis [K]
     seeds: list[int]
+    own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Config and environment of each agent."""
+        own = self.own or [{}] * len(self.seeds)
+        given = (self.algorithm, self.config, self.env, self.env_params)
+        return [setting(*given, values) for values in own]
 
 
-def save_agents(folder: Path, policy: Agents) -> None:
+def setting(
+    algorithm: Algorithm, config: Any, env: Env, env_params: dict[str, Any], own: Own
+) -> Setting:
+    """Config and environment with some values that are not those of the run.
+
+    Args:
+      algorithm: whose config it is.
+      config: of the run.
+      env: of the run.
+      env_params: what `make` was given for it.
+      own: values by name: "gamma" is of the config, "env.gravity" of the environment.
+
+    Raises:
+      InvalidInput: a name or a value does not fit.
+    """
+    params = {n[len(ENV) :]: v for n, v in own.items() if n.startswith(ENV)}
+    fields = {n: v for n, v in own.items() if not n.startswith(ENV)}
+    if fields:
+        values = configs.to_dict(config) | fields
+        config = configs.from_dict(algorithm.Config, values)
+    if params:
+        env = make(env.id, **env_params | params)
+    return configs.with_floats(config), env
+
+
+def save_agents(folder: Path, agents: Agents) -> None:
     """Writes the artefact beside its place and moves it there whole.
 
     Args:
       folder: the artefact's folder; replaced if it exists.
-      policy: what is to be loaded again.
+      agents: what is to be loaded again.
     """
     description = {
         "format": FORMAT,
         "jaxrl": jaxrl.__version__,
-        "algorithm": policy.algorithm.name,
-        "config": configs.to_dict(policy.config),
-        "env": policy.env.id,
-        "env_params": policy.env_params,
-        "seeds": policy.seeds,
-    } | _spaces(policy.env)
-    storage.write(folder, policy.agents, description)
+        "algorithm": agents.algorithm.name,
+        "config": configs.to_dict(agents.config),
+        "env": agents.env.id,
+        "env_params": agents.env_params,
+        "seeds": agents.seeds,
+    } | _spaces(agents.env)
+    if agents.own:
+        description["own"] = list(agents.own)
+    storage.write(folder, agents.agents, description)
 
 
 def load_agents(run: Path | str, env: str | None = None) -> Agents:
@@ -95,11 +138,12 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         )
     seeds = description["seeds"]
     template = jax.eval_shape(
-        lambda keys: init_population(algorithm, config, environment, keys).agent,
+        lambda keys: init_population(algorithm, config, environment, {}, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
     agents = storage.filled(template, tensors, Path(run) / "policy")
-    return Agents(algorithm, config, environment, env_params, agents, seeds)
+    own = description.get("own", ())
+    return Agents(algorithm, config, environment, env_params, agents, seeds, own)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -149,8 +193,11 @@ def _bad_field(description: Any) -> str | None:
     for name, kind in _FIELDS.items():
         if not isinstance(fields.get(name), kind):
             return name
-    seeds = fields["seeds"]
-    return None if seeds and all(type(s) is int for s in seeds) else "seeds"
+    seeds, own = fields["seeds"], fields.get("own", [])
+    if not seeds or any(type(s) is not int for s in seeds):
+        return "seeds"
+    many = isinstance(own, list) and len(own) in (0, len(seeds))
+    return None if many and all(isinstance(x, dict) for x in own) else "own"
 
 
 def _spaces(env: Env) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from jaxrl import storage
+from jaxrl import machines, storage
 from jaxrl.config import require
 from jaxrl.runner import Progress
 from jaxrl.types import InvalidInput
@@ -45,11 +43,13 @@ class Saver:
         self._due = 0.0 if last is None else time.monotonic() + every
 
     def save_if_due(self, progress: Progress) -> None:
-        if time.monotonic() >= self._due:
+        if machines.agreed(int(time.monotonic() >= self._due)):
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint, then removes all but the newest.
+
+        Of several processes all must call it together, and the first writes.
 
         Raises:
           OSError: the disk is full, read-only or gone; those before are kept.
@@ -57,6 +57,14 @@ class Saver:
         if progress.iteration == self._last:
             return
         started = time.monotonic()
+        arrays = machines.fetched(_arrays(progress))
+        self._last = progress.iteration
+        if machines.is_first():
+            self._write(progress, arrays)
+        now = time.monotonic()
+        self._due = now + max(self._every, (now - started) / SHARE)
+
+    def _write(self, progress: Progress, arrays: dict[str, Any]) -> None:
         about = self._about | {
             "iteration": progress.iteration,
             "seconds": progress.seconds,
@@ -64,16 +72,9 @@ class Saver:
         }
         folder = self._run / FOLDER
         folder.mkdir(exist_ok=True)
-        storage.write(
-            folder / str(progress.iteration),
-            jax.device_get(_arrays(progress)),
-            about,
-        )
+        storage.write(folder / str(progress.iteration), arrays, about)
         for iteration in saved(self._run)[: -self._keep]:
             shutil.rmtree(folder / str(iteration))
-        now = time.monotonic()
-        self._last = progress.iteration
-        self._due = now + max(self._every, (now - started) / SHARE)
 
 
 def saved(run: Path) -> list[int]:
@@ -138,6 +139,7 @@ def load(
 
 def _arrays(progress: Progress) -> dict[str, Any]:
     return {
+        "values": progress.values,
         "state": progress.state,
         "tally": progress.tally,
         "broken": progress.broken,

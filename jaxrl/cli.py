@@ -1,8 +1,8 @@
 """`jaxrl`: a thin shell over the Python API.
 
 Exit codes: 0 done; 1 a check failed; 2 bad input, nothing was written; 3 a number became
-NaN or infinite; 4 the disk is full, read-only or gone; 130 and 143 stopped by SIGINT or
-SIGTERM, with everything saved.
+NaN or infinite; 4 the disk is full, read-only or gone; 5 another process of the run is
+gone; 130 and 143 stopped by SIGINT or SIGTERM, with everything saved.
 
 What is heavy is imported by the command that needs it: `jaxrl --help` does not wait for
 JAX.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -53,12 +53,29 @@ def main(argv: Sequence[str]) -> int:
         if not isinstance(error, InvalidInput):
             raise
         return _fail(one_line(str(error)), 2)
+    except RuntimeError as error:
+        return _lost(error)
     except ArithmeticError as error:
         from jaxrl.runner import NonFiniteError
 
         if not isinstance(error, NonFiniteError):
             raise
         return _fail(one_line(str(error)), 3)
+
+
+def _lost(error: RuntimeError) -> int:
+    """Ends the program if another process of the run is gone; raises any other error."""
+    from jaxrl import machines
+
+    if not machines.several():
+        raise error
+    reason = str(error).split("\n")[0]
+    _fail(
+        f"another process of this run has stopped or cannot be reached ({reason}): start "
+        f"all of them again with `jaxrl resume RUN`.",
+        5,
+    )
+    os._exit(5)  # a normal exit would wait for the others
 
 
 def _fail(message: str, code: int) -> int:
@@ -109,7 +126,17 @@ class _OneCommandAnAlgorithm(click.Group):
                 f"ALGO = {name!r} is not an algorithm{did_you_mean(name, ALGORITHMS)} "
                 f"(there are: {', '.join(ALGORITHMS)})."
             )
-        return _train_command(ALGORITHMS[name])
+        return self.command_of(ALGORITHMS[name])
+
+    def command_of(self, algorithm: Any) -> click.Command:
+        return _train_command(algorithm)
+
+
+class _OneSweepAnAlgorithm(_OneCommandAnAlgorithm):
+    """`jaxrl sweep ALGO`, with the flags of `train` and those of a sweep."""
+
+    def command_of(self, algorithm: Any) -> click.Command:
+        return _sweep_command(algorithm)
 
 
 @jaxrl.group(cls=_OneCommandAnAlgorithm)
@@ -118,6 +145,16 @@ def train() -> None:
 
     `jaxrl train ALGO --help` shows every hyper-parameter. Parameters of the environment
     are given as --env.NAME VALUE.
+    """
+
+
+@jaxrl.group(cls=_OneSweepAnAlgorithm)
+def sweep() -> None:
+    """Train with many settings: jaxrl sweep ALGO --env ID --grid NAME=VALUE,VALUE ...
+
+    Values of one field each, as a list or, for a sampler, a range LOW:HIGH or
+    LOW:HIGH:log; parameters of the environment are env.NAME. All other flags are those of
+    `jaxrl train ALGO`.
     """
 
 
@@ -131,8 +168,105 @@ class _TakesEnvParams(click.Command):
         return super().parse_args(ctx, rest)
 
 
+class _TakesGrid(_TakesEnvParams):
+    """Takes `--grid NAME=VALUES ...` out of the arguments too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from jaxrl.flags import split_grid
+
+        rest, ctx.meta["grid"] = split_grid(args)
+        return super().parse_args(ctx, rest)
+
+
+def _sweep_command(algorithm: Any) -> click.Command:
+    from jaxrl.flags import (
+        MACHINE_OPTIONS,
+        RUN_OPTIONS,
+        SWEEP_OPTIONS,
+        config_options,
+    )
+
+    def callback(**flags: Any) -> int:
+        meta = click.get_current_context().meta
+        return _sweep(algorithm, meta["env_params"], meta["grid"], **flags)
+
+    return _TakesGrid(
+        name=algorithm.name,
+        params=[
+            *SWEEP_OPTIONS,
+            *RUN_OPTIONS,
+            *MACHINE_OPTIONS,
+            *config_options(algorithm.Config),
+        ],
+        callback=callback,
+        help=f"Sweep {algorithm.name}: --grid NAME=VALUE,VALUE NAME=LOW:HIGH ...",
+    )
+
+
+def _sweep(
+    algorithm: Any,
+    env_params: dict[str, Any],
+    grid: list[str],
+    *,
+    out: str | None,
+    quiet: bool,
+    as_json: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    **flags: Any,
+) -> int:
+    from jaxrl.flags import sweep_from_flags
+    from jaxrl.sweeps.training import run_sweep
+
+    wanted = sweep_from_flags(algorithm, env_params, grid, **flags)
+    _prepare_platform(wanted.experiment, coordinator, num_processes, process_id)
+    with _remembered_signals() as received:
+        result = run_sweep(
+            wanted,
+            out,
+            progress=not quiet,
+            report=_speaker(quiet),
+            interrupted=lambda: bool(received),
+        )
+    return _report_sweep(result, as_json, received)
+
+
+def _report_sweep(result: Any, as_json: bool, received: list[int]) -> int:
+    """The table of the settings, the best first, and what can be done next."""
+    from jaxrl import machines
+    from jaxrl.sweeps.results import table_in_words
+
+    if not machines.is_first():
+        return 128 + received[0] if received else 0
+    summary = result.summary
+    if result.trials:
+        click.echo(table_in_words(result.trials))
+    if summary["finished"]:
+        if summary["confirmed"] is None:
+            click.echo(
+                "the best setting was chosen by these seeds, so its return is flattering: "
+                "--confirm-seeds N trains it with fresh ones"
+            )
+        else:
+            confirmed = summary["confirmed"]
+            click.echo(
+                f"with fresh seeds the best setting returns "
+                f"{confirmed['episode_return_iqm']:.2f} (IQM), 95 % interval "
+                f"[{confirmed['ci95_low']:.2f}, {confirmed['ci95_high']:.2f}], "
+                f"{confirmed['seeds']} seeds"
+            )
+    command = "report" if summary["finished"] else "resume"
+    folder = shlex.quote(str(result.folder))
+    next_command = f"jaxrl {command} {folder}"
+    click.echo(f"next: {next_command}" if as_json else next_command)
+    if as_json:
+        click.echo(json.dumps({"best": summary.get("best")}))
+    return 128 + received[0] if received else 0
+
+
 def _train_command(algorithm: Any) -> click.Command:
-    from jaxrl.flags import RUN_OPTIONS, config_options
+    from jaxrl.flags import MACHINE_OPTIONS, RUN_OPTIONS, config_options
 
     def callback(**flags: Any) -> int:
         env_params = click.get_current_context().meta["env_params"]
@@ -140,7 +274,7 @@ def _train_command(algorithm: Any) -> click.Command:
 
     return _TakesEnvParams(
         name=algorithm.name,
-        params=[*RUN_OPTIONS, *config_options(algorithm.Config)],
+        params=[*RUN_OPTIONS, *MACHINE_OPTIONS, *config_options(algorithm.Config)],
         callback=callback,
         help=f"Train {algorithm.name}. {algorithm.Config.__doc__}",
     )
@@ -153,37 +287,59 @@ def _train(
     out: str | None,
     quiet: bool,
     as_json: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     **flags: Any,
 ) -> int:
     from jaxrl.experiment import run_experiment
     from jaxrl.flags import experiment_from_flags
 
     experiment = experiment_from_flags(algorithm, env_params, **flags)
-    _prepare_platform(experiment)
+    _prepare_platform(experiment, coordinator, num_processes, process_id)
     with _remembered_signals() as received:
         folder, summary = run_experiment(
             experiment,
             out,
             progress=not quiet,
-            report=(lambda line: None) if quiet else click.echo,
+            report=_speaker(quiet),
             interrupted=lambda: bool(received),
         )
     _report_run(folder, experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
 
 
-def _prepare_platform(experiment: Any) -> None:
+def _speaker(quiet: bool) -> Any:
+    """What prints lines for a person: of several processes the first alone does."""
+    from jaxrl import machines
+
+    silent = quiet or not machines.is_first()
+    return (lambda line: None) if silent else click.echo
+
+
+def _prepare_platform(
+    experiment: Any,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
     """What has to be done before JAX starts."""
-    from jaxrl import platform
+    from jaxrl import machines, platform
 
     platform.use_compilation_cache()
     if experiment.deterministic:
         platform.use_deterministic_operations()
-    platform.use_all_cores(experiment.num_devices)
+    machines.join(coordinator, num_processes, process_id)
+    if coordinator is None:
+        platform.use_all_cores(experiment.num_devices)
 
 
 def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) -> None:
     """How good the agents are, and what can be done next."""
+    from jaxrl import machines
+
+    if not machines.is_first():
+        return
     command = "evaluate" if summary["finished"] else "resume"
     next_command = ["jaxrl", command, str(folder)]
     if ":" in env:
@@ -199,25 +355,75 @@ def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) 
 @click.option("--env", help="Allows the run's environment to be your own module's.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")
+@click.option("--coordinator", help="As for `jaxrl train`.")
+@click.option("--num-processes", type=int, help="As for `jaxrl train`.")
+@click.option("--process-id", type=int, help="As for `jaxrl train`.")
 def resume(
-    run: str, checkpoint: int | None, env: str | None, quiet: bool, as_json: bool
+    run: str,
+    checkpoint: int | None,
+    env: str | None,
+    quiet: bool,
+    as_json: bool,
+    **processes: Any,
 ) -> int:
     """Go on with a run that was killed or interrupted, as if it had not been."""
     from jaxrl.experiment import read_experiment, resume_experiment
+    from jaxrl.sweeps.training import is_sweep
 
+    if is_sweep(run):
+        return _resume_sweep(run, checkpoint, env, quiet, as_json, processes)
     experiment = read_experiment(Path(run), env)
-    _prepare_platform(experiment)
+    _prepare_platform(experiment, **processes)
     with _remembered_signals() as received:
         summary = resume_experiment(
             run,
             checkpoint,
             env=env,
             progress=not quiet,
-            report=(lambda line: None) if quiet else click.echo,
+            report=_speaker(quiet),
             interrupted=lambda: bool(received),
         )
     _report_run(Path(run), experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
+
+
+def _resume_sweep(
+    folder: str,
+    checkpoint: int | None,
+    env: str | None,
+    quiet: bool,
+    as_json: bool,
+    processes: dict[str, Any],
+) -> int:
+    from jaxrl.sweeps.plan import read_sweep
+    from jaxrl.sweeps.training import resume_sweep
+    from jaxrl.types import InvalidInput
+
+    if checkpoint is not None:
+        raise InvalidInput(
+            f"checkpoint = {checkpoint}: {folder!r} is a sweep, whose runs have some each."
+        )
+    _prepare_platform(read_sweep(Path(folder), env).experiment, **processes)
+    with _remembered_signals() as received:
+        result = resume_sweep(
+            folder,
+            env=env,
+            progress=not quiet,
+            report=_speaker(quiet),
+            interrupted=lambda: bool(received),
+        )
+    return _report_sweep(result, as_json, received)
+
+
+@jaxrl.command()
+@click.argument("shards", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="New folder.")
+@click.option("--json", "as_json", is_flag=True, help="The best setting as JSON, last.")
+def merge(shards: tuple[str, ...], out: str, as_json: bool) -> int:
+    """Join the shards of a sweep (`jaxrl sweep --shard i/n`)."""
+    from jaxrl.sweeps.training import merge as join
+
+    return _report_sweep(join(shards, out), as_json, [])
 
 
 @contextmanager
@@ -285,25 +491,49 @@ def _report_evaluation(
         click.echo(json.dumps(evaluation))
 
 
+KINDS = ("curves", "efficiency", "intervals", "profile", "slices", "heatmap")
+
+
 @jaxrl.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="PNG, PDF or SVG file.")
+@click.option("--kind", default="curves", show_default=True, help=", ".join(KINDS))
 @click.option("--metric", default="rollout/episode_return", show_default=True)
-def plot(runs: tuple[str, ...], out: str, metric: str) -> None:
-    """Plot the learning curves of one or more run folders."""
-    from jaxrl.plotting import plot_learning_curves
+def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
+    """Plot one or more run folders, or sweeps."""
+    from jaxrl.config import check_value
     from jaxrl.types import InvalidInput
 
     if Path(out).suffix not in (".png", ".pdf", ".svg"):
         raise InvalidInput(f"out = {out!r} must end in .png, .pdf or .svg.")
-    names = [Path(run).name or run for run in runs]
-    labels = [n if names.count(n) == 1 else r for n, r in zip(names, runs, strict=True)]
-    curves = {n: _read_run(run, metric) for n, run in zip(labels, runs, strict=True)}
+    check_value("kind", Literal[KINDS], kind)
     try:
-        plot_learning_curves(curves, Path(out), metric)
+        if kind == "curves":
+            _plot_curves(runs, Path(out), metric)
+        else:
+            from jaxrl.report import plot_results
+
+            plot_results(runs, Path(out), kind, metric)
     except OSError as error:
         raise InvalidInput(f"out = {out!r} cannot be written ({error}).") from error
     click.echo(out)
+
+
+def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
+    """The learning curves, also of runs that are not finished."""
+    from jaxrl.plotting import plot_learning_curves
+    from jaxrl.report import read_entries
+    from jaxrl.sweeps.training import is_sweep
+
+    names = [Path(run).name or run for run in runs]
+    labels = [n if names.count(n) == 1 else r for n, r in zip(names, runs, strict=True)]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        if is_sweep(run):
+            curves |= {entry.label: entry.rows for entry in read_entries(Path(run))}
+        else:
+            curves[label] = _read_run(run, metric)
+    plot_learning_curves(curves, out, metric)
 
 
 def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
@@ -325,6 +555,25 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
             f"metric = {metric!r} is not in {run}{did_you_mean(metric, rows[0])}."
         )
     return rows
+
+
+@jaxrl.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--out", type=click.Path(), help="Folder.  [default: the first RUN's report/]"
+)
+def report(runs: tuple[str, ...], out: str | None) -> None:
+    """Write what a paper needs of finished runs and sweeps.
+
+    A web page that stands alone, CSV, a LaTeX table, BibTeX, and the figures.
+    """
+    from jaxrl.report import write_report
+
+    folder = Path(out) if out else Path(runs[0]) / "report"
+    for line in write_report(runs, folder):
+        click.echo(f"note: {line}")
+    for name in ("report.html", "table.tex", "results.csv", "jaxrl.bib"):
+        click.echo(folder / name)
 
 
 @jaxrl.command("check-env", cls=_TakesEnvParams)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxrl.rollout import init_world, play
+from jaxrl.settings import Values, with_values
 from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
 
 MAX_STEPS = 10_000
@@ -67,13 +68,17 @@ def evaluate_population(
     num_episodes: int = 128,
     greedy: bool = True,
     max_steps: int | None = None,
+    values: Values | None = None,
 ) -> Episodes:
-    """`evaluate` for agents with a leading axis `[K]`, each with a key of its own."""
+    """`evaluate` for agents with a leading axis `[K]`, each with a key of its own.
 
-    def one(agent: PyTree, key: Array) -> Episodes:
-        return evaluate(
-            algorithm, config, env, agent, key, num_episodes, greedy, max_steps
-        )
+    `values` are what they have of their own in config and environment `[K, ...]`.
+    """
+
+    def one(agent: PyTree, key: Array, values: Values) -> Episodes:
+        own = with_values(config, env, values)
+        return evaluate(algorithm, *own, agent, key, num_episodes, greedy, max_steps)
 
     num_members = len(jax.tree.leaves(agents)[0])
-    return jax.vmap(one)(agents, jax.random.split(key, num_members))
+    keys = jax.random.split(key, num_members)
+    return jax.vmap(one)(agents, keys, values or {})

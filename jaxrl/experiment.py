@@ -9,15 +9,12 @@ RUN/learning_curve.png
 """
 
 import dataclasses
-import fcntl
-import itertools
 import json
 import os
 import platform
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import metadata
@@ -27,16 +24,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import artifact, checkpoint, loggers, memory, plotting, prng, storage
+from jaxrl import (
+    artifact,
+    checkpoint,
+    folders,
+    loggers,
+    machines,
+    memory,
+    pbt,
+    plotting,
+    prng,
+    storage,
+)
 from jaxrl import config as configs
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.artifact import check_environment
+from jaxrl.artifact import Own, check_environment, setting
 from jaxrl.config import require
 from jaxrl.envs import make
 from jaxrl.errors import counted, did_you_mean
 from jaxrl.evaluation import evaluate_population
 from jaxrl.population import Parallel, device_mesh, member
 from jaxrl.runner import (
+    Adapt,
     Job,
     NonFiniteError,
     OnNan,
@@ -44,12 +53,14 @@ from jaxrl.runner import (
     Result,
     Row,
     checked_seeds,
-    num_iterations,
+    common_iterations,
     placed_progress,
+    planned_job,
     prepare,
     progress_shapes,
     train,
 )
+from jaxrl.settings import Setting, stacked
 from jaxrl.statistics import summarize_returns
 from jaxrl.types import Algorithm, Env, InvalidInput, Plan
 
@@ -72,6 +83,15 @@ class Experiment:
     """Further arguments of `make`."""
     seed: int = 0
     num_seeds: int = 1
+    """Of each setting."""
+    settings: Sequence[Own] = ({},)
+    """Values that replace those of `config` and `env_params`, by name ("learning_rate",
+    "env.gravity"): as many populations of `num_seeds` agents, in one program."""
+    varied: Sequence[str] = ()
+    """Numbers that are data of each agent even if all settings agree; see `train`."""
+    explored: dict[str, Sequence[float]] = field(default_factory=dict)
+    """Fields of the config that population-based training changes while it trains, each
+    with its lowest and highest value; none for no such training (see `jaxrl.pbt`)."""
     stop_return: float | None = None
     """Stops once the training return, averaged over a chunk and all seeds, reaches it."""
     stop_iterations: int | None = None
@@ -92,15 +112,35 @@ class Experiment:
     """Seconds between checkpoints; there is also one at the start and one at the end."""
     keep: int = 2
     """How many checkpoints are kept, the newest."""
+    log: Sequence[loggers.Log] = ()
+    """Where the metrics go beside `metrics.jsonl`: "tensorboard", "wandb"."""
 
     @cached_property
     def environment(self) -> Env:
         """The environment, built from its id: what is recorded is what was trained on."""
         return make(self.env, **self.env_params)
 
+    @cached_property
+    def pairs(self) -> list[Setting]:
+        """Config and environment of each setting."""
+        given = (self.algorithm, self.config, self.environment, self.env_params)
+        return [setting(*given, own) for own in self.settings]
+
     @property
     def seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.num_seeds))
+
+    @property
+    def adapt(self) -> Adapt | None:
+        return partial(pbt.adapt, self.explored) if self.explored else None
+
+    @property
+    def num_members(self) -> int:
+        return len(self.settings) * self.num_seeds
+
+
+Start = Callable[[Job], tuple[Progress, list[Row]]]
+"""Where a run begins, if not at its beginning: the progress, and the rows so far."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +167,8 @@ def run_experiment(
     progress: bool = True,
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> tuple[Path, dict[str, Any]]:
     """Trains, evaluates and writes everything into a run folder.
 
@@ -137,6 +179,8 @@ def run_experiment(
       progress: whether to draw a progress bar.
       report: called with lines for a person.
       interrupted: asked every few seconds; True ends the run early, artefacts and all.
+      start: the progress to begin with and the rows that led there; by default none.
+      on_result: called with what is on the devices at the end.
 
     Returns:
       The folder and the content of its `summary.json`.
@@ -146,15 +190,17 @@ def run_experiment(
       NonFiniteError: a number became NaN or infinite; metrics and checkpoints are kept.
       OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
-    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
-    _check(experiment, plan)
+    plan = _checked_plan(experiment)
     report(describe_plan(experiment, plan))
     description = _json(describe(experiment))
-    folder = new_run_folder(out, experiment)
+    folder = folders.agreed(out, folder_name(experiment))
     session = Session(folder, experiment, plan, progress, report, interrupted)
-    with locked(folder):
-        storage.write_text(folder / "config.json", description)
-        return folder, _finish(session, _train(session, None))
+    with folders.locked(folder):
+        if machines.is_first():
+            storage.write_text(folder / "config.json", description)
+        result = _train(session, None, start)
+        on_result(result)
+        return folder, _finish(session, result)
 
 
 def resume_experiment(
@@ -166,6 +212,8 @@ def resume_experiment(
     progress: bool = True,
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Goes on with a run that was killed or interrupted, as if it had not been.
 
@@ -178,6 +226,8 @@ def resume_experiment(
       progress: whether to draw a progress bar.
       report: called with lines for a person.
       interrupted: asked every few seconds; True ends the run early, artefacts and all.
+      start: as for `run_experiment`, if there is no checkpoint yet.
+      on_result: called with what is on the devices at the end.
 
     Returns:
       The content of its `summary.json`.
@@ -189,21 +239,22 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
-    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
-    _check(experiment, plan)
+    plan = _checked_plan(experiment)
     session = Session(folder, experiment, plan, progress, report, interrupted)
-    with locked(folder):
-        summary = _finished_summary(folder)
+    with folders.locked(folder):
+        summary = finished_summary(folder)
         if summary is not None and iteration is None:
             report(f"{folder} is finished: there is nothing to resume.")
             return summary
         iteration = checkpoint.chosen(folder, iteration)
         if iteration is None:
             report(f"{folder} has no checkpoint yet: training from the start.")
-        return _finish(session, _train(session, iteration))
+        result = _train(session, iteration, start)
+        on_result(result)
+        return _finish(session, result)
 
 
-def _train(session: Session, iteration: int | None) -> Result:
+def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
     """`train`, its rows going to the metrics file and the progress bar.
 
     From the checkpoint of that iteration, or from the start.
@@ -211,15 +262,21 @@ def _train(session: Session, iteration: int | None) -> Result:
     experiment, plan, folder = session.experiment, session.plan, session.folder
     total = plan.warmup_env_steps + session.iterations * plan.env_steps
     about = describe_training(experiment)
-    start = None
+    first = machines.is_first()
     if iteration is not None:
         start = partial(_restored, folder, about, iteration, session.report)
-    with (
-        closing(loggers.MetricsFile(folder / "metrics.jsonl")) as metrics,
-        closing(loggers.ProgressBar(total, disable=not session.progress)) as bar,
-    ):
+    with ExitStack() as stack:
+        metrics = loggers.MetricsFile(
+            folder / "metrics.jsonl" if first else Path(os.devnull)
+        )
+        bar = loggers.ProgressBar(total, disable=not (first and session.progress))
+        others = _other_loggers(session, iteration or 0) if first else []
+        for logger in (metrics, bar, *others):
+            stack.enter_context(closing(logger))
         if iteration is None:
-            metrics.truncate(0)
+            if first:
+                metrics.truncate(0)
+            start = start and partial(_begun, start, metrics.write)
         saver = checkpoint.Saver(
             folder,
             about | {"versions": versions()},
@@ -230,8 +287,8 @@ def _train(session: Session, iteration: int | None) -> Result:
         )
 
         def on_chunk(row: Row) -> None:
-            metrics.write(row)
-            bar.update(row)
+            for logger in (metrics, bar, *others):
+                logger.write(row)
 
         def between(progress: Progress) -> bool:
             saver.save_if_due(progress)
@@ -239,10 +296,11 @@ def _train(session: Session, iteration: int | None) -> Result:
 
         result = train(
             experiment.algorithm,
-            experiment.config,
-            experiment.environment,
+            [config for config, _ in experiment.pairs],
+            [env for _, env in experiment.pairs],
             seed=experiment.seed,
             num_seeds=experiment.num_seeds,
+            varied=experiment.varied,
             iterations=session.iterations,
             parallel=experiment.parallel,
             num_devices=experiment.num_devices,
@@ -250,11 +308,42 @@ def _train(session: Session, iteration: int | None) -> Result:
             on_chunk=on_chunk,
             stop=partial(_reached, experiment.stop_return),
             between=between,
+            adapt=experiment.adapt,
             on_nan=experiment.on_nan,
             report=session.report,
         )
         saver.save(result.progress)
         return result
+
+
+def _other_loggers(session: Session, iteration: int) -> list[Any]:
+    """TensorBoard and Weights & Biases, going on after that train step."""
+    experiment, plan = session.experiment, session.plan
+    after = plan.warmup_env_steps + iteration * plan.env_steps if iteration else 0
+    base = {"algorithm": experiment.algorithm.name, "env": experiment.env}
+    base |= configs.to_dict(experiment.config)
+    made: list[Any] = []
+    for name in experiment.log:
+        if name == "tensorboard":
+            each = [
+                base | own | {"seed": seed}
+                for own in experiment.settings
+                for seed in experiment.seeds
+            ]
+            made.append(loggers.TensorBoard(session.folder, each, after))
+        else:
+            made.append(loggers.WandB(session.folder, describe(experiment), after))
+    return made
+
+
+def _begun(
+    start: Start, write: Callable[[Row], None], job: Job
+) -> tuple[Progress, list[Row]]:
+    """What `start` gives; its rows are written down first."""
+    progress, rows = start(job)
+    for row in rows:
+        write(row)
+    return progress, rows
 
 
 def _restored(
@@ -277,8 +366,10 @@ def _restored(
     changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
     if changed:
         report(f"the checkpoint was written with other versions than {changed}")
-    checkpoint.remove_after(folder, iteration)
-    os.truncate(folder / "metrics.jsonl", metrics_bytes)
+    machines.agreed(0)  # all have read
+    if machines.is_first():
+        checkpoint.remove_after(folder, iteration)
+        os.truncate(folder / "metrics.jsonl", metrics_bytes)
     report(f"resuming {folder} after train step {iteration}")
     return placed_progress(job, progress), rows
 
@@ -295,21 +386,23 @@ def evaluate_agents(
       greedy: the likeliest action, or a sampled one.
 
     Returns:
-      The fields that `--json` prints, and the mean return of each seed `[K]`.
+      The fields that `--json` prints, and the mean return of each agent `[K]`.
 
     Raises:
       NonFiniteError: a return is NaN or infinite.
     """
     # Training splits `key(seed)` too: folded, the same number gives other episodes.
     key = jax.random.fold_in(prng.key(seed), EVALUATION)
+    config, env, values = stacked(agents.settings)
     episodes = evaluate_population(
         agents.algorithm,
-        agents.config,
-        agents.env,
+        config,
+        env,
         agents.agents,
         key,
         num_episodes=num_episodes,
         greedy=greedy,
+        values=values,
     )
     returns = jax.device_get(episodes.episode_return)
     if not np.isfinite(returns).all():
@@ -341,8 +434,9 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "deterministic": experiment.deterministic,
         "checkpoint_every": experiment.checkpoint_every,
         "keep": experiment.keep,
+        "log": list(experiment.log),
         "config": configs.to_dict(experiment.config),
-    }
+    } | _settings(experiment)
 
 
 def describe_training(experiment: Experiment) -> dict[str, Any]:
@@ -356,6 +450,17 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
         "seed": experiment.seed,
         "num_seeds": experiment.num_seeds,
         "config": json.loads(json.dumps(configs.to_dict(experiment.config))),
+    } | _settings(experiment)
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Nothing for one population, as before there could be several."""
+    if list(experiment.settings) == [{}]:
+        return {}
+    return {
+        "settings": list(experiment.settings),
+        "varied": list(experiment.varied),
+        "explored": experiment.explored,
     }
 
 
@@ -367,35 +472,65 @@ def read_experiment(
     Raises:
       InvalidInput: it is no run folder, or not one of this version of jaxrl.
     """
+    path = folder / "config.json"
     try:
-        content = json.loads((folder / "config.json").read_text())
-        name, config = content.pop("algorithm"), content.pop("config")
-        experiment_env = content["env"]
+        content = json.loads(path.read_text())
+        return as_experiment(content, path, env, algorithm)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
         raise InvalidInput(
             f"RUN = {str(folder)!r} has no readable config.json ({error}): give the "
             f"folder of a `jaxrl train`."
         ) from error
-    check_environment(experiment_env, env, folder)
+
+
+def as_experiment(
+    content: dict[str, Any],
+    path: Path,
+    env: str | None = None,
+    algorithm: Algorithm | None = None,
+) -> Experiment:
+    """The experiment that `describe` described, read from a file.
+
+    Raises:
+      InvalidInput: it is not one of this version of jaxrl.
+      KeyError, AttributeError, TypeError: it is none at all.
+    """
+    content = dict(content)
+    name, config = content.pop("algorithm"), content.pop("config")
+    check_environment(content["env"], env, path.parent)
     if algorithm is None and name not in ALGORITHMS:
         raise InvalidInput(
-            f"algorithm = {name!r} in {folder / 'config.json'}: this version of jaxrl "
-            f"has {', '.join(ALGORITHMS)}."
+            f"algorithm = {name!r} in {path}: this version of jaxrl has "
+            f"{', '.join(ALGORITHMS)}."
         )
     algorithm = algorithm or ALGORITHMS[name]
     known = {field.name for field in dataclasses.fields(Experiment)}
-    for setting in content:
+    for setting_name in content:
         require(
-            setting in known,
-            f"{setting} in {folder / 'config.json'} is not a setting"
-            f"{did_you_mean(setting, known)}.",
+            setting_name in known,
+            f"{setting_name} in {path} is not a setting"
+            f"{did_you_mean(setting_name, known)}.",
         )
     return Experiment(algorithm, configs.from_dict(algorithm.Config, config), **content)
 
 
+def named_env(path: Path) -> str | None:
+    """The environment that a `config.json` or `sweep.json` names, if it names one.
+
+    For those that only read results and run nothing of it.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return str(content.get("experiment", content)["env"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def planned_iterations(experiment: Experiment, plan: Plan) -> int:
     """Train steps of the whole run, unless a return stops it before."""
-    iterations = num_iterations(plan, experiment.config.total_steps)
+    iterations = common_iterations(plan, experiment.pairs)
     return min(iterations, experiment.stop_iterations or iterations)
 
 
@@ -406,13 +541,16 @@ def describe_plan(experiment: Experiment, plan: Plan) -> str:
     warmup = ""
     if plan.warmup_env_steps:
         warmup = f"{plan.warmup_env_steps:,} warm-up steps, then "
+    seeds = f"seeds {experiment.seeds}"
+    if len(experiment.settings) > 1:
+        seeds += f" with each of {len(experiment.settings)} settings"
     lines = [
-        f"{experiment.algorithm.name} on {experiment.env}, seeds {experiment.seeds}",
+        f"{experiment.algorithm.name} on {experiment.env}, {seeds}",
         f"plan for each seed: {warmup}{iterations:,} iterations of "
         f"{plan.env_steps:,} environment steps and {counted(plan.updates, 'update')}: "
         f"{steps:,} environment steps, {counted(iterations * plan.updates, 'update')}",
     ]
-    asked = int(experiment.config.total_steps)
+    asked = int(experiment.pairs[0][0].total_steps)
     if steps > asked:
         lines.append(
             f"(total_steps = {asked:,} is not a whole number of iterations: "
@@ -421,67 +559,26 @@ def describe_plan(experiment: Experiment, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def new_run_folder(out: Path | str | None, experiment: Experiment) -> Path:
-    """Makes the run folder; one that holds a run already is refused, not overwritten."""
-    if out is None:
-        return _first_free_folder(experiment)
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process has not moved to its place is nothing yet.
-        occupied = any(path.name != "config.json.new" for path in folder.iterdir())
-    except OSError as error:
-        raise InvalidInput(
-            f"out = {str(out)!r} cannot be a run folder ({error}): give another one."
-        ) from error
-    if occupied:
-        raise InvalidInput(
-            f"out = {str(out)!r} is not empty, it may hold a run: give a new folder."
-        )
-    return folder
+def folder_name(experiment: Experiment) -> str:
+    """What the run folder is called, without the number that makes it new."""
+    return f"{experiment.algorithm.name}-{experiment.env}-{experiment.seed}"
 
 
-def _first_free_folder(experiment: Experiment) -> Path:
-    """`runs/ALGO-ENV-SEED-n` with the smallest n that is free."""
-    runs = Path("runs")
-    try:
-        runs.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(
-            f"the folder 'runs' cannot be made here ({error}): give --out."
-        ) from error
-    env_name = re.sub(r"[^\w.-]+", "_", experiment.env)
-    for n in itertools.count():
-        folder = runs / f"{experiment.algorithm.name}-{env_name}-{experiment.seed}-{n}"
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InvalidInput(
-                f"{str(folder)!r} cannot be made ({error}): give --out."
-            ) from error
-    raise AssertionError("unreachable: the numbers do not end")
+def _checked_plan(experiment: Experiment) -> Plan:
+    """What the experiment will do, if it can.
 
+    Raises:
+      InvalidInput: before anything compiles.
+    """
+    # Its own mistakes, before those of the settings.
+    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
+    require(
+        isinstance(experiment.settings, Sequence)
+        and len(experiment.settings) > 0
+        and all(isinstance(own, dict) for own in experiment.settings),
+        f"settings = {experiment.settings!r}: must be a list of tables of values.",
+    )
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder; the system lets go of it if we die."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InvalidInput(
-            f"RUN = {str(folder)!r} is in use by another process: wait for it, or stop it."
-        ) from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _check(experiment: Experiment, plan: Plan) -> None:
     def check(name: str, kind: Any, **limits: float) -> None:
         configs.check_value(name, kind, getattr(experiment, name), **limits)
 
@@ -491,17 +588,19 @@ def _check(experiment: Experiment, plan: Plan) -> None:
     check("evaluation_episodes", int, low=1)
     check("checkpoint_every", float, low=0)
     check("keep", int, low=1)
+    for name in experiment.log:
+        configs.check_value("log", loggers.Log, name)
+        loggers.check_installed(name)
     check("parallel", Parallel)
     check("on_nan", OnNan)
     check("deterministic", bool)
-    device_mesh(plan, experiment.num_seeds, experiment.parallel, experiment.num_devices)
-    memory.check(
-        experiment.algorithm,
-        configs.with_floats(experiment.config),
-        experiment.environment,
-        plan,
-        experiment.num_seeds,
-    )
+    for config, env in experiment.pairs:
+        prepare(experiment.algorithm, config, env)
+    count = experiment.num_members
+    device_mesh(plan, count, experiment.parallel, experiment.num_devices)
+    config, env, _ = stacked(experiment.pairs, experiment.varied)
+    memory.check(experiment.algorithm, config, env, plan, count)
+    return plan
 
 
 def _reached(stop_return: float | None, row: Row) -> bool:
@@ -514,7 +613,8 @@ def _reached(stop_return: float | None, row: Row) -> bool:
 def _finish(session: Session, result: Result) -> dict[str, Any]:
     """Artefact, evaluation, figure and, when all that is there, the summary."""
     folder, experiment = session.folder, session.experiment
-    whole = [k for k, seed in enumerate(result.seeds) if seed not in result.broken]
+    whole = [k for k in range(len(result.seeds)) if k not in result.broken]
+    own = _own_values(experiment, result)
     agents = artifact.Agents(
         experiment.algorithm,
         experiment.config,
@@ -522,27 +622,67 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         experiment.env_params,
         member(result.agent, np.array(whole)),
         [result.seeds[k] for k in whole],
+        [own[k] for k in whole] if any(own) else (),
     )
-    artifact.save_agents(folder / "policy", agents)
+    if machines.is_first():
+        artifact.save_agents(folder / "policy", agents)
     started = time.perf_counter()
-    evaluation, by_seed = evaluate_agents(
+    evaluation, returns = evaluate_agents(
         agents, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
     )
+    by_member = dict(zip(whole, returns, strict=True))
     summary = _summary(session, result) | {
         "evaluation": evaluation,
-        "evaluation_by_seed": by_seed,
+        "evaluation_by_member": [by_member.get(k) for k in range(len(result.seeds))],
         "evaluation_seconds": round(time.perf_counter() - started, 3),
     }
-    plotting.plot_learning_curves(
-        {experiment.algorithm.name: result.history},
-        folder / "learning_curve.png",
-        title=experiment.env,
-    )
-    storage.write_text(folder / "summary.json", _json(summary))
+    if machines.is_first():
+        plotting.plot_learning_curves(
+            {experiment.algorithm.name: result.history},
+            folder / "learning_curve.png",
+            title=experiment.env,
+        )
+        storage.write_text(folder / "summary.json", _json(summary))
+    machines.agreed(0)  # the others may read what the first has written
     return summary
 
 
-def _finished_summary(folder: Path) -> dict[str, Any] | None:
+def saved_progress(folder: Path, experiment: Experiment) -> tuple[Progress, list[Row]]:
+    """The newest checkpoint of a run, on the host, and the rows before it.
+
+    Raises:
+      InvalidInput: there is none, or a file is damaged.
+    """
+    job, _ = planned_job(
+        experiment.algorithm,
+        [config for config, _ in experiment.pairs],
+        [env for _, env in experiment.pairs],
+        seed=experiment.seed,
+        num_seeds=experiment.num_seeds,
+        varied=experiment.varied,
+        parallel=experiment.parallel,
+        num_devices=experiment.num_devices,
+        on_nan=experiment.on_nan,
+    )
+    iteration = checkpoint.chosen(folder, None)
+    if iteration is None:
+        raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
+    about = describe_training(experiment)
+    progress, size, _ = checkpoint.load(folder, progress_shapes(job), about, iteration)
+    return progress, loggers.read_metrics(folder / "metrics.jsonl", size)
+
+
+def _own_values(experiment: Experiment, result: Result) -> list[Own]:
+    """What each agent has of its own, as it is at the end."""
+    own = [dict(own) for own in experiment.settings for _ in experiment.seeds]
+    for name in experiment.explored:
+        column = machines.fetched(result.progress.values[f"config/{name}"])
+        for values, x in zip(own, column, strict=True):
+            values[name] = float(x)
+    return own
+
+
+def finished_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a run that has reached its end, or None."""
     path = folder / "summary.json"
     if not path.exists():
@@ -562,12 +702,12 @@ def _summary(session: Session, result: Result) -> dict[str, Any]:
     stopped = bool(result.history) and _reached(
         experiment.stop_return, result.history[-1]
     )
-    all_steps = experiment.num_seeds * (result.env_steps - plan.warmup_env_steps)
+    all_steps = experiment.num_members * (result.env_steps - plan.warmup_env_steps)
     return {
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "seeds": result.seeds,
-        "broken": {str(seed): what for seed, what in result.broken.items()},
+        "broken": {str(k): what for k, what in result.broken.items()},
         "finished": stopped or result.iterations >= session.iterations,
         "iterations": result.iterations,
         "env_steps": result.env_steps,

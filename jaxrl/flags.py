@@ -6,6 +6,7 @@ defaults, then the file given with `--config`, then flags.
 
 import dataclasses
 import json
+import shlex
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ import click
 from jaxrl import config as configs
 from jaxrl.errors import did_you_mean
 from jaxrl.experiment import Experiment
+from jaxrl.sweeps.plan import Sweep
+from jaxrl.sweeps.space import Domain, Range, as_space, parse
 from jaxrl.types import Algorithm, InvalidInput
 
 ENV_PREFIX = "--env."
@@ -30,6 +33,36 @@ RLLIB_STOP = {
     "num_env_steps_sampled_lifetime": "total_steps",
 }
 """RLlib's names of stopping rules, and ours."""
+
+
+class _NumberOrAuto(click.ParamType):
+    name = "number|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto.", param, ctx)
+
+
+class _Names(click.ParamType):
+    name = "name,name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return tuple(value.split(","))
+
+
+class _Shard(click.ParamType):
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        try:
+            shard, shards = value.split("/")
+            return int(shard), int(shards)
+        except ValueError:
+            self.fail(f"{value!r} is not i/n, such as 0/4.", param, ctx)
 
 
 RUN_OPTIONS = (
@@ -78,6 +111,11 @@ RUN_OPTIONS = (
     ),
     click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
     click.Option(
+        ["--log"],
+        type=_Names(),
+        help="tensorboard, wandb, or both with a comma.  [default: metrics.jsonl only]",
+    ),
+    click.Option(
         ["--on-nan"],
         help="When something becomes NaN or infinite: stop, or continue with the other "
         "seeds.  [default: stop]",
@@ -91,6 +129,52 @@ RUN_OPTIONS = (
     click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
+
+
+MACHINE_OPTIONS = (
+    click.Option(
+        ["--coordinator"],
+        help="HOST:PORT of the first of several processes, or auto on a cluster that JAX "
+        "knows.  [default: one process]",
+    ),
+    click.Option(["--num-processes"], type=int, help="How many processes there are."),
+    click.Option(["--process-id"], type=int, help="Which this is: 0, 1, ..."),
+)
+"""Of a run on several processes, of one machine or many."""
+
+SWEEP_OPTIONS = (
+    click.Option(
+        ["--sampler"],
+        help="grid, random, loguniform, or optuna.  [default: grid]",
+    ),
+    click.Option(["--trials"], type=int, help="Settings, if it is not a grid."),
+    click.Option(
+        ["--scheduler"],
+        help="none; halving: the better half goes on for twice as long; pbt: the worst "
+        "copy the best and change.  [default: none]",
+    ),
+    click.Option(
+        ["--block"],
+        type=_NumberOrAuto(),
+        help="Agents trained at a time, or auto.  [default: as many as fit]",
+    ),
+    click.Option(
+        ["--batch"],
+        type=int,
+        help="Settings that Optuna proposes at a time.  [default: a fifth]",
+    ),
+    click.Option(
+        ["--shard"],
+        type=_Shard(),
+        help="i/n: every n-th setting, from the i-th of 0, ...",
+    ),
+    click.Option(
+        ["--confirm-seeds"],
+        type=int,
+        help="Fresh seeds with which the best setting is trained again.  [default: 0]",
+    ),
+)
+"""Those of a sweep beside `--grid` and `RUN_OPTIONS`."""
 
 
 def config_options(config_class: type) -> list[click.Option]:
@@ -166,6 +250,50 @@ def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
                 raise click.UsageError(f"{argument} needs a value: {argument} VALUE.")
         params[name.replace("-", "_")] = _parsed(text)
     return rest, params
+
+
+def split_grid(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--grid NAME=VALUES NAME=VALUES ...` out of the arguments."""
+    rest: list[str] = []
+    grid: list[str] = []
+    inside = False
+    for argument in args:
+        if argument == "--grid":
+            inside = True
+        elif argument.startswith("--grid="):
+            inside = True
+            grid.append(argument.removeprefix("--grid="))
+        elif inside and not argument.startswith("-") and "=" in argument:
+            grid.append(argument)
+        else:
+            inside = False
+            rest.append(argument)
+    return rest, grid
+
+
+def sweep_from_flags(
+    algorithm: Algorithm, env_params: dict[str, Any], grid: Sequence[str], **flags: Any
+) -> Sweep:
+    """The sweep that the flags ask for.
+
+    Raises:
+      InvalidInput: one sentence that names the field, the value and the fix.
+    """
+    names = {option.name for option in SWEEP_OPTIONS}
+    given = {n: x for n, x in flags.items() if n in names and x is not None}
+    others = {n: x for n, x in flags.items() if n not in names}
+    if others.get("on_nan") is None and others.get("config_file") is None:
+        others["on_nan"] = "continue"
+    pairs = [parse(text) for text in grid]
+    if not pairs:
+        raise InvalidInput(
+            "grid is missing: give what is swept, such as --grid learning_rate=1e-4,1e-3."
+        )
+    twice = [n for i, (n, _) in enumerate(pairs) if n in [m for m, _ in pairs[:i]]]
+    if twice:
+        raise InvalidInput(f"grid: {twice[0]} stands there twice.")
+    experiment = experiment_from_flags(algorithm, env_params, **others)
+    return Sweep(experiment, as_space(dict(pairs)), **given)
 
 
 def _parsed(text: str) -> Any:
@@ -264,3 +392,82 @@ def _rllib_stop(text: str | None) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidInput(f"stop: {name} = {value!r} must be a number.")
     return {RLLIB_STOP[name]: value for name, value in rules.items()}
+
+
+def train_command(experiment: Experiment) -> str:
+    """The command line that trains this; what is at its default is left out."""
+    words = [
+        "jaxrl",
+        "train",
+        experiment.algorithm.name,
+        *_experiment_flags(experiment),
+    ]
+    return shlex.join(words)
+
+
+def sweep_command(sweep: Sweep) -> str:
+    """The command line that sweeps this; what is at its default is left out."""
+    words = ["jaxrl", "sweep", sweep.experiment.algorithm.name, "--grid"]
+    words += [f"{name}={_written(domain)}" for name, domain in sweep.space.items()]
+    for name in ("sampler", "trials", "scheduler", "batch", "confirm_seeds"):
+        value = getattr(sweep, name)
+        if value != getattr(Sweep, name):
+            words += [_flag(name), str(value)]
+    if sweep.shard is not None:
+        words += ["--shard", "/".join(map(str, sweep.shard))]
+    on_nan = sweep.experiment.on_nan
+    others = dataclasses.replace(sweep.experiment, on_nan=Experiment.on_nan)
+    words += _experiment_flags(others)
+    if on_nan != "continue":
+        words += ["--on-nan", on_nan]
+    return shlex.join(words)
+
+
+def _experiment_flags(experiment: Experiment) -> list[str]:
+    words = ["--env", experiment.env]
+    for name, value in experiment.env_params.items():
+        words += [ENV_PREFIX + name, json.dumps(value)]
+    for name in _RUN_FIELDS:
+        value = getattr(experiment, name)
+        if value is True:
+            words.append(_flag(name))
+        elif value != getattr(Experiment, name):
+            words += [_flag(name), str(value)]
+    if experiment.log:
+        words += ["--log", ",".join(experiment.log)]
+    defaults = configs.to_dict(experiment.algorithm.Config())
+    for name, value in configs.to_dict(experiment.config).items():
+        if value == defaults[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + _flag(name)[2:])
+        elif isinstance(value, list):
+            words += [_flag(name), ",".join(map(str, value))]
+        else:
+            words += [_flag(name), "none" if value is None else str(value)]
+    return words
+
+
+_RUN_FIELDS = (
+    "seed",
+    "num_seeds",
+    "stop_return",
+    "stop_iterations",
+    "evaluation_episodes",
+    "parallel",
+    "num_devices",
+    "checkpoint_every",
+    "keep",
+    "on_nan",
+    "deterministic",
+)
+
+
+def _flag(name: str) -> str:
+    return "--devices" if name == "num_devices" else "--" + name.replace("_", "-")
+
+
+def _written(domain: Domain) -> str:
+    if isinstance(domain, Range):
+        return f"{domain.low}:{domain.high}" + ":log" * domain.log
+    return ",".join(x if isinstance(x, str) else json.dumps(x) for x in domain.values)

@@ -1,12 +1,19 @@
-"""Where the rows of a run go: a file for programs, a bar for people."""
+"""Where the rows of a run go: a file for programs, a bar for people, and if asked for
+TensorBoard or Weights & Biases."""
 
+import importlib.util
 import json
 import math
 import os
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxrl.runner import Row
+from jaxrl.types import InvalidInput
+
+RETURN = "rollout/episode_return"
 
 
 class MetricsFile:
@@ -56,6 +63,119 @@ def read_metrics(path: Path, size: int | None = None) -> list[Row]:
     return [json.loads(line) for line in content[:size].splitlines()]
 
 
+Log = Literal["tensorboard", "wandb"]
+"""Where the rows go beside the file: extras of their own."""
+
+MOST_CURVES = 100
+"""Agents of which TensorBoard gets a curve each; of more it gets the mean."""
+
+
+class TensorBoard:
+    """A curve for each agent and metric under `RUN/tensorboard/`, and its
+    hyper-parameters with the last return."""
+
+    def __init__(self, folder: Path, settings: Sequence[dict[str, Any]], after: int):
+        """`settings` are the hyper-parameters of each agent; what was written about
+        environment steps beyond `after` is superseded."""
+        import tensorboardX
+
+        self._settings = settings if len(settings) <= MOST_CURVES else [{}]
+        digits = len(str(len(self._settings) - 1))
+        names = [f"agent-{k:0{digits}d}" for k in range(len(self._settings))]
+        if len(settings) > MOST_CURVES:
+            names = ["mean"]
+        place = folder / "tensorboard"
+        self._writers = [
+            tensorboardX.SummaryWriter(
+                str(place / name), purge_step=after + 1, filename_suffix=f".{after}"
+            )
+            for name in names
+        ]
+        self._hparams = tensorboardX.summary.hparams
+        self._last: list[float | None] = [None] * len(names)
+
+    def write(self, row: Row) -> None:
+        for name, values in _columns(row, len(self._writers)).items():
+            for k, (writer, value) in enumerate(
+                zip(self._writers, values, strict=True)
+            ):
+                if value is None:
+                    continue
+                writer.add_scalar(name, value, row["env_steps"])
+                if name == RETURN:
+                    self._last[k] = value
+
+    def close(self) -> None:
+        for writer, own, last in zip(
+            self._writers, self._settings, self._last, strict=True
+        ):
+            if last is not None:
+                plain = {
+                    n: x if isinstance(x, bool | int | float | str) else str(x)
+                    for n, x in own.items()
+                }
+                for part in self._hparams(plain, {RETURN: last}):
+                    writer.file_writer.add_summary(part)
+            writer.close()
+
+
+class WandB:
+    """The mean over the agents of each metric, and the return of each, in one run."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], after: int):
+        """`config` is the experiment. A run that is resumed goes on under its id."""
+        import wandb
+
+        path = folder / "wandb_id.txt"
+        if after and path.exists():
+            run_id = path.read_text().strip()
+        else:
+            run_id = secrets.token_hex(4)
+            path.write_text(run_id + "\n")
+        self._run = wandb.init(
+            project="jaxrl",
+            name=folder.name,
+            dir=str(folder),
+            config=config,
+            id=run_id,
+            resume="allow",
+        )
+
+    def write(self, row: Row) -> None:
+        means = {n: values[0] for n, values in _columns(row, 1).items()}
+        each = {f"{RETURN}/{k}": x for k, x in enumerate(row[RETURN][:MOST_CURVES])}
+        numbers = {n: x for n, x in (means | each).items() if x is not None}
+        self._run.log(numbers, step=row["env_steps"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_installed(log: Log) -> None:
+    """Raises `InvalidInput` if the package is not."""
+    if importlib.util.find_spec(MODULES[log]) is None:
+        raise InvalidInput(
+            f"log = {log!r}: it is not installed, pip install 'jaxrl[{log}]'."
+        )
+
+
+def _columns(row: Row, count: int) -> dict[str, list[float | None]]:
+    """Every metric of each of `count` agents, or its mean over all for one of many."""
+    columns = {}
+    for name, value in row.items():
+        if name in ("iteration", "env_steps"):
+            continue
+        values = value if isinstance(value, list) else [value] * count
+        if len(values) != count:
+            known = [x for x in values if x is not None]
+            values = [sum(known) / len(known) if known else None]
+        columns[name] = values
+    return columns
+
+
 class ProgressBar:
     """Return, steps per second and time left, from the rows of `train`.
 
@@ -66,7 +186,7 @@ class ProgressBar:
         self._total, self._disable = total_env_steps, disable
         self._bar: Any = None
 
-    def update(self, row: Row) -> None:
+    def write(self, row: Row) -> None:
         if self._disable:
             return
         if self._bar is None:
@@ -97,5 +217,5 @@ class ProgressBar:
 def mean_return(row: Row) -> float | None:
     """Mean over the seeds of the training return in that chunk; None if no episode of
     any seed ended in it."""
-    values = [v for v in row["rollout/episode_return"] if v is not None]
+    values = [v for v in row[RETURN] if v is not None]
     return sum(values) / len(values) if values else None

@@ -3,15 +3,25 @@
 import contextlib
 import resource
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from jaxrl import prng
 from jaxrl.config import require
 from jaxrl.errors import counted
-from jaxrl.population import traced_once
+from jaxrl.population import (
+    device_mesh,
+    init_population,
+    member,
+    no_tally,
+    run_population,
+    traced_once,
+)
 from jaxrl.types import Algorithm, Env, Plan, PyTree
 
 CGROUP_LIMITS = (
@@ -50,16 +60,75 @@ def size(tree: PyTree) -> int:
 
 
 def available() -> int | None:
-    """Bytes that the devices of this process have together; None where nobody says.
+    """Bytes that the devices have together; None where nobody says.
 
     On a CPU the least of the process's limit, its container's and the machine's memory.
+    Of several processes all have what this one has.
     """
+    here = _available_here()
+    return None if here is None else here * jax.process_count()
+
+
+def _available_here() -> int | None:
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         return _process_limit()
     stats = [device.memory_stats() or {} for device in devices]
     limits = [found["bytes_limit"] for found in stats if "bytes_limit" in found]
     return sum(limits) if limits else None
+
+
+SURE = 4
+"""A population of which so many times the lower bound fits is not measured."""
+
+ROOM = 0.5
+"""The part of the memory that a block of members may take: evaluation needs some too."""
+
+
+def most_members(algorithm: Algorithm, config: Any, env: Env, count: int) -> int:
+    """How many of `count` members fit at a time.
+
+    From the lower bound of `needed`, if that leaves no doubt. Otherwise the train steps
+    of two small populations are compiled, and what each member more takes is read off.
+    """
+    limit = available()
+    plan = algorithm.plan(config, env)
+    each = sum(needed(algorithm, config, env, plan, 1).values())
+    if limit is None or SURE * count * each <= ROOM * limit:
+        return count
+    devices = len(jax.local_devices())
+    mesh = device_mesh(plan, 8 * devices, "members", devices)
+    few, more = 8 * devices, 16 * devices
+    taken = [compiled_bytes(algorithm, config, env, n, mesh) for n in (few, more)]
+    slope = max((taken[1] - taken[0]) / (more - few), 1.0)
+    most = int((ROOM * limit - taken[0]) / slope) + few
+    return max(1, min(count, most))
+
+
+def compiled_bytes(
+    algorithm: Algorithm, config: Any, env: Env, num_members: int, mesh: Mesh | None
+) -> int:
+    """What the compiled train steps of a population take, on all devices together."""
+    keys = jax.eval_shape(lambda: jax.random.split(prng.key(0), num_members))
+    init = partial(init_population, algorithm, config, env, {})
+    state = jax.eval_shape(init, keys)
+    one = jax.eval_shape(partial(member, index=0), state)
+    tally = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), x.dtype),
+        jax.eval_shape(partial(no_tally, algorithm), config, env, one),
+    )
+    length = jax.ShapeDtypeStruct((), np.int32)
+    lowered = run_population.lower(
+        algorithm, config, env, {}, state, tally, length, num_members, mesh
+    )
+    found: Any = lowered.compile().memory_analysis()
+    own = (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
+    return int(own) * (1 if mesh is None else mesh.size)
 
 
 def check(

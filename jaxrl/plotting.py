@@ -1,12 +1,20 @@
 """Learning curves, readable in print and safe for the colour-blind."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxrl.runner import Row
-from jaxrl.statistics import bootstrap_interval, iqm
+from jaxrl.statistics import (
+    aggregate_iqm,
+    bootstrap_interval,
+    iqm,
+    performance_profile,
+    stratified_interval,
+)
 
 # Okabe & Ito (2008), "Color Universal Design".
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,3 +77,268 @@ def plot_learning_curves(
     if axes.lines:
         axes.legend(frameon=False)
     figure.savefig(out, dpi=150)
+
+
+Table = Sequence[tuple[Mapping[str, Any], Sequence[float]]]
+"""Settings, each with the returns of its seeds."""
+
+
+def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") -> None:
+    """The return against each hyper-parameter.
+
+    A point with a bar is a setting: IQM over its seeds, 95 % bootstrap interval. The line
+    is the IQM of all seeds of all settings that share the value, where several do.
+
+    Args:
+      table: the settings.
+      names: of the hyper-parameters, one panel each.
+      out: a PNG, PDF or SVG file.
+      title: above the figure.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    size = (4.0 * columns + 0.5, 3.2 * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for axes, name in zip(panels, names, strict=False):
+        _draw_slice(axes, name, [(own[name], returns) for own, returns in table])
+    for axes in list(panels)[len(names) :]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(out, dpi=150)
+
+
+def _draw_slice(
+    axes: Any, name: str, points: Sequence[tuple[Any, Sequence[float]]]
+) -> None:
+    labels, places = _places([value for value, _ in points])
+    for i, (_, returns) in enumerate(points):
+        low, high = bootstrap_interval(returns, num_resamples=2_000)
+        middle = iqm(returns)
+        bars = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
+        axes.errorbar(
+            places[i], middle, bars, fmt="o", color=COLOURS[0], alpha=0.7, capsize=3
+        )
+    shared = {
+        place: [
+            x
+            for p, (_, returns) in zip(places, points, strict=True)
+            if p == place
+            for x in returns
+        ]
+        for place in sorted(set(places))
+    }
+    axes.plot(list(shared), [iqm(x) for x in shared.values()], color=COLOURS[1])
+    if labels is not None:
+        axes.set_xticks(range(len(labels)), labels)
+    elif min(places) > 0 and max(places) >= 10 * min(places):
+        axes.set_xscale("log")
+    axes.set_xlabel(name)
+    axes.set_ylabel("return (IQM over seeds)")
+    axes.grid(alpha=0.3)
+
+
+def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
+    """Where values stand on an axis; with labels if they are not numbers."""
+    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        return None, [float(x) for x in values]
+    labels = list(dict.fromkeys(_label(x) for x in values))
+    return labels, [float(labels.index(_label(x))) for x in values]
+
+
+def _label(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> None:
+    """The return for each pair of values of two hyper-parameters: IQM of all seeds.
+
+    Args:
+      table: the settings.
+      x, y: the names of the two.
+      out: a PNG, PDF or SVG file.
+      title: above the axes.
+    """
+    from matplotlib.figure import Figure
+
+    values = [_in_order({_key(own[name]) for own, _ in table}) for name in (x, y)]
+    columns, rows = values
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for i, j in np.ndindex(grid.shape):
+        returns = [
+            r
+            for own, found in table
+            if (_key(own[x]), _key(own[y])) == (columns[j], rows[i])
+            for r in found
+        ]
+        grid[i, j] = iqm(returns) if returns else np.nan
+    width, height = 1.1 * len(columns) + 2.5, 0.7 * len(rows) + 1.8
+    size = min(max(width, 4.0), 14.0), min(max(height, 3.0), 14.0)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
+    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    for i, j in np.ndindex(grid.shape):
+        if np.isfinite(grid[i, j]) and grid.size <= 100:
+            colour = "white" if grid[i, j] <= middle else "black"
+            axes.text(j, i, f"{grid[i, j]:.4g}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(columns)), [_label(v) for v in columns])
+    axes.set_yticks(range(len(rows)), [_label(v) for v in rows])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title)
+    figure.colorbar(image, label="return (IQM over seeds)")
+    figure.savefig(out, dpi=150)
+
+
+def _key(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _in_order(values: set[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # None, or several kinds
+        return sorted(values, key=str)
+
+
+def plot_intervals(
+    scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
+) -> None:
+    """IQM over seeds with its 95 % bootstrap interval, a line each, and every seed.
+
+    Args:
+      scores: label -> the returns of its seeds.
+      out: a PNG, PDF or SVG file.
+      title: above the axes.
+    """
+    from matplotlib.figure import Figure
+
+    size = (7.0, 0.45 * len(scores) + 1.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    for i, returns in enumerate(scores.values()):
+        low, high = bootstrap_interval(returns, num_resamples=2_000)
+        axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
+        axes.vlines(iqm(returns), i - 0.3, i + 0.3, color=COLOURS[6])
+        axes.plot(returns, [i] * len(returns), "|", color=COLOURS[1], alpha=0.6)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel("return")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(out, dpi=150)
+
+
+def plot_profiles(
+    scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
+) -> None:
+    """Performance profiles: the share of seeds with a return above each threshold.
+
+    Args:
+      scores: label -> the returns of its seeds.
+      out: a PNG, PDF or SVG file.
+      title: above the axes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    every = np.concatenate([np.asarray(x, float) for x in scores.values()])
+    margin = 0.05 * max(float(np.ptp(every)), 1e-6)
+    thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
+    for i, (label, returns) in enumerate(scores.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        profile = partial(performance_profile, thresholds=thresholds)
+        axes.step(
+            thresholds, profile([returns]), color=colour, label=label, where="post"
+        )
+        if len(returns) > 1:
+            low, high = stratified_interval(profile, [returns], num_resamples=1_000)
+            axes.fill_between(
+                thresholds, low, high, color=colour, alpha=0.2, linewidth=0, step="post"
+            )
+    axes.set_xlabel("return")
+    axes.set_ylabel("share of seeds above")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(out, dpi=150)
+
+
+def plot_efficiency(
+    runs: Mapping[str, Mapping[str, Sequence[Row]]],
+    out: Path,
+    metric: str = "rollout/episode_return",
+    title: str = "",
+) -> None:
+    """Sample efficiency: the IQM over all environments and seeds against the steps.
+
+    On each environment 0 is the lowest and 1 the highest IQM of a curve shown here; the
+    band is the 95 % bootstrap interval, the seeds of each environment resampled apart.
+
+    Args:
+      runs: label -> environment -> rows of its runs.
+      out: a PNG, PDF or SVG file.
+      metric: a metric of the rows.
+      title: above the axes.
+    """
+    from matplotlib.figure import Figure
+
+    curves = {
+        label: {env: curve(rows, metric) for env, rows in by_env.items()}
+        for label, by_env in runs.items()
+    }
+    curves = {
+        label: {env: (x, y) for env, (x, y) in by_env.items() if len(x)}
+        for label, by_env in curves.items()
+    }
+    limits: dict[str, tuple[float, float]] = {}
+    for by_env in curves.values():
+        for env, (_, values) in by_env.items():
+            middle = iqm(values, axis=1)
+            low, high = limits.get(env, (np.inf, -np.inf))
+            limits[env] = min(low, middle.min()), max(high, middle.max())
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, by_env) in enumerate(curves.items()):
+        if not by_env:
+            continue
+        colour = COLOURS[i % len(COLOURS)]
+        steps = np.linspace(
+            max(x[0] for x, _ in by_env.values()),
+            min(x[-1] for x, _ in by_env.values()),
+            50,
+        )
+        scores = [
+            _normalised(x, values, steps, *limits[env])
+            for env, (x, values) in by_env.items()
+        ]
+        middle = [aggregate_iqm([s[:, j] for s in scores]) for j in range(len(steps))]
+        bands = [
+            stratified_interval(
+                aggregate_iqm, [s[:, j] for s in scores], num_resamples=200
+            )
+            for j in range(len(steps))
+        ]
+        axes.plot(steps, middle, color=colour, label=label)
+        axes.fill_between(
+            steps, *np.transpose(bands), color=colour, alpha=0.2, linewidth=0
+        )
+    axes.set_xlabel("environment steps per seed")
+    axes.set_ylabel(f"normalised {metric}, IQM")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(frameon=False)
+    figure.savefig(out, dpi=150)
+
+
+def _normalised(
+    known_at: np.ndarray, values: np.ndarray, steps: np.ndarray, low: float, high: float
+) -> np.ndarray:
+    """Curves `[C, K]` at other steps, `[K, S]`, with `low` as 0 and `high` as 1."""
+    at_steps = [np.interp(steps, known_at, column) for column in values.T]
+    return (np.array(at_steps) - low) / max(high - low, 1e-12)

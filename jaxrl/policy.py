@@ -101,7 +101,10 @@ class Policy:
 
 
 def load_policy(
-    run: Path | str, seed: int | None = None, env: str | None = None
+    run: Path | str,
+    seed: int | None = None,
+    env: str | None = None,
+    index: int | None = None,
 ) -> Policy:
     """The agent of a run folder, ready to act. Nothing of what is stored is run.
 
@@ -112,19 +115,30 @@ def load_policy(
       run: the run folder.
       seed: which agent, if it was trained with several; by default the first.
       env: the environment's id, needed where it is "module:factory", which is code.
+      index: which agent by its place, where several settings share their seeds.
 
     Raises:
       InvalidInput: there is no such agent, or a file is damaged.
     """
     agents = load_agents(run, env)
-    seed = agents.seeds[0] if seed is None else seed
+    found = [
+        k
+        for k, its_seed in enumerate(agents.seeds)
+        if seed in (None, its_seed) and index in (None, k)
+    ]
+    asked = f"seed = {seed}" + ("" if index is None else f", index = {index}")
     require(
-        seed in agents.seeds,
-        f"seed = {seed}: {str(run)!r} has {', '.join(map(str, agents.seeds))}.",
+        bool(found),
+        f"{asked}: {str(run)!r} has {', '.join(map(str, agents.seeds))}.",
     )
-    agent = member(agents.agents, agents.seeds.index(seed))
-    agent = jax.tree.map(jnp.asarray, agent)
-    return Policy(agents.algorithm, agents.config, agents.env, agent)
+    require(
+        seed is None or len(found) == 1,
+        f"{asked}: {str(run)!r} has several such agents, give index, one of "
+        f"{', '.join(map(str, found))}.",
+    )
+    config, environment = agents.settings[found[0]]
+    agent = jax.tree.map(jnp.asarray, member(agents.agents, found[0]))
+    return Policy(agents.algorithm, config, environment, agent)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))

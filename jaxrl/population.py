@@ -5,7 +5,7 @@ fit the cache, and spread over the devices of `device_mesh`. Pure functions; the
 that calls them is `jaxrl.runner`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +15,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl import config as configs
+from jaxrl import machines
 from jaxrl.errors import counted
 from jaxrl.parallel import AXIS, partition, total
+from jaxrl.settings import Values, with_values
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,
@@ -170,7 +172,7 @@ def device_mesh(
     parallel: Parallel = "auto",
     num_devices: int | None = None,
 ) -> Mesh | None:
-    """The devices of this process that a run uses; None for one.
+    """The devices that a run uses, of all processes; None for one.
 
     Args:
       plan: of the run.
@@ -193,8 +195,16 @@ def device_mesh(
         "several seeds.",
     )
     work = plan.shares if by_data else num_members
-    devices = jax.local_devices()
-    if num_devices is None:
+    devices = jax.devices()
+    if machines.several():
+        configs.require(
+            num_devices in (None, len(devices)) and work % len(devices) == 0,
+            f"num_devices = {num_devices}: a run of {jax.process_count()} processes uses "
+            f"all of their {len(devices)} devices, which must divide the {work} "
+            f"{_parts(by_data)} of this run.",
+        )
+        count = len(devices)
+    elif num_devices is None:
         most = len(devices)
         if by_data and parallel == "auto":
             on_cpu = devices[0].platform == "cpu"
@@ -214,36 +224,51 @@ def _checked_devices(wanted: int, available: int, work: int, by_data: bool) -> i
         f"num_devices = {wanted}, but JAX sees {counted(available, 'device')} here.",
     )
     nearest = max(n for n in range(1, wanted + 1) if work % n == 0)
-    parts = "shares (environments and rows of a minibatch)" if by_data else "seeds"
     configs.require(
         work % wanted == 0,
-        f"num_devices = {wanted} must divide the {work} {parts} of this run: "
+        f"num_devices = {wanted} must divide the {work} {_parts(by_data)} of this run: "
         f"try {nearest}.",
     )
     return wanted
 
 
+def _parts(by_data: bool) -> str:
+    return "shares (environments and rows of a minibatch)" if by_data else "agents"
+
+
 @partial(jax.jit, static_argnames=("algorithm", "mesh"))
 def init_population(
-    algorithm: Algorithm, config: Any, env: Env, keys: Array, mesh: Mesh | None = None
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    values: Values,
+    keys: Array,
+    mesh: Mesh | None = None,
 ) -> PyTree:
-    """One initial state for each key `[K]`; `Shared` nodes have no axis of members."""
+    """One initial state for each key `[K]`; `Shared` nodes have no axis of members.
+
+    `values` are what the members have of their own in config and environment `[K, ...]`.
+    """
     one = traced_once(algorithm.init)
     axes = _member_axes(jax.eval_shape(one, config, env, keys[0]))
 
-    def init(config: Any, env: Env, keys: Array) -> PyTree:
+    def init(config: Any, env: Env, values: Values, keys: Array) -> PyTree:
+        def begin(values: Values, key: Array) -> PyTree:
+            return one(*with_values(config, env, values), key)
+
         if len(keys) == 1:
-            return _add_axis(one(config, env, keys[0]), axes)
-        return jax.vmap(partial(one, config, env), out_axes=axes)(keys)
+            return _add_axis(begin(_squeezed(values), keys[0]), axes)
+        return jax.vmap(begin, out_axes=axes)(values, keys)
 
     if mesh is None:
-        return init(config, env, keys)
+        return init(config, env, values, keys)
     if AXIS in mesh.axis_names:
-        state = init(config, env, keys)
+        state = init(config, env, values, keys)
         constrain = jax.lax.with_sharding_constraint
         return placed(state, mesh, partition(state), constrain)
-    specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(MEMBERS))
-    return _spread(init, mesh, specs, _member_specs(axes))(config, env, keys)
+    everywhere, own = PartitionSpec(), PartitionSpec(MEMBERS)
+    specs = (everywhere, everywhere, own, own)
+    return _spread(init, mesh, specs, _member_specs(axes))(config, env, values, keys)
 
 
 @partial(
@@ -255,6 +280,7 @@ def run_population(
     algorithm: Algorithm,
     config: Any,
     env: Env,
+    values: Values,
     state: PyTree,
     tally: Tally,
     length: Array,
@@ -264,6 +290,7 @@ def run_population(
 ) -> tuple[PyTree, Tally]:
     """`go_on` for every member. A single member runs without a batch axis.
 
+    `values` are what the members have of their own in config and environment `[K, ...]`.
     With a mesh from `device_mesh` the members, or the environments of each, are spread
     over its devices.
     """
@@ -271,29 +298,45 @@ def run_population(
     groups = mesh.size if mesh is not None and MEMBERS in mesh.axis_names else 1
 
     def run(
-        config: Any, env: Env, state: PyTree, tally: Tally, length: Array
+        config: Any,
+        env: Env,
+        values: Values,
+        state: PyTree,
+        tally: Tally,
+        length: Array,
     ) -> tuple[PyTree, Tally]:
-        chunk = partial(go_on, algorithm, config, env, freeze=freeze)
+        def chunk(
+            values: Values, state: PyTree, tally: Tally, length: Array
+        ) -> tuple[PyTree, Tally]:
+            own = with_values(config, env, values)
+            return go_on(algorithm, *own, state, tally, length, freeze)
+
         if num_members == groups:
-            alone = jax.tree.map(lambda x: jnp.squeeze(x, 0), tally)
-            state, tally = chunk(_drop_axis(state, axes), alone, length)
+            own = (_squeezed(values), _drop_axis(state, axes), _squeezed(tally))
+            state, tally = chunk(*own, length)
             return _add_axis(state, axes), jax.tree.map(lambda x: x[None], tally)
         count = num_groups(state, num_members // groups)
-        return _in_groups(chunk, state, tally, length, axes, count)
+        return _in_groups(chunk, values, state, tally, length, axes, count)
 
     if mesh is None:
-        return run(config, env, state, tally, length)
+        return run(config, env, values, state, tally, length)
     everywhere = PartitionSpec()
     specs = population_specs(state, mesh)
-    in_specs = (everywhere, everywhere, *specs, everywhere)
-    return _spread(run, mesh, in_specs, specs)(config, env, state, tally, length)
+    in_specs = (everywhere, everywhere, member_spec(mesh), *specs, everywhere)
+    spread = _spread(run, mesh, in_specs, specs)
+    return spread(config, env, values, state, tally, length)
 
 
 def population_specs(state: PyTree, mesh: Mesh) -> tuple[PyTree, PartitionSpec]:
     """Where a population's state and its tally lie."""
     if AXIS in mesh.axis_names:
-        return partition(state), PartitionSpec()
-    return _member_specs(_member_axes(state)), PartitionSpec(MEMBERS)
+        return partition(state), member_spec(mesh)
+    return _member_specs(_member_axes(state)), member_spec(mesh)
+
+
+def member_spec(mesh: Mesh) -> PartitionSpec:
+    """Where an array lies that has an axis of members and is no part of a state."""
+    return PartitionSpec() if AXIS in mesh.axis_names else PartitionSpec(MEMBERS)
 
 
 GROUP = 8
@@ -315,6 +358,7 @@ def num_groups(state: PyTree, num_members: int) -> int:
 
 def _in_groups(
     chunk: Callable,
+    values: Values,
     state: PyTree,
     tally: Tally,
     length: Array,
@@ -322,9 +366,9 @@ def _in_groups(
     count: int,
 ) -> tuple[PyTree, Tally]:
     """`chunk` for every member: side by side in each group, one group after another."""
-    vmapped = jax.vmap(chunk, in_axes=(axes, 0, None), out_axes=(axes, 0))
+    vmapped = jax.vmap(chunk, in_axes=(0, axes, 0, None), out_axes=(axes, 0))
     if count == 1:
-        return vmapped(state, tally, length)
+        return vmapped(values, state, tally, length)
 
     def divide(x: Array) -> Array:
         return x.reshape(count, -1, *x.shape[1:])
@@ -332,12 +376,14 @@ def _in_groups(
     def join(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])
 
-    def run(group: tuple[PyTree, Tally]) -> tuple[PyTree, Tally]:
-        members = _per_member(axes, group[0], shared=state)
-        return vmapped(members, group[1], length)
+    def run(group: tuple[Values, PyTree, Tally]) -> tuple[PyTree, Tally]:
+        values, members, tally = group
+        members = _per_member(axes, members, shared=state)
+        return vmapped(values, members, tally, length)
 
     groups = _per_member(axes, _map_members(divide, axes, state), shared=None)
-    after, tally = jax.lax.map(run, (groups, jax.tree.map(divide, tally)))
+    values, tally = jax.tree.map(divide, (values, tally))
+    after, tally = jax.lax.map(run, (values, groups, tally))
     # What is shared ends in every group where it ends in the first.
     first = jax.tree.map(lambda x: x[0], after)
     state = _per_member(axes, _map_members(join, axes, after), shared=first)
@@ -381,9 +427,28 @@ def _member_specs(axes: PyTree) -> PyTree:
     )
 
 
-def member(state: PyTree, index: int | np.ndarray) -> PyTree:
+def member(state: PyTree, index: int | np.ndarray | Array) -> PyTree:
     """One member of a population's state or agent; of several indices, a population."""
     return _map_members(lambda x: x[index], _member_axes(state), state)
+
+
+def joined(states: Sequence[PyTree]) -> PyTree:
+    """Several populations as one; what is `Shared` must be equal in all."""
+    first, *others = states
+    if not others:
+        return first
+    axes = _member_axes(first)
+    return jax.tree.map(
+        lambda axis, x, *more: (
+            x
+            if axis is None
+            else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), x, *more)
+        ),
+        axes,
+        first,
+        *others,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def _member_axes(state: PyTree) -> PyTree:
@@ -403,6 +468,11 @@ def _map_members(function: Callable, axes: PyTree, state: PyTree) -> PyTree:
         state,
         is_leaf=lambda x: x is None,
     )
+
+
+def _squeezed(tree: PyTree) -> PyTree:
+    """Of one member, without the axis."""
+    return jax.tree.map(lambda x: jnp.squeeze(x, 0), tree)
 
 
 def _add_axis(state: PyTree, axes: PyTree) -> PyTree:

@@ -5,6 +5,7 @@ calls it may log, stop or save. Nothing on the device ever calls the host, so a 
 pieces equals one big program bit for bit.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,20 +18,23 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl import config as configs
-from jaxrl import memory, prng
+from jaxrl import machines, memory, prng
 from jaxrl.errors import counted
 from jaxrl.population import (
     Parallel,
     Tally,
     device_mesh,
     init_population,
+    joined,
     member,
+    member_spec,
     no_tally,
     placed,
     population_specs,
     run_population,
     watched,
 )
+from jaxrl.settings import Setting, Values, described, stacked
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,
@@ -60,7 +64,8 @@ class Job(NamedTuple):
     algorithm: Algorithm
     config: Any
     env: Env
-    seeds: list[int]
+    values: Values  # what the members have of their own, at the start
+    seeds: list[int]  # of each member
     mesh: Mesh | None
     freeze: bool = False  # broken agents, and go on with the others
 
@@ -71,6 +76,7 @@ class Progress(NamedTuple):
     state: PyTree
     tally: Tally  # metrics added up since the last row, and what is finite
     broken: np.ndarray  # int64 [K, 2]: train step (0: whole), index in `watched`
+    values: Values  # what the members have of their own in config and environment
     iteration: int  # train steps done
     seconds: float  # that training has taken
 
@@ -80,10 +86,10 @@ class Result(NamedTuple):
 
     progress: Progress
     history: list[Row]
-    seeds: list[int]
-    env_steps: int  # for each seed, warm-up included
+    seeds: list[int]  # of each member
+    env_steps: int  # for each member, warm-up included
     compile_seconds: float  # and running `init`
-    broken: dict[int, str]  # by seed: what became NaN or infinite, and when
+    broken: dict[int, str]  # by member: what became NaN or infinite, and when
 
     @property
     def state(self) -> PyTree:
@@ -103,7 +109,15 @@ class Result(NamedTuple):
     @property
     def agent(self) -> PyTree:
         """The trained agents, leading axis `[K]`, on one device."""
-        return jax.device_put(self.state.agent, jax.local_devices()[0])
+        agent = self.state.agent
+        if machines.several():
+            agent = machines.fetched(agent)
+        return jax.device_put(agent, jax.local_devices()[0])
+
+
+Adapt = Callable[[Job, Progress, list[Row], bool], tuple[Progress, Row]]
+"""`(job, progress, rows so far, whether it is the end) ->` the progress to go on from, and
+columns that are added to the last row."""
 
 
 def num_iterations(plan: Plan, total_steps: float) -> int:
@@ -126,8 +140,8 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
     for name, value in vars(config).items():
         configs.require(
             np.ndim(value) == 0 or isinstance(value, tuple),
-            f"{name} is an array: `train` takes one number, sweep with jax.vmap over "
-            f"`run_chunk`.",
+            f"{name} is an array, and a config has one number: give `train` a list of "
+            f"configs, or sweep with jax.vmap over `run_chunk`.",
         )
     algorithm.validate(config, env)
     plan = algorithm.plan(config, env)
@@ -143,23 +157,22 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
 
 def first_progress(job: Job) -> Progress:
     """A job that has been initialised and has not begun."""
-    state = init_population(
-        job.algorithm, job.config, job.env, keys(job.seeds), job.mesh
-    )
+    values = _with_members(job, job.values)
+    seeds = _with_members(job, keys(job.seeds))
+    state = init_population(job.algorithm, job.config, job.env, values, seeds, job.mesh)
     return placed_progress(job, _beginning(job, state))
 
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
     init = partial(init_population, job.algorithm, job.config, job.env)
-    return _beginning(
-        job, jax.eval_shape(init, jax.eval_shape(lambda: keys(job.seeds)))
-    )
+    seeds = jax.eval_shape(lambda: keys(job.seeds))
+    return _beginning(job, jax.eval_shape(init, job.values, seeds))
 
 
 def _beginning(job: Job, state: PyTree) -> Progress:
     broken = np.zeros((len(job.seeds), 2), np.int64)
-    return Progress(state, _empty_tally(job, state), broken, 0, 0.0)
+    return Progress(state, _empty_tally(job, state), broken, job.values, 0, 0.0)
 
 
 def _empty_tally(job: Job, state: PyTree) -> Tally:
@@ -171,13 +184,21 @@ def _empty_tally(job: Job, state: PyTree) -> Tally:
 
 def placed_progress(job: Job, progress: Progress) -> Progress:
     """The arrays of a progress, wherever they are, moved to the devices of the job."""
+    values = _with_members(job, progress.values)
     arrays = (progress.state, progress.tally)
     if job.mesh is None:
         state, tally = jax.tree.map(jnp.asarray, arrays)
     else:
         specs = population_specs(progress.state, job.mesh)
-        state, tally = placed(arrays, job.mesh, specs, jax.device_put)
-    return progress._replace(state=state, tally=tally)
+        state, tally = placed(arrays, job.mesh, specs, machines.put)
+    return progress._replace(values=values, state=state, tally=tally)
+
+
+def _with_members(job: Job, arrays: PyTree) -> PyTree:
+    """Arrays `[K, ...]`, each part where its member is."""
+    if job.mesh is None:
+        return jax.tree.map(jnp.asarray, arrays)
+    return placed(arrays, job.mesh, member_spec(job.mesh), machines.put)
 
 
 def advance(job: Job, progress: Progress, length: int) -> Progress:
@@ -189,6 +210,7 @@ def advance(job: Job, progress: Progress, length: int) -> Progress:
         job.algorithm,
         job.config,
         job.env,
+        progress.values,
         progress.state,
         progress.tally,
         np.int32(length),
@@ -207,11 +229,12 @@ does not depend on it."""
 
 def train(
     algorithm: Algorithm,
-    config: Any,
-    env: Env,
+    config: Any | Sequence[Any],
+    env: Env | Sequence[Env],
     *,
     seed: int = 0,
     num_seeds: int = 1,
+    varied: Sequence[str] = (),
     iterations: int | None = None,
     num_chunks: int = 100,
     parallel: Parallel = "auto",
@@ -220,6 +243,7 @@ def train(
     on_chunk: Callable[[Row], None] = lambda row: None,
     stop: Callable[[Row], bool] = lambda row: False,
     between: Callable[[Progress], bool] = lambda progress: False,
+    adapt: Adapt | None = None,
     on_nan: OnNan = "stop",
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
@@ -227,10 +251,14 @@ def train(
 
     Args:
       algorithm: for example `jaxrl.PPO`.
-      config: its `Config`; `config.total_steps` is for each seed.
-      env: from `jaxrl.make`.
+      config: its `Config`; `config.total_steps` is for each agent. Or a list of them that
+        differ only in numbers: with each of these S settings `num_seeds` agents are
+        trained, K = S · num_seeds in all, those of one setting next to each other.
+      env: from `jaxrl.make`. Or a list of S that differ only in numbers.
       seed: the first seed.
-      num_seeds: how many agents.
+      num_seeds: how many agents of each setting.
+      varied: numbers that are data of each agent even if all settings agree on them, such
+        as "config/learning_rate", so that another list of settings is the same program.
       iterations: train steps; by default as many as reach `config.total_steps`.
       num_chunks: how many rows of metrics there are, at most.
       parallel: what is spread over several devices; see `device_mesh`.
@@ -241,6 +269,7 @@ def train(
       between: called before the first train step, after each chunk, and about every
         `CALL_SECONDS` within one; True ends the run there. The arrays it is given are
         used up when it returns: copy what is to be kept.
+      adapt: changes the population after each chunk (see `jaxrl.pbt`).
       on_nan: what happens when something of an agent becomes NaN or infinite. "stop" ends
         the run; "continue" leaves that agent as it was before that train step, reports
         it, and goes on with the others.
@@ -251,22 +280,27 @@ def train(
       NonFiniteError: an observation, a reward, a metric, a gradient or a parameter became
         NaN or infinite; with "continue", of every agent.
     """
-    plan = prepare(algorithm, config, env)
-    config = configs.with_floats(config)
+    job, plan = planned_job(
+        algorithm,
+        config,
+        env,
+        seed=seed,
+        num_seeds=num_seeds,
+        varied=varied,
+        parallel=parallel,
+        num_devices=num_devices,
+        on_nan=on_nan,
+    )
     if iterations is None:
-        iterations = num_iterations(plan, config.total_steps)
+        iterations = common_iterations(plan, as_settings(config, env))
     for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
         configs.check_value(name, int, value, low=1)
-    configs.check_value("on_nan", OnNan, on_nan)
-    numbers = checked_seeds(seed, num_seeds)
-    mesh = device_mesh(plan, num_seeds, parallel, num_devices)
-    memory.check(algorithm, config, env, plan, num_seeds)
-    seeds = list(numbers)
-    job = Job(algorithm, config, env, seeds, mesh, freeze=on_nan == "continue")
+    memory.check(algorithm, job.config, job.env, plan, len(job.seeds))
     compiling = time.perf_counter()
     report(
-        f"compiling {algorithm.name} on {env.id} for {counted(num_seeds, 'seed')} on "
-        f"{counted(1 if mesh is None else mesh.size, 'device')} ..."
+        f"compiling {algorithm.name} on {job.env.id} for "
+        f"{counted(len(job.seeds), 'agent')} on "
+        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
     )
     progress, history = (first_progress(job), []) if start is None else start(job)
     # A later call with other floats or another length finds it compiled.
@@ -277,44 +311,152 @@ def train(
 
     started = time.perf_counter() - progress.seconds
     chunk, length = math.ceil(iterations / num_chunks), 1
-    ended = between(progress) or bool(history and stop(history[-1]))
+    ended = machines.any_of(between(progress)) or bool(history and stop(history[-1]))
     while progress.iteration < iterations and not ended:
         chunk_end = min((progress.iteration // chunk + 1) * chunk, iterations)
         called = time.perf_counter()
         length = min(length, chunk_end - progress.iteration)
         progress = advance(job, progress, length)
-        tally = jax.device_get(progress.tally)  # waits for the device
+        tally = machines.fetched(progress.tally)  # waits for the device
         now = time.perf_counter()
         progress = progress._replace(seconds=now - started)
         progress = _look_for_trouble(job, progress, tally, length, report)
-        length = _next_length(length, now - called)
+        length = machines.agreed(_next_length(length, now - called))
         if progress.iteration == chunk_end:
-            row = _row(plan, progress, history, seeds, tally.metrics)
+            row = _row(plan, progress, history, tally.metrics)
             history.append(row)
-            on_chunk(row)
-            ended = stop(row)
             nothing = jax.tree.map(np.zeros_like, tally.metrics)
             emptied = progress._replace(tally=tally._replace(metrics=nothing))
             progress = placed_progress(job, emptied)
+            if adapt is not None:
+                last = progress.iteration == iterations
+                progress, columns = adapt(job, progress, history, last)
+                row |= columns
+            on_chunk(row)
+            ended = stop(row)
         _stop_at_trouble(job, progress)
-        ended = between(progress) or ended
+        ended = machines.any_of(between(progress)) or ended
     return Result(
         progress=progress,
         history=history,
-        seeds=seeds,
+        seeds=job.seeds,
         env_steps=plan.warmup_env_steps + progress.iteration * plan.env_steps,
         compile_seconds=compile_seconds,
         broken={
-            seeds[k]: describe_trouble(job, progress, int(k))
+            int(k): describe_trouble(job, progress, int(k))
             for k in np.flatnonzero(progress.broken[:, 0])
         },
     )
+
+
+def planned_job(
+    algorithm: Algorithm,
+    config: Any | Sequence[Any],
+    env: Env | Sequence[Env],
+    *,
+    seed: int,
+    num_seeds: int,
+    varied: Sequence[str],
+    parallel: Parallel,
+    num_devices: int | None,
+    on_nan: OnNan,
+) -> tuple[Job, Plan]:
+    """The job of `train` with these arguments, and what each agent of it will do.
+
+    Raises:
+      InvalidInput: bad config or environment, before anything compiles.
+    """
+    settings = as_settings(config, env)
+    for setting in settings:
+        plan = prepare(algorithm, *setting)
+    configs.check_value("on_nan", OnNan, on_nan)
+    seeds = [*checked_seeds(seed, num_seeds)] * len(settings)
+    mesh = device_mesh(plan, len(seeds), parallel, num_devices)
+    config, env, values = stacked(settings, varied)
+    values = {name: jnp.repeat(x, num_seeds, axis=0) for name, x in values.items()}
+    job = Job(algorithm, config, env, values, seeds, mesh, on_nan == "continue")
+    return job, plan
+
+
+def inherited(
+    job: Job, parts: Sequence[tuple[Progress, list[Row], list[int]]]
+) -> tuple[Progress, list[Row]]:
+    """The beginning of a job whose agents were trained in other jobs before.
+
+    Args:
+      job: that is to go on with them.
+      parts: of each job before the progress, its rows, and which of its agents go on.
+
+    Returns:
+      Their progress, which never leaves the devices, and their rows.
+    """
+
+    progresses = [progress for progress, _, _ in parts]
+    taken = [(progress, np.array(places)) for progress, _, places in parts]
+    tallies = [jax.tree.map(lambda x, k=k: x[k], p.tally) for p, k in taken]
+    rows = [
+        of_members([(row, k) for row, (_, _, k) in zip(together, parts, strict=True)])
+        for together in zip(*(history for _, history, _ in parts), strict=True)
+    ]
+    progress = Progress(
+        values=job.values,
+        state=joined([member(p.state, k) for p, k in taken]),
+        tally=jax.tree.map(lambda *x: jnp.concatenate(x), *tallies),
+        broken=np.concatenate([p.broken[k] for p, k in taken]),
+        iteration=progresses[0].iteration,
+        seconds=max(p.seconds for p in progresses),
+    )
+    return placed_progress(job, progress), rows
+
+
+def of_members(parts: Sequence[tuple[Row, list[int]]]) -> Row:
+    """One row of some agents of several jobs."""
+    row = dict(parts[0][0])
+    for name, value in row.items():
+        if isinstance(value, list):
+            row[name] = [part[name][k] for part, places in parts for k in places]
+    return row
 
 
 def _next_length(length: int, seconds: float) -> int:
     """Train steps of the next call: such that it takes `CALL_SECONDS`, or twice as many."""
     wanted = length * min(2.0, CALL_SECONDS / max(seconds, 1e-9))
     return max(1, min(int(wanted), configs.MAX_INT))
+
+
+def as_settings(config: Any | Sequence[Any], env: Env | Sequence[Env]) -> list[Setting]:
+    """The pairs of configs and environments, of which one may be for all.
+
+    Raises:
+      InvalidInput: the lists are empty, or of different lengths.
+    """
+    several = {len(x) for x in (config, env) if isinstance(x, list | tuple)}
+    configs.require(
+        len(several) <= 1 and 0 not in several,
+        f"config and env are lists of {' and '.join(map(str, sorted(several)))}: give "
+        f"lists of one length, and not empty.",
+    )
+    count = max(several, default=1)
+    pairs = [x if isinstance(x, list | tuple) else [x] * count for x in (config, env)]
+    return [
+        (configs.with_floats(one) if dataclasses.is_dataclass(one) else one, of)
+        for one, of in zip(*pairs, strict=True)
+    ]
+
+
+def common_iterations(plan: Plan, settings: Sequence[Setting]) -> int:
+    """The train steps of every setting.
+
+    Raises:
+      InvalidInput: they need different numbers.
+    """
+    needed = {num_iterations(plan, config.total_steps) for config, _ in settings}
+    configs.require(
+        len(needed) == 1,
+        f"total_steps differ between the settings, which then need {sorted(needed)} "
+        f"train steps: train them apart, or give iterations.",
+    )
+    return needed.pop()
 
 
 def checked_seeds(seed: int, num_seeds: int) -> range:
@@ -334,13 +476,12 @@ def _row(
     plan: Plan,
     progress: Progress,
     history: list[Row],
-    seeds: list[int],
     metrics: Metrics,
 ) -> Row:
     """The row of the chunk that has just ended."""
     before = history[-1] if history else {"iteration": 0, "seconds": 0.0}
     done, seconds = progress.iteration, progress.seconds
-    new_steps = len(seeds) * (done - before["iteration"]) * plan.env_steps
+    new_steps = len(progress.broken) * (done - before["iteration"]) * plan.env_steps
     return {
         "iteration": done,
         "env_steps": plan.warmup_env_steps + done * plan.env_steps,
@@ -392,10 +533,11 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward"):
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
-        trouble = np.asarray(progress.state.world.trouble)[index]
+        trouble = machines.fetched(progress.state.world.trouble)[index]
         where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
         remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
+    setting = described(progress.values, index)
+    who = f"seed {job.seeds[index]}" + (f" with {setting}" if setting else "")
     return (
-        f"{name}{where} became NaN or infinite at train step {step} of seed "
-        f"{job.seeds[index]}: {remedy}."
+        f"{name}{where} became NaN or infinite at train step {step} of {who}: {remedy}."
     )

@@ -1,5 +1,6 @@
 """Statistics over seeds: what a table in a paper may claim."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,82 @@ def bootstrap_difference(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+Scores = Sequence[Any]
+"""One algorithm on several tasks: for each task the scores of its runs `[n]`. The tasks
+may have different numbers of runs."""
+
+
+def aggregate_iqm(scores: Scores) -> float:
+    """IQM of the runs of all tasks together.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
+    """
+    return float(iqm(np.concatenate([np.asarray(x, float) for x in scores])))
+
+
+def optimality_gap(scores: Scores, target: float = 1.0) -> float:
+    """By how much the runs fall short of a score: target - mean(min(score, target)).
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
+    """
+    all_runs = np.concatenate([np.asarray(x, float) for x in scores])
+    return float(target - np.minimum(all_runs, target).mean())
+
+
+def performance_profile(scores: Scores, thresholds: Any) -> np.ndarray:
+    """The share of runs with a score above each threshold `[B]`: mean over the tasks.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.2,
+    equation 1.
+    """
+    thresholds = np.asarray(thresholds, float)
+    above = [(np.asarray(x, float)[:, None] > thresholds).mean(0) for x in scores]
+    return np.mean(above, axis=0)
+
+
+def probability_of_improvement(x: Scores, y: Scores) -> float:
+    """P(X > Y) + P(X = Y) / 2 of a run of each, mean over the tasks.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
+    """
+    each = [
+        np.mean(np.sign(np.subtract.outer(np.asarray(a, float), np.asarray(b, float))))
+        for a, b in zip(x, y, strict=True)
+    ]
+    return float((np.mean(each) + 1.0) / 2.0)
+
+
+def stratified_interval(
+    statistic: Callable[..., Any],
+    *algorithms: Scores,
+    level: float = 0.95,
+    num_resamples: int = 2_000,
+) -> tuple[Any, Any]:
+    """Percentile bootstrap interval; the runs of each task are resampled by themselves.
+
+    Args:
+      statistic: of the scores of one algorithm, or of as many as are given: a number, or
+        an array such as a profile.
+      *algorithms: the scores of each.
+      level: of the interval.
+      num_resamples: how often the runs are drawn again, with replacement.
+
+    Returns:
+      (low, high), always the same for the same numbers.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.1.
+    """
+    rng = np.random.default_rng(0)
+    arrays = [[np.asarray(x, float) for x in scores] for scores in algorithms]
+    values = [
+        statistic(*[[rng.choice(x, len(x)) for x in scores] for scores in arrays])
+        for _ in range(num_resamples)
+    ]
+    tail = 100.0 * (1.0 - level) / 2.0
+    low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
+    return low, high
 
 
 def summarize_returns(episode_return: Any) -> dict[str, Any]:

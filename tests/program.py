@@ -62,7 +62,7 @@ def compiled_text(algorithm: Algorithm, config: Any, env: Env, members: int) -> 
     start = beginning(algorithm, config, env, members)
     length = jax.ShapeDtypeStruct((), np.int32)
     lowered = population.run_population.lower(
-        algorithm, config, env, start.state, start.tally, length, members
+        algorithm, config, env, {}, start.state, start.tally, length, members
     )
     return lowered.compile().as_text()
 
@@ -74,7 +74,7 @@ def bytes_out(algorithm: Algorithm, config: Any, env: Env, members: int) -> int:
 
 
 def beginning(algorithm: Algorithm, config: Any, env: Env, members: int) -> Any:
-    job = runner.Job(algorithm, config, env, list(range(members)), None)
+    job = runner.Job(algorithm, config, env, {}, list(range(members)), None)
     return runner.progress_shapes(job)
 
 

@@ -55,7 +55,7 @@ def exploding() -> Env:
 def act(policy: Agents) -> np.ndarray:
     """All that the first agent answers to eight observations, sampled and greedy, as
     bytes."""
-    algorithm, config, env, _, agents, _ = policy
+    algorithm, config, env, _, agents, *_ = policy
     agent, memory = population.member(agents, 0), algorithm.init_memory(config, env, 8)
     obs = spaces.zeros(env.observation_space, (8,)) + np.linspace(-1, 1, 8)[:, None]
     key = jax.random.key(0)

@@ -37,7 +37,7 @@ def untrained(name, env_id, **changes):
     config, env = tiny(algorithm, **changes), make(env_id)
     rng = np.random.default_rng(0)
     agents = jax.eval_shape(
-        lambda keys: init_population(algorithm, config, env, keys).agent,
+        lambda keys: init_population(algorithm, config, env, {}, keys).agent,
         jax.random.split(jax.random.key(0), 2),
     )
     agents = jax.tree.map(

@@ -18,7 +18,8 @@ import pytest
 from jaxrl import checkpoint, storage
 from jaxrl.checkpoint import saved
 from jaxrl.cli import main
-from jaxrl.experiment import locked, read_experiment, resume_experiment, run_experiment
+from jaxrl.experiment import read_experiment, resume_experiment, run_experiment
+from jaxrl.folders import locked
 from jaxrl.loggers import read_metrics
 from jaxrl.types import InvalidInput
 from tests.runs import read_json, run_python, train_argv
@@ -46,7 +47,7 @@ def assert_same_run(run, reference):
     for name, array in arrays.items():
         assert array.tobytes() == others[name].tobytes(), name
     summaries = [read_json(r / "summary.json") for r in (run, reference)]
-    for name in ("evaluation", "evaluation_by_seed", "iterations", "finished"):
+    for name in ("evaluation", "evaluation_by_member", "iterations", "finished"):
         assert summaries[0][name] == summaries[1][name]
 
 

@@ -42,7 +42,7 @@ def compiled(name: str):
 def trained(name: str, num_members: int):
     """A population's final state and tally after 3 train steps."""
     algorithm, config, env = subject(name)
-    job = runner.Job(algorithm, config, env, list(range(num_members)), None)
+    job = runner.Job(algorithm, config, env, {}, list(range(num_members)), None)
     progress = runner.advance(job, runner.first_progress(job), 3)
     return progress.state, progress.tally
 

@@ -110,7 +110,7 @@ def test_the_summary_says_what_it_ran_on_and_how_long(name, request):
 @every_run
 def test_the_summary_holds_the_final_evaluation(name, request):
     summary = read_json(request.getfixturevalue(name) / "summary.json")
-    evaluation, by_seed = summary["evaluation"], summary["evaluation_by_seed"]
+    evaluation, by_seed = summary["evaluation"], summary["evaluation_by_member"]
     assert (evaluation["algorithm"], evaluation["env"]) == (
         summary["algorithm"],
         "probe/action",

@@ -198,7 +198,7 @@ def test_the_command_line_goes_on_with_the_others(tmp_path):
     code = main(argv)
     assert code == 0
     summary = read_json(run / "summary.json")
-    broken = {int(seed) for seed in summary["broken"]}
+    broken = {1 + int(member) for member in summary["broken"]}
     assert 0 < len(broken) < 4
     agents = load_agents(run, "tests.test_guard:some_go_blind")
     assert set(agents.seeds) == {1, 2, 3, 4} - broken

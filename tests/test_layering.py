@@ -10,12 +10,16 @@ import jaxrl
 
 LAYERS = (
     {"cli"},
+    {"report"},
     {"flags", "bench"},
+    {"sweeps"},
     {"experiment", "policy"},
-    {"artifact", "checkpoint", "loggers", "plotting"},
+    {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory"},
-    {"population", "evaluation", "statistics", "algorithms", "platform"} | {"storage"},
+    {"population", "evaluation", "statistics", "algorithms", "platform"}
+    | {"storage", "folders"},
+    {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

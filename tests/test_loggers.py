@@ -1,10 +1,22 @@
 """`jaxrl.loggers`: the metrics file and the progress bar."""
 
 import json
+import re
+import struct
 
+import numpy as np
 import pytest
 
-from jaxrl.loggers import MetricsFile, ProgressBar, mean_return, read_metrics
+from jaxrl import loggers
+from jaxrl.cli import main
+from jaxrl.loggers import (
+    MetricsFile,
+    ProgressBar,
+    TensorBoard,
+    mean_return,
+    read_metrics,
+)
+from tests import runs
 
 ROW = {"iteration": 1, "env_steps": 50, "rollout/episode_return": [1.0, 2.0]}
 
@@ -62,8 +74,8 @@ def test_the_mean_return_is_over_the_seeds_that_have_one(by_seed, mean):
 
 def test_the_bar_shows_steps_and_return(capsys):
     bar = ProgressBar(100)
-    bar.update(ROW)
-    bar.update(ROW | {"env_steps": 100, "rollout/episode_return": [7.0, 8.0]})
+    bar.write(ROW)
+    bar.write(ROW | {"env_steps": 100, "rollout/episode_return": [7.0, 8.0]})
     bar.close()
     shown = capsys.readouterr().err
     assert "100%" in shown and "100/100" in shown and "return 7.5" in shown
@@ -71,8 +83,8 @@ def test_the_bar_shows_steps_and_return(capsys):
 
 def test_the_bar_keeps_its_return_where_no_episode_ended(capsys):
     bar = ProgressBar(100)
-    bar.update(ROW)
-    bar.update(ROW | {"env_steps": 60, "rollout/episode_return": [None, None]})
+    bar.write(ROW)
+    bar.write(ROW | {"env_steps": 60, "rollout/episode_return": [None, None]})
     bar.close()
     shown = capsys.readouterr().err
     assert "60%" in shown and "return 1.5" in shown
@@ -80,6 +92,130 @@ def test_the_bar_keeps_its_return_where_no_episode_ended(capsys):
 
 def test_a_disabled_bar_is_silent(capsys):
     bar = ProgressBar(100, disable=True)
-    bar.update(ROW)
+    bar.write(ROW)
     bar.close()
     assert capsys.readouterr().err == ""
+
+
+def scalars(folder):
+    """What TensorBoard's own reader finds: tag -> [(step, value)]."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}
+
+
+def test_tensorboard_reads_the_rows_back(tmp_path):
+    run = runs.train(tmp_path / "run", "ppo", "--log", "tensorboard")
+    rows = read_metrics(run / "metrics.jsonl")
+    folders = sorted((run / "tensorboard").iterdir())
+    assert [folder.name for folder in folders] == ["agent-0", "agent-1"]
+    for k, folder in enumerate(folders):
+        found = scalars(folder)
+        for name in ("loss/policy", "rollout/episode_return"):
+            expected = [(r["env_steps"], np.float32(r[name][k])) for r in rows]
+            assert found[name] == expected
+        assert [step for step, _ in found["seconds"]] == [r["env_steps"] for r in rows]
+
+
+def test_tensorboard_gets_the_hyperparameters_of_each_agent(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    board = TensorBoard(tmp_path, [{"gamma": 0.9, "hidden_sizes": [8]}], 0)
+    board.write(ROW | {"rollout/episode_return": [3.0]})
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "agent-0"))
+    events.Reload()
+    content = events.PluginTagToContent("hparams")
+    data = plugin_data_pb2.HParamsPluginData.FromString(
+        content["_hparams_/session_start_info"]
+    )
+    hparams = data.session_start_info.hparams
+    assert hparams["gamma"].number_value == 0.9
+    assert hparams["hidden_sizes"].string_value == "[8]"
+
+
+def test_tensorboard_of_a_large_population_has_the_mean(tmp_path):
+    returns = [float(k) for k in range(200)]
+    board = TensorBoard(tmp_path, [{}] * 200, 0)
+    board.write(ROW | {"rollout/episode_return": [*returns[:-1], None]})
+    board.close()
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    (found,) = scalars(folder)["rollout/episode_return"]
+    assert folder.name == "mean" and found == (50, np.float32(99.0))
+
+
+def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
+    for after, value in ((0, 1.0), (50, 2.0)):
+        board = TensorBoard(tmp_path, [{}], after)
+        for step in (50, 100):
+            if step > after:
+                row = ROW | {"env_steps": step, "rollout/episode_return": [value]}
+                board.write(row)
+        board.close()
+    found = scalars(tmp_path / "tensorboard" / "agent-0")
+    assert found["rollout/episode_return"] == [(50, 1.0), (100, 2.0)]
+
+
+def test_wandb_offline_holds_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = runs.train(tmp_path / "run", "ppo", "--log", "wandb")
+    (file,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    rows = read_metrics(run / "metrics.jsonl")
+    logged = wandb_history(file)
+    assert [int(row["_step"]) for row in logged] == [r["env_steps"] for r in rows]
+    for row, mine in zip(logged, rows, strict=True):
+        np.testing.assert_allclose(row["loss/policy"], np.mean(mine["loss/policy"]))
+        values = mine["rollout/episode_return"]
+        assert [row[f"rollout/episode_return/{k}"] for k in (0, 1)] == values
+
+
+def wandb_history(file):
+    """The rows of an offline file of wandb: its messages in a LevelDB log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    rows = []
+    for message in leveldb_records(file.read_bytes(), start=7):
+        record = Record.FromString(message)
+        if record.WhichOneof("record_type") == "history":
+            rows.append(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+            )
+    return rows
+
+
+def leveldb_records(data, start):
+    """Blocks of 32 kB; of each part of a record a checksum, its length and kind."""
+    message, at = b"", start
+    while at < len(data):
+        room = 2**15 - at % 2**15
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        message += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield message
+            message = b""
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [("tensorbord", "did you mean 'tensorboard'"), ("wandb", "jaxrl\\[wandb\\]")],
+)
+def test_a_log_that_there_is_not_is_refused(
+    tmp_path, monkeypatch, capsys, log, message
+):
+    monkeypatch.setitem(loggers.MODULES, "wandb", "a_module_that_is_not_there")
+    argv = runs.train_argv("ppo", "--log", log, "--out", str(tmp_path / "run"))
+    assert main(argv) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()

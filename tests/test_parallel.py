@@ -107,7 +107,7 @@ for name, env_id, fields, devices, seeds in cases:
     assert mesh.size == devices
     ends = {}
     for where in (mesh, None):
-        job = runner.Job(algorithm, config, env, seeds, where)
+        job = runner.Job(algorithm, config, env, {}, seeds, where)
         ends[where] = runner.advance(job, runner.first_progress(job), 1)[:2]
     (spread, tally), (alone, expected) = ends[mesh], ends[None]
     for a, b in zip(numbers(spread), numbers(alone), strict=True):

@@ -79,7 +79,7 @@ def test_calls_become_longer_until_they_take_long_enough():
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
 def test_members_in_groups_are_the_members_side_by_side(monkeypatch, algorithm):
-    job = runner.Job(algorithm, tiny(algorithm), ENV, list(range(6)), None)
+    job = runner.Job(algorithm, tiny(algorithm), ENV, {}, list(range(6)), None)
 
     def run(group):
         monkeypatch.setattr(population, "GROUP", group)
@@ -180,7 +180,9 @@ def test_counts_that_make_no_sense_are_refused(arguments, named):
 
 def test_an_array_in_the_config_is_for_vmap_not_for_train():
     config = CONFIG.replace(learning_rate=jnp.array([1e-3, 1e-4]))
-    with pytest.raises(InvalidInput, match=r"learning_rate is an array: .* jax.vmap"):
+    with pytest.raises(
+        InvalidInput, match=r"learning_rate is an array.* list of configs"
+    ):
         train(PPO, config, ENV)
 
 
@@ -234,7 +236,7 @@ def test_what_is_spread_over_devices(
     monkeypatch, members, parallel, wanted, plan, platform, expected
 ):
     devices = [Device(platform)] * 8
-    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr(jax, "devices", lambda: devices)
     monkeypatch.setattr(population, "Mesh", lambda used, names: (names[0], len(used)))
     assert population.device_mesh(plan, members, parallel, wanted) == expected
 
@@ -245,14 +247,14 @@ def test_what_is_spread_over_devices(
         (1, "data", 9, 12, "num_devices = 9, but JAX sees 8 devices here"),
         (1, "data", 0, 12, "num_devices = 0"),
         (1, "data", 5, 12, r"must divide the 12 shares .*: try 4"),
-        (6, "members", 4, 12, "must divide the 6 seeds of this run: try 3"),
+        (6, "members", 4, 12, "must divide the 6 agents of this run: try 3"),
         (2, "data", None, 1, "parallel = data, but nothing .*: try parallel = members"),
     ],
 )
 def test_devices_that_do_not_fit_are_refused(
     monkeypatch, members, parallel, wanted, shares, message
 ):
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device("cpu")] * 8)
+    monkeypatch.setattr(jax, "devices", lambda: [Device("cpu")] * 8)
     plan = SPREADABLE._replace(shares=shares)
     with pytest.raises(InvalidInput, match=message):
         population.device_mesh(plan, members, parallel, wanted)
@@ -282,12 +284,12 @@ def numbers(tree):
 for algorithm in (PPO, DQN):
     config = tiny(algorithm)
     seeds = list(range(4))
-    job = runner.Job(algorithm, config, env, seeds, mesh)
+    job = runner.Job(algorithm, config, env, {}, seeds, mesh)
     start = runner.first_progress(job).state.agent.params
     start = [np.asarray(x) for x in jax.tree.leaves(start)]
     ends = {}
     for where in (mesh, None):
-        job = runner.Job(algorithm, config, env, seeds, where)
+        job = runner.Job(algorithm, config, env, {}, seeds, where)
         ends[where] = runner.advance(job, runner.first_progress(job), 3)[:2]
     (two, tally_two), (one, tally_one) = ends[mesh], ends[None]
     for a, b in zip(numbers(two), numbers(one), strict=True):
@@ -311,7 +313,8 @@ for algorithm in (PPO, DQN):
     if algorithm is DQN:
         assert two.replay.head.position.shape == ()
         assert two.replay.data.reward.shape[0] == 4
-    result = runner.Result(runner.Progress(two, {}, None, 3, 0.0), [], seeds, 0, 0.0, {})
+    progress = runner.Progress(two, {}, None, {}, 3, 0.0)
+    result = runner.Result(progress, [], seeds, 0, 0.0, {})
     for x in jax.tree.leaves(result.agent):
         assert x.sharding.device_set == {jax.local_devices()[0]}
     print(algorithm.name, "equal")

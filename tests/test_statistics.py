@@ -1,9 +1,21 @@
 """`jaxrl.statistics`: interquartile mean and bootstrap interval, by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from jaxrl.statistics import bootstrap_interval, iqm, summarize_returns
+from jaxrl.statistics import (
+    aggregate_iqm,
+    bootstrap_interval,
+    iqm,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
+    summarize_returns,
+)
 
 
 def normal(size):
@@ -112,3 +124,47 @@ def test_a_summary_holds_plain_numbers():
     summary = summarize_returns(np.float32([[1, 2], [3, 4]]))
     numbers = [summary["episode_return_mean"], *summary["episode_return_ci95"]]
     assert {type(x) for x in numbers} == {float}
+
+
+RLIABLE = json.loads((Path(__file__).parent / "golden" / "rliable.json").read_text())
+"""Values that rliable gave (tests/golden/rliable_values.py)."""
+
+STATISTICS = {
+    "iqm": aggregate_iqm,
+    "optimality_gap": optimality_gap,
+    "probability_of_improvement": probability_of_improvement,
+}
+
+
+@pytest.mark.parametrize("name", RLIABLE["points"])
+def test_the_aggregates_are_those_of_rliable(name):
+    kind, labels = name.split("/")
+    scores = [RLIABLE["scores"][label] for label in labels.split(",")]
+    assert STATISTICS[kind](*scores) == pytest.approx(
+        RLIABLE["points"][name], abs=1e-12
+    )
+    interval = stratified_interval(STATISTICS[kind], *scores, num_resamples=4_000)
+    # Two bootstraps of the same scores: they differ by their own noise.
+    np.testing.assert_allclose(interval, RLIABLE["intervals"][name], atol=0.012)
+
+
+def test_the_profile_is_that_of_rliable():
+    thresholds, scores = RLIABLE["thresholds"], RLIABLE["scores"]["x"]
+    profile = performance_profile(scores, thresholds)
+    np.testing.assert_allclose(profile, RLIABLE["profile"], atol=1e-12)
+    interval = stratified_interval(
+        lambda x: performance_profile(x, thresholds), scores, num_resamples=4_000
+    )
+    np.testing.assert_allclose(interval, RLIABLE["profile_interval"], atol=0.025)
+
+
+def test_the_resampling_stays_inside_each_task():
+    """Two tasks without any spread have none together, however far apart they are."""
+    low, high = stratified_interval(aggregate_iqm, [[0.0] * 5, [10.0] * 5])
+    assert low == high == 5.0
+
+
+def test_probability_of_improvement_by_hand():
+    # Of the four pairs one is better, one a tie: (1 + 1/2) / 4.
+    assert probability_of_improvement([[1.0, 3.0]], [[3.0, 2.0]]) == 0.375
+    assert optimality_gap([[0.5, 2.0]]) == 0.25

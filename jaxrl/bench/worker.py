@@ -116,7 +116,9 @@ class Worker:
         """The state after training, and the seconds that `init` took."""
         started = time.perf_counter()
         seeds = range(first_seed, first_seed + self.num_seeds)
-        job = runner.Job(self.algorithm, self.config, self.env, list(seeds), self.mesh)
+        job = runner.Job(
+            self.algorithm, self.config, self.env, {}, list(seeds), self.mesh
+        )
         progress = jax.block_until_ready(runner.first_progress(job))
         init_seconds = time.perf_counter() - started
         progress = jax.block_until_ready(runner.advance(job, progress, iterations))

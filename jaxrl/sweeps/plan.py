@@ -1,0 +1,317 @@
+"""What a sweep is, and the runs that it becomes.
+
+Settings that differ in numbers only are data of one program; others are grouped, one
+program a group. Members run in blocks that fit into the memory.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrl import config as configs
+from jaxrl import memory, settings
+from jaxrl.artifact import Own
+from jaxrl.config import check_value, require
+from jaxrl.errors import counted
+from jaxrl.experiment import Experiment, as_experiment, describe
+from jaxrl.runner import num_iterations, prepare
+from jaxrl.sweeps import space
+from jaxrl.sweeps.space import Sampler, Space
+from jaxrl.types import Algorithm, InvalidInput
+
+Scheduler = Literal["none", "halving", "pbt"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is trained, with which settings, and how they are chosen."""
+
+    experiment: Experiment
+    """What all have in common; `num_seeds` agents are trained with each setting."""
+    space: Space
+    """What is swept, by name: "learning_rate", "env.gravity"."""
+    sampler: Sampler = "grid"
+    """All combinations, random ones, or what Optuna proposes."""
+    trials: int | None = None
+    """How many settings; of a grid all."""
+    scheduler: Scheduler = "none"
+    """Train all to the end; or keep the better half again and again ("halving"); or
+    let the worst copy the best and change ("pbt")."""
+    block: int | None = None
+    """Agents that are trained at a time; None for as many as fit into the memory."""
+    batch: int | None = None
+    """Settings that Optuna proposes at a time; None for a fifth of the trials."""
+    shard: tuple[int, int] | None = None
+    """(i, n): only every n-th setting, from the i-th of 0, ..., n - 1."""
+    confirm_seeds: int = 0
+    """Fresh seeds with which the best setting is trained again."""
+
+
+class Block(NamedTuple):
+    """Agents that are trained together: a run folder."""
+
+    folder: Path
+    experiment: Experiment
+    indices: list[int]  # of its settings among those of the sweep
+
+
+def settings_of(sweep: Sweep) -> list[tuple[int, Own]]:
+    """The numbered settings of this shard; of Optuna none are known beforehand."""
+    if sweep.sampler == "grid":
+        chosen = space.grid(sweep.space)
+    elif sweep.sampler == "optuna":
+        return []
+    else:
+        seed = sweep.experiment.seed
+        chosen = space.draw(sweep.space, sweep.sampler, sweep.trials or 1, seed)
+    shard, shards = sweep.shard or (0, 1)
+    return list(enumerate(chosen))[shard::shards]
+
+
+def blocks(
+    sweep: Sweep, folder: Path, numbered: Sequence[tuple[int, Own]]
+) -> list[Block]:
+    """The runs that train these settings, programs apart and `sweep.block` at a time."""
+    experiment = sweep.experiment
+    groups: dict[Any, list[tuple[int, Own]]] = {}
+    for index, own in numbered:
+        config, env = both = pair(experiment, own)
+        plan = experiment.algorithm.plan(config, env)
+        length = num_iterations(plan, config.total_steps)
+        groups.setdefault((settings.program(both), length), []).append((index, own))
+    found: list[Block] = []
+    for members in groups.values():
+        varied = _varied(sweep, [own for _, own in members])
+        first = pair(experiment, members[0][1])[0]
+        params = env_values(members[0][1])
+        for part, seeds in _parts(sweep, members):
+            run = replace(
+                experiment,
+                explored=_explored(sweep),
+                config=first,
+                env_params=experiment.env_params | params,
+                settings=[own for _, own in part],
+                varied=varied,
+                seed=seeds.start,
+                num_seeds=len(seeds),
+            )
+            name = folder / f"{len(found):03d}"
+            found.append(Block(name, run, [index for index, _ in part]))
+    return found
+
+
+def _explored(sweep: Sweep) -> dict[str, Sequence[float]]:
+    """What pbt may change, within the limits of the space and of the field."""
+    if sweep.scheduler != "pbt":
+        return {}
+    found: dict[str, Sequence[float]] = {}
+    for name, domain in sweep.space.items():
+        if isinstance(domain, space.Range):
+            found[name] = [domain.low, domain.high]
+        else:
+            found[name] = [min(domain.values), max(domain.values)]
+    return found
+
+
+def _parts(
+    sweep: Sweep, members: list[tuple[int, Own]]
+) -> Iterator[tuple[list[tuple[int, Own]], range]]:
+    """Settings and seeds of each block: even shares that the devices can divide."""
+    experiment = sweep.experiment
+    seeds = range(experiment.seed, experiment.seed + experiment.num_seeds)
+    most = sweep.block or len(members) * len(seeds)
+    devices = len(jax.devices())
+    if most < len(seeds):
+        size = _even(len(seeds), most, devices)
+        for own in members:
+            for start in range(0, len(seeds), size):
+                yield [own], seeds[start : start + size]
+        return
+    unit = devices // np.gcd(devices, len(seeds))
+    size = _even(len(members), most // len(seeds), int(unit))
+    for start in range(0, len(members), size):
+        yield members[start : start + size], seeds
+
+
+def _even(count: int, most: int, unit: int) -> int:
+    """The size of parts of `count`, at most `most`: alike, and whole units if possible."""
+    parts = -(-count // most)
+    size = -(-count // parts)
+    up, down = -(-size // unit) * unit, size // unit * unit
+    return up if up <= min(most, count) else down or size
+
+
+def _varied(sweep: Sweep, owns: Sequence[Own]) -> list[str]:
+    """The numbers that are data of each agent, the same in all blocks of a program."""
+    pairs = [pair(sweep.experiment, own) for own in owns]
+    swept = {f"config/{name}" for name in sweep.space} & settings.numbers(
+        pairs[0]
+    ).keys()
+    differ = {name for x in pairs for name in settings.differing(pairs[0], x)}
+    return sorted(swept | differ)
+
+
+def pair(experiment: Experiment, own: Own) -> settings.Setting:
+    return replace(experiment, settings=[own]).pairs[0]
+
+
+def env_values(own: Own) -> dict[str, Any]:
+    return {n[4:]: x for n, x in own.items() if n.startswith("env.")}
+
+
+def rungs(count: int) -> list[tuple[int, float]]:
+    """Of halving: how many settings, and to which share of the run they are trained."""
+    rungs = 1 + int(np.log2(count))
+    return [(-(-count // 2**r), 2.0 ** (r + 1 - rungs)) for r in range(rungs)]
+
+
+def batch_size(sweep: Sweep) -> int:
+    """Settings that Optuna proposes at a time."""
+    trials = sweep.trials or 1
+    return min(sweep.batch or max(1, -(-trials // 5)), trials)
+
+
+def check(sweep: Sweep) -> None:
+    """Raises `InvalidInput` for all that can be known beforehand."""
+    experiment = sweep.experiment
+    check_value("sampler", Sampler, sweep.sampler)
+    check_value("scheduler", Scheduler, sweep.scheduler)
+    for name in ("trials", "block", "batch"):
+        check_value(name, int | None, getattr(sweep, name), low=1)
+    check_value("confirm_seeds", int, sweep.confirm_seeds, low=0)
+    require(
+        (sweep.trials is None) == (sweep.sampler == "grid"),
+        f"trials = {sweep.trials}: sampler = {sweep.sampler!r} "
+        + ("tries the whole grid." if sweep.sampler == "grid" else "needs a number."),
+    )
+    require(
+        list(experiment.settings) == [{}],
+        "settings: a sweep makes them itself, from its space.",
+    )
+    if sweep.shard is not None:
+        shard, shards = sweep.shard
+        require(
+            0 <= shard < shards,
+            f"shard = {shard}/{shards}: must be 0/{shards} to {shards - 1}/{shards}.",
+        )
+        require(
+            sweep.sampler != "optuna" and sweep.scheduler == "none",
+            "shard: the settings of Optuna, and those that halving or pbt keeps, follow "
+            "from all results: they cannot be divided.",
+        )
+    require(
+        sweep.sampler != "optuna" or sweep.scheduler == "none",
+        f"scheduler = {sweep.scheduler!r} with sampler = 'optuna': choose one of them.",
+    )
+    if sweep.scheduler == "pbt":
+        _check_pbt(sweep)
+    prepare(experiment.algorithm, experiment.config, experiment.environment)
+    examples = [own for _, own in settings_of(sweep)] or space.draw(
+        sweep.space, "random", 2, experiment.seed
+    )
+    require(bool(examples), f"shard = {sweep.shard}: there are not so many settings.")
+    for own in examples:
+        prepare(experiment.algorithm, *pair(experiment, own))
+
+
+def _check_pbt(sweep: Sweep) -> None:
+    kinds = configs.field_types(sweep.experiment.algorithm.Config)
+    for name in sweep.space:
+        require(
+            kinds.get(name) in (float, float | None) and name != "total_steps",
+            f"{name}: pbt changes hyper-parameters that are floats, while they train.",
+        )
+    require(
+        sweep.experiment.num_seeds == 1,
+        f"num_seeds = {sweep.experiment.num_seeds}: with pbt every setting is one agent; "
+        f"repeat the sweep with another seed.",
+    )
+    members = len(settings_of(sweep))
+    require(
+        members > 1 and sweep.block in (None, members),
+        f"pbt needs several agents in one block, there are {members} settings and "
+        f"block = {sweep.block}.",
+    )
+
+
+def with_block(sweep: Sweep) -> Sweep:
+    """The sweep with a number of agents at a time that fits into the memory."""
+    numbered = settings_of(sweep)
+    experiment = sweep.experiment
+    count = experiment.num_seeds * (len(numbered) or batch_size(sweep))
+    if sweep.block is not None or sweep.scheduler == "pbt":
+        return replace(sweep, block=min(sweep.block or count, count))
+    own = numbered[0][1] if numbered else {}
+    most = memory.most_members(experiment.algorithm, *pair(experiment, own), count)
+    return replace(sweep, block=most)
+
+
+def in_words(sweep: Sweep) -> str:
+    """How many agents, programs and runs, for a person, before anything compiles."""
+    experiment, numbered = sweep.experiment, settings_of(sweep)
+    count = len(numbered) or sweep.trials or 1
+    lines = [
+        f"sweep of {experiment.algorithm.name} on {experiment.env}: "
+        f"{counted(count, 'setting')} of {', '.join(sweep.space)} x "
+        f"{counted(experiment.num_seeds, 'seed')} = "
+        f"{counted(count * experiment.num_seeds, 'agent')}"
+    ]
+    if numbered:
+        found = blocks(sweep, Path(), numbered)
+        programs = {settings.program(pair(experiment, own)) for _, own in numbered}
+        sizes = sorted({block.experiment.num_members for block in found}, reverse=True)
+        lines.append(
+            f"{counted(len(programs), 'program')}, {counted(len(found), 'block')} of "
+            f"{' or '.join(map(str, sizes))} agents"
+        )
+    if sweep.scheduler == "halving":
+        steps = [f"{n} to {share:.3g}" for n, share in rungs(count)]
+        lines.append(f"halving, settings to a share of the run: {', '.join(steps)}")
+    if sweep.sampler == "optuna":
+        lines.append(f"Optuna proposes {batch_size(sweep)} settings at a time")
+    return "\n".join(lines)
+
+
+def described(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as JSON, which `read_sweep` reads."""
+    return {
+        "experiment": describe(sweep.experiment),
+        "space": space.written(sweep.space),
+        "sampler": sweep.sampler,
+        "trials": sweep.trials,
+        "scheduler": sweep.scheduler,
+        "block": sweep.block,
+        "batch": sweep.batch,
+        "shard": sweep.shard,
+        "confirm_seeds": sweep.confirm_seeds,
+    }
+
+
+def read_sweep(
+    folder: Path, env: str | None = None, algorithm: Algorithm | None = None
+) -> Sweep:
+    """The sweep of a folder, from its `sweep.json`.
+
+    Raises:
+      InvalidInput: there is none, or not one of this version of jaxrl.
+    """
+    path = folder / "sweep.json"
+    try:
+        content = json.loads(path.read_text())
+        about = content.pop("experiment")
+        domains, shard = space.read(content.pop("space")), content.pop("shard")
+        experiment = as_experiment(about, path, env, algorithm)
+        shard = tuple(shard) if shard else None
+        return Sweep(experiment, domains, shard=shard, **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"{str(folder)!r} has no readable sweep.json ({error}): give the folder of "
+            f"a `jaxrl sweep`."
+        ) from error

@@ -1,0 +1,447 @@
+"""Many settings of one algorithm, in as few programs as possible: `jaxrl.sweep`.
+
+SWEEP/sweep.json     what was asked
+SWEEP/runs/          run folders (see `jaxrl.experiment`), each of them one block of members
+SWEEP/confirm/       the best setting, trained again with fresh seeds, if that was asked
+SWEEP/results.csv    a line for each setting: IQM over its seeds with a 95 % interval
+SWEEP/summary.json   the same, exact counts, versions and device
+SWEEP/*.png          figures
+
+A sweep that was killed goes on where it was (`resume_sweep`).
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrl import checkpoint, folders, machines, storage
+from jaxrl.artifact import Own
+from jaxrl.config import require
+from jaxrl.errors import counted
+from jaxrl.experiment import (
+    Experiment,
+    finished_summary,
+    folder_name,
+    named_env,
+    resume_experiment,
+    run_experiment,
+    saved_progress,
+)
+from jaxrl.runner import (
+    Job,
+    NonFiniteError,
+    Progress,
+    Result,
+    Row,
+    inherited,
+    num_iterations,
+)
+from jaxrl.sweeps import plan, results
+from jaxrl.sweeps import space as spaces
+from jaxrl.sweeps.plan import Block, Scheduler, Sweep, read_sweep, settings_of
+from jaxrl.sweeps.results import RUNS, Trial, best_trial, read_trials
+from jaxrl.sweeps.space import Sampler
+from jaxrl.types import Algorithm
+
+CONFIRM = "confirm"
+
+
+class SweepResult(NamedTuple):
+    """What `sweep` returns."""
+
+    folder: Path
+    trials: list[Trial]
+    summary: dict[str, Any]  # the content of summary.json
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the highest IQM of those that did not break."""
+        return best_trial(self.trials)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A process that is at a sweep, in its folder."""
+
+    folder: Path
+    sweep: Sweep
+    progress: bool
+    report: Callable[[str], None]
+    interrupted: Callable[[], bool]
+    kept: dict[Path, tuple[Progress, list[Row]]] = field(default_factory=dict)
+    """Ends of this process's runs, for those that go on from them on the device."""
+
+
+def sweep(
+    algorithm: Algorithm,
+    env: str,
+    space: Mapping[str, Any],
+    *,
+    config: Any = None,
+    env_params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    num_seeds: int = 1,
+    sampler: Sampler = "grid",
+    trials: int | None = None,
+    scheduler: Scheduler = "none",
+    block: int | None = None,
+    confirm_seeds: int = 0,
+    out: Path | str | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    **options: Any,
+) -> SweepResult:
+    """Trains `num_seeds` agents with each of many settings, and compares them.
+
+    ```python
+    result = jaxrl.sweep(
+        jaxrl.PPO, "CartPole-v1", {"learning_rate": [1e-4, 1e-3]}, num_seeds=16
+    )
+    print(result.best.own)
+    ```
+
+    Args:
+      algorithm: for example `jaxrl.PPO`.
+      env: the environment's id.
+      space: what is swept: fields of the config by name, parameters of the environment as
+        "env.NAME"; for each a list of values or, for a sampler, a `jaxrl.Range`.
+      config: the other hyper-parameters; by default the algorithm's.
+      env_params: further arguments of `make`.
+      seed: the first seed of each setting.
+      num_seeds: agents of each setting.
+      sampler: "grid" for all combinations, "random", "loguniform" or "optuna".
+      trials: how many settings, if it is not a grid.
+      scheduler: "none", "halving" or "pbt".
+      block: agents that are trained at a time; by default as many as fit.
+      confirm_seeds: fresh seeds with which the best setting is trained again.
+      out: a new folder; by default the first free `runs/sweep-ALGO-ENV-SEED-n`.
+      progress: whether to draw a progress bar.
+      report: called with lines for a person.
+      **options: further fields of `Experiment`, such as `evaluation_episodes`.
+
+    Raises:
+      InvalidInput: before anything compiles or is written.
+      NonFiniteError: every agent of a block broke.
+      OSError: the disk is full, read-only or gone; what is finished is kept.
+    """
+    experiment = Experiment(
+        algorithm,
+        algorithm.Config() if config is None else config,
+        env,
+        dict(env_params or {}),
+        seed=seed,
+        num_seeds=num_seeds,
+        **{"on_nan": "continue"} | options,
+    )
+    wanted = Sweep(
+        experiment,
+        spaces.as_space(space),
+        sampler,
+        trials,
+        scheduler,
+        block,
+        confirm_seeds=confirm_seeds,
+    )
+    return run_sweep(wanted, out, progress=progress, report=report)
+
+
+def run_sweep(
+    sweep: Sweep,
+    out: Path | str | None = None,
+    *,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> SweepResult:
+    """`sweep`, of a value that says it all."""
+    plan.check(sweep)
+    sweep = plan.with_block(sweep)
+    content = json.dumps(plan.described(sweep), indent=2, allow_nan=False) + "\n"
+    report(plan.in_words(sweep))
+    name = f"sweep-{folder_name(sweep.experiment)}"
+    folder = folders.agreed(out, name)
+    session = Session(folder, sweep, progress, report, interrupted)
+    with folders.locked(folder):
+        if machines.is_first():
+            storage.write_text(folder / "sweep.json", content)
+        return _finish(session, _train(session))
+
+
+def resume_sweep(
+    folder: Path | str,
+    *,
+    env: str | None = None,
+    algorithm: Algorithm | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> SweepResult:
+    """Goes on with a sweep that was killed or interrupted, as if it had not been.
+
+    Args:
+      folder: of the sweep.
+      env: the environment's id, needed where it is "module:factory", which is code.
+      algorithm: needed where it was a variant and not one of `ALGORITHMS`.
+      progress: whether to draw a progress bar.
+      report: called with lines for a person.
+      interrupted: asked every few seconds; True ends the sweep early.
+
+    Raises:
+      InvalidInput: there is no such sweep, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    sweep = read_sweep(folder, env, algorithm)
+    session = Session(folder, sweep, progress, report, interrupted)
+    with folders.locked(folder):
+        if is_finished(folder):
+            report(f"{folder} is finished: there is nothing to resume.")
+        return _finish(session, _train(session))
+
+
+def is_sweep(folder: Path | str) -> bool:
+    return (Path(folder) / "sweep.json").exists()
+
+
+def is_finished(folder: Path) -> bool:
+    return finished_summary(folder) is not None
+
+
+def _train(session: Session) -> list[Trial]:
+    """All trials, or those that were finished when it was interrupted."""
+    sweep, folder = session.sweep, session.folder
+    if sweep.scheduler == "halving":
+        return _halved(session)
+    if sweep.sampler == "optuna":
+        return _proposed(session)
+    numbered = settings_of(sweep)
+    return _train_blocks(session, plan.blocks(sweep, folder / RUNS, numbered))
+
+
+def _train_blocks(
+    session: Session, wanted: Sequence[Block], start: Callable | None = None
+) -> list[Trial]:
+    """The trials of these blocks, of which finished ones are only read."""
+    trials: list[Trial] = []
+    for number, block in enumerate(wanted):
+        if session.interrupted():
+            break
+        if len(wanted) > 1 and finished_summary(block.folder) is None:
+            session.report(f"block {number + 1} of {len(wanted)}:")
+        if _train_block(session, block, start):
+            trials += results.trials_of(block)
+    return sorted(trials, key=lambda trial: trial.index)
+
+
+def _train_block(session: Session, block: Block, start: Callable | None) -> bool:
+    """Trains a block from the start, or from where it was; whether it is finished.
+
+    A block of which every agent breaks is.
+    """
+
+    def keep(result: Result) -> None:
+        if session.sweep.scheduler == "halving":
+            session.kept[block.folder] = result.progress, result.history
+
+    options: dict[str, Any] = {
+        "progress": session.progress,
+        "report": session.report,
+        "interrupted": session.interrupted,
+        "start": None if start is None else partial(start, block),
+        "on_result": keep,
+    }
+    begun = machines.agreed((block.folder / "config.json").exists())
+    try:
+        if begun:
+            summary = finished_summary(block.folder) or resume_experiment(
+                block.folder,
+                env=block.experiment.env,
+                algorithm=block.experiment.algorithm,
+                **options,
+            )
+        else:
+            _, summary = run_experiment(block.experiment, block.folder, **options)
+    except NonFiniteError as error:
+        if session.sweep.experiment.on_nan == "stop":
+            raise
+        session.report(f"every agent of {block.folder} broke: {error}")
+        return True
+    return bool(summary["finished"])
+
+
+def _proposed(session: Session) -> list[Trial]:
+    """Batches that Optuna proposes, each after the results of those before."""
+    sweep = session.sweep
+    rounds: list[tuple[list[Own], list[float | None]]] = []
+    trials: list[Trial] = []
+    while len(trials) < (sweep.trials or 1) and not session.interrupted():
+        count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
+        proposed = spaces.proposed(sweep.space, sweep.experiment.seed, rounds, count)
+        numbered = list(enumerate(proposed, start=len(trials)))
+        session.report(f"round {len(rounds) + 1}: {counted(count, 'setting')}")
+        folder = session.folder / RUNS / f"round-{len(rounds):03d}"
+        batch = results.joined(
+            _train_blocks(session, plan.blocks(sweep, folder, numbered))
+        )
+        if len(batch) < count:
+            break
+        rounds.append((proposed, [trial.score for trial in batch]))
+        trials += batch
+    return trials
+
+
+def _halved(session: Session) -> list[Trial]:
+    """Successive halving: the better half goes on for twice as long, again and again.
+
+    Source: Jamieson and Talwalkar (2016), https://arxiv.org/abs/1502.07943, figure 1.
+    """
+    sweep = session.sweep
+    numbered = settings_of(sweep)
+    ended: dict[int, Trial] = {}
+    before: list[Block] = []
+    for rung, (count, share) in enumerate(plan.rungs(len(numbered))):
+        whole = [i for i, _ in numbered if not before or ended[i].score is not None]
+        if before:
+            whole.sort(key=lambda i: results.order(ended[i]), reverse=True)
+        kept = set(whole[:count])
+        alive = [(index, own) for index, own in numbered if index in kept]
+        if not alive:  # all broke
+            break
+        folder = session.folder / RUNS / f"rung-{rung}"
+        wanted = [
+            block._replace(experiment=_shortened(block.experiment, share))
+            for block in plan.blocks(sweep, folder, alive)
+        ]
+        session.report(f"rung {rung + 1}: {counted(len(alive), 'setting')}")
+        start = partial(_inherited, session, before) if before else None
+        trials = results.joined(_train_blocks(session, wanted, start))
+        ended |= {trial.index: trial for trial in trials}
+        if len(trials) < len(alive):
+            break
+        numbered, before = alive, wanted
+    return [ended[index] for index in sorted(ended)]
+
+
+def _shortened(experiment: Experiment, share: float) -> Experiment:
+    """Of a run, the first part; its schedules are those of the whole."""
+    config, env = experiment.pairs[0]
+    plan = experiment.algorithm.plan(config, env)
+    whole = num_iterations(plan, config.total_steps)
+    return replace(experiment, stop_iterations=max(1, round(share * whole)))
+
+
+def _inherited(
+    session: Session, before: Sequence[Block], block: Block, job: Job
+) -> tuple[Progress, list[Row]]:
+    """The progress with which a block goes on from the blocks of the rung before.
+
+    On the device, if this process has trained them.
+    """
+    num_seeds = len(block.experiment.seeds)
+    parts = []
+    for old in before:
+        places = [
+            k
+            for k, (index, seed) in enumerate(
+                (index, seed) for index in old.indices for seed in old.experiment.seeds
+            )
+            if index in block.indices and seed in block.experiment.seeds
+        ]
+        if places:
+            kept = session.kept.get(old.folder)
+            kept = kept or saved_progress(old.folder, old.experiment)
+            parts.append((*kept, places))
+    assert sum(len(places) for *_, places in parts) == num_seeds * len(block.indices)
+    return inherited(job, parts)
+
+
+def _finish(session: Session, trials: list[Trial]) -> SweepResult:
+    """Tables, figures and, when all that is there, the summary."""
+    folder, sweep = session.folder, session.sweep
+    trials = results.joined(trials)
+    if not trials:
+        return SweepResult(folder, [], {"finished": False})
+    wanted = len(settings_of(sweep)) or sweep.trials
+    finished = len(trials) == wanted and not session.interrupted()
+    confirmed = None
+    if finished and sweep.confirm_seeds and any(t.score is not None for t in trials):
+        confirmed = _confirmed(session, best_trial(trials))
+        finished = confirmed is not None
+    summary = results.summary_of(sweep, trials, confirmed) | {"finished": finished}
+    storage.write_text(folder / "results.csv", results.results_csv(trials))
+    results.draw_figures(folder, sweep, trials)
+    storage.write_text(
+        folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    )
+    return SweepResult(folder, trials, summary)
+
+
+def _confirmed(session: Session, best: Trial) -> dict[str, Any] | None:
+    """The best setting trained with seeds that had no part in choosing it."""
+    experiment = session.sweep.experiment
+    config, _ = plan.pair(experiment, best.own)
+    fresh = replace(
+        experiment,
+        config=config,
+        env_params=experiment.env_params | plan.env_values(best.own),
+        seed=experiment.seed + experiment.num_seeds,
+        num_seeds=session.sweep.confirm_seeds,
+    )
+    session.report(
+        f"confirming {results.setting_in_words(best.own)} with seeds {fresh.seeds}"
+    )
+    block = Block(session.folder / CONFIRM, fresh, [best.index])
+    if not _train_block(session, block, None):
+        return None
+    return results.row_of(replace(results.trials_of(block)[0], own=best.own))
+
+
+def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
+    """The sweep of which these folders are the shards, as if it had been run at once.
+
+    Args:
+      shards: folders of `shard` (0, n) to (n - 1, n) of one sweep, all finished.
+      out: a new folder; the runs are copied into it, without their checkpoints.
+
+    Raises:
+      InvalidInput: they are not all shards of one sweep.
+    """
+    parts = [Path(shard) for shard in shards]
+    sweeps = [read_sweep(part, named_env(part / "sweep.json")) for part in parts]
+    wholes = {
+        json.dumps(plan.described(replace(sweep, shard=None, block=None)))
+        for sweep in sweeps
+    }
+    require(len(wholes) == 1, "merge: these are not shards of one sweep.")
+    found = sorted(sweep.shard or (0, 1) for sweep in sweeps)
+    count = found[0][1]
+    missing = sorted({(i, count) for i in range(count)} - set(found))
+    require(
+        not missing and len(found) == count,
+        f"merge: shards {', '.join(f'{i}/{n}' for i, n in found)} are given, of "
+        f"0/{count} to {count - 1}/{count} each is needed once.",
+    )
+    whole = replace(sweeps[0], shard=None)
+    target = folders.new(out, "sweep")
+    trials = []
+    for sweep, folder in zip(sweeps, parts, strict=True):
+        name = f"shard-{(sweep.shard or (0, 1))[0]}"
+        shutil.copytree(
+            folder / RUNS,
+            target / RUNS / name,
+            ignore=shutil.ignore_patterns(checkpoint.FOLDER),
+        )
+        for trial in read_trials(folder):
+            places = [
+                (str(target / RUNS / name / Path(run).relative_to(folder / RUNS)), k)
+                for run, k in trial.places
+            ]
+            trials.append(replace(trial, places=places))
+    content = json.dumps(plan.described(whole), indent=2, allow_nan=False) + "\n"
+    storage.write_text(target / "sweep.json", content)
+    trials.sort(key=lambda trial: trial.index)
+    session = Session(target, whole, False, lambda line: None, lambda: False)
+    return _finish(session, trials)
