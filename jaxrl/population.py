@@ -376,18 +376,34 @@ def _in_groups(
     def join(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])
 
-    def run(group: tuple[Values, PyTree, Tally]) -> tuple[PyTree, Tally]:
-        values, members, tally = group
+    def run(i: Array, carry: tuple) -> tuple:
+        groups, tallies, _ = carry
+        own, members, tally = jax.tree.map(lambda x: x[i], (values, groups, tallies))
         members = _per_member(axes, members, shared=state)
-        return vmapped(values, members, tally, length)
+        after, tally = vmapped(own, members, tally, length)
+        mine = (_per_member(axes, after, shared=None), tally)
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
+        groups, tallies = jax.tree.map(put, (groups, tallies), mine)
+        # What is shared ends in every group where it ends in the first.
+        return groups, tallies, _shared(axes, after)
 
+    # In place, group by group: a `map` would hold every member twice.
     groups = _per_member(axes, _map_members(divide, axes, state), shared=None)
     values, tally = jax.tree.map(divide, (values, tally))
-    after, tally = jax.lax.map(run, (values, groups, tally))
-    # What is shared ends in every group where it ends in the first.
-    first = jax.tree.map(lambda x: x[0], after)
-    state = _per_member(axes, _map_members(join, axes, after), shared=first)
-    return state, jax.tree.map(join, tally)
+    carry = (groups, tally, _shared(axes, state))
+    groups, tally, shared = jax.lax.fori_loop(0, count, run, carry)
+    after = _map_members(join, axes, _per_member(axes, groups, shared))
+    return after, jax.tree.map(join, tally)
+
+
+def _shared(axes: PyTree, state: PyTree) -> PyTree:
+    """The `Shared` nodes of a state, and nothing in the place of all else."""
+    return jax.tree.map(
+        lambda axis, x: x if axis is None else (),
+        axes,
+        state,
+        is_leaf=lambda x: x is None,
+    )
 
 
 def _per_member(axes: PyTree, state: PyTree, shared: PyTree) -> PyTree:
