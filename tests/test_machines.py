@@ -95,6 +95,38 @@ def test_one_agent_on_two_processes_is_the_agent_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_that_slurm_started_find_each_other(tmp_path):
+    """With the variables that `srun` sets, `--coordinator auto` is all that is needed."""
+    out = tmp_path / "run"
+    words = train(out, "--total-steps", "128", "--num-seeds", "2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = free.getsockname()[1]
+    slurm = {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    processes = []
+    for i in range(2):
+        own = {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+        with (tmp_path / f"{i}.log").open("w") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM, *words, "--coordinator", "auto"],
+                    env=os.environ | {"JAX_PLATFORMS": "cpu"} | slurm | own,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    assert wait(processes) == [0, 0], "\n".join(log.read_text() for log in logs)
+    assert read_json(out / "summary.json")["seeds"] == [0, 1]
+
+
+@pytest.mark.slow
 def test_four_agents_on_four_processes_are_those_of_one(tmp_path):
     more = ["--total-steps", "128", "--num-seeds", "4"]
     run(train(tmp_path / "four", *more), 4, tmp_path / "logs")

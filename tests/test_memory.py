@@ -1,14 +1,16 @@
 """Bytes needed and bytes there are, before anything compiles."""
 
 import re
+from functools import partial
 
 import jax
 import pytest
 
-from jaxrl import memory, runner
+from jaxrl import memory, population, runner
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.cli import main
+from jaxrl.config import with_floats
 from jaxrl.envs import make
 from jaxrl.types import InvalidInput
 from tests.runs import train_argv
@@ -113,3 +115,30 @@ def test_accelerators_say_how_much_they_have(monkeypatch):
     assert memory.available() == 150
     monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(None)])
     assert memory.available() is None
+
+
+def test_members_that_surely_fit_are_not_measured(monkeypatch):
+    monkeypatch.setattr(memory, "compiled_bytes", None)  # would not be callable
+    monkeypatch.setattr(memory, "available", lambda: 10**12)
+    assert memory.most_members(PPO, tiny(PPO), ENV, 1_000) == 1_000
+
+
+def test_as_many_members_as_the_compiler_says_fit(monkeypatch):
+    """Half of the memory is for them; the replay memory is most of what they take."""
+    config = with_floats(tiny(DQN, buffer_size=4_096))
+    each = 4_096 * 2 * 4  # at least: one observation and its successor, float32
+    limit = 100 * each
+    monkeypatch.setattr(memory, "available", lambda: limit)
+    most = memory.most_members(DQN, config, ENV, 10_000)
+    assert 1 < most < 50
+    taken = memory.compiled_bytes(DQN, config, ENV, most, None)
+    assert 0.7 * limit / 2 < taken <= limit / 2
+
+
+def test_each_member_is_held_once(monkeypatch):
+    """In groups too: what another member takes is its state, up to a few bytes."""
+    monkeypatch.setattr(population, "GROUP", 2)
+    config = with_floats(tiny(PPO))
+    few, more = (memory.compiled_bytes(PPO, config, ENV, n, None) for n in (8, 24))
+    state = jax.eval_shape(partial(PPO.init, config, ENV), runner.keys([0])[0])
+    assert (more - few) / 16 - memory.size(state) < 1_000

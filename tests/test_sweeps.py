@@ -284,8 +284,9 @@ def test_an_interrupted_sweep_goes_on_exactly(tmp_path, after):
     resume_sweep(part.folder, progress=False, report=lambda line: None)
     assert_same_sweep(part.folder, whole.folder)
     lines = []
-    resume_sweep(part.folder, progress=False, report=lines.append)
+    again = resume_sweep(part.folder, progress=False, report=lines.append)
     assert any("nothing to resume" in line for line in lines)
+    assert len(again.trials) == 6 and again.summary["finished"]
 
 
 def test_shards_make_the_whole(tmp_path, swept):

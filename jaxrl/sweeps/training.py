@@ -71,9 +71,13 @@ class Session:
     sweep: Sweep
     progress: bool
     report: Callable[[str], None]
-    interrupted: Callable[[], bool]
+    asked_to_stop: Callable[[], bool]
     kept: dict[Path, tuple[Progress, list[Row]]] = field(default_factory=dict)
     """Ends of this process's runs, for those that go on from them on the device."""
+
+    def interrupted(self) -> bool:
+        """Whether any process of the sweep is asked to stop; all must call it together."""
+        return machines.any_of(self.asked_to_stop())
 
 
 def sweep(
@@ -197,17 +201,15 @@ def resume_sweep(
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
     with folders.locked(folder):
-        if is_finished(folder):
+        summary = finished_summary(folder)
+        if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
+            return SweepResult(folder, read_trials(folder), summary)
         return _finish(session, _train(session))
 
 
 def is_sweep(folder: Path | str) -> bool:
     return (Path(folder) / "sweep.json").exists()
-
-
-def is_finished(folder: Path) -> bool:
-    return finished_summary(folder) is not None
 
 
 def _train(session: Session) -> list[Trial]:
@@ -249,7 +251,7 @@ def _train_block(session: Session, block: Block, start: Callable | None) -> bool
     options: dict[str, Any] = {
         "progress": session.progress,
         "report": session.report,
-        "interrupted": session.interrupted,
+        "interrupted": session.asked_to_stop,
         "start": None if start is None else partial(start, block),
         "on_result": keep,
     }
@@ -322,14 +324,15 @@ def _halved(session: Session) -> list[Trial]:
         if len(trials) < len(alive):
             break
         numbered, before = alive, wanted
+        for folder in session.kept.keys() - {block.folder for block in wanted}:
+            del session.kept[folder]
     return [ended[index] for index in sorted(ended)]
 
 
 def _shortened(experiment: Experiment, share: float) -> Experiment:
     """Of a run, the first part; its schedules are those of the whole."""
     config, env = experiment.pairs[0]
-    plan = experiment.algorithm.plan(config, env)
-    whole = num_iterations(plan, config.total_steps)
+    whole = num_iterations(experiment.algorithm.plan(config, env), config.total_steps)
     return replace(experiment, stop_iterations=max(1, round(share * whole)))
 
 
@@ -371,11 +374,11 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
         confirmed = _confirmed(session, best_trial(trials))
         finished = confirmed is not None
     summary = results.summary_of(sweep, trials, confirmed) | {"finished": finished}
-    storage.write_text(folder / "results.csv", results.results_csv(trials))
-    results.draw_figures(folder, sweep, trials)
-    storage.write_text(
-        folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    )
+    if machines.is_first():
+        storage.write_text(folder / "results.csv", results.results_csv(trials))
+        results.draw_figures(folder, sweep, trials)
+        content = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        storage.write_text(folder / "summary.json", content)
     return SweepResult(folder, trials, summary)
 
 
