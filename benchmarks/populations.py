@@ -155,7 +155,7 @@ def bytes_of_a_member(quick: bool) -> dict[str, Any]:
     del quick
     config, env = with_floats(PPO.Config(total_steps=1e8)), make("CartPole-v1")
     few, more = 64, 256
-    taken = [memory.compiled_bytes(PPO, config, env, n, None) for n in (few, more)]
+    taken = [memory.compiled_bytes(PPO, config, env, n) for n in (few, more)]
     each = (taken[1] - taken[0]) / (more - few)
     key = jax.eval_shape(lambda: prng.key(0))
     state = jax.eval_shape(partial(PPO.init, config, env), key)

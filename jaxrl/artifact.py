@@ -55,6 +55,7 @@ class Agents(NamedTuple):
     agents: PyTree  # leading axis [K]
     seeds: list[int]
     own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
+    members: Sequence[int] = ()  # its place in training [K]; empty: all are here
 
     @property
     def settings(self) -> list[Setting]:
@@ -107,6 +108,8 @@ def save_agents(folder: Path, agents: Agents) -> None:
     } | _spaces(agents.env)
     if agents.own:
         description["own"] = list(agents.own)
+    if agents.members:
+        description["members"] = list(agents.members)
     storage.write(folder, agents.agents, description)
 
 
@@ -142,8 +145,8 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         jax.random.split(jax.random.key(0), len(seeds)),
     )
     agents = storage.filled(template, tensors, Path(run) / "policy")
-    own = description.get("own", ())
-    return Agents(algorithm, config, environment, env_params, agents, seeds, own)
+    more = (description.get("own", ()), description.get("members", ()))
+    return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -193,11 +196,16 @@ def _bad_field(description: Any) -> str | None:
     for name, kind in _FIELDS.items():
         if not isinstance(fields.get(name), kind):
             return name
-    seeds, own = fields["seeds"], fields.get("own", [])
+    seeds = fields["seeds"]
     if not seeds or any(type(s) is not int for s in seeds):
         return "seeds"
-    many = isinstance(own, list) and len(own) in (0, len(seeds))
-    return None if many and all(isinstance(x, dict) for x in own) else "own"
+    for name, kind in (("own", dict), ("members", int)):
+        values = fields.get(name, [])
+        if not isinstance(values, list) or len(values) not in (0, len(seeds)):
+            return name
+        if any(type(x) is not kind for x in values):
+            return name
+    return None
 
 
 def _spaces(env: Env) -> dict[str, Any]:

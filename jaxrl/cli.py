@@ -229,10 +229,10 @@ def _sweep(
             report=_speaker(quiet),
             interrupted=lambda: bool(received),
         )
-    return _report_sweep(result, as_json, received)
+    return _report_sweep(result, wanted.experiment.env, as_json, received)
 
 
-def _report_sweep(result: Any, as_json: bool, received: list[int]) -> int:
+def _report_sweep(result: Any, env: str, as_json: bool, received: list[int]) -> int:
     """The table of the settings, the best first, and what can be done next."""
     from jaxrl import machines
     from jaxrl.sweeps.results import table_in_words
@@ -243,13 +243,19 @@ def _report_sweep(result: Any, as_json: bool, received: list[int]) -> int:
     if result.trials:
         click.echo(table_in_words(result.trials))
     if summary["finished"]:
-        if summary["confirmed"] is None:
+        if summary["best"] is None:
+            click.echo("an agent of every setting broke: there is no best one")
+        elif summary["confirmed"] is None:
             click.echo(
                 "the best setting was chosen by these seeds, so its return is flattering: "
                 "--confirm-seeds N trains it with fresh ones"
             )
         else:
             confirmed = summary["confirmed"]
+            if confirmed["episode_return_iqm"] is None:
+                confirmed |= dict.fromkeys(
+                    ("episode_return_iqm", "ci95_low", "ci95_high"), float("nan")
+                )
             click.echo(
                 f"with fresh seeds the best setting returns "
                 f"{confirmed['episode_return_iqm']:.2f} (IQM), 95 % interval "
@@ -257,8 +263,10 @@ def _report_sweep(result: Any, as_json: bool, received: list[int]) -> int:
                 f"{confirmed['seeds']} seeds"
             )
     command = "report" if summary["finished"] else "resume"
-    folder = shlex.quote(str(result.folder))
-    next_command = f"jaxrl {command} {folder}"
+    words = ["jaxrl", command, str(result.folder)]
+    if command == "resume" and ":" in env:
+        words += ["--env", env]
+    next_command = shlex.join(words)
     click.echo(f"next: {next_command}" if as_json else next_command)
     if as_json:
         click.echo(json.dumps({"best": summary.get("best")}))
@@ -403,7 +411,8 @@ def _resume_sweep(
         raise InvalidInput(
             f"checkpoint = {checkpoint}: {folder!r} is a sweep, whose runs have some each."
         )
-    _prepare_platform(read_sweep(Path(folder), env).experiment, **processes)
+    experiment = read_sweep(Path(folder), env).experiment
+    _prepare_platform(experiment, **processes)
     with _remembered_signals() as received:
         result = resume_sweep(
             folder,
@@ -412,7 +421,7 @@ def _resume_sweep(
             report=_speaker(quiet),
             interrupted=lambda: bool(received),
         )
-    return _report_sweep(result, as_json, received)
+    return _report_sweep(result, experiment.env, as_json, received)
 
 
 @jaxrl.command()
@@ -423,7 +432,7 @@ def merge(shards: tuple[str, ...], out: str, as_json: bool) -> int:
     """Join the shards of a sweep (`jaxrl sweep --shard i/n`)."""
     from jaxrl.sweeps.training import merge as join
 
-    return _report_sweep(join(shards, out), as_json, [])
+    return _report_sweep(join(shards, out), "", as_json, [])
 
 
 @contextmanager
@@ -522,7 +531,7 @@ def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
 def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
     """The learning curves, also of runs that are not finished."""
     from jaxrl.plotting import plot_learning_curves
-    from jaxrl.report import read_entries
+    from jaxrl.report import check_metric, read_entries
     from jaxrl.sweeps.training import is_sweep
 
     names = [Path(run).name or run for run in runs]
@@ -530,7 +539,9 @@ def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
     curves: dict[str, list[dict[str, Any]]] = {}
     for label, run in zip(labels, runs, strict=True):
         if is_sweep(run):
-            curves |= {entry.label: entry.rows for entry in read_entries(Path(run))}
+            entries = read_entries(Path(run))
+            check_metric(entries, metric)
+            curves |= {f"{e.label} ({label})": e.rows for e in entries}
         else:
             curves[label] = _read_run(run, metric)
     plot_learning_curves(curves, out, metric)

@@ -190,7 +190,7 @@ def run_experiment(
       NonFiniteError: a number became NaN or infinite; metrics and checkpoints are kept.
       OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
-    plan = _checked_plan(experiment)
+    plan = checked_plan(experiment)
     report(describe_plan(experiment, plan))
     description = _json(describe(experiment))
     folder = folders.agreed(out, folder_name(experiment))
@@ -239,7 +239,7 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
-    plan = _checked_plan(experiment)
+    plan = checked_plan(experiment)
     session = Session(folder, experiment, plan, progress, report, interrupted)
     with folders.locked(folder):
         summary = finished_summary(folder)
@@ -375,8 +375,12 @@ def _restored(
 
 
 def evaluate_agents(
-    agents: artifact.Agents, num_episodes: int, seed: int, greedy: bool
-) -> tuple[dict[str, Any], list[float]]:
+    agents: artifact.Agents,
+    num_episodes: int,
+    seed: int,
+    greedy: bool,
+    on_nan: OnNan = "stop",
+) -> tuple[dict[str, Any], list[float | None]]:
     """Evaluates a population.
 
     Args:
@@ -384,9 +388,12 @@ def evaluate_agents(
       num_episodes: for each seed.
       seed: of the episodes.
       greedy: the likeliest action, or a sampled one.
+      on_nan: "continue" leaves out the agents with a return that is NaN or infinite, if
+        there are others.
 
     Returns:
-      The fields that `--json` prints, and the mean return of each agent `[K]`.
+      The fields that `--json` prints, and the mean return of each agent `[K]`, None for
+      one that is left out.
 
     Raises:
       NonFiniteError: a return is NaN or infinite.
@@ -405,16 +412,22 @@ def evaluate_agents(
         values=values,
     )
     returns = jax.device_get(episodes.episode_return)
-    if not np.isfinite(returns).all():
+    finite = np.isfinite(returns).all(axis=1)
+    if not (finite.all() or (on_nan == "continue" and finite.any())):
         raise NonFiniteError(
             f"an evaluation return of {agents.env.id} is not finite: its rewards must be."
         )
     evaluation = {
         "algorithm": agents.algorithm.name,
         "env": agents.env.id,
-        "seeds": list(agents.seeds),
-    } | summarize_returns(returns)
-    return evaluation, returns.mean(axis=1).tolist()
+        "seeds": [
+            seed for seed, fine in zip(agents.seeds, finite, strict=True) if fine
+        ],
+    } | summarize_returns(returns[finite])
+    means = returns.mean(axis=1)
+    return evaluation, [
+        float(x) if fine else None for x, fine in zip(means, finite, strict=True)
+    ]
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
@@ -564,7 +577,7 @@ def folder_name(experiment: Experiment) -> str:
     return f"{experiment.algorithm.name}-{experiment.env}-{experiment.seed}"
 
 
-def _checked_plan(experiment: Experiment) -> Plan:
+def checked_plan(experiment: Experiment) -> Plan:
     """What the experiment will do, if it can.
 
     Raises:
@@ -623,15 +636,26 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         member(result.agent, np.array(whole)),
         [result.seeds[k] for k in whole],
         [own[k] for k in whole] if any(own) else (),
+        whole if result.broken else (),
     )
     if machines.is_first():
         artifact.save_agents(folder / "policy", agents)
     started = time.perf_counter()
     evaluation, returns = evaluate_agents(
-        agents, experiment.evaluation_episodes, EVALUATION_SEED, greedy=True
+        agents,
+        experiment.evaluation_episodes,
+        EVALUATION_SEED,
+        greedy=True,
+        on_nan=experiment.on_nan,
     )
     by_member = dict(zip(whole, returns, strict=True))
+    broken = result.broken | {
+        k: "a return of its evaluation is NaN or infinite."
+        for k, x in by_member.items()
+        if x is None
+    }
     summary = _summary(session, result) | {
+        "broken": {str(k): what for k, what in sorted(broken.items())},
         "evaluation": evaluation,
         "evaluation_by_member": [by_member.get(k) for k in range(len(result.seeds))],
         "evaluation_seconds": round(time.perf_counter() - started, 3),
@@ -707,14 +731,13 @@ def _summary(session: Session, result: Result) -> dict[str, Any]:
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "seeds": result.seeds,
-        "broken": {str(k): what for k, what in result.broken.items()},
         "finished": stopped or result.iterations >= session.iterations,
         "iterations": result.iterations,
         "env_steps": result.env_steps,
         "updates": result.iterations * plan.updates,
         "compile_seconds": round(result.compile_seconds, 3),
         "run_seconds": round(result.run_seconds, 3),
-        "env_steps_per_second": round(all_steps / result.run_seconds),
+        "env_steps_per_second": round(all_steps / max(result.run_seconds, 1e-9)),
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "versions": versions(),

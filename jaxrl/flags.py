@@ -282,8 +282,6 @@ def sweep_from_flags(
     names = {option.name for option in SWEEP_OPTIONS}
     given = {n: x for n, x in flags.items() if n in names and x is not None}
     others = {n: x for n, x in flags.items() if n not in names}
-    if others.get("on_nan") is None and others.get("config_file") is None:
-        others["on_nan"] = "continue"
     pairs = [parse(text) for text in grid]
     if not pairs:
         raise InvalidInput(
@@ -292,6 +290,8 @@ def sweep_from_flags(
     twice = [n for i, (n, _) in enumerate(pairs) if n in [m for m, _ in pairs[:i]]]
     if twice:
         raise InvalidInput(f"grid: {twice[0]} stands there twice.")
+    # One setting that breaks should not end the others, unless that is asked for.
+    others["defaults"] = {"on_nan": "continue"}
     experiment = experiment_from_flags(algorithm, env_params, **others)
     return Sweep(experiment, as_space(dict(pairs)), **given)
 
@@ -313,7 +313,8 @@ def experiment_from_flags(
       InvalidInput: one sentence that names the field, the value and the fix.
     """
     config_file = flags.pop("config_file", None)
-    file = _read_config_file(config_file, algorithm) if config_file else {}
+    file = flags.pop("defaults", {})
+    file |= _read_config_file(config_file, algorithm) if config_file else {}
     given = {name: value for name, value in flags.items() if value is not None}
     stop = _rllib_stop(given.pop("stop", None))
     fields = configs.field_types(algorithm.Config)

@@ -133,6 +133,11 @@ def agreed(number: int) -> int:
     return _of_all(number)[0]
 
 
+def least(number: int) -> int:
+    """The smallest number of any process; all must call it together."""
+    return min(_of_all(number))
+
+
 def any_of(condition: bool) -> bool:
     """Whether it holds in any process; all must call it together."""
     return any(_of_all(int(bool(condition))))

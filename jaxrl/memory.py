@@ -9,13 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrl import prng
 from jaxrl.config import require
 from jaxrl.errors import counted
 from jaxrl.population import (
-    device_mesh,
     init_population,
     member,
     no_tally,
@@ -96,19 +94,17 @@ def most_members(algorithm: Algorithm, config: Any, env: Env, count: int) -> int
     each = sum(needed(algorithm, config, env, plan, 1).values())
     if limit is None or SURE * count * each <= ROOM * limit:
         return count
-    devices = len(jax.local_devices())
-    mesh = device_mesh(plan, 8 * devices, "members", devices)
-    few, more = 8 * devices, 16 * devices
-    taken = [compiled_bytes(algorithm, config, env, n, mesh) for n in (few, more)]
+    few, more = 16, 32  # more than one group
+    taken = [compiled_bytes(algorithm, config, env, n) for n in (few, more)]
     slope = max((taken[1] - taken[0]) / (more - few), 1.0)
     most = int((ROOM * limit - taken[0]) / slope) + few
     return max(1, min(count, most))
 
 
 def compiled_bytes(
-    algorithm: Algorithm, config: Any, env: Env, num_members: int, mesh: Mesh | None
+    algorithm: Algorithm, config: Any, env: Env, num_members: int
 ) -> int:
-    """What the compiled train steps of a population take, on all devices together."""
+    """What the compiled train steps of a population take, on one device."""
     keys = jax.eval_shape(lambda: jax.random.split(prng.key(0), num_members))
     init = partial(init_population, algorithm, config, env, {})
     state = jax.eval_shape(init, keys)
@@ -119,16 +115,15 @@ def compiled_bytes(
     )
     length = jax.ShapeDtypeStruct((), np.int32)
     lowered = run_population.lower(
-        algorithm, config, env, {}, state, tally, length, num_members, mesh
+        algorithm, config, env, {}, state, tally, length, num_members
     )
     found: Any = lowered.compile().memory_analysis()
-    own = (
+    return int(
         found.argument_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
     )
-    return int(own) * (1 if mesh is None else mesh.size)
 
 
 def check(

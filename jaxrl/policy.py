@@ -115,26 +115,30 @@ def load_policy(
       run: the run folder.
       seed: which agent, if it was trained with several; by default the first.
       env: the environment's id, needed where it is "module:factory", which is code.
-      index: which agent by its place, where several settings share their seeds.
+      index: which agent by its place in training, where several settings share seeds.
 
     Raises:
       InvalidInput: there is no such agent, or a file is damaged.
     """
     agents = load_agents(run, env)
+    members = agents.members or range(len(agents.seeds))
     found = [
         k
-        for k, its_seed in enumerate(agents.seeds)
-        if seed in (None, its_seed) and index in (None, k)
+        for k, (member_index, its_seed) in enumerate(
+            zip(members, agents.seeds, strict=True)
+        )
+        if seed in (None, its_seed) and index in (None, member_index)
     ]
     asked = f"seed = {seed}" + ("" if index is None else f", index = {index}")
     require(
         bool(found),
-        f"{asked}: {str(run)!r} has {', '.join(map(str, agents.seeds))}.",
+        f"{asked}: {str(run)!r} has {', '.join(map(str, agents.seeds))}"
+        + ("." if index is None else f" at {', '.join(map(str, members))}."),
     )
     require(
         seed is None or len(found) == 1,
         f"{asked}: {str(run)!r} has several such agents, give index, one of "
-        f"{', '.join(map(str, found))}.",
+        f"{', '.join(str(members[k]) for k in found)}.",
     )
     config, environment = agents.settings[found[0]]
     agent = jax.tree.map(jnp.asarray, member(agents.agents, found[0]))

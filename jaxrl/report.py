@@ -12,8 +12,9 @@ import base64
 import csv
 import html
 import io
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 import jaxrl
 from jaxrl import loggers, plotting, storage
-from jaxrl.errors import counted
+from jaxrl.errors import counted, did_you_mean
 from jaxrl.experiment import finished_summary, named_env, read_experiment
 from jaxrl.flags import sweep_command, train_command
 from jaxrl.runner import Row
@@ -107,7 +108,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> list[str]:
       InvalidInput: a folder holds no finished run.
     """
     folders = [Path(run) for run in runs]
-    entries = [entry for folder in folders for entry in read_entries(folder)]
+    entries = _all_entries(folders)
     warnings = [line for folder in folders for line in _warnings(folder)]
     warnings += _uneven(entries)
     out = Path(out)
@@ -125,6 +126,21 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> list[str]:
     page = _page(entries, figures, warnings, folders, out)
     storage.write_text(out / "report.html", page)
     return warnings
+
+
+def _all_entries(folders: Sequence[Path]) -> list[Entry]:
+    """The lines of all folders; no two of an environment have the same label."""
+    entries = [entry for folder in folders for entry in read_entries(folder)]
+    return [replace(entry, label=_unique(entry, entries)) for entry in entries]
+
+
+def check_metric(entries: Sequence[Entry], metric: str) -> None:
+    for entry in entries:
+        if entry.rows and metric not in entry.rows[0]:
+            raise InvalidInput(
+                f"metric = {metric!r} is not in {entry.source}"
+                f"{did_you_mean(metric, entry.rows[0])}."
+            )
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -176,7 +192,7 @@ def _sweep_entries(folder: Path) -> list[Entry]:
         )
         for trial in results.read_trials(folder)
     ]
-    if (folder / CONFIRM).exists():
+    if finished_summary(folder / CONFIRM) is not None:
         (fresh,) = read_entries(folder / CONFIRM)
         best = results.best_trial(results.read_trials(folder))
         words = f"{name}, {results.setting_in_words(best.own)}, fresh seeds"
@@ -210,8 +226,9 @@ def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) 
             raise InvalidInput(f"kind = {kind!r} is a figure of one sweep: give one.")
         _plot_sweep(Path(runs[0]), out, kind)
         return
-    entries = [entry for run in runs for entry in read_entries(Path(run))]
+    entries = _all_entries(list(map(Path, runs)))
     if kind == "efficiency":
+        check_metric(entries, metric)
         by_label: dict[str, dict[str, list[Row]]] = {}
         for entry in entries:
             by_label.setdefault(entry.label, {})[entry.env] = entry.rows
@@ -223,7 +240,7 @@ def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) 
             f"kind = {kind!r} compares runs on one environment, these are on "
             f"{', '.join(envs)}: try kind = 'efficiency'."
         )
-    scores = {_unique(e, entries): e.whole for e in entries if e.whole}
+    scores = {e.label: e.whole for e in entries if e.whole}
     draw = {"intervals": plotting.plot_intervals, "profile": plotting.plot_profiles}
     draw[kind](scores, out, envs[0])
 
@@ -233,6 +250,8 @@ def _plot_sweep(folder: Path, out: Path, kind: str) -> None:
     table = [(t.own, t.whole) for t in results.read_trials(folder) if t.whole]
     title = f"{sweep.experiment.algorithm.name} on {sweep.experiment.env}"
     names = list(sweep.space)
+    if not table:
+        raise InvalidInput(f"{str(folder)!r}: every agent broke, nothing to draw.")
     if kind == "slices":
         plotting.plot_slices(table, names, out, title)
         return
@@ -261,8 +280,9 @@ def _uneven(entries: Sequence[Entry]) -> list[str]:
     """Comparisons that are not fair, or rest on too little."""
     found = []
     for env in dict.fromkeys(entry.env for entry in entries):
-        steps = {entry.env_steps for entry in entries if entry.env == env}
-        if max(steps) > 1.1 * min(steps):
+        here = [entry for entry in entries if entry.env == env and entry.whole]
+        steps = {entry.env_steps for entry in here}
+        if steps and max(steps) > 1.1 * min(steps):
             found.append(
                 f"{env}: the runs have {min(steps):,} to {max(steps):,} environment steps."
             )
@@ -381,7 +401,12 @@ def _tex_cell(row: dict[str, Any] | None, best: float | None) -> str:
 
 
 def _tex(text: str) -> str:
-    special = {"_": "\\_", "%": "\\%", "&": "\\&", "#": "\\#", "$": "\\$"}
+    special = {c: f"\\{c}" for c in "_%&#${}"}
+    special |= {
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+    }
     return "".join(special.get(character, character) for character in text)
 
 
@@ -418,7 +443,7 @@ def _draw(entries: list[Entry], folders: Sequence[Path], out: Path) -> list[Figu
         figures += _draw_environment(env, here, out)
     for folder in folders:
         if is_sweep(folder):
-            figures += _draw_sweep(folder, out)
+            figures += _draw_sweep(folder, out, len(figures))
     return figures
 
 
@@ -429,7 +454,7 @@ def _draw_environment(env: str, entries: list[Entry], out: Path) -> list[Figure]
     ranked = sorted(entries, key=lambda e: float(iqm(e.whole)), reverse=True)
     best = ranked[: results.MAX_CURVES]
     name = _file_name(env)
-    curves = {_unique(e, entries): e.rows for e in best}
+    curves = {e.label: e.rows for e in best}
     learning = Figure(
         f"learning_curves_{name}",
         f"Learning curves on {env}",
@@ -439,7 +464,7 @@ def _draw_environment(env: str, entries: list[Entry], out: Path) -> list[Figure]
     _save(learning, out, plotting.plot_learning_curves, curves, title=env)
     if len(entries) == 1:
         return [learning]
-    scores = {_unique(e, entries): e.whole for e in best}
+    scores = {e.label: e.whole for e in best}
     intervals = Figure(
         f"intervals_{name}",
         f"Returns on {env}",
@@ -458,12 +483,14 @@ def _draw_environment(env: str, entries: list[Entry], out: Path) -> list[Figure]
     return [learning, intervals, profiles]
 
 
-def _draw_sweep(folder: Path, out: Path) -> list[Figure]:
-    """The return against what was swept."""
+def _draw_sweep(folder: Path, out: Path, number: int) -> list[Figure]:
+    """The return against what was swept; the number keeps several sweeps apart."""
     sweep = read_sweep(folder, named_env(folder / "sweep.json"))
     table = [(t.own, t.whole) for t in results.read_trials(folder) if t.whole]
     title = f"{sweep.experiment.algorithm.name} on {sweep.experiment.env}"
-    names, name = list(sweep.space), _file_name(folder.name)
+    names, name = list(sweep.space), f"{_file_name(folder.name)}_{number}"
+    if not table:
+        return []
     slices = Figure(
         f"slices_{name}",
         f"What was swept: {', '.join(names)}",
@@ -493,9 +520,13 @@ def _file_name(text: str) -> str:
 
 
 def _unique(entry: Entry, others: Sequence[Entry]) -> str:
-    """The label, with the folder where several have the same."""
-    same = [e for e in others if e.label == entry.label]
-    return entry.label if len(same) == 1 else f"{entry.label} ({entry.source})"
+    """The label; with the folder, and a number, where several have the same."""
+    same = [e for e in others if (e.label, e.env) == (entry.label, entry.env)]
+    if len(same) == 1:
+        return entry.label
+    inside = [e for e in same if e.source == entry.source]
+    number = f" #{inside.index(entry) + 1}" if len(inside) > 1 else ""
+    return f"{entry.label} ({entry.source}{number})"
 
 
 def _only(shown: int, all_: int) -> str:
@@ -529,7 +560,7 @@ def _page(
     out: Path,
 ) -> str:
     """The whole page; it loads nothing from anywhere."""
-    own = f"jaxrl report {' '.join(map(str, folders))} --out {out}"
+    own = shlex.join(["jaxrl", "report", *map(str, folders), "--out", str(out)])
     envs = ", ".join(dict.fromkeys(entry.env for entry in entries))
     parts = [
         "<!doctype html>",
@@ -571,7 +602,14 @@ def _html_table(entries: Sequence[Entry]) -> str:
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     rows = sorted(
         map(row_of, entries),
-        key=lambda row: (row["env"], -(row["episode_return_iqm"] or -np.inf)),
+        key=lambda row: (
+            row["env"],
+            -(
+                -np.inf
+                if row["episode_return_iqm"] is None
+                else row["episode_return_iqm"]
+            ),
+        ),
     )
     for row in rows:
         numbers = ["-"] * 3

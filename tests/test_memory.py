@@ -125,13 +125,13 @@ def test_members_that_surely_fit_are_not_measured(monkeypatch):
 
 def test_as_many_members_as_the_compiler_says_fit(monkeypatch):
     """Half of the memory is for them; the replay memory is most of what they take."""
-    config = with_floats(tiny(DQN, buffer_size=4_096))
-    each = 4_096 * 2 * 4  # at least: one observation and its successor, float32
+    config = with_floats(tiny(DQN, buffer_size=2**17))
+    each = 2**17 * 2 * 4  # at least: one observation and its successor, float32
     limit = 100 * each
     monkeypatch.setattr(memory, "available", lambda: limit)
     most = memory.most_members(DQN, config, ENV, 10_000)
     assert 1 < most < 50
-    taken = memory.compiled_bytes(DQN, config, ENV, most, None)
+    taken = memory.compiled_bytes(DQN, config, ENV, most)
     assert 0.7 * limit / 2 < taken <= limit / 2
 
 
@@ -139,6 +139,6 @@ def test_each_member_is_held_once(monkeypatch):
     """In groups too: what another member takes is its state, up to a few bytes."""
     monkeypatch.setattr(population, "GROUP", 2)
     config = with_floats(tiny(PPO))
-    few, more = (memory.compiled_bytes(PPO, config, ENV, n, None) for n in (8, 24))
+    few, more = (memory.compiled_bytes(PPO, config, ENV, n) for n in (8, 24))
     state = jax.eval_shape(partial(PPO.init, config, ENV), runner.keys([0])[0])
     assert (more - few) / 16 - memory.size(state) < 1_000

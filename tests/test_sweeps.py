@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxrl import PPO, Range, pbt, population, sweep
+from jaxrl import PPO, Range, evaluation, pbt, population, sweep
 from jaxrl.cli import main
 from jaxrl.experiment import Experiment, read_experiment
 from jaxrl.loggers import read_metrics
@@ -232,7 +232,7 @@ def test_a_block_of_which_all_break_is_a_result_too(tmp_path, scheduler):
     broken = wanted({"learning_rate": [1e30, 2e30], "gamma": [0.99]}, block=4)
     result = quiet(broken, tmp_path / "broken")
     assert result.summary["finished"] and result.summary["best"] is None
-    with pytest.raises(InvalidInput, match="every setting broke"):
+    with pytest.raises(InvalidInput, match="there is no best one"):
         result.best  # noqa: B018
 
 
@@ -242,6 +242,41 @@ def test_the_best_setting_is_confirmed_with_fresh_seeds(tmp_path):
     confirmed = result.summary["confirmed"]
     assert confirmed["seeds"] == 3 and confirmed["gamma"] == result.best.own["gamma"]
     assert read_experiment(result.folder / "confirm").seeds == [2, 3, 4]
+
+
+def test_remainders_and_limits(tmp_path):
+    """What is random without a range is drawn without repeats; of an odd number of pbt's
+    agents all are in one block."""
+    lists = space.as_space({"gamma": [0.9, 0.95, 0.99]})
+    drawn = space.draw(lists, "random", 3, 0)
+    assert sorted(s["gamma"] for s in drawn) == [0.9, 0.95, 0.99]
+    with pytest.raises(InvalidInput, match="there are 3 settings"):
+        space.draw(lists, "random", 4, 0)
+    made = wanted(
+        {"gamma": Range(0.9, 0.99)}, 1, sampler="random", trials=13, scheduler="pbt"
+    )
+    (block,) = plan.blocks(made, tmp_path, plan.settings_of(made))
+    assert block.experiment.num_members == 13
+
+
+def test_an_agent_that_fails_only_in_evaluation_leaves_the_others(
+    tmp_path, monkeypatch
+):
+    played = evaluation.evaluate_population
+
+    def spoilt(*args, **kwargs):
+        episodes = played(*args, **kwargs)
+        returns = episodes.episode_return.at[1, 0].set(np.nan)
+        return episodes._replace(episode_return=returns)
+
+    monkeypatch.setattr("jaxrl.experiment.evaluate_population", spoilt)
+    grid = {"learning_rate": [1e-3], "gamma": [0.9, 0.99]}
+    result = quiet(wanted(grid), tmp_path / "out")
+    assert [[x is None for x in t.returns] for t in result.trials] == [
+        [False, True],
+        [False, False],
+    ]
+    assert result.best.index == 1
 
 
 def test_from_python(tmp_path):
@@ -275,7 +310,7 @@ def interrupted(made, folder, after):
     return quiet(made, folder, interrupted=lambda: next(asked) >= after)
 
 
-@pytest.mark.parametrize("after", [0, 3, 30, 60])
+@pytest.mark.parametrize("after", [0, 1, 3, 30, 60])
 def test_an_interrupted_sweep_goes_on_exactly(tmp_path, after):
     made = wanted(block=4, checkpoint_every=0.0)
     whole = quiet(made, tmp_path / "whole")
@@ -332,6 +367,14 @@ def test_halving_keeps_the_better_half(tmp_path):
     best = max(result.trials, key=lambda t: t.env_steps)
     rows = read_metrics(runs / "rung-2" / "000" / "metrics.jsonl")
     assert rows[-1]["iteration"] == 20
+    # Who goes on was better than who does not.
+    trials = sorted(result.trials, key=lambda trial: trial.env_steps)
+    assert [trial.dropped for trial in trials] == [True, True, True, False]
+    rung = [read_json(path) for path in sorted(runs.glob("rung-0/*/summary.json"))]
+    returns = np.array([s["evaluation_by_member"] for s in rung], float).reshape(4, 2)
+    kept = [trial.index for trial in trials[2:]]
+    others = [trial.index for trial in trials[:2] if trial.score is not None]
+    assert returns[kept].mean(1).min() >= max(returns[others].mean(1), default=-np.inf)
     # The rows of the survivor begin where it began.
     block, k = divmod(2 * best.index, 4)
     first = read_metrics(runs / "rung-0" / f"{block:03d}" / "metrics.jsonl")
@@ -390,7 +433,12 @@ def test_pbt_changes_what_is_copied_within_its_limits(pbt_sweep, tmp_path):
                     allowed = np.clip([0.8 * before, 1.2 * before], low, high)
                     assert np.isclose(now, allowed, rtol=1e-6).any()
     assert exchanges > 0
-    # The agents that are stored say what they ended with.
+    # The trials and the agents that are stored say what they ended with.
+    final = rows[-1]["pbt/gamma"]
+    assert [trial.own["gamma"] for trial in result.trials] == final
+    assert (
+        read_experiment(result.folder / "runs" / "000").settings[0]["gamma"] != final[0]
+    )
     from jaxrl import load_agents
 
     own = load_agents(result.folder / "runs" / "000").own
@@ -455,6 +503,18 @@ def test_the_command_line(tmp_path, capsys):
         (["--grid", "gamma=0.9", "--block", "none"], "neither a number nor auto"),
         (["--grid", "gamma=0.9,0.8", "--scheduler", "pbt", "--num-seeds", "2"], "pbt"),
         (["--grid", "num_envs=2,4", "--scheduler", "pbt"], "num_envs"),
+        (
+            ["--grid", "gamma=0.5:1.5", "--sampler", "random", "--trials", "2"],
+            "gamma = 1.5",
+        ),
+        (["--grid", "gamma=0.9", "--seed", "-1"], "seed = -1"),
+        (["--grid", "gamma=0.9", "--num-seeds", "0"], "num_seeds = 0"),
+        (["--grid", "gamma=0.9", "--keep", "0"], "keep = 0"),
+        (["--grid", "gamma=0.9", "--stop-return", "1"], "stop_return"),
+        (
+            ["--grid", "num_envs=2:4", "--sampler", "random", "--trials", "2"],
+            "give a list",
+        ),
         (["--grid", "num_steps=4,8", "num_minibatches=3"], "num_minibatches"),
     ],
 )

@@ -4,6 +4,7 @@ Settings that differ in numbers only are data of one program; others are grouped
 program a group. Members run in blocks that fit into the memory.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ import jax
 import numpy as np
 
 from jaxrl import config as configs
-from jaxrl import memory, settings
-from jaxrl.artifact import Own
+from jaxrl import machines, memory, settings
+from jaxrl.artifact import ENV, Own, setting
 from jaxrl.config import check_value, require
 from jaxrl.errors import counted
-from jaxrl.experiment import Experiment, as_experiment, describe
+from jaxrl.experiment import Experiment, as_experiment, checked_plan, describe
+from jaxrl.population import Parallel
 from jaxrl.runner import num_iterations, prepare
 from jaxrl.sweeps import space
 from jaxrl.sweeps.space import Sampler, Space
@@ -90,8 +92,12 @@ def blocks(
         first = pair(experiment, members[0][1])[0]
         params = env_values(members[0][1])
         for part, seeds in _parts(sweep, members):
+            count = len(part) * len(seeds)
+            devices = experiment.num_devices
             run = replace(
                 experiment,
+                # A remainder that they cannot divide uses fewer.
+                num_devices=None if count % (devices or 1) else devices,
                 explored=_explored(sweep),
                 config=first,
                 env_params=experiment.env_params | params,
@@ -106,7 +112,7 @@ def blocks(
 
 
 def _explored(sweep: Sweep) -> dict[str, Sequence[float]]:
-    """What pbt may change, within the limits of the space and of the field."""
+    """What pbt may change, within the limits of the space."""
     if sweep.scheduler != "pbt":
         return {}
     found: dict[str, Sequence[float]] = {}
@@ -125,6 +131,9 @@ def _parts(
     experiment = sweep.experiment
     seeds = range(experiment.seed, experiment.seed + experiment.num_seeds)
     most = sweep.block or len(members) * len(seeds)
+    if sweep.scheduler == "pbt":  # one population, on as many devices as divide it
+        yield members, seeds
+        return
     devices = len(jax.devices())
     if most < len(seeds):
         size = _even(len(seeds), most, devices)
@@ -157,11 +166,12 @@ def _varied(sweep: Sweep, owns: Sequence[Own]) -> list[str]:
 
 
 def pair(experiment: Experiment, own: Own) -> settings.Setting:
-    return replace(experiment, settings=[own]).pairs[0]
+    given = (experiment.algorithm, experiment.config, experiment.environment)
+    return setting(*given, experiment.env_params, own)
 
 
 def env_values(own: Own) -> dict[str, Any]:
-    return {n[4:]: x for n, x in own.items() if n.startswith("env.")}
+    return {n[len(ENV) :]: x for n, x in own.items() if n.startswith(ENV)}
 
 
 def rungs(count: int) -> list[tuple[int, float]]:
@@ -205,26 +215,69 @@ def check(sweep: Sweep) -> None:
             "from all results: they cannot be divided.",
         )
     require(
+        sweep.shard is None or sweep.confirm_seeds == 0,
+        "confirm_seeds: a shard does not know the best setting of all: train it after "
+        "jaxrl merge.",
+    )
+    require(
         sweep.sampler != "optuna" or sweep.scheduler == "none",
         f"scheduler = {sweep.scheduler!r} with sampler = 'optuna': choose one of them.",
     )
+    require(
+        experiment.stop_return is None,
+        f"stop_return = {experiment.stop_return}: the settings of a sweep are compared "
+        f"after equally many steps; try scheduler = halving.",
+    )
+    # The devices are those of all agents, not of one setting's.
+    checked_plan(replace(experiment, num_devices=None, parallel="auto"))
+    check_value("parallel", Parallel, experiment.parallel)
+    check_value("num_devices", int | None, experiment.num_devices, low=1)
+    for name, domain in sweep.space.items():
+        _check_domain(sweep, name, domain)
     if sweep.scheduler == "pbt":
         _check_pbt(sweep)
-    prepare(experiment.algorithm, experiment.config, experiment.environment)
-    examples = [own for _, own in settings_of(sweep)] or space.draw(
-        sweep.space, "random", 2, experiment.seed
-    )
+    examples = [own for _, own in settings_of(sweep)]
+    if sweep.sampler == "optuna":
+        examples = _examples(sweep)
     require(bool(examples), f"shard = {sweep.shard}: there are not so many settings.")
     for own in examples:
         prepare(experiment.algorithm, *pair(experiment, own))
 
 
+def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
+    """Both ends of a range must be possible; a choice may depend on the others."""
+    if isinstance(domain, space.Choices):
+        return
+    kinds = configs.field_types(sweep.experiment.algorithm.Config)
+    require(
+        kinds.get(name) is not int,
+        f"{name} = {domain.low}:{domain.high}: it is a whole number, give a list.",
+    )
+    for end in (domain.low, domain.high):
+        pair(sweep.experiment, {name: end})
+    if sweep.sampler == "optuna":
+        require(
+            importlib.util.find_spec("optuna") is not None,
+            "sampler = optuna: it is not installed, pip install 'jaxrl[optuna]'.",
+        )
+
+
 def _check_pbt(sweep: Sweep) -> None:
+    require(
+        sweep.confirm_seeds == 0,
+        "confirm_seeds: pbt finds no setting that could be trained again, it changes "
+        "them while it trains.",
+    )
     kinds = configs.field_types(sweep.experiment.algorithm.Config)
     for name in sweep.space:
         require(
             kinds.get(name) in (float, float | None) and name != "total_steps",
             f"{name}: pbt changes hyper-parameters that are floats, while they train.",
+        )
+        domain = sweep.space[name]
+        require(
+            isinstance(domain, space.Range) or None not in domain.values,
+            f"{name}: pbt cannot change a number to none.",
         )
     require(
         sweep.experiment.num_seeds == 1,
@@ -246,9 +299,20 @@ def with_block(sweep: Sweep) -> Sweep:
     count = experiment.num_seeds * (len(numbered) or batch_size(sweep))
     if sweep.block is not None or sweep.scheduler == "pbt":
         return replace(sweep, block=min(sweep.block or count, count))
-    own = numbered[0][1] if numbered else {}
-    most = memory.most_members(experiment.algorithm, *pair(experiment, own), count)
-    return replace(sweep, block=most)
+    kinds: dict[Any, settings.Setting] = {}
+    for _, own in numbered or enumerate(_examples(sweep)):
+        both = pair(experiment, own)
+        kinds.setdefault(settings.program(both), both)
+    most = min(
+        memory.most_members(experiment.algorithm, *both, count)
+        for both in kinds.values()
+    )
+    return replace(sweep, block=machines.least(most))
+
+
+def _examples(sweep: Sweep) -> list[Own]:
+    """Some settings of a space of which none are known beforehand."""
+    return space.draw(sweep.space, "optuna", 8, sweep.experiment.seed)
 
 
 def in_words(sweep: Sweep) -> str:

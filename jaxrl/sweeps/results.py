@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Trial:
     training: list[float | None]  # training return of each seed in the last chunk
     env_steps: int  # that each of its agents was trained for
     places: list[tuple[str, int]]  # run folder, and place in it, of each agent
+    dropped: bool = False  # by halving, before the end
 
     @property
     def whole(self) -> list[float]:
@@ -61,10 +63,13 @@ def trials_of(block: Block) -> list[Trial]:
     trials = []
     for i, index in enumerate(block.indices):
         places = range(i * len(seeds), (i + 1) * len(seeds))
+        own = dict(block.experiment.settings[i])
+        if rows:  # with pbt a number is what it has become
+            own |= {n: rows[-1][f"pbt/{n}"][i] for n in block.experiment.explored}
         trials.append(
             Trial(
                 index=index,
-                own=dict(block.experiment.settings[i]),
+                own=own,
                 seeds=seeds,
                 returns=[summary["evaluation_by_member"][k] for k in places],
                 training=[training[k] for k in places],
@@ -93,13 +98,13 @@ def joined(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """The trial with the highest IQM of those that did not break.
+    """The trial with the highest IQM of those that did not break and were not dropped.
 
     Raises:
-      InvalidInput: all broke.
+      InvalidInput: there is none.
     """
-    whole = [trial for trial in trials if trial.score is not None]
-    require(bool(whole), "every setting broke: there is no best one.")
+    whole = [t for t in trials if t.score is not None and not t.dropped]
+    require(bool(whole), "an agent of every setting broke: there is no best one.")
     return max(whole, key=order)
 
 
@@ -165,7 +170,7 @@ def summary_of(
     """What was found, how long it took, and on what."""
     runs = sorted({Path(folder) for trial in trials for folder, _ in trial.places})
     parts = [part for part in map(finished_summary, runs) if part is not None]
-    whole = [trial for trial in trials if trial.score is not None]
+    whole = [t for t in trials if t.score is not None and not t.dropped]
     return {
         "algorithm": sweep.experiment.algorithm.name,
         "env": sweep.experiment.env,
@@ -233,13 +238,17 @@ def draw_figures(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 
 def trial_rows(trial: Trial) -> list[Row]:
-    """The metrics of a trial's agents, one list entry for each of them."""
-    files = {
-        run: loggers.read_metrics(Path(run) / "metrics.jsonl")
-        for run, _ in trial.places
-    }
-    parts = [(run, [k for own, k in trial.places if own == run]) for run in files]
-    return [
-        of_members([(row, k) for row, (_, k) in zip(together, parts, strict=True)])
-        for together in zip(*(files[run] for run, _ in parts), strict=True)
-    ]
+    """The metrics of a trial's agents, one list entry for each of them.
+
+    As far as all of them go: where seeds were trained apart, one part may have broken.
+    """
+    runs = list(dict.fromkeys(run for run, _ in trial.places))
+    places = [[k for own, k in trial.places if own == run] for run in runs]
+    together = zip(*(_rows(Path(run) / "metrics.jsonl") for run in runs), strict=False)
+    return [of_members(list(zip(rows, places, strict=True))) for rows in together]
+
+
+@cache
+def _rows(path: Path) -> list[Row]:
+    """The rows of a finished run: all trials of a block are in one file."""
+    return loggers.read_metrics(path)

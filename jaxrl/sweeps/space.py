@@ -150,8 +150,21 @@ def grid(space: Space) -> list[dict[str, Any]]:
 def draw(
     space: Space, sampler: Sampler, trials: int, seed: int
 ) -> list[dict[str, Any]]:
-    """`trials` independent settings; "loguniform" makes every range logarithmic."""
+    """`trials` independent settings; "loguniform" makes every range logarithmic.
+
+    Without a range they are different ones of the grid.
+
+    Raises:
+      InvalidInput: the grid has not so many.
+    """
     rng = np.random.default_rng(seed)
+    if all(isinstance(domain, Choices) for domain in space.values()):
+        every = grid(space)
+        require(
+            trials <= len(every) or sampler == "optuna",
+            f"trials = {trials}: there are {len(every)} settings, try sampler = grid.",
+        )
+        return [every[i] for i in rng.permutation(len(every))[:trials]]
     return [
         {name: _drawn(name, domain, sampler, rng) for name, domain in space.items()}
         for _ in range(trials)

@@ -27,6 +27,7 @@ from jaxrl.experiment import (
     finished_summary,
     folder_name,
     named_env,
+    planned_iterations,
     resume_experiment,
     run_experiment,
     saved_progress,
@@ -38,7 +39,6 @@ from jaxrl.runner import (
     Result,
     Row,
     inherited,
-    num_iterations,
 )
 from jaxrl.sweeps import plan, results
 from jaxrl.sweeps import space as spaces
@@ -233,19 +233,22 @@ def _train_blocks(
             break
         if len(wanted) > 1 and finished_summary(block.folder) is None:
             session.report(f"block {number + 1} of {len(wanted)}:")
-        if _train_block(session, block, start):
+        if _train_block(session, block, start, alone=len(wanted) == 1):
             trials += results.trials_of(block)
     return sorted(trials, key=lambda trial: trial.index)
 
 
-def _train_block(session: Session, block: Block, start: Callable | None) -> bool:
+def _train_block(
+    session: Session, block: Block, start: Callable | None, alone: bool = True
+) -> bool:
     """Trains a block from the start, or from where it was; whether it is finished.
 
     A block of which every agent breaks is.
     """
 
     def keep(result: Result) -> None:
-        if session.sweep.scheduler == "halving":
+        # Of several blocks only one fits at a time: what goes on is read from the disk.
+        if session.sweep.scheduler == "halving" and alone:
             session.kept[block.folder] = result.progress, result.history
 
     options: dict[str, Any] = {
@@ -320,6 +323,8 @@ def _halved(session: Session) -> list[Trial]:
         session.report(f"rung {rung + 1}: {counted(len(alive), 'setting')}")
         start = partial(_inherited, session, before) if before else None
         trials = results.joined(_train_blocks(session, wanted, start))
+        for index in ended.keys() - kept:
+            ended[index] = replace(ended[index], dropped=True)
         ended |= {trial.index: trial for trial in trials}
         if len(trials) < len(alive):
             break
@@ -332,7 +337,7 @@ def _halved(session: Session) -> list[Trial]:
 def _shortened(experiment: Experiment, share: float) -> Experiment:
     """Of a run, the first part; its schedules are those of the whole."""
     config, env = experiment.pairs[0]
-    whole = num_iterations(experiment.algorithm.plan(config, env), config.total_steps)
+    whole = planned_iterations(experiment, experiment.algorithm.plan(config, env))
     return replace(experiment, stop_iterations=max(1, round(share * whole)))
 
 
@@ -392,6 +397,7 @@ def _confirmed(session: Session, best: Trial) -> dict[str, Any] | None:
         env_params=experiment.env_params | plan.env_values(best.own),
         seed=experiment.seed + experiment.num_seeds,
         num_seeds=session.sweep.confirm_seeds,
+        num_devices=None,
     )
     session.report(
         f"confirming {results.setting_in_words(best.own)} with seeds {fresh.seeds}"
@@ -427,24 +433,27 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
         f"merge: shards {', '.join(f'{i}/{n}' for i, n in found)} are given, of "
         f"0/{count} to {count - 1}/{count} each is needed once.",
     )
-    whole = replace(sweeps[0], shard=None)
+    by_part = [read_trials(part) for part in parts]  # before anything is written
+    whole = replace(sweeps[0], shard=None, confirm_seeds=0)
     target = folders.new(out, "sweep")
     trials = []
-    for sweep, folder in zip(sweeps, parts, strict=True):
+    for sweep, folder, found_there in zip(sweeps, parts, by_part, strict=True):
         name = f"shard-{(sweep.shard or (0, 1))[0]}"
         shutil.copytree(
             folder / RUNS,
             target / RUNS / name,
             ignore=shutil.ignore_patterns(checkpoint.FOLDER),
         )
-        for trial in read_trials(folder):
+        for trial in found_there:
             places = [
                 (str(target / RUNS / name / Path(run).relative_to(folder / RUNS)), k)
                 for run, k in trial.places
             ]
             trials.append(replace(trial, places=places))
-    content = json.dumps(plan.described(whole), indent=2, allow_nan=False) + "\n"
-    storage.write_text(target / "sweep.json", content)
     trials.sort(key=lambda trial: trial.index)
     session = Session(target, whole, False, lambda line: None, lambda: False)
-    return _finish(session, trials)
+    result = _finish(session, trials)
+    # Last: without it the folder is no sweep, and nobody resumes it.
+    content = json.dumps(plan.described(whole), indent=2, allow_nan=False) + "\n"
+    storage.write_text(target / "sweep.json", content)
+    return result
