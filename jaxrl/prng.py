@@ -5,7 +5,7 @@ as easy as 1, 2, 3"), and so is every bit that comes out: `split`, `fold_in` and
 `jax.random` give the same numbers for a key made here as for `jax.random.key(seed)`. Only
 the compiled program differs. On CPU, JAX keeps the twenty rounds in a loop, to compile
 sooner; a train step of DQN has ten such loops. Here the rounds are written out, so that
-they fuse: a small draw takes 0.1 instead of 0.6 µs (benchmarks/tricks.py).
+they fuse, and a small draw takes less than half the time (benchmarks/tricks.py).
 
 On other devices JAX writes the rounds out itself, so there `key` is `jax.random.key`.
 """
