@@ -1,7 +1,7 @@
 """Minibatches: shuffling without sorting, and reading many arrays at once.
 
 `jax.random.permutation` sorts random keys, twice for more than about 1,600 elements. On
-CPU that takes 26 ms for 65,536 of them, seven gradients of 8,192 rows; this takes 0.4 ms
+CPU that takes 32 ms for 65,536 of them, six gradients of 8,192 rows; this takes 0.2 ms
 (benchmarks/tricks.py).
 """
 
