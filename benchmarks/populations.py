@@ -205,7 +205,7 @@ def devices(quick: bool) -> dict[str, Any]:
     rates: dict[int, list[float]] = {cores: [], 8: []}
     for _ in range(repeats):
         for count, found in rates.items():
-            found.append(float(on_devices(count, 5 if quick else 100)["rate"]))
+            found.append(float(on_devices(count, 5 if quick else 50)["rate"]))
     return {
         "cores": cores,
         "rate_on_cores": statistics.median(rates[cores]),
@@ -213,7 +213,7 @@ def devices(quick: bool) -> dict[str, Any]:
         "efficiency": statistics.median(
             b / a for a, b in zip(rates[cores], rates[8], strict=True)
         ),
-        "collectives": on_devices(8, 1)["collectives"],
+        "collectives": on_devices(8, 0)["collectives"],
     }
 
 
@@ -233,7 +233,8 @@ def on_devices(count: int, steps: int) -> dict[str, Any]:
 
 
 def worker(count: int, steps: int) -> None:
-    """Prints steps per second of 64 agents on so many devices."""
+    """Prints steps per second of 64 agents on so many devices; with `steps` 0, the
+    collectives of their program."""
     config, env = PPO.Config(), make("CartPole-v1")
     job, plan = runner.planned_job(
         PPO,
@@ -246,31 +247,34 @@ def worker(count: int, steps: int) -> None:
         num_devices=count,
         on_nan="stop",
     )
-    progress = runner.advance(job, runner.first_progress(job), 1)
+    progress = runner.first_progress(job)
+    if not steps:
+        print(json.dumps({"collectives": collectives(job, progress)}))
+        return
+    progress = runner.advance(job, progress, 1)
     jax.block_until_ready(progress.state)
     started = time.perf_counter()
     progress = runner.advance(job, progress, steps)
     jax.block_until_ready(progress.state)
     rate = 64 * steps * plan.env_steps / (time.perf_counter() - started)
-    text = (
-        population.run_population.lower(
-            PPO,
-            job.config,
-            job.env,
-            {},
-            progress.state,
-            progress.tally,
-            np.int32(1),
-            64,
-            job.mesh,
-        )
-        .compile()
-        .as_text()
+    print(json.dumps({"rate": rate}))
+
+
+def collectives(job: runner.Job, progress: runner.Progress) -> int:
+    """The messages between devices in the compiled train step."""
+    program = population.run_population.lower(
+        PPO,
+        job.config,
+        job.env,
+        {},
+        progress.state,
+        progress.tally,
+        np.int32(1),
+        64,
+        job.mesh,
     )
-    collectives = re.findall(
-        r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(", text
-    )
-    print(json.dumps({"rate": rate, "collectives": len(collectives)}))
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return len(re.findall(rf" ({names})\(", program.compile().as_text() or ""))
 
 
 # Schedulers.
