@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 
 from jaxrl import config as configs
-from jaxrl import experiment
+from jaxrl import session
 from jaxrl.cli import main
 from jaxrl.types import Algorithm
 
@@ -249,12 +249,12 @@ def _not_traced(*args: Any, **kwargs: Any) -> None:
 
 @contextlib.contextmanager
 def instead_of_training(trace: bool) -> Iterator[None]:
-    real = experiment.train
-    experiment.train = _traced if trace else _not_traced  # type: ignore[assignment]
+    real = session.train
+    session.train = _traced if trace else _not_traced  # type: ignore[assignment]
     try:
         yield
     finally:
-        experiment.train = real
+        session.train = real
 
 
 def judge(argv: list[str], trace: bool = False) -> tuple[str, str]:

@@ -18,7 +18,6 @@ envs     `jaxrl check-env` on every environment there is
 Writes benchmarks/results/faults.json and the table of docs/reliability.md.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -42,6 +41,7 @@ import jax.numpy as jnp
 
 from jaxrl import env_ids, make, storage
 from jaxrl.algorithms import ALGORITHMS
+from jaxrl.bench import script
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
 from jaxrl.checkpoint import saved
@@ -75,24 +75,16 @@ sys.exit(main(sys.argv[1:]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser = script.parser(__doc__, PARTS)
     parser.add_argument("--only", default="", help="rows with this in their name")
     parser.add_argument("--runs", type=int, default=20, help="of each algorithm")
     parser.add_argument("--kills", type=int, default=100, help="of each algorithm")
     parser.add_argument("--trials", type=int, default=1_000, help="of damage")
     parser.add_argument("--commands", type=int, default=10_000, help="that are bad")
-    parser.add_argument("--quick", action="store_true", help="a little of each")
-    parser.add_argument("--out", help="a folder; by default benchmarks/results")
-    arguments = parser.parse_args()
+    arguments, file, rows = script.opened(parser, HERE / "results", "faults.json")
     if arguments.quick:
-        if not arguments.out:
-            parser.error("--quick needs --out, or it would overwrite the real results")
         arguments.runs, arguments.kills, arguments.trials = 1, 2, 60
         arguments.commands = 200
-    file = Path(arguments.out or HERE / "results") / "faults.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     about = {"versions": versions(), "command": "python " + " ".join(sys.argv)}
     with tempfile.TemporaryDirectory() as folder:
         for name, trial in trials(arguments, Path(folder)).items():

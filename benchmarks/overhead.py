@@ -12,7 +12,6 @@ cadence  runs of a minute or more at the default settings: the part of the time 
 Writes benchmarks/results/overhead.json and the table of docs/reliability.md.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 
 from jaxrl import Experiment, make, population, rollout, run_experiment, runner
 from jaxrl.algorithms import ALGORITHMS
+from jaxrl.bench import script
 from jaxrl.bench.cases import CASES
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
@@ -43,17 +43,9 @@ RUNS = {"B1": 12e6, "B5": 4e6, "B6a": 300e3}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="a little of each")
-    parser.add_argument("--out", help="a folder; by default benchmarks/results")
-    arguments = parser.parse_args()
-    if arguments.quick and not arguments.out:
-        parser.error("--quick needs --out, or it would overwrite the real results")
+    parser = script.parser(__doc__, PARTS)
+    arguments, file, rows = script.opened(parser, HERE / "results", "overhead.json")
     repeats, share = (2, 0.01) if arguments.quick else (61, 1.0)
-    file = Path(arguments.out or HERE / "results") / "overhead.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     if "guard" in arguments.parts:
         for name, steps in GUARDED.items():
             rows[f"guard, {name}"] = guard(name, max(1, round(steps * share)), repeats)

@@ -4,6 +4,7 @@
     python benchmarks/populations.py --parts members
     python benchmarks/populations.py --quick --out DIR
 
+newcomer    one command for 4 learning rates x 16 seeds with figures, one for the report
 members     256 PPO agents on CartPole by one command, against one agent at a time
 alone       64 agents of a population against the same 64 one at a time: what they learn
 memory      bytes of the compiled program for each further agent beyond its state
@@ -16,7 +17,6 @@ schedulers  successive halving and population-based training against random sear
 Writes benchmarks/results/populations.json and the table of docs/sweeps.md.
 """
 
-import argparse
 import json
 import os
 import re
@@ -45,6 +45,7 @@ from jaxrl import (
     sweep,
     train,
 )
+from jaxrl.bench import script
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
 from jaxrl.config import with_floats
@@ -52,21 +53,14 @@ from jaxrl.experiment import versions
 from jaxrl.statistics import bootstrap_difference, bootstrap_interval, iqm
 
 HERE = Path(__file__).parent
-PARTS = ["members", "alone", "memory", "compiles", "devices", "schedulers"]
+PARTS = ["newcomer", "members", "alone", "memory", "compiles", "devices", "schedulers"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="a little of each")
-    parser.add_argument("--out", help="a folder; by default benchmarks/results")
-    arguments = parser.parse_args()
-    if arguments.quick and not arguments.out:
-        parser.error("--quick needs --out, or it would overwrite the real results")
-    file = Path(arguments.out or HERE / "results") / "populations.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    parser = script.parser(__doc__, PARTS)
+    arguments, file, rows = script.opened(parser, HERE / "results", "populations.json")
     measures: dict[str, Callable[[bool], dict[str, Any]]] = {
+        "newcomer": newcomer,
         "members": members,
         "alone": against_alone,
         "memory": bytes_of_a_member,
@@ -74,14 +68,41 @@ def main() -> None:
         "devices": devices,
         "schedulers": schedulers,
     }
+    about = {"versions": versions(), "command": "python benchmarks/populations.py"}
     for part in arguments.parts:
-        found["rows"][part] = measures[part](arguments.quick) | {"commit": commit()}
-        found |= {"versions": versions(), "command": "python benchmarks/populations.py"}
-        file.write_text(json.dumps(found, indent=1) + "\n")
-        print(part, json.dumps(found["rows"][part]), flush=True)
+        rows[part] = measures[part](arguments.quick) | {"commit": commit()}
+        file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        print(part, json.dumps(rows[part]), flush=True)
     if not arguments.out:
         page = HERE.parent / "docs" / "sweeps.md"
-        fill_in(page, "populations", table(found["rows"]))
+        fill_in(page, "populations", table(rows))
+
+
+def command(words: str) -> float:
+    """Seconds of a `jaxrl` command, in a process of its own."""
+    program = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", program, *words.split()],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - started
+
+
+def newcomer(quick: bool) -> dict[str, Any]:
+    """From an installed package to the figure, and from there to the table."""
+    seeds, more = (2, " --total-steps 5000") if quick else (16, "")
+    rates = "learning_rate=1e-4,3e-4,1e-3,3e-3"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = f"sweep ppo --env CartPole-v1 --grid {rates} --num-seeds {seeds}{more}"
+        return {
+            "settings": 4,
+            "seeds": seeds,
+            "sweep_command": f"jaxrl {sweep}",
+            "sweep_seconds": command(f"{sweep} --out {folder}/sweep --quiet"),
+            "report_seconds": command(f"report {folder}/sweep"),
+        }
 
 
 # 256 agents by one command.
@@ -110,12 +131,7 @@ def trained(num_seeds: int, steps: int, seed: int = 0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         words = f"train ppo --env CartPole-v1 --total-steps {steps} --quiet"
         words += f" --num-seeds {num_seeds} --seed {seed} --out {folder}/run"
-        program = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
-        subprocess.run(
-            [sys.executable, "-c", program, *words.split()],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        command(words)
         summary: dict[str, Any] = json.loads(
             (Path(folder) / "run" / "summary.json").read_text()
         )
@@ -345,6 +361,13 @@ def best_return(
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| what | figure | bar |", "|---|---|---|"]
+    if "newcomer" in rows:
+        row = rows["newcomer"]
+        lines.append(
+            f"| {row['settings']} learning rates x {row['seeds']} seeds with figures, one "
+            f"command; then the report | {row['sweep_seconds']:.0f} s; "
+            f"{row['report_seconds']:.0f} s | <= 300 s |"
+        )
     if "members" in rows:
         row = rows["members"]
         lines += [

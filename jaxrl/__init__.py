@@ -31,9 +31,9 @@ _HOME = {
     "member": "jaxrl.population",
     "register": "jaxrl.envs",
     "Range": "jaxrl.sweeps.space",
-    "resume_experiment": "jaxrl.experiment",
+    "resume_experiment": "jaxrl.session",
     "run_chunk": "jaxrl.population",
-    "run_experiment": "jaxrl.experiment",
+    "run_experiment": "jaxrl.session",
     "resume_sweep": "jaxrl.sweeps.training",
     "sweep": "jaxrl.sweeps.training",
     "train": "jaxrl.runner",
@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     from jaxrl.evaluation import evaluate as evaluate
     from jaxrl.evaluation import evaluate_population as evaluate_population
     from jaxrl.experiment import Experiment as Experiment
-    from jaxrl.experiment import resume_experiment as resume_experiment
-    from jaxrl.experiment import run_experiment as run_experiment
     from jaxrl.policy import load_policy as load_policy
     from jaxrl.population import member as member
     from jaxrl.population import run_chunk as run_chunk
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll
     from jaxrl.runner import train as train
+    from jaxrl.session import resume_experiment as resume_experiment
+    from jaxrl.session import run_experiment as run_experiment
     from jaxrl.sweeps.space import Range as Range
     from jaxrl.sweeps.training import resume_sweep as resume_sweep
     from jaxrl.sweeps.training import sweep as sweep

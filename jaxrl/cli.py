@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,16 @@ def entry_point() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command; returns the exit code. Errors are one line on stderr."""
+    try:
+        return _run(argv)
+    except Exception as error:
+        if not _several():
+            raise
+        traceback.print_exception(error)
+        return _end(1)
+
+
+def _run(argv: Sequence[str]) -> int:
     from jaxrl.errors import one_line
 
     try:
@@ -39,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         return _fail(one_line(error.format_message()), 2)
     except click.Abort:
-        return 130
+        return _end(130)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return _fail(
@@ -54,7 +65,16 @@ def main(argv: Sequence[str]) -> int:
             raise
         return _fail(one_line(str(error)), 2)
     except RuntimeError as error:
-        return _lost(error)
+        from jaxrl import machines
+
+        if not machines.is_lost(error):
+            raise
+        reason = str(error).split("\n")[0]
+        return _fail(
+            f"another process of this run has stopped or cannot be reached ({reason}): "
+            f"start all of them again with `jaxrl resume RUN`.",
+            5,
+        )
     except ArithmeticError as error:
         from jaxrl.runner import NonFiniteError
 
@@ -63,24 +83,22 @@ def main(argv: Sequence[str]) -> int:
         return _fail(one_line(str(error)), 3)
 
 
-def _lost(error: RuntimeError) -> int:
-    """Ends the program if another process of the run is gone; raises any other error."""
-    from jaxrl import machines
-
-    if not machines.several():
-        raise error
-    reason = str(error).split("\n")[0]
-    _fail(
-        f"another process of this run has stopped or cannot be reached ({reason}): start "
-        f"all of them again with `jaxrl resume RUN`.",
-        5,
-    )
-    os._exit(5)  # a normal exit would wait for the others
-
-
 def _fail(message: str, code: int) -> int:
     click.echo(f"jaxrl: {message}", err=True)
+    return _end(code)
+
+
+def _end(code: int) -> int:
+    """Of several processes one that fails waits for no other: those learn of it then."""
+    if _several():
+        sys.stdout.flush()
+        os._exit(code)
     return code
+
+
+def _several() -> bool:
+    machines = sys.modules.get("jaxrl.machines")
+    return machines is not None and machines.several()
 
 
 class _Commands(click.Group):
@@ -211,24 +229,16 @@ def _sweep(
     out: str | None,
     quiet: bool,
     as_json: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
     **flags: Any,
 ) -> int:
     from jaxrl.flags import sweep_from_flags
     from jaxrl.sweeps.training import run_sweep
 
+    processes = _taken(flags, MACHINE_FLAGS)
     wanted = sweep_from_flags(algorithm, env_params, grid, **flags)
-    _prepare_platform(wanted.experiment, coordinator, num_processes, process_id)
+    _prepare_platform(wanted.experiment, **processes)
     with _remembered_signals() as received:
-        result = run_sweep(
-            wanted,
-            out,
-            progress=not quiet,
-            report=_speaker(quiet),
-            interrupted=lambda: bool(received),
-        )
+        result = run_sweep(wanted, out, **_host(quiet, received))
     return _report_sweep(result, wanted.experiment.env, as_json, received)
 
 
@@ -295,34 +305,40 @@ def _train(
     out: str | None,
     quiet: bool,
     as_json: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
     **flags: Any,
 ) -> int:
-    from jaxrl.experiment import run_experiment
     from jaxrl.flags import experiment_from_flags
+    from jaxrl.session import run_experiment
 
+    processes = _taken(flags, MACHINE_FLAGS)
     experiment = experiment_from_flags(algorithm, env_params, **flags)
-    _prepare_platform(experiment, coordinator, num_processes, process_id)
+    _prepare_platform(experiment, **processes)
     with _remembered_signals() as received:
-        folder, summary = run_experiment(
-            experiment,
-            out,
-            progress=not quiet,
-            report=_speaker(quiet),
-            interrupted=lambda: bool(received),
-        )
+        folder, summary = run_experiment(experiment, out, **_host(quiet, received))
     _report_run(folder, experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
 
 
-def _speaker(quiet: bool) -> Any:
-    """What prints lines for a person: of several processes the first alone does."""
+MACHINE_FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+def _taken(flags: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: flags.pop(name) for name in names}
+
+
+def _host(quiet: bool, received: list[int]) -> dict[str, Any]:
+    """What a run needs of the program: bar, lines for a person, and when to stop.
+
+    Of several processes the first alone speaks.
+    """
     from jaxrl import machines
 
     silent = quiet or not machines.is_first()
-    return (lambda line: None) if silent else click.echo
+    return {
+        "progress": not quiet,
+        "report": (lambda line: None) if silent else click.echo,
+        "interrupted": lambda: bool(received),
+    }
 
 
 def _prepare_platform(
@@ -375,7 +391,8 @@ def resume(
     **processes: Any,
 ) -> int:
     """Go on with a run that was killed or interrupted, as if it had not been."""
-    from jaxrl.experiment import read_experiment, resume_experiment
+    from jaxrl.experiment import read_experiment
+    from jaxrl.session import resume_experiment
     from jaxrl.sweeps.training import is_sweep
 
     if is_sweep(run):
@@ -383,14 +400,7 @@ def resume(
     experiment = read_experiment(Path(run), env)
     _prepare_platform(experiment, **processes)
     with _remembered_signals() as received:
-        summary = resume_experiment(
-            run,
-            checkpoint,
-            env=env,
-            progress=not quiet,
-            report=_speaker(quiet),
-            interrupted=lambda: bool(received),
-        )
+        summary = resume_experiment(run, checkpoint, env=env, **_host(quiet, received))
     _report_run(Path(run), experiment.env, summary, as_json)
     return 128 + received[0] if received else 0
 
@@ -414,13 +424,7 @@ def _resume_sweep(
     experiment = read_sweep(Path(folder), env).experiment
     _prepare_platform(experiment, **processes)
     with _remembered_signals() as received:
-        result = resume_sweep(
-            folder,
-            env=env,
-            progress=not quiet,
-            report=_speaker(quiet),
-            interrupted=lambda: bool(received),
-        )
+        result = resume_sweep(folder, env=env, **_host(quiet, received))
     return _report_sweep(result, experiment.env, as_json, received)
 
 
@@ -468,9 +472,9 @@ def evaluate(
 ) -> None:
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_agents
-    from jaxrl.experiment import evaluate_agents
     from jaxrl.platform import use_compilation_cache
     from jaxrl.runner import checked_seeds
+    from jaxrl.session import evaluate_agents
     from jaxrl.types import InvalidInput
 
     if episodes < 1:
@@ -494,6 +498,15 @@ def _report_evaluation(
         f"[{low:.2f}, {high:.2f}], {num_seeds} seed{'s' * (num_seeds != 1)} x "
         f"{evaluation['episodes']} episodes"
     )
+    from jaxrl.sweeps.results import setting_in_words
+
+    for part in evaluation.get("settings", ()):
+        low, high = part["episode_return_ci95"]
+        click.echo(
+            f"{setting_in_words(part['own'])}: return "
+            f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
+            f"[{low:.2f}, {high:.2f}]"
+        )
     if next_command:
         click.echo(f"next: {next_command}" if as_json else next_command)
     if as_json:
@@ -520,7 +533,7 @@ def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
         if kind == "curves":
             _plot_curves(runs, Path(out), metric)
         else:
-            from jaxrl.report import plot_results
+            from jaxrl.report.figures import plot_results
 
             plot_results(runs, Path(out), kind, metric)
     except OSError as error:
@@ -531,7 +544,7 @@ def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
 def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
     """The learning curves, also of runs that are not finished."""
     from jaxrl.plotting import plot_learning_curves
-    from jaxrl.report import check_metric, read_entries
+    from jaxrl.report.entries import check_metric, read_entries
     from jaxrl.sweeps.training import is_sweep
 
     names = [Path(run).name or run for run in runs]
@@ -573,15 +586,23 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
 @click.option(
     "--out", type=click.Path(), help="Folder.  [default: the first RUN's report/]"
 )
-def report(runs: tuple[str, ...], out: str | None) -> None:
+@click.option(
+    "--reference",
+    multiple=True,
+    metavar="ENV=LOW:HIGH",
+    help="Returns that count as 0 and 1 where several environments are taken together.  "
+    "[default: the lowest and highest of these runs]",
+)
+def report(runs: tuple[str, ...], out: str | None, reference: tuple[str, ...]) -> None:
     """Write what a paper needs of finished runs and sweeps.
 
     A web page that stands alone, CSV, a LaTeX table, BibTeX, and the figures.
     """
+    from jaxrl.flags import read_reference
     from jaxrl.report import write_report
 
     folder = Path(out) if out else Path(runs[0]) / "report"
-    for line in write_report(runs, folder):
+    for line in write_report(runs, folder, dict(map(read_reference, reference))):
         click.echo(f"note: {line}")
     for name in ("report.html", "table.tex", "results.csv", "jaxrl.bib"):
         click.echo(folder / name)

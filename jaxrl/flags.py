@@ -296,6 +296,18 @@ def sweep_from_flags(
     return Sweep(experiment, as_space(dict(pairs)), **given)
 
 
+def read_reference(text: str) -> tuple[str, tuple[float, float]]:
+    """`ENV=LOW:HIGH`, of `jaxrl report`."""
+    env, _, limits = text.rpartition("=")
+    low, _, high = limits.partition(":")
+    try:
+        return env, (float(low), float(high))
+    except ValueError as error:
+        raise InvalidInput(
+            f"reference = {text!r}: write it as ENV=LOW:HIGH, such as CartPole-v1=0:500."
+        ) from error
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)

@@ -122,8 +122,9 @@ class TensorBoard:
 class WandB:
     """The mean over the agents of each metric, and the return of each, in one run."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], after: int):
-        """`config` is the experiment. A run that is resumed goes on under its id."""
+    def __init__(self, folder: Path, name: str, config: dict[str, Any], after: int):
+        """`config` is the experiment, `name` what it is called. A run that is resumed
+        goes on under its id."""
         import wandb
 
         path = folder / "wandb_id.txt"
@@ -134,7 +135,7 @@ class WandB:
             path.write_text(run_id + "\n")
         self._run = wandb.init(
             project="jaxrl",
-            name=folder.name,
+            name=name,
             dir=str(folder),
             config=config,
             id=run_id,

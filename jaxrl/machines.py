@@ -6,6 +6,8 @@ What only one can do (writing, deciding by the clock) the first does, and the ot
 of it here. In a process of its own each of these functions is trivial.
 """
 
+import socket
+import time
 from typing import Any
 
 import jax
@@ -14,10 +16,19 @@ from jax.sharding import NamedSharding
 
 from jaxrl import config as configs
 from jaxrl import prng
-from jaxrl.types import PyTree
+from jaxrl.types import InvalidInput, PyTree
 
 HEARTBEAT = 30
 """Seconds after which a process that is not heard of any more ends all others."""
+
+PATIENCE = 300.0
+"""Seconds in which the first process must be found."""
+
+LOST = (
+    *("gloo", "nccl", "connection", "coordination", "heartbeat", "barrier"),
+    *("unavailable", "deadline_exceeded"),
+)
+"""Words of JAX's errors that say that another process is gone."""
 
 
 def join(
@@ -35,7 +46,8 @@ def join(
       process_id: which one this is: 0, ..., num_processes - 1.
 
     Raises:
-      InvalidInput: an argument is missing or does not fit, or JAX knows no cluster.
+      InvalidInput: an argument is missing or does not fit, the first process cannot be
+        reached, or JAX knows no cluster.
     """
     if coordinator is None:
         configs.require(
@@ -46,6 +58,7 @@ def join(
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
     if coordinator != "auto":
         options |= _checked(coordinator, num_processes, process_id)
+        _check_address(coordinator, process_id == 0)
     # Several devices of one process can deadlock in gloo, and a process a core is as fast.
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -78,6 +91,40 @@ def _checked(
         # JAX would listen on all interfaces.
         options["coordinator_bind_address"] = coordinator
     return options
+
+
+def _check_address(coordinator: str, is_first: bool) -> None:
+    """JAX would end the process with a stack trace where there is no way to listen, or
+    nobody who does."""
+    host, _, port = coordinator.rpartition(":")
+    if is_first:
+        try:
+            socket.create_server((host, int(port))).close()
+        except OSError as error:
+            raise InvalidInput(
+                f"coordinator = {coordinator!r}: the first process cannot listen there "
+                f"({error.strerror or error}): give a free port of this machine."
+            ) from error
+        return
+    begun = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() - begun > PATIENCE:
+                raise InvalidInput(
+                    f"coordinator = {coordinator!r}: the first process does not answer "
+                    f"({error.strerror or error}): start it, or mend the address."
+                ) from error
+            time.sleep(0.2)
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether the error says that another process of this run is gone."""
+    words = str(error).lower()
+    known = isinstance(error, jax.errors.JaxRuntimeError)
+    return several() and known and any(word in words for word in LOST)
 
 
 def several() -> bool:

@@ -6,11 +6,13 @@ import. In a program of your own call these first, before anything touches a dev
 
 import contextlib
 import os
+import platform as machine
 from pathlib import Path
 
 import jax
 
 from jaxrl import config as configs
+from jaxrl.errors import counted
 
 
 def use_all_cores(num_devices: int | None = None) -> None:
@@ -64,3 +66,23 @@ def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
+
+
+def hardware() -> str:
+    """The devices of this process, for a person: of a CPU the model and the cores."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    cores = os.cpu_count() or 1
+    return (
+        f"{_cpu_model()}, {counted(cores, 'core')}, {counted(len(devices), 'device')}"
+    )
+
+
+def _cpu_model() -> str:
+    """As the system calls it; "CPU" where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return machine.processor() or "CPU"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,44 @@ def curve(rows: Sequence[Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
     return steps[known], values[known]
 
 
+def _empty(size: tuple[float, float]) -> Any:
+    """The object interface: no pyplot, no global state, no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _figure(
+    title: str,
+    size: tuple[float, float] = (6, 4),
+    grid: Literal["both", "x"] | None = "both",
+) -> tuple[Any, Any]:
+    """A figure of one panel, and its axes."""
+    figure = _empty(size)
+    axes = figure.subplots()
+    axes.set_title(title)
+    if grid is not None:
+        axes.grid(alpha=0.3, axis=grid)
+    return figure, axes
+
+
+def _line(i: int) -> str:
+    """Dashed where the colours begin again."""
+    return ("-", "--")[i // len(COLOURS) % 2]
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Inside the axes; below them, where it would cover the curves."""
+    _, labels = axes.get_legend_handles_labels()
+    if len(labels) <= 4 and all(len(label) <= 40 for label in labels):
+        if labels:
+            axes.legend(frameon=False, fontsize="small")
+        return
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.17 * len(labels) + 0.1)
+    figure.legend(loc="outside lower left", frameon=False, fontsize="x-small")
+
+
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Row]],
     out: Path,
@@ -52,11 +90,7 @@ def plot_learning_curves(
       metric: a metric of the rows.
       title: above the axes.
     """
-    # The object interface: no pyplot, no global state, no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(title)
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
         colour = COLOURS[i % len(COLOURS)]
@@ -66,16 +100,20 @@ def plot_learning_curves(
             continue
         # A line through a single point is invisible.
         marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, iqm(values, axis=1), color=colour, label=name, marker=marker)
+        axes.plot(
+            steps,
+            iqm(values, axis=1),
+            color=colour,
+            linestyle=_line(i),
+            label=name,
+            marker=marker,
+        )
         if num_seeds > 1:
             low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("environment steps per seed")
     axes.set_ylabel(metric)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(frameon=False)
+    _legend(figure, axes)
     figure.savefig(out, dpi=150)
 
 
@@ -95,12 +133,10 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
       out: a PNG, PDF or SVG file.
       title: above the figure.
     """
-    from matplotlib.figure import Figure
-
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     size = (4.0 * columns + 0.5, 3.2 * rows + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _empty(size)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     for axes, name in zip(panels, names, strict=False):
         _draw_slice(axes, name, [(own[name], returns) for own, returns in table])
@@ -161,8 +197,6 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    from matplotlib.figure import Figure
-
     values = [_in_order({_key(own[name]) for own, _ in table}) for name in (x, y)]
     columns, rows = values
     grid = np.full((len(rows), len(columns)), np.nan)
@@ -176,8 +210,7 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
         grid[i, j] = iqm(returns) if returns else np.nan
     width, height = 1.1 * len(columns) + 2.5, 0.7 * len(rows) + 1.8
     size = min(max(width, 4.0), 14.0), min(max(height, 3.0), 14.0)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(title, size, grid=None)
     image = axes.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for i, j in np.ndindex(grid.shape):
@@ -188,7 +221,6 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
     axes.set_yticks(range(len(rows)), [_label(v) for v in rows])
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title)
     figure.colorbar(image, label="return (IQM over seeds)")
     figure.savefig(out, dpi=150)
 
@@ -214,11 +246,7 @@ def plot_intervals(
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    from matplotlib.figure import Figure
-
-    size = (7.0, 0.45 * len(scores) + 1.3)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(title, (7.0, 0.45 * len(scores) + 1.3), grid="x")
     for i, returns in enumerate(scores.values()):
         low, high = bootstrap_interval(returns, num_resamples=2_000)
         axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
@@ -227,8 +255,6 @@ def plot_intervals(
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel("return")
-    axes.set_title(title)
-    axes.grid(alpha=0.3, axis="x")
     figure.savefig(out, dpi=150)
 
 
@@ -242,10 +268,7 @@ def plot_profiles(
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(title)
     every = np.concatenate([np.asarray(x, float) for x in scores.values()])
     margin = 0.05 * max(float(np.ptp(every)), 1e-6)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
@@ -262,9 +285,7 @@ def plot_profiles(
             )
     axes.set_xlabel("return")
     axes.set_ylabel("share of seeds above")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
+    _legend(figure, axes)
     figure.savefig(out, dpi=150)
 
 
@@ -285,8 +306,6 @@ def plot_efficiency(
       metric: a metric of the rows.
       title: above the axes.
     """
-    from matplotlib.figure import Figure
-
     curves = {
         label: {env: curve(rows, metric) for env, rows in by_env.items()}
         for label, by_env in runs.items()
@@ -301,8 +320,7 @@ def plot_efficiency(
             middle = iqm(values, axis=1)
             low, high = limits.get(env, (np.inf, -np.inf))
             limits[env] = min(low, middle.min()), max(high, middle.max())
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(title)
     for i, (label, by_env) in enumerate(curves.items()):
         if not by_env:
             continue
@@ -323,16 +341,13 @@ def plot_efficiency(
             )
             for j in range(len(steps))
         ]
-        axes.plot(steps, middle, color=colour, label=label)
+        axes.plot(steps, middle, color=colour, linestyle=_line(i), label=label)
         axes.fill_between(
             steps, *np.transpose(bands), color=colour, alpha=0.2, linewidth=0
         )
     axes.set_xlabel("environment steps per seed")
     axes.set_ylabel(f"normalised {metric}, IQM")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(frameon=False)
+    _legend(figure, axes)
     figure.savefig(out, dpi=150)
 
 

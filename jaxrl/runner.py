@@ -296,19 +296,7 @@ def train(
     for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
         configs.check_value(name, int, value, low=1)
     memory.check(algorithm, job.config, job.env, plan, len(job.seeds))
-    compiling = time.perf_counter()
-    report(
-        f"compiling {algorithm.name} on {job.env.id} for "
-        f"{counted(len(job.seeds), 'agent')} on "
-        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
-    )
-    progress, history = (first_progress(job), []) if start is None else start(job)
-    # A later call with other floats or another length finds it compiled.
-    progress = advance(job, progress, 0)
-    jax.block_until_ready(progress.state)
-    compile_seconds = time.perf_counter() - compiling
-    report(f"compiled and initialised in {compile_seconds:.1f} s")
-
+    progress, history, compile_seconds = _begin(job, start, report)
     started = time.perf_counter() - progress.seconds
     chunk, length = math.ceil(iterations / num_chunks), 1
     ended = machines.any_of(between(progress)) or bool(history and stop(history[-1]))
@@ -323,17 +311,16 @@ def train(
         progress = _look_for_trouble(job, progress, tally, length, report)
         length = machines.agreed(_next_length(length, now - called))
         if progress.iteration == chunk_end:
-            row = _row(plan, progress, history, tally.metrics)
-            history.append(row)
+            history.append(_row(plan, progress, history, tally.metrics))
             nothing = jax.tree.map(np.zeros_like, tally.metrics)
             emptied = progress._replace(tally=tally._replace(metrics=nothing))
             progress = placed_progress(job, emptied)
             if adapt is not None:
                 last = progress.iteration == iterations
                 progress, columns = adapt(job, progress, history, last)
-                row |= columns
-            on_chunk(row)
-            ended = stop(row)
+                history[-1] |= columns
+            on_chunk(history[-1])
+            ended = stop(history[-1])
         _stop_at_trouble(job, progress)
         ended = machines.any_of(between(progress)) or ended
     return Result(
@@ -347,6 +334,27 @@ def train(
             for k in np.flatnonzero(progress.broken[:, 0])
         },
     )
+
+
+def _begin(
+    job: Job,
+    start: Callable[[Job], tuple[Progress, list[Row]]] | None,
+    report: Callable[[str], None],
+) -> tuple[Progress, list[Row], float]:
+    """Progress and rows to begin with, and the seconds that compiling took."""
+    compiling = time.perf_counter()
+    report(
+        f"compiling {job.algorithm.name} on {job.env.id} for "
+        f"{counted(len(job.seeds), 'agent')} on "
+        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
+    )
+    progress, history = (first_progress(job), []) if start is None else start(job)
+    # A later call with other floats or another length finds it compiled.
+    progress = advance(job, progress, 0)
+    jax.block_until_ready(progress.state)
+    seconds = time.perf_counter() - compiling
+    report(f"compiled and initialised in {seconds:.1f} s")
+    return progress, history, seconds
 
 
 def planned_job(

@@ -131,6 +131,31 @@ def stratified_interval(
     return low, high
 
 
+def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
+    """Columns of a table about the runs of one setting.
+
+    Args:
+      returns: the mean evaluation return of each seed; None for one that broke, which is
+        counted and left out of the rest.
+    """
+    whole = [x for x in returns if x is not None]
+    row: dict[str, Any] = {"seeds": len(returns), "broken": len(returns) - len(whole)}
+    names = ("iqm", "mean", "std")
+    row |= {f"episode_return_{name}": None for name in names}
+    row |= {"ci95_low": None, "ci95_high": None}
+    if whole:
+        low, high = bootstrap_interval(whole)
+        row |= {
+            "episode_return_iqm": float(iqm(whole)),
+            "episode_return_mean": float(np.mean(whole)),
+            "ci95_low": float(low),
+            "ci95_high": float(high),
+        }
+    if len(whole) > 1:
+        row["episode_return_std"] = float(np.std(whole, ddof=1))
+    return row
+
+
 def summarize_returns(episode_return: Any) -> dict[str, Any]:
     """Mean, IQM and 95 % interval of evaluation returns `[K, E]`.
 

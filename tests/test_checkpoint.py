@@ -18,9 +18,10 @@ import pytest
 from jaxrl import checkpoint, storage
 from jaxrl.checkpoint import saved
 from jaxrl.cli import main
-from jaxrl.experiment import read_experiment, resume_experiment, run_experiment
+from jaxrl.experiment import read_experiment
 from jaxrl.folders import locked
 from jaxrl.loggers import read_metrics
+from jaxrl.session import resume_experiment, run_experiment
 from jaxrl.types import InvalidInput
 from tests.runs import read_json, run_python, train_argv
 
@@ -289,7 +290,8 @@ STOPPED_ELSEWHERE = """
 import dataclasses
 from pathlib import Path
 import jax
-from jaxrl.experiment import read_experiment, run_experiment
+from jaxrl.experiment import read_experiment
+from jaxrl.session import run_experiment
 
 assert len(jax.local_devices()) == {devices}
 experiment = dataclasses.replace(

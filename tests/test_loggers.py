@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from jaxrl import loggers
+from jaxrl import loggers, session
 from jaxrl.cli import main
 from jaxrl.loggers import (
     MetricsFile,
@@ -158,6 +158,20 @@ def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
         board.close()
     found = scalars(tmp_path / "tensorboard" / "agent-0")
     assert found["rollout/episode_return"] == [(50, 1.0), (100, 2.0)]
+
+
+def test_what_was_trained_before_is_logged_too(tmp_path):
+    """The second rung of halving goes on from the first: its curves begin there."""
+    out = tmp_path / "sweep"
+    words = runs.train_argv("ppo", "--log", "tensorboard", "--quiet", "--out", str(out))
+    more = ["--scheduler", "halving", "--grid", "gamma=0.9,0.99"]
+    assert main(["sweep", *words[1:], *more]) == 0
+    run = out / "runs" / "rung-1" / "000"
+    steps = [row["env_steps"] for row in read_metrics(run / "metrics.jsonl")]
+    found = scalars(run / "tensorboard" / "agent-0")["loss/policy"]
+    assert [step for step, _ in found] == steps
+    assert session._name(run) == "sweep/runs/rung-1/000"
+    assert session._name(tmp_path) == tmp_path.name
 
 
 def test_wandb_offline_holds_the_rows(tmp_path, monkeypatch):

@@ -8,12 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from jaxrl import storage
+from jaxrl import machines, storage
 from jaxrl.cli import main
+from jaxrl.folders import locked
 from jaxrl.loggers import read_metrics
+from jaxrl.sweeps.results import read_trials
+from jaxrl.types import InvalidInput
 from tests.runs import read_json
 
 COMMON = (
@@ -136,11 +140,12 @@ def test_four_agents_on_four_processes_are_those_of_one(tmp_path):
         read_json(tmp_path / n / "summary.json")["evaluation_by_member"]
         for n in ("four", "one")
     )
-    np.testing.assert_allclose(found, expected, rtol=0.3)
+    # Rounding may change an action somewhere, and with it a return.
+    assert np.isclose(found, expected, rtol=1e-5).sum() >= 3
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
-    """The resumed run is the uninterrupted one bit for bit; one process can go on too."""
+    """The resumed run is the uninterrupted one bit for bit."""
     out, words = tmp_path / "run", ["--total-steps", "6400", "--parallel", "data"]
     (tmp_path / "logs").mkdir()
     processes = start(train(out, *words), 2, tmp_path / "logs")
@@ -161,6 +166,99 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
     run(train(tmp_path / "whole", *words), 2, tmp_path / "logs2")
     for name, x in arrays(out).items():
         assert x.tobytes() == arrays(tmp_path / "whole")[name].tobytes(), name
+
+
+@pytest.mark.slow
+def test_the_first_process_is_killed_and_one_alone_goes_on(tmp_path):
+    out, words = tmp_path / "run", ["--total-steps", "6400", "--num-seeds", "2"]
+    (tmp_path / "logs").mkdir()
+    processes = start(train(out, *words), 2, tmp_path / "logs")
+    try:
+        wait_for_lines(out / "metrics.jsonl", 3, processes)
+        processes[0].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        code = processes[1].wait(PATIENCE)
+    finally:
+        for process in processes:
+            process.kill()
+    assert code != 0, (tmp_path / "logs" / "1.log").read_text()
+    assert time.monotonic() - killed < 120
+    assert not (out / "summary.json").exists()
+    assert main(["resume", str(out), "--quiet"]) == 0
+    summary = read_json(out / "summary.json")
+    assert summary["finished"] and summary["iterations"] == 50
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["iteration"] for row in rows] == list(range(1, 51))
+
+
+@pytest.mark.slow
+def test_a_sweep_on_two_processes_is_that_of_one(tmp_path):
+    words = [*COMMON.split(), "--total-steps", "128", "--confirm-seeds", "2"]
+    words += ["--grid", "gamma=0.9,0.99", "--num-seeds", "2"]
+    several, one = tmp_path / "two", tmp_path / "one"
+    run(["sweep", "ppo", *words, "--out", str(several)], 2, tmp_path / "logs")
+    assert main(["sweep", "ppo", *words, "--out", str(one)]) == 0
+    for folder in ("runs/000", "confirm/000"):
+        assert_close(several / folder, one / folder)
+    found, expected = (read_trials(folder) for folder in (several, one))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.own, mine.seeds) == (theirs.own, theirs.seeds)
+    assert read_json(several / "summary.json")["finished"]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(tmp_path):
+    """The first finds the folder in use; the other cannot know, and ends too."""
+    out = tmp_path / "run"
+    words = train(out, "--total-steps", "6400", "--num-seeds", "2")
+    assert main([*words, "--stop-iterations", "1"]) == 0
+    (out / "summary.json").unlink()
+    (tmp_path / "logs").mkdir()
+    begun = time.monotonic()
+    with locked(out):
+        codes = wait(start(["resume", str(out), "--quiet"], 2, tmp_path / "logs"))
+    assert codes[0] == 2 and codes[1] != 0
+    assert time.monotonic() - begun < 120
+    assert "is in use by another process" in (tmp_path / "logs" / "0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInput("bad"), 2),
+        (OSError(28, "No space left on device", "metrics.jsonl"), 4),
+        (jax.errors.JaxRuntimeError("Gloo AllReduce failed: Connection closed"), 5),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), 1),
+        (RuntimeError("a bug"), 1),
+        (KeyError("a bug"), 1),
+    ],
+)
+def test_an_error_of_one_of_several_processes_ends_it_at_once(
+    monkeypatch, capsys, error, code
+):
+    """A normal exit would wait for the others, and they for this one."""
+
+    def fail(*args):
+        raise error
+
+    ended = []
+    monkeypatch.setattr(machines, "several", lambda: True)
+    monkeypatch.setattr("jaxrl.envs.env_ids", fail)
+    monkeypatch.setattr("os._exit", ended.append)
+    main(["list", "envs"])
+    assert ended == [code]
+    message = capsys.readouterr().err
+    assert ("Traceback" in message) == (code == 1)
+
+
+def test_an_address_that_cannot_be_used_is_one_line(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InvalidInput, match=r"cannot listen there .*in use"):
+            machines.join(address, 2, 0)
+    monkeypatch.setattr(machines, "PATIENCE", 0.0)
+    with pytest.raises(InvalidInput, match=r"does not answer .*refused"):
+        machines.join(address, 2, 1)
 
 
 def wait_for_lines(path: Path, count: int, processes) -> None:

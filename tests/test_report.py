@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.experiment import describe, read_experiment
 from jaxrl.flags import sweep_command, train_command
-from jaxrl.report import PAPERS, bibtex, latex, read_entries
+from jaxrl.report.entries import Entry, read_entries, warnings_about
+from jaxrl.report.papers import PAPERS, bibtex
+from jaxrl.report.tables import aggregates, aggregates_latex, latex
 from jaxrl.sweeps import plan
 from jaxrl.sweeps.plan import read_sweep
 from jaxrl.types import InvalidInput
@@ -116,7 +120,7 @@ def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
     for run in (ppo_run, dqn_run):
         experiment = read_experiment(run)
         command = train_command(experiment)
-        again = parsed(monkeypatch, command, "experiment.run_experiment")
+        again = parsed(monkeypatch, command, "session.run_experiment")
         assert describe(again) == describe(experiment)
 
 
@@ -132,6 +136,91 @@ def test_the_command_of_a_sweep_asks_for_it_again(monkeypatch, swept):
 def test_what_is_not_finished_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "is not finished" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "nothing")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_settings_of_a_block_are_lines_of_their_own(swept, capsys):
+    """Also of a run of a sweep by itself, and where it is evaluated again."""
+    block = swept / "runs" / "000"
+    entries, whole = read_entries(block), read_entries(swept)
+    for mine, theirs in zip(entries, whole[:4], strict=True):
+        assert (mine.label, mine.returns) == (theirs.label, theirs.returns)
+        assert mine.command == f"jaxrl train ppo --config {block}/config.json"
+    assert main(["evaluate", str(block), "--episodes", "4", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("learning_rate = 0.001, gamma = 0.9: return")
+    parts = json.loads(lines[-1])["settings"]
+    assert [part["own"] for part in parts] == [t["own"] for t in trials_of(swept)]
+    assert [part["episode_return_mean"] for part in parts] == [
+        np.mean(e.returns) for e in entries
+    ]
+
+
+def trials_of(sweep):
+    return read_json(sweep / "summary.json")["trials"]
+
+
+def test_seeds_that_chose_a_setting_are_said_to_have(swept, ppo_run, dqn_run):
+    entries = [*read_entries(swept), *read_entries(ppo_run), *read_entries(dqn_run)]
+    (found,) = [
+        line
+        for line in warnings_about([swept, ppo_run, dqn_run], entries)
+        if "chose a setting" in line
+    ]
+    assert found.startswith(f"{ppo_run}: its seeds [0, 1]") and "--seed 2" in found
+
+
+def entry(label, env, returns):
+    row = {"env_steps": 1, "rollout/episode_return": returns}
+    seeds = list(range(len(returns)))
+    return Entry(label, "ppo", env, seeds, returns, [row], 1, "x", Path(env), {})
+
+
+def test_environments_are_taken_together_by_hand():
+    """A scores (0, 1) and (1/2, 1); its IQM is that of 0, 1/2, 1, 1: 3/4."""
+    entries = [
+        entry("a", "one", [0.0, 10.0]),
+        entry("a", "two", [-50.0, 0.0]),
+        entry("b", "one", [0.0, 0.0]),
+        entry("b", "two", [-100.0, None]),
+        entry("c", "one", [5.0]),
+    ]
+    rows = aggregates(entries, {})
+    assert [row["label"] for row in rows] == ["a", "b"]
+    assert rows[0]["score_iqm"] == 0.75
+    assert rows[0]["score_gap"] == pytest.approx(1 - (0 + 1 + 0.5 + 1) / 4)
+    assert (rows[1]["score_iqm"], rows[1]["score_gap"]) == (0.0, 1.0)
+    assert rows[0]["score_iqm_low"] <= 0.75 <= rows[0]["score_iqm_high"]
+    given = aggregates(entries, {"one": (0.0, 20.0)})
+    assert given[0]["score_gap"] == pytest.approx(1 - (0 + 0.5 + 0.5 + 1) / 4)
+    assert aggregates(entries[:1], {}) == []
+    assert "0.75" in aggregates_latex(rows)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("CartPole-v1=0:500", "no run is on 'CartPole-v1'"),
+        ("probe/action=1:0", "the first must be the smaller one"),
+        ("probe/action=1", "write it as ENV=LOW:HIGH"),
+    ],
+)
+def test_a_reference_that_does_not_fit(ppo_run, tmp_path, capsys, reference, message):
+    words = ["--out", str(tmp_path / "out"), "--reference", reference]
+    assert main(["report", str(ppo_run), *words]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_several_environments_on_one_page(ppo_run, tmp_path):
+    other = runs.train(tmp_path / "other", "ppo", env="probe/action-observation")
+    out = tmp_path / "out"
+    words = ["--reference", "probe/action-observation=-1:1", "--out", str(out)]
+    assert main(["report", str(ppo_run), str(other), *words]) == 0
+    (row,) = csv.DictReader((out / "aggregates.csv").open())
+    assert row["label"] == "ppo" and row["environments"] == "2"
+    assert "optimality gap" in (out / "report.html").read_text()
+    assert (out / "efficiency.pdf").exists() and (out / "aggregates.tex").exists()
 
 
 @pytest.mark.parametrize("kind", ["efficiency", "intervals", "profile"])

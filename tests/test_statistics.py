@@ -8,11 +8,13 @@ import pytest
 
 from jaxrl.statistics import (
     aggregate_iqm,
+    bootstrap_difference,
     bootstrap_interval,
     iqm,
     optimality_gap,
     performance_profile,
     probability_of_improvement,
+    row_of_seeds,
     stratified_interval,
     summarize_returns,
 )
@@ -168,3 +170,25 @@ def test_probability_of_improvement_by_hand():
     # Of the four pairs one is better, one a tie: (1 + 1/2) / 4.
     assert probability_of_improvement([[1.0, 3.0]], [[3.0, 2.0]]) == 0.375
     assert optimality_gap([[0.5, 2.0]]) == 0.25
+
+
+def test_the_interval_of_a_difference():
+    """Of two normal samples it is the textbook's, difference +- 1.96 standard errors."""
+    x, y = normal(400) + 3.0, np.random.default_rng(1).normal(size=300) * 2.0
+    low, high = bootstrap_difference(x, y)
+    error = np.sqrt(x.var() / len(x) + y.var() / len(y))
+    expected = x.mean() - y.mean() + 1.96 * error * np.array([-1, 1])
+    np.testing.assert_allclose([low, high], expected, rtol=0.02)
+    assert bootstrap_difference(y, x) == pytest.approx((-high, -low), rel=0.02)
+    assert bootstrap_difference([2.0, 2.0], [5.0, 5.0]) == (-3.0, -3.0)
+
+
+def test_a_row_of_seeds_leaves_out_what_broke():
+    row = row_of_seeds([1.0, None, 2.0, 3.0, 6.0])
+    assert (row["seeds"], row["broken"]) == (5, 1)
+    assert row["episode_return_iqm"] == 2.5 and row["episode_return_mean"] == 3.0
+    assert row["episode_return_std"] == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
+    assert row["ci95_low"] <= 2.5 <= row["ci95_high"]
+    nothing = row_of_seeds([None])
+    assert nothing["broken"] == 1 and nothing["episode_return_iqm"] is None
+    assert nothing.keys() == row.keys()

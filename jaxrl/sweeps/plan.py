@@ -5,9 +5,9 @@ program a group. Members run in blocks that fit into the memory.
 """
 
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,13 @@ from jaxrl import machines, memory, settings
 from jaxrl.artifact import ENV, Own, setting
 from jaxrl.config import check_value, require
 from jaxrl.errors import counted
-from jaxrl.experiment import Experiment, as_experiment, checked_plan, describe
+from jaxrl.experiment import (
+    Experiment,
+    as_experiment,
+    checked_plan,
+    describe,
+    read_description,
+)
 from jaxrl.population import Parallel
 from jaxrl.runner import num_iterations, prepare
 from jaxrl.sweeps import space
@@ -237,11 +243,26 @@ def check(sweep: Sweep) -> None:
     if sweep.scheduler == "pbt":
         _check_pbt(sweep)
     examples = [own for _, own in settings_of(sweep)]
-    if sweep.sampler == "optuna":
-        examples = _examples(sweep)
+    if sweep.sampler == "optuna":  # leaves out by itself what cannot be trained
+        every = _examples(sweep)
+        examples = [own for own in every if _possible(experiment, own)] or every
     require(bool(examples), f"shard = {sweep.shard}: there are not so many settings.")
     for own in examples:
         prepare(experiment.algorithm, *pair(experiment, own))
+
+
+def _possible(experiment: Experiment, own: Own) -> bool:
+    try:
+        prepare(experiment.algorithm, *pair(experiment, own))
+        return True
+    except InvalidInput:
+        return False
+
+
+def proposed(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Own]:
+    """The next settings that Optuna proposes; see `space.proposed`."""
+    possible = partial(_possible, sweep.experiment)
+    return space.proposed(sweep.space, sweep.experiment.seed, rounds, count, possible)
 
 
 def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
@@ -300,7 +321,8 @@ def with_block(sweep: Sweep) -> Sweep:
     if sweep.block is not None or sweep.scheduler == "pbt":
         return replace(sweep, block=min(sweep.block or count, count))
     kinds: dict[Any, settings.Setting] = {}
-    for _, own in numbered or enumerate(_examples(sweep)):
+    owns = [own for _, own in numbered]
+    for own in owns or filter(partial(_possible, experiment), _examples(sweep)):
         both = pair(experiment, own)
         kinds.setdefault(settings.program(both), both)
     most = min(
@@ -364,18 +386,12 @@ def read_sweep(
     Raises:
       InvalidInput: there is none, or not one of this version of jaxrl.
     """
-    path = folder / "sweep.json"
-    try:
-        content = json.loads(path.read_text())
+
+    def build(content: dict[str, Any], path: Path) -> Sweep:
         about = content.pop("experiment")
         domains, shard = space.read(content.pop("space")), content.pop("shard")
         experiment = as_experiment(about, path, env, algorithm)
         shard = tuple(shard) if shard else None
         return Sweep(experiment, domains, shard=shard, **content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(
-            f"{str(folder)!r} has no readable sweep.json ({error}): give the folder of "
-            f"a `jaxrl sweep`."
-        ) from error
+
+    return read_description(folder, "sweep.json", "jaxrl sweep", build)

@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from jaxrl import loggers, plotting
 from jaxrl.artifact import Own
 from jaxrl.config import require
 from jaxrl.experiment import finished_summary, versions
+from jaxrl.platform import hardware
 from jaxrl.runner import Row, of_members
-from jaxrl.statistics import bootstrap_interval, iqm
+from jaxrl.statistics import iqm, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
+from jaxrl.sweeps.space import Choices
 from jaxrl.types import InvalidInput
 
-RUNS = "runs"
-"""The folder of a sweep's runs."""
+RUNS, CONFIRM = "runs", "confirm"
+"""The folders of a sweep's runs, and of those of the best setting with fresh seeds."""
 
 
 @dataclass(frozen=True)
@@ -114,31 +116,26 @@ def order(trial: Trial) -> float:
 
 def row_of(trial: Trial) -> dict[str, Any]:
     """A trial as one line of a table."""
-    whole = trial.whole
-    low, high = bootstrap_interval(whole) if whole else (None, None)
-    return {
-        "setting": trial.index,
-        **trial.own,
-        "seeds": len(trial.seeds),
-        "broken": len(trial.seeds) - len(whole),
-        "env_steps": trial.env_steps,
-        "episode_return_iqm": float(iqm(whole)) if whole else None,
-        "ci95_low": None if low is None else float(low),
-        "ci95_high": None if high is None else float(high),
-        "episode_return_mean": float(np.mean(whole)) if whole else None,
-    }
+    about = {"setting": trial.index, **trial.own, "env_steps": trial.env_steps}
+    return about | row_of_seeds(trial.returns)
 
 
 def results_csv(trials: Sequence[Trial]) -> str:
     """A line for each trial, in the order of the settings."""
     rows = [row_of(trial) for trial in sorted(trials, key=lambda trial: trial.index)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
+    return csv_text(
         {n: json.dumps(x) if isinstance(x, list | dict) else x for n, x in row.items()}
         for row in rows
     )
+
+
+def csv_text(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows with the same names, under a head."""
+    first, *others = rows
+    text = io.StringIO()
+    writer = csv.DictWriter(text, first, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([first, *others])
     return text.getvalue()
 
 
@@ -165,36 +162,47 @@ def table_in_words(trials: Sequence[Trial], most: int = 20) -> str:
 
 
 def summary_of(
-    sweep: Sweep, trials: Sequence[Trial], confirmed: dict[str, Any] | None
+    folder: Path, sweep: Sweep, trials: Sequence[Trial], confirmed: Trial | None
 ) -> dict[str, Any]:
     """What was found, how long it took, and on what."""
-    runs = sorted({Path(folder) for trial in trials for folder, _ in trial.places})
+    fresh = [] if confirmed is None else [confirmed]
+    runs = sorted({Path(run) for trial in [*trials, *fresh] for run, _ in trial.places})
     parts = [part for part in map(finished_summary, runs) if part is not None]
     whole = [t for t in trials if t.score is not None and not t.dropped]
     return {
         "algorithm": sweep.experiment.algorithm.name,
         "env": sweep.experiment.env,
-        "trials": [
-            dataclasses.asdict(trial) | {"places": _relative(trial.places)}
-            for trial in trials
-        ],
+        "trials": [_written(trial, folder) for trial in trials],
         "best": row_of(best_trial(trials)) if whole else None,
-        "confirmed": confirmed,
+        "confirmed": row_of(confirmed) if confirmed else None,
+        "confirmed_trial": _written(confirmed, folder) if confirmed else None,
         "compile_seconds": round(sum(part["compile_seconds"] for part in parts), 3),
         "run_seconds": round(sum(part["run_seconds"] for part in parts), 3),
+        "hardware": hardware(),
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "versions": versions(),
     }
 
 
-def _relative(places: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Beginning at the sweep's folder, so that it may be moved."""
-    return [(f"{RUNS}/{folder.split(f'/{RUNS}/')[-1]}", k) for folder, k in places]
+def _written(trial: Trial, folder: Path) -> dict[str, Any]:
+    """As JSON; its runs begin at the sweep's folder, so that it may be moved."""
+    places = [(str(Path(run).relative_to(folder)), k) for run, k in trial.places]
+    return dataclasses.asdict(trial) | {"places": places}
+
+
+def _read(trial: dict[str, Any], folder: Path) -> Trial:
+    """What `_written` wrote."""
+    places = [(str(folder / run), k) for run, k in trial["places"]]
+    return Trial(**trial | {"places": places})
 
 
 def setting_in_words(own: Own) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in own.items())
+    """For a person: numbers to six digits, which `results.csv` has whole."""
+    return ", ".join(
+        f"{name} = {f'{value:.6g}' if isinstance(value, float) else value}"
+        for name, value in own.items()
+    )
 
 
 def read_trials(folder: Path | str) -> list[Trial]:
@@ -207,12 +215,14 @@ def read_trials(folder: Path | str) -> list[Trial]:
     summary = finished_summary(folder)
     if summary is None:
         raise InvalidInput(f"SWEEP = {str(folder)!r} is not finished: jaxrl resume it.")
-    return [
-        Trial(
-            **trial | {"places": [(str(folder / run), k) for run, k in trial["places"]]}
-        )
-        for trial in summary["trials"]
-    ]
+    return [_read(trial, folder) for trial in summary["trials"]]
+
+
+def read_confirmed(folder: Path | str) -> Trial | None:
+    """The best setting with fresh seeds, of a finished sweep for which that was asked."""
+    folder = Path(folder)
+    trial = (finished_summary(folder) or {}).get("confirmed_trial")
+    return None if trial is None else _read(trial, folder)
 
 
 MAX_CURVES = 12
@@ -221,20 +231,40 @@ MAX_CURVES = 12
 
 def draw_figures(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Learning curves, and the return against what was swept."""
-    title = f"{sweep.experiment.algorithm.name} on {sweep.experiment.env}"
     best = sorted(trials, key=order, reverse=True)[:MAX_CURVES]
     curves = {
         setting_in_words(trial.own): trial_rows(trial)
         for trial in sorted(best, key=lambda trial: trial.index)
     }
     out = folder / "learning_curves.png"
-    plotting.plot_learning_curves(curves, out, title=title)
+    plotting.plot_learning_curves(curves, out, title=_title(sweep))
+    for name, draw in figures_of(sweep, trials).items():
+        draw(folder / f"{name}.png")
+
+
+def figures_of(
+    sweep: Sweep, trials: Sequence[Trial]
+) -> dict[str, Callable[[Path], None]]:
+    """What can be drawn of the return against what was swept, as functions of the file.
+
+    "slices", unless every agent broke; "heatmap" where two things were swept over lists
+    of values.
+    """
     table = [(trial.own, trial.whole) for trial in trials if trial.whole]
+    names, title = list(sweep.space), _title(sweep)
+    found: dict[str, Callable[[Path], None]] = {}
     if table:
-        plotting.plot_slices(table, list(sweep.space), folder / "slices.png", title)
-    if len(sweep.space) == 2 and len(table) > 2:
-        x, y = sweep.space
-        plotting.plot_heatmap(table, x, y, folder / "heatmap.png", title)
+        found["slices"] = partial(plotting.plot_slices, table, names, title=title)
+    lists = [isinstance(domain, Choices) for domain in sweep.space.values()]
+    if len(table) > 2 and lists == [True, True]:
+        found["heatmap"] = partial(
+            plotting.plot_heatmap, table, names[0], names[1], title=title
+        )
+    return found
+
+
+def _title(sweep: Sweep) -> str:
+    return f"{sweep.experiment.algorithm.name} on {sweep.experiment.env}"
 
 
 def trial_rows(trial: Trial) -> list[Row]:

@@ -7,7 +7,7 @@ sampler and seed give the same settings, so a sweep that is resumed finds its ow
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -183,11 +183,16 @@ def _drawn(name: str, domain: Domain, sampler: Sampler, rng: Any) -> Any:
     return float(np.exp(rng.uniform(math.log(domain.low), math.log(domain.high))))
 
 
+TRIES = 100
+"""Proposals for each setting that is wanted, of which one must be possible."""
+
+
 def proposed(
     space: Space,
     seed: int,
     rounds: Sequence[tuple[list[dict[str, Any]], list[float | None]]],
     count: int,
+    possible: Callable[[dict[str, Any]], bool] = lambda own: True,
 ) -> list[dict[str, Any]]:
     """`count` settings that Optuna's TPE proposes after the rounds so far.
 
@@ -196,6 +201,8 @@ def proposed(
       seed: of the sampler.
       rounds: settings and their scores, None for one that failed; higher is better.
       count: how many.
+      possible: whether a setting can be trained; one that cannot is told to be a failure,
+        and another one asked for.
 
     The study lives as long as this call: it is asked and told all rounds again, which
     with the same seed leads to the same state.
@@ -214,16 +221,33 @@ def proposed(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = {n: _distribution(optuna, domain) for n, domain in space.items()}
 
+    failed = optuna.trial.TrialState.FAIL
+
+    def own(trial: Any) -> dict[str, Any]:
+        return {n: _read(space[n], x) for n, x in trial.params.items()}
+
     def ask(number: int) -> list[Any]:
-        return [study.ask(distributions) for _ in range(number)]
+        found: list[Any] = []
+        for _ in range(TRIES * number):
+            trial = study.ask(distributions)
+            if possible(own(trial)):
+                found.append(trial)
+            else:
+                study.tell(trial, state=failed)
+            if len(found) == number:
+                return found
+        raise InvalidInput(
+            f"space: of {TRIES * number} settings that Optuna proposed {len(found)} can "
+            f"be trained: leave out values that do not go together."
+        )
 
     for settings, scores in rounds:
         for trial, score in zip(ask(len(settings)), scores, strict=True):
             if score is None:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.tell(trial, state=failed)
             else:
                 study.tell(trial, score)
-    return [{n: _read(space[n], x) for n, x in t.params.items()} for t in ask(count)]
+    return list(map(own, ask(count)))
 
 
 def _distribution(optuna: Any, domain: Domain) -> Any:

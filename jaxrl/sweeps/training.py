@@ -1,8 +1,8 @@
 """Many settings of one algorithm, in as few programs as possible: `jaxrl.sweep`.
 
 SWEEP/sweep.json     what was asked
-SWEEP/runs/          run folders (see `jaxrl.experiment`), each of them one block of members
-SWEEP/confirm/       the best setting, trained again with fresh seeds, if that was asked
+SWEEP/runs/          run folders (see `jaxrl.session`), each of them one block of members
+SWEEP/confirm/       run folders of the best setting with fresh seeds, if that was asked
 SWEEP/results.csv    a line for each setting: IQM over its seeds with a 95 % interval
 SWEEP/summary.json   the same, exact counts, versions and device
 SWEEP/*.png          figures
@@ -26,28 +26,18 @@ from jaxrl.experiment import (
     Experiment,
     finished_summary,
     folder_name,
+    json_text,
     named_env,
     planned_iterations,
-    resume_experiment,
-    run_experiment,
-    saved_progress,
 )
-from jaxrl.runner import (
-    Job,
-    NonFiniteError,
-    Progress,
-    Result,
-    Row,
-    inherited,
-)
+from jaxrl.runner import Job, NonFiniteError, Progress, Result, Row, inherited
+from jaxrl.session import resume_experiment, run_experiment, saved_progress
 from jaxrl.sweeps import plan, results
 from jaxrl.sweeps import space as spaces
 from jaxrl.sweeps.plan import Block, Scheduler, Sweep, read_sweep, settings_of
-from jaxrl.sweeps.results import RUNS, Trial, best_trial, read_trials
+from jaxrl.sweeps.results import CONFIRM, RUNS, Trial, best_trial, read_trials
 from jaxrl.sweeps.space import Sampler
 from jaxrl.types import Algorithm
-
-CONFIRM = "confirm"
 
 
 class SweepResult(NamedTuple):
@@ -93,6 +83,8 @@ def sweep(
     trials: int | None = None,
     scheduler: Scheduler = "none",
     block: int | None = None,
+    batch: int | None = None,
+    shard: tuple[int, int] | None = None,
     confirm_seeds: int = 0,
     out: Path | str | None = None,
     progress: bool = True,
@@ -121,6 +113,8 @@ def sweep(
       trials: how many settings, if it is not a grid.
       scheduler: "none", "halving" or "pbt".
       block: agents that are trained at a time; by default as many as fit.
+      batch: settings that Optuna proposes at a time; by default a fifth of the trials.
+      shard: (i, n) for every n-th setting, from the i-th of 0, ..., n - 1; see `merge`.
       confirm_seeds: fresh seeds with which the best setting is trained again.
       out: a new folder; by default the first free `runs/sweep-ALGO-ENV-SEED-n`.
       progress: whether to draw a progress bar.
@@ -148,7 +142,9 @@ def sweep(
         trials,
         scheduler,
         block,
-        confirm_seeds=confirm_seeds,
+        batch,
+        shard,
+        confirm_seeds,
     )
     return run_sweep(wanted, out, progress=progress, report=report)
 
@@ -164,7 +160,7 @@ def run_sweep(
     """`sweep`, of a value that says it all."""
     plan.check(sweep)
     sweep = plan.with_block(sweep)
-    content = json.dumps(plan.described(sweep), indent=2, allow_nan=False) + "\n"
+    content = json_text(plan.described(sweep))
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
     folder = folders.agreed(out, name)
@@ -284,7 +280,7 @@ def _proposed(session: Session) -> list[Trial]:
     trials: list[Trial] = []
     while len(trials) < (sweep.trials or 1) and not session.interrupted():
         count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
-        proposed = spaces.proposed(sweep.space, sweep.experiment.seed, rounds, count)
+        proposed = plan.proposed(sweep, rounds, count)
         numbered = list(enumerate(proposed, start=len(trials)))
         session.report(f"round {len(rounds) + 1}: {counted(count, 'setting')}")
         folder = session.folder / RUNS / f"round-{len(rounds):03d}"
@@ -378,34 +374,37 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     if finished and sweep.confirm_seeds and any(t.score is not None for t in trials):
         confirmed = _confirmed(session, best_trial(trials))
         finished = confirmed is not None
-    summary = results.summary_of(sweep, trials, confirmed) | {"finished": finished}
+    summary = results.summary_of(folder, sweep, trials, confirmed)
+    summary |= {"finished": finished}
     if machines.is_first():
         storage.write_text(folder / "results.csv", results.results_csv(trials))
         results.draw_figures(folder, sweep, trials)
-        content = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        storage.write_text(folder / "summary.json", content)
+        storage.write_text(folder / "summary.json", json_text(summary))
     return SweepResult(folder, trials, summary)
 
 
-def _confirmed(session: Session, best: Trial) -> dict[str, Any] | None:
-    """The best setting trained with seeds that had no part in choosing it."""
-    experiment = session.sweep.experiment
-    config, _ = plan.pair(experiment, best.own)
+def _confirmed(session: Session, best: Trial) -> Trial | None:
+    """The best setting trained with seeds that had no part in choosing it.
+
+    None if that was interrupted.
+    """
+    sweep = session.sweep
     fresh = replace(
-        experiment,
-        config=config,
-        env_params=experiment.env_params | plan.env_values(best.own),
-        seed=experiment.seed + experiment.num_seeds,
-        num_seeds=session.sweep.confirm_seeds,
-        num_devices=None,
+        sweep.experiment,
+        seed=sweep.experiment.seed + sweep.experiment.num_seeds,
+        num_seeds=sweep.confirm_seeds,
     )
     session.report(
         f"confirming {results.setting_in_words(best.own)} with seeds {fresh.seeds}"
     )
-    block = Block(session.folder / CONFIRM, fresh, [best.index])
-    if not _train_block(session, block, None):
-        return None
-    return results.row_of(replace(results.trials_of(block)[0], own=best.own))
+    wanted = plan.blocks(
+        replace(sweep, experiment=fresh, scheduler="none"),
+        session.folder / CONFIRM,
+        [(best.index, best.own)],
+    )
+    found = results.joined(_train_blocks(session, wanted))
+    whole = bool(found) and len(found[0].seeds) == sweep.confirm_seeds
+    return found[0] if whole else None
 
 
 def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
@@ -454,6 +453,5 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     session = Session(target, whole, False, lambda line: None, lambda: False)
     result = _finish(session, trials)
     # Last: without it the folder is no sweep, and nobody resumes it.
-    content = json.dumps(plan.described(whole), indent=2, allow_nan=False) + "\n"
-    storage.write_text(target / "sweep.json", content)
+    storage.write_text(target / "sweep.json", json_text(plan.described(whole)))
     return result

@@ -20,7 +20,8 @@ import numpy as np
 
 import jaxrl
 from jaxrl import DQN, PPO, REINFORCE, make, runner, spaces
-from jaxrl.experiment import read_experiment, run_experiment
+from jaxrl.experiment import read_experiment
+from jaxrl.session import run_experiment
 from jaxrl.types import Algorithm
 from tests.runs import train
 from tests.small import tiny

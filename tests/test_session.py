@@ -1,4 +1,4 @@
-"""`jaxrl.experiment`: what a training run leaves in its folder, and when it stops."""
+"""`jaxrl.session`: what a training run leaves in its folder, and when it stops."""
 
 import json
 import os
@@ -20,9 +20,10 @@ from jaxrl.artifact import load_agents
 from jaxrl.checkpoint import saved
 from jaxrl.cli import main
 from jaxrl.evaluation import evaluate_population
-from jaxrl.experiment import Experiment, evaluate_agents, run_experiment
+from jaxrl.experiment import Experiment
 from jaxrl.loggers import read_metrics
 from jaxrl.runner import NonFiniteError
+from jaxrl.session import evaluate_agents, run_experiment
 from jaxrl.types import InvalidInput
 from tests.runs import read_json, train, train_argv
 from tests.small import tiny
@@ -381,6 +382,6 @@ def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
         used.append(jax.random.key_data(args[4]))
         return evaluate_population(*args, **kwargs)
 
-    monkeypatch.setattr("jaxrl.experiment.evaluate_population", record)
+    monkeypatch.setattr("jaxrl.session.evaluate_population", record)
     evaluate_agents(load_agents(ppo_run), 4, seed=0, greedy=True)
     assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))

@@ -1,0 +1,30 @@
+"""What the scripts under benchmarks/ share: their arguments, and the file they fill."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def parser(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """`--parts`, `--quick` and `--out`; the script may add others."""
+    made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    made.add_argument("--parts", nargs="+", default=parts, choices=parts)
+    made.add_argument("--quick", action="store_true", help="a little of each")
+    made.add_argument("--out", help="a folder; by default benchmarks/results")
+    return made
+
+
+def opened(
+    parser: argparse.ArgumentParser, results: Path, name: str
+) -> tuple[argparse.Namespace, Path, dict[str, Any]]:
+    """The arguments, the file of results, and the rows that it holds: a run of some parts
+    leaves the others as they are."""
+    arguments = parser.parse_args()
+    if arguments.quick and not arguments.out:
+        parser.error("--quick needs --out, or it would overwrite the real results")
+    file = Path(arguments.out or results) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    return arguments, file, rows

@@ -1,0 +1,178 @@
+"""The figures of a report, each as PNG and PDF, and those of `jaxrl plot --kind`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jaxrl import plotting
+from jaxrl.experiment import named_env
+from jaxrl.report.entries import Entry, all_entries, check_metric
+from jaxrl.runner import Row
+from jaxrl.statistics import iqm
+from jaxrl.sweeps import results
+from jaxrl.sweeps.plan import Sweep, read_sweep
+from jaxrl.sweeps.training import is_sweep
+from jaxrl.types import InvalidInput
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands on the page, and in `name`.png and `name`.pdf."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Path], None]  # into a file
+
+
+MOST_PROFILES = len(plotting.COLOURS)
+
+
+def draw_all(
+    entries: Sequence[Entry], folders: Sequence[Path], out: Path
+) -> list[Figure]:
+    """The figures of all environments and sweeps, drawn."""
+    figures: list[Figure] = []
+    for env in dict.fromkeys(entry.env for entry in entries):
+        here = [entry for entry in entries if entry.env == env and entry.whole]
+        figures += _of_environment(env, here)
+    if len({entry.env for entry in entries}) > 1:
+        figures.append(_efficiency(entries))
+    for folder in folders:
+        if is_sweep(folder):
+            figures += _of_sweep(folder, len(figures))
+    for figure in figures:
+        for ending in ("png", "pdf"):
+            figure.draw(out / f"{figure.name}.{ending}")
+    return figures
+
+
+def _of_environment(env: str, entries: Sequence[Entry]) -> list[Figure]:
+    """Learning curves and, of several entries, their returns."""
+    if not entries:
+        return []
+    ranked = sorted(entries, key=lambda e: float(iqm(e.whole)), reverse=True)
+    best = ranked[: results.MAX_CURVES]
+    name = _file_name(env)
+    curves = {e.label: e.rows for e in best}
+    learning = Figure(
+        f"learning_curves_{name}",
+        f"Learning curves on {env}",
+        "Training return against environment steps: IQM over seeds, 95 % bootstrap "
+        f"interval.{_only(len(best), len(entries))}",
+        partial(plotting.plot_learning_curves, curves, title=env),
+    )
+    if len(entries) == 1:
+        return [learning]
+    scores = {e.label: e.whole for e in best}
+    intervals = Figure(
+        f"intervals_{name}",
+        f"Returns on {env}",
+        "Greedy evaluation: IQM over seeds, 95 % bootstrap interval, and every seed."
+        f"{_only(len(best), len(entries))}",
+        partial(plotting.plot_intervals, scores, title=env),
+    )
+    few = dict(list(scores.items())[:MOST_PROFILES])
+    profiles = Figure(
+        f"profile_{name}",
+        f"Performance profile on {env}",
+        "Share of seeds whose return is above a threshold, with 95 % pointwise "
+        f"intervals.{_only(len(few), len(entries))}",
+        partial(plotting.plot_profiles, few, title=env),
+    )
+    return [learning, intervals, profiles]
+
+
+def _efficiency(entries: Sequence[Entry]) -> Figure:
+    """All environments together, against the steps."""
+    return Figure(
+        "efficiency",
+        "Sample efficiency",
+        "Training return, on each environment from the lowest (0) to the highest IQM (1) "
+        "of a curve shown: IQM over all environments and seeds, 95 % stratified "
+        "bootstrap interval.",
+        partial(plotting.plot_efficiency, _by_label(entries)),
+    )
+
+
+def _by_label(entries: Sequence[Entry]) -> dict[str, dict[str, list[Row]]]:
+    found: dict[str, dict[str, list[Row]]] = {}
+    for entry in entries:
+        found.setdefault(entry.label, {})[entry.env] = entry.rows
+    return found
+
+
+def _of_sweep(folder: Path, number: int) -> list[Figure]:
+    """The return against what was swept; the number keeps several sweeps apart."""
+    sweep, drawn = _swept(folder)
+    name, names = f"{_file_name(folder.name)}_{number}", list(sweep.space)
+    words = {
+        "slices": (
+            f"What was swept: {', '.join(names)}",
+            "A point is a setting: IQM over its seeds, 95 % bootstrap interval. The line "
+            "is the IQM of all seeds that share a value.",
+        ),
+        "heatmap": (" against ".join(names), "IQM of the return over all seeds."),
+    }
+    return [
+        Figure(f"{kind}_{name}", *words[kind], draw) for kind, draw in drawn.items()
+    ]
+
+
+def _swept(folder: Path) -> tuple[Sweep, dict[str, Callable[[Path], None]]]:
+    sweep = read_sweep(folder, named_env(folder / "sweep.json"))
+    return sweep, results.figures_of(sweep, results.read_trials(folder))
+
+
+def _only(shown: int, all_: int) -> str:
+    return "" if shown == all_ else f" The best {shown} of {all_}."
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) -> None:
+    """One figure of finished runs and sweeps.
+
+    Args:
+      runs: folders.
+      out: a PNG, PDF or SVG file.
+      kind: "efficiency", "intervals" or "profile"; of one sweep "slices" or "heatmap".
+      metric: of "efficiency".
+
+    Raises:
+      InvalidInput: a folder is not what the figure is of.
+    """
+    if kind in ("slices", "heatmap"):
+        if len(runs) != 1 or not is_sweep(runs[0]):
+            raise InvalidInput(f"kind = {kind!r} is a figure of one sweep: give one.")
+        _plot_sweep(Path(runs[0]), out, kind)
+        return
+    entries = all_entries(list(map(Path, runs)))
+    if kind == "efficiency":
+        check_metric(entries, metric)
+        plotting.plot_efficiency(_by_label(entries), out, metric)
+        return
+    envs = sorted({entry.env for entry in entries})
+    if len(envs) > 1:
+        raise InvalidInput(
+            f"kind = {kind!r} compares runs on one environment, these are on "
+            f"{', '.join(envs)}: try kind = 'efficiency'."
+        )
+    scores = {e.label: e.whole for e in entries if e.whole}
+    draw = {"intervals": plotting.plot_intervals, "profile": plotting.plot_profiles}
+    draw[kind](scores, out, envs[0])
+
+
+def _plot_sweep(folder: Path, out: Path, kind: str) -> None:
+    _, drawn = _swept(folder)
+    if "slices" not in drawn:
+        raise InvalidInput(f"{str(folder)!r}: every agent broke, nothing to draw.")
+    if kind not in drawn:
+        raise InvalidInput(
+            f"kind = 'heatmap' is of two hyper-parameters, each over a list of values, "
+            f"which {str(folder)!r} did not sweep: try kind = 'slices'."
+        )
+    drawn[kind](out)

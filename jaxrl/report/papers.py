@@ -1,0 +1,51 @@
+"""What to cite: this library, the algorithms, the statistics."""
+
+import jaxrl
+
+PAPERS = {
+    "reinforce": """@article{williams1992simple,
+  title   = {Simple Statistical Gradient-Following Algorithms for Connectionist
+             Reinforcement Learning},
+  author  = {Williams, Ronald J.},
+  journal = {Machine Learning},
+  volume  = {8},
+  pages   = {229--256},
+  year    = {1992}
+}""",
+    "ppo": """@article{schulman2017proximal,
+  title   = {Proximal Policy Optimization Algorithms},
+  author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec
+             and Klimov, Oleg},
+  journal = {arXiv preprint arXiv:1707.06347},
+  year    = {2017}
+}""",
+    "dqn": """@article{mnih2015human,
+  title   = {Human-level control through deep reinforcement learning},
+  author  = {Mnih, Volodymyr and Kavukcuoglu, Koray and Silver, David and others},
+  journal = {Nature},
+  volume  = {518},
+  pages   = {529--533},
+  year    = {2015}
+}""",
+}
+"""What to cite for each algorithm."""
+
+STATISTICS = """@inproceedings{agarwal2021deep,
+  title     = {Deep Reinforcement Learning at the Edge of the Statistical Precipice},
+  author    = {Agarwal, Rishabh and Schwarzer, Max and Castro, Pablo Samuel and
+               Courville, Aaron and Bellemare, Marc G.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2021}
+}"""
+
+
+def bibtex(algorithms: set[str]) -> str:
+    """This library, the algorithms' papers, and that of the statistics."""
+    own = f"""@software{{jaxrl,
+  author  = {{{{The jaxrl developers}}}},
+  title   = {{jaxrl: whole reinforcement-learning experiments as pure JAX functions}},
+  year    = {{2026}},
+  version = {{{jaxrl.__version__}}}
+}}"""
+    papers = [PAPERS[name] for name in sorted(algorithms) if name in PAPERS]
+    return "\n\n".join([own, *papers, STATISTICS]) + "\n"
