@@ -11,8 +11,9 @@ memory      bytes of the compiled program for each further agent beyond its stat
 compiles    programs compiled for a grid of 3 x 4 settings and 16 seeds
 devices     agents on eight devices that share this machine's cores, against as many
             devices as cores; collectives in their program
-schedulers  successive halving and population-based training against random search, with
-            equal environment steps: 16 settings, 20 repeats, Acrobot and Pendulum
+search, halving, pbt
+            random search, successive halving and population-based training with equal
+            environment steps: 16 settings, 20 repeats, Acrobot and Pendulum
 
 Writes benchmarks/results/populations.json and the table of docs/sweeps.md.
 """
@@ -53,7 +54,10 @@ from jaxrl.experiment import versions
 from jaxrl.statistics import bootstrap_difference, bootstrap_interval, iqm
 
 HERE = Path(__file__).parent
-PARTS = ["newcomer", "members", "alone", "memory", "compiles", "devices", "schedulers"]
+PARTS = [
+    *("newcomer", "members", "alone", "memory", "compiles", "devices"),
+    *("search", "halving", "pbt"),
+]
 
 
 def main() -> None:
@@ -66,7 +70,9 @@ def main() -> None:
         "memory": bytes_of_a_member,
         "compiles": compiles,
         "devices": devices,
-        "schedulers": schedulers,
+        "search": partial(scheduled, "none"),
+        "halving": partial(scheduled, "halving"),
+        "pbt": partial(scheduled, "pbt"),
     }
     about = {"versions": versions(), "command": "python benchmarks/populations.py"}
     for part in arguments.parts:
@@ -305,31 +311,24 @@ SPACE = {
 }
 
 
-def schedulers(quick: bool) -> dict[str, Any]:
-    """The best agent of each method, by the greedy evaluation at the end."""
+def scheduled(scheduler: str, quick: bool) -> dict[str, Any]:
+    """The best agent of a method, by the greedy evaluation at the end."""
     trials, repeats = (4, 2) if quick else (16, 20)
+    # Of 2^k settings halving takes the steps of k + 1 whole runs: longer ones, then.
+    spent = np.log2(trials) + 1 if scheduler == "halving" else trials
     found: dict[str, Any] = {}
     for env, steps in TASKS.items():
         steps = 10_000 if quick else steps
-        # Halving spends `rungs / 2 + 1 / 2` whole runs: as many steps as the others.
-        spent = (np.log2(trials) + 2) / 2
-        length = {"none": steps, "pbt": steps, "halving": steps * trials / spent}
-        runs = {
-            name: [
-                best_return(env, name, n, trials, repeat) for repeat in range(repeats)
-            ]
-            for name, n in length.items()
-        }
-        best = {name: [value for value, _ in pairs] for name, pairs in runs.items()}
+        each = [
+            best_return(env, scheduler, steps * trials / spent, trials, repeat)
+            for repeat in range(repeats)
+        ]
+        returns = [value for value, _ in each]
         found[env] = {
-            name: {
-                "iqm": float(iqm(returns)),
-                "ci95": [float(x) for x in bootstrap_interval(returns)],
-                "difference_ci95": list(bootstrap_difference(returns, best["none"])),
-                "env_steps": statistics.mean(n for _, n in runs[name]),
-                "returns": returns,
-            }
-            for name, returns in best.items()
+            "iqm": float(iqm(returns)),
+            "ci95": [float(x) for x in bootstrap_interval(returns)],
+            "env_steps": statistics.mean(n for _, n in each),
+            "returns": returns,
         }
     return found
 
@@ -403,15 +402,18 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"| eight devices on {row['cores']} cores, against one a core | "
             f"{row['efficiency']:.0%}, {row['collectives']} collectives | >= 90 %, 0 |"
         )
-    for env, methods in rows.get("schedulers", {}).items():
-        if env == "commit":
-            continue
-        for name, row in methods.items():
-            name = "random search" if name == "none" else name
+    methods = {"search": "random search", "halving": "halving", "pbt": "pbt"}
+    for env in TASKS:
+        for name in [name for name in methods if name in rows]:
+            row = rows[name][env]
             low, high = row["ci95"]
-            words = f"{row['iqm']:.1f} [{low:.1f}, {high:.1f}]"
-            bar = "" if name == "random search" else "IQM not lower"
-            lines.append(f"| {env}, best of 16: {name} | {words} | {bar} |")
+            words, bar = f"{row['iqm']:.1f} [{low:.1f}, {high:.1f}]", ""
+            if name != "search" and "search" in rows:
+                against = rows["search"][env]["returns"]
+                low, high = bootstrap_difference(row["returns"], against)
+                words += f"; difference of the means [{low:.1f}, {high:.1f}]"
+                bar = "IQM not lower"
+            lines.append(f"| {env}, best of 16: {methods[name]} | {words} | {bar} |")
     return "\n".join(lines) + "\n"
 
 

@@ -164,7 +164,7 @@ def test_what_was_trained_before_is_logged_too(tmp_path):
     """The second rung of halving goes on from the first: its curves begin there."""
     out = tmp_path / "sweep"
     words = runs.train_argv("ppo", "--log", "tensorboard", "--quiet", "--out", str(out))
-    more = ["--scheduler", "halving", "--grid", "gamma=0.9,0.99"]
+    more = ["--scheduler", "halving", "--grid", "gamma=0.9,0.95,0.98,0.99"]
     assert main(["sweep", *words[1:], *more]) == 0
     run = out / "runs" / "rung-1" / "000"
     steps = [row["env_steps"] for row in read_metrics(run / "metrics.jsonl")]

@@ -392,14 +392,9 @@ def test_shards_make_the_whole(tmp_path, swept):
 
 
 def test_rungs_halve_the_settings_and_double_the_steps():
-    assert plan.rungs(16) == [
-        (16, 1 / 16),
-        (8, 1 / 8),
-        (4, 1 / 4),
-        (2, 1 / 2),
-        (1, 1.0),
-    ]
+    assert plan.rungs(16) == [(16, 1 / 8), (8, 1 / 4), (4, 1 / 2), (2, 1.0)]
     assert plan.rungs(5) == [(5, 0.25), (3, 0.5), (2, 1.0)]
+    assert plan.rungs(2) == [(2, 1.0)] and plan.rungs(1) == [(1, 1.0)]
 
 
 def test_halving_keeps_the_better_half(tmp_path):
@@ -407,24 +402,24 @@ def test_halving_keeps_the_better_half(tmp_path):
     made = wanted(grid, scheduler="halving", block=4)
     result = quiet(made, tmp_path / "out")
     steps = [trial.env_steps for trial in result.trials]
-    assert sorted(steps) == [80, 80, 160, 320] and steps[3] == 80
+    assert sorted(steps) == [160, 160, 320, 320] and steps[3] == 160
     runs = result.folder / "runs"
-    best = max(result.trials, key=lambda t: t.env_steps)
-    rows = read_metrics(runs / "rung-2" / "000" / "metrics.jsonl")
+    rows = read_metrics(runs / "rung-1" / "000" / "metrics.jsonl")
     assert rows[-1]["iteration"] == 20
     # Who goes on was better than who does not.
     trials = sorted(result.trials, key=lambda trial: trial.env_steps)
-    assert [trial.dropped for trial in trials] == [True, True, True, False]
+    assert [trial.dropped for trial in trials] == [True, True, False, False]
     rung = [read_json(path) for path in sorted(runs.glob("rung-0/*/summary.json"))]
     returns = np.array([s["evaluation_by_member"] for s in rung], float).reshape(4, 2)
     kept = [trial.index for trial in trials[2:]]
     others = [trial.index for trial in trials[:2] if trial.score is not None]
     assert returns[kept].mean(1).min() >= max(returns[others].mean(1), default=-np.inf)
-    # The rows of the survivor begin where it began.
-    block, k = divmod(2 * best.index, 4)
-    first = read_metrics(runs / "rung-0" / f"{block:03d}" / "metrics.jsonl")
-    for row, mine in zip(first, rows, strict=False):
-        assert row["loss/value"][k : k + 2] == mine["loss/value"]
+    # The rows of the survivors begin where they began.
+    for i, index in enumerate(kept):
+        block, k = divmod(2 * index, 4)
+        first = read_metrics(runs / "rung-0" / f"{block:03d}" / "metrics.jsonl")
+        for row, mine in zip(first, rows, strict=False):
+            assert row["loss/value"][k : k + 2] == mine["loss/value"][2 * i : 2 * i + 2]
 
 
 @pytest.mark.parametrize("after", [5, 22, 33])

@@ -181,8 +181,11 @@ def env_values(own: Own) -> dict[str, Any]:
 
 
 def rungs(count: int) -> list[tuple[int, float]]:
-    """Of halving: how many settings, and to which share of the run they are trained."""
-    rungs = 1 + int(np.log2(count))
+    """Of halving: how many settings, and to which share of the run they are trained.
+
+    There are log2(count) rungs, rounded up: the last one is of two settings.
+    """
+    rungs = max(1, int(np.ceil(np.log2(count))))
     return [(-(-count // 2**r), 2.0 ** (r + 1 - rungs)) for r in range(rungs)]
 
 
