@@ -21,7 +21,7 @@ LAYERS = (
     | {"storage", "folders"},
     {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},
-    {"config", "spaces", "normalize", "distributions", "exploration"}
+    {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},
     {"parallel"},
     {"errors", "types"},
