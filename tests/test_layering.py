@@ -17,7 +17,7 @@ LAYERS = (
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory"},
-    {"population", "evaluation", "statistics", "algorithms", "platform"}
+    {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
     | {"storage", "folders"},
     {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},

@@ -308,8 +308,9 @@ def continuous_walk_mdp(num_points: int = 1001) -> MDP:
 
     Points x_i divide the interval evenly, ends included; each stands for the cell halfway
     to its neighbours. The chance of a step from x_i into a cell is the normal
-    distribution's there, by its distribution function; what falls outside [-3, 3] goes to the last state,
-    which is terminal. The error falls with the square of the distance of two points.
+    distribution's there, by its distribution function; what falls outside [-3, 3] goes to
+    the last state, which is terminal. The error falls with the square of the distance of
+    two points.
 
     Args:
       num_points: how many points, odd, so that the start 0 is one.
