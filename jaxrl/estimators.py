@@ -167,6 +167,87 @@ def lambda_returns(
     return _reverse_recurrence(offset, gamma * trace, bootstrap[-1])
 
 
+def td_error(
+    reward: Array, value: Array, next_value: Array, terminated: Array, gamma: Scalar
+) -> Array:
+    """The error of one step, by what one step later is believed.
+
+    δ = r + γ V(s') - V(s),    V(s') = 0 where s' is terminal
+
+    With Q(s, a) for V(s) it is the error of SARSA (V(s') is then Q(s', a')), of Expected
+    SARSA (Σ_a π(a|s') Q(s', a)) and of Q-learning (max_a Q(s', a)).
+
+    Args:
+      reward: `[...]` r.
+      value: `[...]` V(s) or Q(s, a).
+      next_value: `[...]` V(s') of the true successor, or what stands for it.
+      terminated: bool `[...]`, whether s' is terminal. A time limit is not.
+      gamma: the discount γ.
+
+    Returns:
+      float32 `[...]` δ.
+
+    Source: Sutton and Barto (2018), equation 6.5; 6.7, 6.9 and 6.8 for the three.
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated])
+    reward = jnp.asarray(reward, jnp.float32)
+    return reward + gamma * _bootstrap(terminated, next_value) - value
+
+
+def accumulating_trace(trace: Array, gradient: Array, decay: Scalar) -> Array:
+    """Eligibility that adds up: z ← γλ z + ∇V(s).
+
+    Args:
+      trace: `[...]` z of the step before; zeros at the start of an episode.
+      gradient: `[...]` ∇V(s), which is x(s) for a linear V.
+      decay: γλ.
+
+    Returns:
+      `[...]` z.
+
+    Source: Sutton and Barto (2018), equation 12.5.
+    """
+    return decay * trace + gradient
+
+
+def replacing_trace(trace: Array, features: Array, decay: Scalar) -> Array:
+    """Eligibility that is never above 1: z_i ← 1 where x_i = 1, else γλ z_i.
+
+    Args:
+      trace: `[...]` z of the step before; zeros at the start of an episode.
+      features: `[...]` x(s), zeros and ones.
+      decay: γλ.
+
+    Returns:
+      `[...]` z.
+
+    Source: Singh and Sutton (1996), "Reinforcement learning with replacing eligibility
+    traces", Machine Learning 22; Sutton and Barto (2018), equation 12.12.
+    """
+    return jnp.where(features == 0, decay * trace, features)
+
+
+def dutch_trace(
+    trace: Array, features: Array, decay: Scalar, step_size: Scalar
+) -> Array:
+    """Eligibility of the true online algorithms: z ← γλ z + (1 - α γλ zᵀx) x.
+
+    Args:
+      trace: `[F]` z of the step before; zeros at the start of an episode.
+      features: `[F]` x(s).
+      decay: γλ.
+      step_size: α.
+
+    Returns:
+      `[F]` z.
+
+    Source: van Seijen and Sutton (2014), "True online TD(λ)"; Sutton and Barto (2018),
+    equation 12.11.
+    """
+    overlap = (trace * features).sum()
+    return decay * trace + (1.0 - step_size * decay * overlap) * features
+
+
 def gae(
     reward: Array,
     value: Array,
@@ -200,7 +281,7 @@ def gae(
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     reward = jnp.asarray(reward, jnp.float32)
     value = jnp.asarray(value, jnp.float32)
-    delta = reward + gamma * _bootstrap(terminated, next_value) - value
+    delta = td_error(reward, value, next_value, terminated, gamma)
     decay = gamma * gae_lambda * _goes_on(terminated, truncated)
     advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
     return advantage, advantage + value

@@ -31,3 +31,20 @@ def epsilon_greedy(
     if mask is not None:
         score = jnp.where(mask, score, -jnp.inf)
     return jnp.argmax(score, axis=-1).astype(jnp.int32)
+
+
+def epsilon_greedy_value(q: Array, epsilon: Scalar) -> Array:
+    """The mean of the action values under the ε-greedy policy.
+
+    Σ_a π(a) Q(a) = (1 - ε) max_a Q(a) + ε mean_a Q(a)
+
+    Args:
+      q: `[..., A]` action values.
+      epsilon: ε, a scalar or `[...]`.
+
+    Returns:
+      `[...]`.
+
+    Source: Sutton and Barto (2018), section 6.6, the target of Expected SARSA.
+    """
+    return (1.0 - epsilon) * q.max(axis=-1) + epsilon * q.mean(axis=-1)

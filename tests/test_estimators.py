@@ -474,3 +474,42 @@ def n_step_in_columns(reward, end, bootstrap, gamma, n):
             returns[t] += np.where(stops, discount * bootstrap[k], 0.0)
             going &= ~stops
     return returns
+
+
+# One step, and its traces
+
+
+def test_td_error_by_hand():
+    reward, value, next_value = (
+        jnp.array(x) for x in ([1.0] * 2, [3.0] * 2, [4.0] * 2)
+    )
+    delta = estimators.td_error(
+        reward, value, next_value, jnp.array([False, True]), 0.5
+    )
+    np.testing.assert_array_equal(delta, [0.0, -2.0])
+
+
+def test_traces_by_hand():
+    trace, x = jnp.array([2.0, 0.5, 4.0]), jnp.array([1.0, 1.0, 0.0])
+    added = estimators.accumulating_trace(trace, x, 0.5)
+    np.testing.assert_array_equal(added, [2.0, 1.25, 2.0])
+    replaced = estimators.replacing_trace(trace, x, 0.5)
+    np.testing.assert_array_equal(replaced, [1.0, 1.0, 2.0])
+    # zᵀx = 2.5, so x is weighed with 1 - 0.2 · 0.5 · 2.5 = 0.75.
+    dutch = estimators.dutch_trace(trace, x, 0.5, 0.2)
+    np.testing.assert_allclose(dutch, [1.75, 1.0, 2.0], rtol=1e-6)
+
+
+def test_the_trace_of_td_errors_is_the_lambda_return():
+    """Σ_t δ_t z_t, with a trace of one-hot time, is G^λ_t - V_t: both views agree."""
+    reward, value = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.0, -1.0])
+    next_value = jnp.array([1.0, -1.0, 7.0])
+    ends = jnp.array([False, False, True])
+    delta = estimators.td_error(reward, value, next_value, ends, 0.9)
+    trace, backward = jnp.zeros(3), jnp.zeros(3)
+    for t in range(3):
+        trace = estimators.accumulating_trace(trace, jnp.eye(3)[t], 0.9 * 0.6)
+        backward += delta[t] * trace
+    column = [x[:, None] for x in (reward, ends, ~ends & ends, next_value)]
+    forward = lambda_returns(*column, 0.9, 0.6)[:, 0] - value
+    np.testing.assert_allclose(backward, forward, rtol=1e-5)

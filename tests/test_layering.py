@@ -18,11 +18,11 @@ LAYERS = (
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory"},
-    {"population", "evaluation", "statistics", "algorithms", "platform"}
+    {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
     | {"storage", "folders"},
     {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},
-    {"config", "spaces", "normalize", "distributions", "exploration"}
+    {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},
     {"parallel"},
     {"errors", "types"},

@@ -27,6 +27,7 @@ from jaxrl.envs.gymnax import (
     known_issues,
     no_such_parameter,
 )
+from jaxrl.envs.lecture import LECTURE
 from jaxrl.envs.probes import PROBES
 from jaxrl.errors import did_you_mean
 from jaxrl.types import Env, InvalidInput
@@ -38,6 +39,7 @@ Factory = Callable[..., Env]
 _BUILT_IN: dict[str, Factory] = {
     **{id: functools.partial(gymnax_env, id) for id in GYMNAX_IDS},
     **PROBES,
+    **LECTURE,
 }
 _registered: dict[str, Factory] = {}
 

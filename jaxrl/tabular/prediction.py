@@ -1,0 +1,283 @@
+"""Learning V of a policy from its steps: TD, Monte Carlo, and everything between.
+
+Every function takes the weights `[F]` and the steps of one stream of experience, a
+`Transition` of arrays `[T, ...]` whose `obs` are the features `[T, F]`, and returns the
+weights afterwards. A stream may hold several episodes. Rows of `padding`, with which
+`episodes` fills up short ones, change nothing.
+
+α is the step size, γ the discount, λ the mixing weight, each a number or a traced scalar.
+Source: Sutton and Barto (2018), 2nd edition, S&B.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.estimators import (
+    accumulating_trace,
+    discounted_returns,
+    first_episode_mask,
+    lambda_returns,
+    n_step_returns,
+    td_error,
+)
+from jaxrl.rollout import Policy, init_world, unroll
+from jaxrl.tabular.updates import Trace, linear, td_step
+from jaxrl.types import Array, Env, InvalidInput, Scalar, Transition
+
+Update = Callable[[Array, Transition], Array]
+"""`(weights, steps) -> weights`, one of the functions below with its numbers filled in."""
+
+
+def td(
+    weights: Array,
+    steps: Transition,
+    alpha: Scalar,
+    gamma: Scalar,
+    rho: Array | None = None,
+) -> Array:
+    """TD(0): after each step, V(s) moves towards r + γ V(s').
+
+    w ← w + α ρ δ x,    δ = r + γ wᵀx' - wᵀx
+
+    Args:
+      weights: `[F]` w.
+      steps: experience `[T]`.
+      alpha: α.
+      gamma: γ.
+      rho: `[T]` ρ = π(a|s) / b(a|s) where a behaviour policy b made the steps and V is to
+        be that of π; None for 1. Off-policy this may diverge (S&B, section 11.2).
+
+    Returns:
+      `[F]`.
+
+    Source: S&B, section 6.1, equation 6.2; off-policy, equation 11.2.
+    """
+    return td_lambda(weights, steps, alpha, gamma, 0.0, rho=rho)
+
+
+def td_lambda(
+    weights: Array,
+    steps: Transition,
+    alpha: Scalar,
+    gamma: Scalar,
+    lam: Scalar,
+    trace: Trace = "accumulating",
+    rho: Array | None = None,
+) -> Array:
+    """TD(λ), the backward view: each TD error reaches back along the trace.
+
+    δ_t = r_t + γ wᵀx_{t+1} - wᵀx_t;    then w and z by `td_step`
+
+    λ = 0 is `td`. With λ = 1 it is an online Monte Carlo method.
+
+    Args:
+      weights: `[F]` w.
+      steps: experience `[T]`.
+      alpha: α.
+      gamma: γ.
+      lam: λ.
+      trace: "accumulating", "replacing" (features of zeros and ones) or "true_online",
+        which equals the online λ-return algorithm exactly.
+      rho: `[T]` importance ratios, see `td`: z ← ρ (γλ z + x).
+
+    Returns:
+      `[F]`.
+
+    Raises:
+      InvalidInput: for `rho` with another than the accumulating trace.
+
+    Source: S&B, sections 12.2, 12.5 and 12.9.
+    """
+    if rho is None:
+        rho = jnp.ones_like(steps.reward)
+    elif trace != "accumulating":
+        raise InvalidInput(
+            f"trace = {trace!r}: importance ratios need trace = 'accumulating'."
+        )
+
+    def one_step(carry: tuple, row: tuple[Transition, Array]) -> tuple[tuple, None]:
+        weights, z, old_value = carry
+        step, ratio = row
+        value = linear(weights, step.obs)
+        next_value = linear(weights, step.next_obs)
+        delta = td_error(step.reward, value, next_value, step.terminated, gamma)
+        # ρ (γλ z + x) as one trace whose decay and gradient are ρ times as large.
+        x, decay = ratio * step.obs, ratio * gamma * lam
+        weights, z = td_step(
+            trace, weights, z, x, delta, value, old_value, alpha, decay
+        )
+        going = jnp.where(step.terminated | step.truncated, 0.0, 1.0)
+        return (weights, z * going, next_value * going), None
+
+    start = (weights, jnp.zeros_like(weights), jnp.zeros_like(weights[0]))
+    return jax.lax.scan(one_step, start, (steps, rho))[0][0]
+
+
+def monte_carlo(
+    weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar
+) -> Array:
+    """Every-visit Monte Carlo with a constant step size, TD(1): regression on returns.
+
+    w ← w + α (G_t - wᵀx_t) x_t for t = 0, 1, ..., when the returns are known
+
+    Source: S&B, equation 6.1; section 9.3, "Gradient Monte Carlo".
+    """
+    next_value = linear(weights, steps.next_obs)
+    returns = discounted_returns(*_ends(steps), next_value, gamma)
+    return _regress(weights, steps.obs, returns, alpha)
+
+
+def lambda_return(
+    weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, lam: Scalar
+) -> Array:
+    """TD(λ), the forward view: regression on λ-returns once the episode is over.
+
+    w ← w + α (G^λ_t - wᵀx_t) x_t for t = 0, 1, ...
+
+    with G^λ from `estimators.lambda_returns` and the weights before the episode: the
+    off-line λ-return algorithm.
+
+    Source: S&B, section 12.1, equation 12.4, and figure 12.3.
+    """
+    next_value = linear(weights, steps.next_obs)
+    returns = lambda_returns(*_ends(steps), next_value, gamma, lam)
+    return _regress(weights, steps.obs, returns, alpha)
+
+
+def n_step_td(
+    weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, n: int
+) -> Array:
+    """n-step TD: V(s_t) moves towards n rewards and then V(s_{t+n}).
+
+    w ← w + α (G_{t:t+n} - wᵀx_t) x_t,    G_{t:t+n} of `estimators.n_step_returns`
+
+    The update of s_t is made as soon as s_{t+n} is known, with the weights of that moment:
+    those after the update of s_{t-1}.
+
+    Source: S&B, section 7.1, equation 7.2.
+    """
+    # A return is linear in the values it bootstraps from. So the features of these states,
+    # discounted and masked, come out of the same function.
+    rewards = n_step_returns(*_ends(steps), 0.0, gamma, n)
+    ended, cut = (
+        jnp.broadcast_to(x[:, None], steps.obs.shape) for x in _ends(steps)[1:]
+    )
+    nothing = jnp.zeros_like(steps.obs)
+    ahead = n_step_returns(nothing, ended, cut, steps.next_obs, gamma, n)
+    return _regress(weights, steps.obs, rewards, alpha, ahead)
+
+
+def lstd(
+    steps: Transition, gamma: Scalar, lam: Scalar = 0.0, ridge: Scalar = 0.0
+) -> Array:
+    """Least-squares TD(λ): the weights at which TD(λ) comes to rest on these steps.
+
+    A w = b,    A = Σ_t z_t (x_t - γ x_{t+1})ᵀ,    b = Σ_t z_t r_t,    z = γλ z + x
+
+    Args:
+      steps: experience `[T]`, or `[E, T]`, whose rows of E are separate streams.
+      gamma: γ.
+      lam: λ.
+      ridge: added to the diagonal of A, for features that the steps do not tell apart.
+
+    Returns:
+      `[F]`; not finite where A is singular.
+
+    Source: Boyan (2002), "Technical update: least-squares temporal difference learning";
+    S&B, section 9.8.
+    """
+
+    def trace_of(z: Array, step: Transition) -> tuple[Array, Array]:
+        z = accumulating_trace(z, step.obs, gamma * lam)
+        return z * jnp.where(step.terminated | step.truncated, 0.0, 1.0), z
+
+    def traces(stream: Transition) -> Array:
+        return jax.lax.scan(trace_of, jnp.zeros_like(stream.obs[0]), stream)[1]
+
+    z = (traces if steps.reward.ndim == 1 else jax.vmap(traces))(steps)
+    following = jnp.where(steps.terminated[..., None], 0.0, steps.next_obs)
+    change = steps.obs - gamma * following
+    size = steps.obs.shape[-1]
+    a = jnp.einsum("nf,ng->fg", z.reshape(-1, size), change.reshape(-1, size))
+    b = jnp.einsum("nf,n->f", z.reshape(-1, size), steps.reward.reshape(-1))
+    return jnp.linalg.solve(a + ridge * jnp.eye(size), b)
+
+
+def episodes(
+    env: Env, policy: Policy, key: Array, num_episodes: int, num_steps: int
+) -> Transition:
+    """Whole episodes as arrays `[E, T, ...]`, short ones filled up with rows of `padding`.
+
+    Args:
+      env: an environment whose observations are the features, `[F]`.
+      policy: chooses the actions, for example `uniform`.
+      key: a random key.
+      num_episodes: E.
+      num_steps: T, at least the length of the longest episode: a longer one is cut, and
+        marked as truncated.
+    """
+    world = init_world(env, key, num_episodes)
+    _, steps, _ = unroll(env, policy, world, num_steps)
+    done = steps.terminated | steps.truncated
+    cut = ~done[-1] & first_episode_mask(done)[-1]
+    steps = steps._replace(
+        truncated=steps.truncated.at[-1].set(cut | steps.truncated[-1])
+    )
+    first = first_episode_mask(done)
+
+    def padded(x: Array) -> Array:
+        mask = first.reshape(first.shape + (1,) * (x.ndim - 2))
+        return jnp.swapaxes(jnp.where(mask, x, jnp.zeros_like(x)), 0, 1)
+
+    steps = jax.tree.map(padded, steps)
+    return steps._replace(terminated=steps.terminated | ~first.T)
+
+
+def uniform(env: Env) -> Policy:
+    """The policy that takes each of an environment's discrete actions equally often."""
+
+    def policy(obs: Array, memory: tuple, key: Array) -> tuple[Array, tuple, dict]:
+        shape = obs.shape[:1]
+        action = jax.random.randint(key, shape, 0, env.action_space.n)
+        return action, memory, {}
+
+    return policy
+
+
+def after_each_episode(update: Update, weights: Array, steps: Transition) -> Array:
+    """The weights `[E, F]` after each of the episodes `[E, T, ...]`, learnt in order."""
+
+    def one_episode(weights: Array, episode: Transition) -> tuple[Array, Array]:
+        weights = update(weights, episode)
+        return weights, weights
+
+    return jax.lax.scan(one_episode, weights, steps)[1]
+
+
+def rms_error(value: Array, exact: Array) -> Array:
+    """Root of the mean squared error over states: `[...]` of `[..., S]` and `[S]`."""
+    return jnp.sqrt(jnp.square(value - exact).mean(axis=-1))
+
+
+def _ends(steps: Transition) -> tuple[Array, Array, Array]:
+    return steps.reward, steps.terminated, steps.truncated
+
+
+def _regress(
+    weights: Array,
+    features: Array,
+    target: Array,
+    alpha: Scalar,
+    ahead: Array | None = None,
+) -> Array:
+    """w ← w + α (target_t + wᵀ ahead_t - wᵀx_t) x_t for t = 0, 1, ...; `ahead` `[T, F]`."""
+    ahead = jnp.zeros_like(features) if ahead is None else ahead
+
+    def one_step(weights: Array, row: tuple) -> tuple[Array, None]:
+        x, goal, following = row
+        error = goal + linear(weights, following) - linear(weights, x)
+        return weights + alpha * error * x, None
+
+    return jax.lax.scan(one_step, weights, (features, target, ahead))[0]
