@@ -93,6 +93,11 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--network", "cnn", "--env", "Pendulum-v1"],
         ["--num-envs", "100000", "--num-steps", "100000"],
     ],
+    "a2c": [
+        ["--squash", "--env", "CartPole-v1"],
+        ["--network", "cnn", "--env", "Pendulum-v1"],
+        ["--num-envs", "100000", "--num-steps", "100000"],
+    ],
     "dqn": [
         ["--env", "Pendulum-v1"],
         ["--network", "cnn", "--env", "CartPole-v1"],

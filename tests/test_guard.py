@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl import runner
+from jaxrl.algorithms.a2c import A2C
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
@@ -18,7 +19,9 @@ from tests.runs import read_json, train_argv
 from tests.small import assert_trees_equal, counting_env, tiny
 
 EVERY = pytest.mark.parametrize(
-    "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name
+    "algorithm",
+    [PPO, REINFORCE, DQN, pytest.param(A2C, marks=pytest.mark.slow)],
+    ids=lambda a: getattr(a, "name", None),
 )
 BAD = {"obs": jnp.nan, "reward": jnp.inf}
 
