@@ -70,6 +70,14 @@ ROWS = (
         note="the published number is after 200k steps, ours after 500k",
     ),
     Row(
+        "cartpole-actor-critic",
+        "actor_critic",
+        "--env CartPole-v1",
+        None,
+        "no number is published for a Q-actor-critic",
+        bar=475,
+    ),
+    Row(
         "cartpole-a2c",
         "a2c",
         "--env CartPole-v1",

@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxrl import parallel
 from jaxrl.types import Array, PyTree, Scalar
 
 
@@ -167,6 +168,34 @@ def lambda_returns(
     return _reverse_recurrence(offset, gamma * trace, bootstrap[-1])
 
 
+def td_error(
+    reward: Array, value: Array, next_value: Scalar, terminated: Array, gamma: Scalar
+) -> Array:
+    """One-step temporal-difference error: what one step says that the value did not.
+
+    δ_t = r_t + γ V(s_{t+1}) - V(s_t),    V(s_{t+1}) = 0 where s_{t+1} is terminal
+
+    With the true V its mean, given s_t and a_t, is the advantage Q(s_t, a_t) - V(s_t).
+
+    Args:
+      reward: `[T, N]` r_t.
+      value: `[T, N]` V(s_t).
+      next_value: `[T, N]` V(s_{t+1}), or 0.0.
+      terminated: bool `[T, N]`, whether s_{t+1} is terminal.
+      gamma: the discount γ.
+
+    Returns:
+      float32 `[T, N]` δ_t.
+
+    Source: Sutton and Barto (2018), section 6.1, equation 6.5; as the weight of the
+    score, section 13.5.
+    """
+    chex.assert_equal_shape([reward, value, terminated])
+    reward = jnp.asarray(reward, jnp.float32)
+    value = jnp.asarray(value, jnp.float32)
+    return reward + gamma * _bootstrap(terminated, next_value) - value
+
+
 def gae(
     reward: Array,
     value: Array,
@@ -198,12 +227,54 @@ def gae(
     equation 16.
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
-    reward = jnp.asarray(reward, jnp.float32)
     value = jnp.asarray(value, jnp.float32)
-    delta = reward + gamma * _bootstrap(terminated, next_value) - value
+    delta = td_error(reward, value, next_value, terminated, gamma)
     decay = gamma * gae_lambda * _goes_on(terminated, truncated)
     advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
     return advantage, advantage + value
+
+
+def expected_value(q: Array, probability: Array) -> Array:
+    """The state value that action values and a policy imply.
+
+    V(s) = Σ_a π(a|s) Q(s, a)
+
+    Args:
+      q: `[..., A]` Q(s, ·), finite for illegal actions too.
+      probability: `[..., A]` π(·|s).
+
+    Returns:
+      `[...]` V(s).
+
+    Source: Sutton and Barto (2018), section 3.5, exercise 3.18.
+    """
+    chex.assert_equal_shape([q, probability])
+    return jnp.sum(probability * q, axis=-1)
+
+
+def optimal_baseline(weighted_score: Array, score: Array) -> Array:
+    """The constant whose subtraction leaves the least variance in a policy gradient.
+
+    b* = E[S · W] / E[S · S],    S = Σ_t ∇log π(a_t|s_t),    W = Σ_t w_t ∇log π(a_t|s_t)
+
+    minimises E ‖W - b S‖², and with it the variance, since E[S] = 0. If every step has
+    the return as its weight, W = G_0 S, and b* is the mean return weighted by ‖S‖². Where
+    the gradient itself weighs its terms, by γ^t say, those of S and W are weighed alike.
+
+    Args:
+      weighted_score: `[N, P]` W of N episodes.
+      score: `[N, P]` S of the same.
+
+    Returns:
+      float32 scalar b*; 0 where all scores are 0.
+
+    Source: Greensmith, Bartlett and Baxter (2004), "Variance reduction techniques for
+    gradient estimates in reinforcement learning", theorem 8.
+    """
+    chex.assert_equal_shape([weighted_score, score])
+    along = parallel.total(jnp.sum(score * weighted_score))
+    size = parallel.total(jnp.sum(jnp.square(score)))
+    return along / jnp.where(size > 0.0, size, 1.0)
 
 
 def successor_values(

@@ -47,6 +47,14 @@ PAPERS = {
   pages   = {229--256},
   year    = {1992}
 }""",
+    "actor_critic": """@inproceedings{konda2000actor,
+  title     = {Actor-Critic Algorithms},
+  author    = {Konda, Vijay R. and Tsitsiklis, John N.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {12},
+  pages     = {1008--1014},
+  year      = {2000}
+}""",
     "a2c": """@inproceedings{mnih2016asynchronous,
   title     = {Asynchronous Methods for Deep Reinforcement Learning},
   author    = {Mnih, Volodymyr and Badia, Adri{\\`a} Puigdom{\\`e}nech and Mirza, Mehdi and

@@ -7,6 +7,7 @@ import pytest
 
 from jaxrl import runner
 from jaxrl.algorithms.a2c import A2C
+from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
@@ -20,7 +21,12 @@ from tests.small import assert_trees_equal, counting_env, tiny
 
 EVERY = pytest.mark.parametrize(
     "algorithm",
-    [PPO, REINFORCE, DQN, pytest.param(A2C, marks=pytest.mark.slow)],
+    [
+        PPO,
+        REINFORCE,
+        DQN,
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (ACTOR_CRITIC, A2C)),
+    ],
     ids=lambda a: getattr(a, "name", None),
 )
 BAD = {"obs": jnp.nan, "reward": jnp.inf}

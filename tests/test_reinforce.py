@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ RUNGS = [
     (weighting, baseline)
     for weighting in ("return", "reward_to_go", "discounted")
     for baseline in ("none", "moving_average", "value")
-]
+] + [("discounted", "optimal")]
 
 
 def short_or_long() -> Env:
@@ -178,6 +179,37 @@ def test_moving_average_is_updated_after_the_gradient_step():
         state, _ = step(config, env, state)
         averages.append(float(state.agent.average_return))
     np.testing.assert_allclose(averages, [0.25, 0.4375, 0.578125])
+
+
+@pytest.mark.parametrize("weighting", ["return", "reward_to_go", "discounted"])
+def test_the_best_constant_by_the_scores_of_each_episode(weighting):
+    """Against one `jax.grad` for each episode, written out."""
+    env = short_or_long()
+    config = tiny(REINFORCE, weighting=weighting, baseline="optimal", gamma=0.5)
+    agent = REINFORCE.init(config, env, KEY).agent
+    policy = partial(REINFORCE.act, config, env, agent)
+    _, t, _ = jax.jit(lambda w: unroll(env, policy, w, 5))(init_world(env, KEY, 4))
+    reward_to_go, mask = reinforce.returns(config, env, agent, t)
+    found = reinforce.best_constant(config, env, agent, t, reward_to_go, mask)
+    np.testing.assert_array_equal(mask.sum(0) == 1, t.action[0] == 0)
+    assert len(set(np.asarray(t.action[0]))) == 2
+    along = size = 0.0
+    for n in range(4):
+        score = weighted = 0.0
+        for step in range(int(mask[:, n].sum())):
+
+            def log_prob(params, step=step, n=n):
+                pi, _ = reinforce.policy_and_value(config, env, params, t.obs[step, n])
+                return pi.log_prob(t.action[step, n])
+
+            grads = jax.flatten_util.ravel_pytree(jax.grad(log_prob)(agent.params))[0]
+            gain = reward_to_go[0 if weighting == "return" else step, n]
+            factor = 0.5**step if weighting == "discounted" else 1.0
+            score += factor * grads
+            weighted += factor * gain * grads
+        along += float(score @ weighted)
+        size += float(score @ score)
+    assert float(found) == pytest.approx(along / size, rel=1e-4)
 
 
 def test_masked_steps_count_as_environment_steps():
