@@ -18,6 +18,7 @@ LAYERS = (
     {"runner"},
     {"memory"},
     {"population", "evaluation", "statistics", "algorithms", "platform"}
+    | {"diagnostics"}
     | {"storage", "folders"},
     {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},
