@@ -1,7 +1,11 @@
 """Gradient estimators against the exact gradient of a known model, and the other gauges."""
 
+import importlib.util
+import json
+import sys
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,7 @@ from jaxrl.diagnostics import Model
 from jaxrl.rollout import init_world, unroll
 from jaxrl.types import Env, InvalidInput, TimeStep
 
+ROOT = Path(__file__).parent.parent
 STATES, ACTIONS, STEPS = 3, 2, 28
 NUM_KEYS = 40_000
 PARAMS = jnp.array([[0.5, -0.5], [0.0, 0.3], [-0.8, 0.4]])  # logits
@@ -302,3 +307,35 @@ def test_kl_of_each_step_by_hand():
 def test_explained_variance_is_there():
     value = jnp.array([1.0, 2.0, 3.0])
     assert float(diagnostics.explained_variance(value, value + 5)) == pytest.approx(1.0)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """`benchmarks/gradients.py` as a module, and what it has measured."""
+    path = ROOT / "benchmarks" / "gradients.py"
+    spec = importlib.util.spec_from_file_location("gradients", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gradients"] = module
+    spec.loader.exec_module(module)
+    return module, json.loads((path.parent / "results" / "gradients.json").read_text())
+
+
+def test_what_is_measured_is_what_is_shown(benchmark):
+    module, results = benchmark
+    assert module.page(results) in (ROOT / "docs" / "diagnostics.md").read_text()
+
+
+def test_the_committed_results_are_what_theory_says(benchmark):
+    module, results = benchmark
+    for name, measured in results["problems"].items():
+        for weight, row in measured["rows"].items():
+            biased = row["bias_in_standard_errors"] > module.BOUND
+            if "half of V" not in weight:
+                assert not biased, (name, weight)
+            elif name == module.MAIN:  # with the most episodes
+                assert biased, weight
+    rows = results["problems"][module.RANDOM]["rows"]
+    for name in ("return", "reward-to-go"):
+        rungs = (name, f"{name} - moving average", f"{name} - V")
+        none, average, value = (rows[rung]["variance"] for rung in rungs)
+        assert none > average > value
