@@ -24,6 +24,9 @@ from jaxrl.cli import main
 from jaxrl.types import Algorithm
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")
+DISCRETE = ("actor_critic", "dqn")
+"""Algorithms that need discrete actions."""
+
 SMALL = {
     "num_envs": 4,
     "num_steps": 8,
@@ -89,6 +92,16 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--devices", "3", "--parallel", "data"],
     ],
     "reinforce": [
+        ["--squash", "--env", "CartPole-v1"],
+        ["--network", "cnn", "--env", "Pendulum-v1"],
+        ["--num-envs", "100000", "--num-steps", "100000"],
+    ],
+    "actor_critic": [
+        ["--env", "Pendulum-v1"],
+        ["--weight", "gae", "--critic", "q_learning"],
+        ["--network", "cnn", "--env", "CartPole-v1"],
+    ],
+    "a2c": [
         ["--squash", "--env", "CartPole-v1"],
         ["--network", "cnn", "--env", "Pendulum-v1"],
         ["--num-envs", "100000", "--num-steps", "100000"],
@@ -165,7 +178,7 @@ def bad_command(
     found = mutations(algorithm)
     field = field or rng.choice(list(found))
     argv = base(
-        algorithm, "CartPole-v1" if algorithm.name == "dqn" else rng.choice(ENVS)
+        algorithm, "CartPole-v1" if algorithm.name in DISCRETE else rng.choice(ENVS)
     )
     endings = [rng.choice(found[field])]
     if rng.random() < 0.3:
@@ -206,10 +219,11 @@ def fits(kind: Any, value: Any) -> bool:
 def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     """A run with several fields at random values within their limits."""
     types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
-    envs = [e for e in ENVS if algorithm.name != "dqn" or e != "Pendulum-v1"]
+    envs = [e for e in ENVS if algorithm.name not in DISCRETE or e != "Pendulum-v1"]
     argv = base(algorithm, rng.choice(envs))
     # What needs another field, or an environment with a short time limit, to be right.
     left_alone = {"squash", "network", "kl_target", "weighting", "baseline", *SMALL}
+    left_alone |= {"weight", "critic"}
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):
         kind, limit = types[name], limits[name]

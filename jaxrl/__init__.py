@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = metadata.version("jaxrl")
 
 _HOME = {
+    "A2C": "jaxrl.algorithms.a2c",
+    "ACTOR_CRITIC": "jaxrl.algorithms.actor_critic",
     "ALGORITHMS": "jaxrl.algorithms",
     "DQN": "jaxrl.algorithms.dqn",
     "PPO": "jaxrl.algorithms.ppo",
@@ -44,6 +46,8 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from jaxrl.algorithms import ALGORITHMS as ALGORITHMS
+    from jaxrl.algorithms.a2c import A2C as A2C
+    from jaxrl.algorithms.actor_critic import ACTOR_CRITIC as ACTOR_CRITIC
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE

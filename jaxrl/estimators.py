@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxrl import parallel
 from jaxrl.types import Array, PyTree, Scalar
 
 
@@ -168,28 +169,30 @@ def lambda_returns(
 
 
 def td_error(
-    reward: Array, value: Array, next_value: Array, terminated: Array, gamma: Scalar
+    reward: Array, value: Array, next_value: Scalar, terminated: Array, gamma: Scalar
 ) -> Array:
     """The error of one step, by what one step later is believed.
 
     δ = r + γ V(s') - V(s),    V(s') = 0 where s' is terminal
 
     With Q(s, a) for V(s) it is the error of SARSA (V(s') is then Q(s', a')), of Expected
-    SARSA (Σ_a π(a|s') Q(s', a)) and of Q-learning (max_a Q(s', a)).
+    SARSA (Σ_a π(a|s') Q(s', a)) and of Q-learning (max_a Q(s', a)). With the true V its
+    mean, given s and a, is the advantage Q(s, a) - V(s).
 
     Args:
       reward: `[...]` r.
       value: `[...]` V(s) or Q(s, a).
-      next_value: `[...]` V(s') of the true successor, or what stands for it.
+      next_value: `[...]` V(s') of the true successor, or what stands for it, or 0.0.
       terminated: bool `[...]`, whether s' is terminal. A time limit is not.
       gamma: the discount γ.
 
     Returns:
       float32 `[...]` δ.
 
-    Source: Sutton and Barto (2018), equation 6.5; 6.7, 6.9 and 6.8 for the three.
+    Source: Sutton and Barto (2018), equation 6.5; 6.7, 6.9 and 6.8 for the three; as the
+    weight of the score, section 13.5.
     """
-    chex.assert_equal_shape([reward, value, next_value, terminated])
+    chex.assert_equal_shape([reward, value, terminated])
     reward = jnp.asarray(reward, jnp.float32)
     return reward + gamma * _bootstrap(terminated, next_value) - value
 
@@ -279,12 +282,54 @@ def gae(
     equation 16.
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
-    reward = jnp.asarray(reward, jnp.float32)
     value = jnp.asarray(value, jnp.float32)
     delta = td_error(reward, value, next_value, terminated, gamma)
     decay = gamma * gae_lambda * _goes_on(terminated, truncated)
     advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
     return advantage, advantage + value
+
+
+def expected_value(q: Array, probability: Array) -> Array:
+    """The state value that action values and a policy imply.
+
+    V(s) = Σ_a π(a|s) Q(s, a)
+
+    Args:
+      q: `[..., A]` Q(s, ·), finite for illegal actions too.
+      probability: `[..., A]` π(·|s).
+
+    Returns:
+      `[...]` V(s).
+
+    Source: Sutton and Barto (2018), section 3.5, exercise 3.18.
+    """
+    chex.assert_equal_shape([q, probability])
+    return jnp.sum(probability * q, axis=-1)
+
+
+def optimal_baseline(weighted_score: Array, score: Array) -> Array:
+    """The constant whose subtraction leaves the least variance in a policy gradient.
+
+    b* = E[S · W] / E[S · S],    S = Σ_t ∇log π(a_t|s_t),    W = Σ_t w_t ∇log π(a_t|s_t)
+
+    minimises E ‖W - b S‖², and with it the variance, since E[S] = 0. If every step has
+    the return as its weight, W = G_0 S, and b* is the mean return weighted by ‖S‖². Where
+    the gradient itself weighs its terms, by γ^t say, those of S and W are weighed alike.
+
+    Args:
+      weighted_score: `[N, P]` W of N episodes.
+      score: `[N, P]` S of the same.
+
+    Returns:
+      float32 scalar b*; 0 where all scores are 0.
+
+    Source: Greensmith, Bartlett and Baxter (2004), "Variance reduction techniques for
+    gradient estimates in reinforcement learning", theorem 8.
+    """
+    chex.assert_equal_shape([weighted_score, score])
+    along = parallel.total(jnp.sum(score * weighted_score))
+    size = parallel.total(jnp.sum(jnp.square(score)))
+    return along / jnp.where(size > 0.0, size, 1.0)
 
 
 def successor_values(

@@ -41,11 +41,35 @@ def adam(
     Source: Kingma and Ba (2015), https://arxiv.org/abs/1412.6980, algorithm 1;
     Pascanu et al. (2013), https://arxiv.org/abs/1211.5063, algorithm 1.
     """
-    if max_grad_norm is None:
-        clip = optax.identity()
-    else:
-        clip = optax.clip_by_global_norm(max_grad_norm)
-    return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+    return optax.chain(_clip(max_grad_norm), optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+
+
+def rmsprop(
+    max_grad_norm: Scalar | None, eps: Scalar = 1e-5, decay: Scalar = 0.99
+) -> optax.GradientTransformation:
+    """RMSProp behind a clip of the global gradient norm, without the learning rate.
+
+    g <- g · min(1, max_grad_norm / ‖g‖),    ‖g‖ over all leaves together
+    v <- decay · v + (1 - decay) · g²,       v = 1 at first
+    u = g / √(v + eps)
+
+    v starts at 1, as TensorFlow's does, and not at 0: from 0 the very first step would be
+    1 / √(1 - decay) = 10 times as long as later ones, in every coordinate.
+
+    Args:
+      max_grad_norm: the largest norm let through; None for no clipping.
+      eps: added inside the root.
+      decay: of the second moment v.
+
+    Returns:
+      A gradient transformation for `apply`. Its state has one structure, whether the
+      gradient is clipped or not.
+
+    Source: Mnih et al. (2016), https://arxiv.org/abs/1602.01783, equation 1, with one v
+    for all environments.
+    """
+    scale = optax.scale_by_rms(decay=decay, eps=eps, initial_scale=1.0)
+    return optax.chain(_clip(max_grad_norm), scale)
 
 
 def flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
@@ -112,3 +136,9 @@ def progress(env_steps: Counter, total_steps: Scalar) -> Array:
     """How much of the run lies behind: env_steps / total_steps, float32 in [0, 1]."""
     total = jnp.asarray(total_steps, jnp.float32)
     return jnp.clip(env_steps.as_float() / total, 0.0, 1.0)
+
+
+def _clip(max_grad_norm: Scalar | None) -> optax.GradientTransformation:
+    if max_grad_norm is None:
+        return optax.identity()
+    return optax.clip_by_global_norm(max_grad_norm)

@@ -21,6 +21,8 @@ COMMON = "--num-envs 2 --hidden-sizes 4 --total-steps 40 --evaluation-episodes 4
 FLAGS = {
     "ppo": "--num-seeds 2 --num-steps 4 --num-epochs 1 --num-minibatches 2",
     "reinforce": "--num-steps 4",
+    "actor_critic": "--num-steps 4",
+    "a2c": "--num-steps 4",
     "dqn": "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
 }
 """Runs that differ only in floats, seeds and lengths share one compiled program: tests

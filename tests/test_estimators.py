@@ -513,3 +513,44 @@ def test_the_trace_of_td_errors_is_the_lambda_return():
     column = [x[:, None] for x in (reward, ends, ~ends & ends, next_value)]
     forward = lambda_returns(*column, 0.9, 0.6)[:, 0] - value
     np.testing.assert_allclose(backward, forward, rtol=1e-5)
+
+
+@property_test
+@given(rollouts)
+def test_td_error_is_gae_at_lambda_0_and_the_definition(r):
+    terminated, truncated = flags(r["end"])
+    reward, value, next_value = r["reward"], r["value"], r["next_value"]
+    found = estimators.td_error(reward, value, next_value, terminated, r["gamma"])
+    by_hand = np.float64(reward) + r["gamma"] * np.where(terminated, 0, next_value)
+    assert_close(found, by_hand - value)
+    advantage, _ = gae(
+        reward, value, next_value, terminated, truncated, r["gamma"], 0.0
+    )
+    assert_close(advantage, found)
+
+
+def test_expected_value_hand_numbers():
+    q = jnp.array([[1.0, 3.0], [-2.0, 8.0]])
+    probability = jnp.array([[0.25, 0.75], [1.0, 0.0]])
+    assert_close(estimators.expected_value(q, probability), [2.5, -2.0])
+
+
+def test_optimal_baseline_hand_numbers():
+    """Two episodes of scores 1 and 2 and returns 3 and 6: (3 + 4 * 6) / (1 + 4)."""
+    score = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    weighted = score * jnp.array([[3.0], [6.0]])
+    assert_close(estimators.optimal_baseline(weighted, score), 27 / 5)
+    assert_close(estimators.optimal_baseline(weighted, 0 * score), 0.0)
+
+
+def test_no_constant_leaves_less_variance_than_the_optimal_baseline():
+    rng = np.random.default_rng(0)
+    score = jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
+    weighted = score * jnp.asarray(rng.normal(2.0, 3.0, size=(50, 3)), jnp.float32)
+    best = float(estimators.optimal_baseline(weighted, score))
+
+    def second_moment(b):
+        return float(jnp.square(weighted - b * score).sum())
+
+    for b in (best - 0.1, best + 0.1, 0.0):
+        assert second_moment(best) < second_moment(b)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxrl import runner
+from jaxrl.algorithms.a2c import A2C
+from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
@@ -18,7 +20,14 @@ from tests.runs import read_json, train_argv
 from tests.small import assert_trees_equal, counting_env, tiny
 
 EVERY = pytest.mark.parametrize(
-    "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name
+    "algorithm",
+    [
+        PPO,
+        REINFORCE,
+        DQN,
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (ACTOR_CRITIC, A2C)),
+    ],
+    ids=lambda a: getattr(a, "name", None),
 )
 BAD = {"obs": jnp.nan, "reward": jnp.inf}
 

@@ -19,6 +19,7 @@ LAYERS = (
     {"runner"},
     {"memory"},
     {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
+    | {"diagnostics"}
     | {"storage", "folders"},
     {"settings", "machines"},
     {"networks", "rollout", "replay", "envs"},

@@ -54,6 +54,18 @@ def test_steps_equal_adam_by_hand():
     np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
 
 
+def test_steps_equal_rmsprop_by_hand():
+    optimizer = optim.rmsprop(2.5, eps=1e-3, decay=0.9)  # halves a gradient of norm 5
+    params, opt_state = PARAMS, optimizer.init(PARAMS)
+    second, expected = 1.0, np.float64(PARAMS["w"])
+    for t in range(1, 4):
+        params, opt_state = optim.apply(optimizer, params, opt_state, GRADS, 0.1 / t)
+        gradient = np.float64(GRADS["w"]) / 2
+        second = 0.9 * second + 0.1 * gradient**2
+        expected = expected - 0.1 / t * gradient / np.sqrt(second + 1e-3)
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+
+
 def test_hyper_parameters_can_be_swept():
     def step(max_grad_norm, learning_rate):
         optimizer = optim.adam(max_grad_norm, eps=1.0)

@@ -86,11 +86,7 @@ from jaxrl.envs import make
 from tests.small import tiny
 
 assert len(jax.local_devices()) == 8
-cases = [
-    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
-    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
-    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
-]
+cases = CASES
 
 
 def numbers(tree):
@@ -125,6 +121,21 @@ for name, env_id, fields, devices, seeds in cases:
 """
 
 
-def test_one_train_step_on_several_devices_is_the_one_on_one():
-    lines = run_python(DEVICES, devices=8)
-    assert len(lines) == 3 and all(line.endswith("equal") for line in lines)
+CASES = """[
+    ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
+    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
+    ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
+]"""
+MORE_CASES = """[
+    ("actor_critic", "CartPole-v1", dict(weight="q_minus_v"), 4, [0]),
+    ("a2c", "Pendulum-v1", dict(normalize_advantage=True, gae_lambda=0.9), 4, [0]),
+]"""
+
+
+@pytest.mark.parametrize(
+    "cases", [CASES, pytest.param(MORE_CASES, marks=pytest.mark.slow)], ids=["", "more"]
+)
+def test_one_train_step_on_several_devices_is_the_one_on_one(cases):
+    lines = run_python(DEVICES.replace("CASES", cases), devices=8)
+    assert len(lines) == cases.count("\n") - 1
+    assert all(line.endswith("equal") for line in lines)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ RUNGS = [
     (weighting, baseline)
     for weighting in ("return", "reward_to_go", "discounted")
     for baseline in ("none", "moving_average", "value")
-]
+] + [("discounted", "optimal")]
 
 
 def short_or_long() -> Env:
@@ -178,6 +179,36 @@ def test_moving_average_is_updated_after_the_gradient_step():
         state, _ = step(config, env, state)
         averages.append(float(state.agent.average_return))
     np.testing.assert_allclose(averages, [0.25, 0.4375, 0.578125])
+
+
+def test_the_best_constant_by_the_scores_of_each_episode():
+    """Against sums over the steps of each episode, written out."""
+    env = short_or_long()
+    config = tiny(REINFORCE, weighting="discounted", baseline="optimal", gamma=0.5)
+    agent = jax.jit(REINFORCE.init)(config, env, KEY).agent
+    action = jnp.array([[0, 1, 1, 0]] * 5)
+    _, t, _ = jax.jit(
+        lambda w: unroll(env, lambda obs, m, n: (action[0], m, {}), w, 5)
+    )(init_world(env, KEY, 4))
+    reward_to_go, mask = reinforce.returns(config, env, agent, t)
+    args = (config, env, agent, t, reward_to_go, mask)
+    found = jax.jit(reinforce.best_constant)(*args)
+    params, unflatten = jax.flatten_util.ravel_pytree(agent.params)
+
+    def log_prob(params):
+        return reinforce.policy_and_value(config, env, unflatten(params), t.obs)[
+            0
+        ].log_prob(t.action)
+
+    each = np.asarray(jax.jit(jax.jacobian(log_prob))(params), np.float64)
+    along = size = 0.0
+    for n, length in enumerate((1, 5, 5, 1)):
+        decay = 0.5 ** np.arange(length)[:, None]
+        score = (decay * each[:length, n]).sum(0)
+        weighted = decay * np.asarray(reward_to_go)[:length, n, None] * each[:length, n]
+        along += score @ weighted.sum(0)
+        size += score @ score
+    assert float(found) == pytest.approx(along / size, rel=1e-4)
 
 
 def test_masked_steps_count_as_environment_steps():

@@ -1,8 +1,12 @@
 """The registry: one file an algorithm, a plain dict of them all."""
 
+from jaxrl.algorithms.a2c import A2C
+from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.types import Algorithm
 
-ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (REINFORCE, PPO, DQN)}
+ALGORITHMS: dict[str, Algorithm] = {
+    a.name: a for a in (REINFORCE, ACTOR_CRITIC, A2C, PPO, DQN)
+}

@@ -7,8 +7,9 @@ Every rung is a config value:
 * `weighting`: "return" gives each step the whole episode's G_0; "reward_to_go" only what
   came after it, G_t; "discounted" weighs it by gamma^t as the discounted objective asks,
   gamma^t G_t (Sutton & Barto, 2018, section 13.3).
-* `baseline`: "none"; "moving_average", a running mean of G_0 (updated after the gradient
-  step); "value", a learned V(s_t).
+* `baseline`: "none"; "moving_average", a running mean of G_0; "optimal", a running mean of
+  the constant that leaves the least variance (both updated after the gradient step);
+  "value", a learned V(s_t).
 
 The details that matter:
 
@@ -80,10 +81,10 @@ class Config(PyTreeNode):
     reach the environment's time limit."""
     weighting: Literal["return", "reward_to_go", "discounted"] = static("reward_to_go")
     """What multiplies the score: G_0, G_t or gamma^t G_t."""
-    baseline: Literal["none", "moving_average", "value"] = static("value")
-    """What is subtracted from it: nothing, a running mean of G_0, or a learned V(s_t)."""
+    baseline: Literal["none", "moving_average", "optimal", "value"] = static("value")
+    """What is subtracted: nothing, a running mean of G_0, the best constant, or V(s_t)."""
     baseline_decay: float = traced(0.9, low=0, high=1)
-    """beta of the moving average: rho <- beta rho + (1 - beta) G_0."""
+    """beta of the running means: rho <- beta rho + (1 - beta) G_0."""
     learning_rate: float = traced(3e-3, low=0)
     """Adam's step size."""
     anneal_lr: bool = static(True)
@@ -118,7 +119,7 @@ class Agent(PyTreeNode):
 
     params: PyTree
     opt_state: PyTree
-    average_return: Array  # float32 [], the moving-average baseline
+    average_return: Array  # float32 [], the baseline that is a constant
 
 
 class State(PyTreeNode):
@@ -243,6 +244,7 @@ def score_weight(
     baselines: dict[str, Scalar] = {
         "none": 0.0,
         "moving_average": agent.average_return,
+        "optimal": agent.average_return,
         "value": value,
     }
     baseline = baselines[config.baseline]
@@ -253,6 +255,32 @@ def score_weight(
         time = jnp.arange(len(reward_to_go), dtype=jnp.float32)[:, None]
         weight = config.gamma**time * weight
     return weight
+
+
+def best_constant(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    trajectory: Transition,
+    reward_to_go: Array,
+    mask: Array,
+) -> Array:
+    """b* of this batch of whole episodes, from the score of each of them."""
+    plain = config.replace(baseline="none")
+    params, unflatten = optim.flat(agent.params)
+
+    def log_prob(params: Array, obs: PyTree, action: Array, weight: Array) -> Array:
+        pi, _ = policy_and_value(config, env, unflatten(params), obs)
+        return (pi.log_prob(action) * weight).sum()
+
+    def scores(gain: Array) -> Array:
+        weight = jnp.where(mask, score_weight(plain, agent, gain, gain), 0.0)
+        score = jax.vmap(jax.grad(log_prob), in_axes=(None, 1, 1, 1))
+        return score(params, trajectory.obs, trajectory.action, weight)
+
+    return estimators.optimal_baseline(
+        scores(reward_to_go), scores(jnp.ones_like(reward_to_go))
+    )
 
 
 def mean_over_all_steps(x: Array, mask: Array) -> Array:
@@ -319,9 +347,11 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         optimizer, params, agent.opt_state, grads, learning_rate
     )
     average_return = agent.average_return
-    if config.baseline == "moving_average":
+    if config.baseline in ("moving_average", "optimal"):
         decay = config.baseline_decay
         now = parallel.mean(reward_to_go[0].mean())
+        if config.baseline == "optimal":
+            now = best_constant(config, env, agent, trajectory, reward_to_go, mask)
         average_return = decay * average_return + (1 - decay) * now
     if config.whole_episodes:
         # Of the episodes learned from: all that ended in time would favour short ones.

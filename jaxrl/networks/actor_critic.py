@@ -1,4 +1,4 @@
-"""The policy and value network shared by the policy-gradient algorithms."""
+"""Policy and value networks of the policy-gradient algorithms."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,6 +76,39 @@ class ActorCritic(nn.Module):
         memory, x = self.recur(memory, self.embed(x))
         policy, value = self.heads(x)
         return memory, policy, value
+
+
+class Actor(nn.Module):
+    """pi(a|s) alone, for algorithms whose actor and critic learn apart."""
+
+    action_space: spaces.Box | spaces.Discrete
+    hidden_sizes: Sequence[int]
+    activation: str
+    image: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> PolicyParams:
+        """Network input `[*batch, ...]` -> policy parameters."""
+        x = torso(self.hidden_sizes, self.activation, self.image)(x)
+        if isinstance(self.action_space, spaces.Discrete):
+            return dense(self.action_space.n, scale=0.01)(x)
+        size = self.action_space.size
+        mean = dense(size, scale=0.01)(x)
+        log_std = self.param("log_std", nn.initializers.zeros, (size,))
+        return mean, jnp.broadcast_to(log_std, mean.shape)
+
+
+class Critic(nn.Module):
+    """V(s) alone: network input `[*batch, ...]` -> value `[*batch]`."""
+
+    hidden_sizes: Sequence[int]
+    activation: str
+    image: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = torso(self.hidden_sizes, self.activation, self.image)(x)
+        return dense(1, scale=1.0)(x).squeeze(-1)
 
 
 ROWS_AT_ONCE = 4_096

@@ -12,6 +12,25 @@ PAPERS = {
   pages   = {229--256},
   year    = {1992}
 }""",
+    "actor_critic": """@inproceedings{konda2000actor,
+  title     = {Actor-Critic Algorithms},
+  author    = {Konda, Vijay R. and Tsitsiklis, John N.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {12},
+  pages     = {1008--1014},
+  year      = {2000}
+}""",
+    "a2c": """@inproceedings{mnih2016asynchronous,
+  title     = {Asynchronous Methods for Deep Reinforcement Learning},
+  author    = {Mnih, Volodymyr and Badia, Adri{\\`a} Puigdom{\\`e}nech and Mirza, Mehdi and
+               Graves, Alex and Lillicrap, Timothy and Harley, Tim and Silver, David and
+               Kavukcuoglu, Koray},
+  booktitle = {Proceedings of the 33rd International Conference on Machine Learning},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {48},
+  pages     = {1928--1937},
+  year      = {2016}
+}""",
     "ppo": """@article{schulman2017proximal,
   title   = {Proximal Policy Optimization Algorithms},
   author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec

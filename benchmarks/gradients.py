@@ -1,0 +1,337 @@
+"""How good is one episode's policy gradient? Every weight of the score against the truth.
+
+    python benchmarks/gradients.py                    # a few minutes on two cores
+    python benchmarks/gradients.py --quick --out DIR
+
+The problem is a corridor of 5 cells (`probe/shortest-path`): each step costs 1, and a
+policy that has learned nothing takes 20 of them on average. Its model is known, so values
+and gradient are exact. All weights are computed on the same episodes, by `score_weight` of
+REINFORCE and of actor-critic. Then the same for a shorter and a longer corridor, and for a
+random model of three states, which are worth different amounts and all can come first.
+
+Writes benchmarks/results/gradients.json, the tables of docs/diagnostics.md and
+docs/figures/gradient-noise.png.
+"""
+
+import argparse
+import datetime
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import diagnostics, distributions, estimators, losses, make, spaces
+from jaxrl.algorithms import actor_critic, reinforce
+from jaxrl.bench.report import fill_in
+from jaxrl.bench.run import commit
+from jaxrl.diagnostics import Model
+from jaxrl.experiment import versions
+from jaxrl.networks.actor_critic import action_noise
+from jaxrl.rollout import init_world, unroll
+from jaxrl.types import Array, Env, TimeStep, Transition
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = (10, 100, 300, 1_000, 10_000, 100_000)
+LENGTHS = {3: 100, 5: 250, 7: 600}
+"""Cells, and steps after which fewer than one episode in a million is still going on."""
+
+BOUND = 3.23
+"""Standard errors that a bias must exceed: 99 % for all of 8 coordinates together."""
+
+MAIN, RANDOM = "corridor of 5 cells", "random model"
+
+Weight = Callable[[Transition, Array], Array]
+
+
+class Problem(NamedTuple):
+    env: Env
+    model: Model
+    steps: int
+    logits: Array  # [S, 2]: the policy is uniform
+    value: Array  # [S], exact
+    q: Array  # [S, 2], exact
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few episodes")
+    parser.add_argument("--out", help="a folder for everything; needed with --quick")
+    arguments = parser.parse_args()
+    if arguments.quick and not arguments.out:
+        parser.error("--quick needs --out, or it would overwrite the real results")
+    sizes = SIZES[:2] if arguments.quick else SIZES
+    problems = {f"corridor of {n} cells": corridor(n) for n in LENGTHS}
+    problems[RANDOM] = random_model()
+    results = {
+        "command": "python benchmarks/gradients.py" + " --quick" * arguments.quick,
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "versions": versions(),
+        "sizes": sizes,
+        "problems": {
+            name: measure(problem, 2 * max(sizes) if name == MAIN else 20_000, sizes)
+            for name, problem in problems.items()
+            if name == MAIN or not arguments.quick
+        },
+    }
+    out = Path(arguments.out) if arguments.out else ROOT / "benchmarks" / "results"
+    figures = Path(arguments.out) if arguments.out else ROOT / "docs" / "figures"
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1)
+    (out / "gradients.json").write_text(text + "\n")
+    plot(json.loads(text), figures / "gradient-noise.png")
+    print(content := page(json.loads(text)))
+    if not arguments.out:
+        fill_in(ROOT / "docs" / "diagnostics.md", "gradients", content)
+
+
+def corridor(length: int) -> Problem:
+    env = make("probe/shortest-path", length=length, horizon=LENGTHS[length])
+    cells = length - 1  # without the goal
+    transition = np.zeros((cells, 2, cells))
+    for cell in range(cells):
+        transition[cell, 0, max(cell - 1, 0)] = 1.0
+        if cell + 1 < cells:
+            transition[cell, 1, cell + 1] = 1.0
+    start = np.eye(cells)[0]
+    return problem(env, (transition, -np.ones((cells, 2)), start), LENGTHS[length])
+
+
+def random_model() -> Problem:
+    """Three states; every step ends the episode with probability 0.35 to 0.5."""
+    rng = np.random.default_rng(3)
+    transition = rng.dirichlet(np.ones(3), (3, 2)) * rng.uniform(0.5, 0.65, (3, 2, 1))
+    tables = (
+        transition,
+        np.array([[1.0, 2.0], [6.0, 4.0], [0.0, -1.0]]),
+        np.array([0.5, 0.2, 0.3]),
+    )
+    ends = 1.0 - transition.sum(-1, keepdims=True)
+    following = jnp.log(
+        jnp.asarray(np.concatenate([transition, ends], -1), jnp.float32)
+    )
+    reward, start = (jnp.asarray(x, jnp.float32) for x in tables[1:])
+
+    def reset(key: Array, params: Any) -> tuple[Array, Array]:
+        state = jax.random.choice(key, 3, p=start).astype(jnp.int32)
+        return state, jax.nn.one_hot(state, 4)
+
+    def step(key: Array, state: Array, action: Array, params: Any) -> tuple:
+        after = jax.random.categorical(key, following[state, action]).astype(jnp.int32)
+        obs, no = jax.nn.one_hot(after, 4), jnp.bool_(False)
+        return after, TimeStep(obs, reward[state, action], after == 3, no, {})
+
+    env = Env(
+        params=(),
+        horizon=None,
+        reset=reset,
+        step=step,
+        observation_space=spaces.box(0.0, 1.0, (4,)),
+        action_space=spaces.Discrete(2),
+        id="benchmark/random-model",
+    )
+    return problem(env, tables, steps=35)
+
+
+def problem(env: Env, tables: tuple, steps: int) -> Problem:
+    model = Model(*(jnp.asarray(x, jnp.float32) for x in tables))
+    logits = jnp.zeros(model.reward.shape)
+    value, q = diagnostics.exact_values(model, jax.nn.softmax(logits), 1.0)
+    return Problem(env, model, steps, logits, value, q)
+
+
+def rung(problem: Problem, weighting: str, baseline: str, constant: float) -> Weight:
+    """A weight of REINFORCE."""
+    config = reinforce.Config(weighting=weighting, baseline=baseline, gamma=1.0)
+    agent = reinforce.Agent((), (), jnp.float32(constant))
+
+    def weight(t: Transition, reward_to_go: Array) -> Array:
+        value = cell(t.obs) @ problem.value
+        return reinforce.score_weight(config, agent, reward_to_go, value)
+
+    return weight
+
+
+def critic(problem: Problem, name: str, known: float = 1.0) -> Weight:
+    """A weight of actor-critic; its critic is the exact one times `known`."""
+    config = actor_critic.Config(weight=name, gamma=1.0)
+
+    def weight(t: Transition, reward_to_go: Array) -> Array:
+        value, following = (
+            known * cell(x) @ problem.value for x in (t.obs, t.next_obs)
+        )
+        x = value
+        if config.learns_q:
+            x = actor_critic.taken(known * cell(t.obs) @ problem.q, t.action)
+        values = actor_critic.Values(x, following, value)
+        return actor_critic.score_weight(config, t, values)
+
+    return weight
+
+
+def cell(obs: Array) -> Array:
+    """One-hot of the cell, without the goal: `[..., S]`."""
+    return obs[..., :-1]
+
+
+def all_weights(problem: Problem) -> dict[str, Weight]:
+    mean_return = float(problem.model.start @ problem.value)
+    best = {w: best_constant(problem, w) for w in ("return", "reward_to_go")}
+    found = {}
+    for weighting, name in (("return", "return"), ("reward_to_go", "reward-to-go")):
+        of = partial(rung, problem, weighting)
+        found[name] = of("none", 0.0)
+        found[f"{name} - moving average"] = of("moving_average", mean_return)
+        found[f"{name} - best constant"] = of("optimal", best[weighting])
+        found[f"{name} - V"] = of("value", 0.0)
+    found["Q"] = critic(problem, "q")
+    found["Q - V"] = critic(problem, "q_minus_v")
+    found["TD error"] = critic(problem, "td_error")
+    found["GAE(0.95)"] = critic(problem, "gae")
+    found["TD error, half of V learned"] = critic(problem, "td_error", 0.5)
+    found["GAE(0.95), half of V learned"] = critic(problem, "gae", 0.5)
+    return found
+
+
+def best_constant(problem: Problem, weighting: str) -> float:
+    """b*, from episodes that are used for nothing else."""
+    weights = [
+        rung(problem, weighting, "none", 0.0),
+        rung(problem, weighting, "value", 0),
+    ]
+    weights[1] = lambda t, reward_to_go: jnp.ones_like(reward_to_go)
+    keys = jax.random.split(jax.random.key(1), 10_000)
+    weighted, score = samples(problem, weights, keys).transpose(1, 0, 2)
+    return float(estimators.optimal_baseline(weighted, score))
+
+
+def samples(problem: Problem, weights: list[Weight], keys: Array) -> Array:
+    """The gradient of one episode for each key and weight, `[K, W, P]`."""
+
+    def log_prob(logits: Array, t: Transition) -> Array:
+        return distributions.categorical(cell(t.obs) @ logits).log_prob(t.action)
+
+    def gradients(logits: Array, key: Array) -> Array:
+        t, reward_to_go, mask = episode(problem, logits, key)
+        found = jnp.stack([jnp.where(mask, w(t, reward_to_go), 0.0) for w in weights])
+
+        def loss(logits: Array, weight: Array) -> Array:
+            return losses.policy_gradient(log_prob(logits, t), weight).sum()
+
+        return -jax.vmap(jax.grad(loss), in_axes=(None, 0))(logits, found)
+
+    found = diagnostics.gradient_samples(gradients, problem.logits, keys, 1_000)
+    return found.reshape(len(keys), len(weights), -1)
+
+
+def episode(
+    problem: Problem, logits: Array, key: Array
+) -> tuple[Transition, Array, Array]:
+    """One episode `[T, 1]`, what came after each step, and which steps are of it."""
+
+    def policy(obs: Array, memory: Any, noise: Array) -> tuple:
+        action = distributions.categorical(cell(obs) @ logits).from_noise(noise)
+        return action, memory, {}
+
+    env = problem.env
+    noise = partial(action_noise, env.action_space)
+    _, t, _ = unroll(env, policy, init_world(env, key, 1), problem.steps, noise)
+    rewards = (t.reward, t.terminated, t.truncated)
+    reward_to_go = estimators.discounted_returns(*rewards, 0.0, 1.0)
+    done = t.terminated | t.truncated
+    return t, reward_to_go, estimators.first_episode_mask(done)
+
+
+def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Every weight on one problem."""
+    weights = all_weights(problem)
+    exact = diagnostics.exact_gradient(
+        jax.nn.softmax, problem.logits, problem.model, 1.0
+    )
+    keys = jax.random.split(jax.random.key(0), num_keys)
+    found = samples(problem, list(weights.values()), keys)
+    sizes = tuple(n for n in sizes if n <= num_keys)
+    rows = {}
+    for i, name in enumerate(weights):
+
+        def stored(shape: Array, index: Array, of: Array = found[:, i]) -> Array:
+            return of[index].reshape(shape.shape)
+
+        one = (stored, problem.logits, jnp.arange(num_keys))
+        s = diagnostics.gradient_statistics(*one, exact, batch_size=10_000)
+        n = diagnostics.gradient_noise(*one, sizes, exact, batch_size=10_000)
+        rows[name] = {
+            "variance": round(float(s.variance.sum()), 4),
+            "signal_to_noise": round(float(s.signal_to_noise), 4),
+            "misaligned": round(float(s.misaligned), 4),
+            "bias": round(float(jnp.linalg.norm(s.bias) / jnp.linalg.norm(exact)), 4),
+            "bias_in_standard_errors": round(
+                float(jnp.abs(s.bias / s.standard_error).max()), 2
+            ),
+            "relative_error": [round(float(x), 4) for x in n.relative_error],
+            "misaligned_means": [round(float(x), 4) for x in n.misaligned],
+        }
+        print(problem.env.id, name, rows[name], flush=True)
+    return {
+        "episodes": num_keys,
+        "mean_return": round(float(problem.model.start @ problem.value), 3),
+        "rows": rows,
+    }
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Relative error of an average of n episodes, for each weight."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    rows = results["problems"][MAIN]["rows"]
+    styles, colours = ["-", "--", ":"], colormaps["tab20"].colors
+    for i, (name, row) in enumerate(rows.items()):
+        errors = row["relative_error"]
+        sizes = results["sizes"][: len(errors)]
+        look = {"linestyle": styles[i % 3], "color": colours[i], "marker": "."}
+        axes.loglog(sizes, errors, label=name, **look)
+    axes.axhline(1.0, color="0.8", linewidth=1, zorder=0)
+    axes.set(xlabel="episodes", ylabel="error of the gradient / its length")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def page(results: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    problems = results["problems"]
+    main = problems[MAIN]
+    heads = " | ".join(f"{n:,}" for n in results["sizes"])
+    lines = [
+        f"The {MAIN}, {main['episodes']:,} episodes. The last columns are the relative "
+        "error",
+        "of an average of so many episodes.",
+        "",
+        f"| weight | variance | signal-to-noise | more than 90° off | bias | {heads} |",
+        "|---|---|---|---|---|" + "---|" * len(results["sizes"]),
+    ]
+    for name, row in main["rows"].items():
+        bias = "-" if row["bias_in_standard_errors"] < BOUND else f"{row['bias']:.2f}"
+        errors = " | ".join(f"{x:.3f}" for x in row["relative_error"])
+        lines.append(
+            f"| {name} | {row['variance']:.4g} | {row['signal_to_noise']:.3f} | "
+            f"{row['misaligned']:.3f} | {bias} | {errors} |"
+        )
+    lines += ["", "Signal-to-noise of one episode on every problem:", ""]
+    lines += [f"| weight | {' | '.join(problems)} |", "|---|" + "---|" * len(problems)]
+    for name in main["rows"]:
+        snr = (p["rows"][name]["signal_to_noise"] for p in problems.values())
+        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in snr) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
