@@ -12,8 +12,10 @@ __version__ = metadata.version("jaxrl")
 _HOME = {
     "ALGORITHMS": "jaxrl.algorithms",
     "DQN": "jaxrl.algorithms.dqn",
+    "NATURAL_PG": "jaxrl.algorithms.natural_pg",
     "PPO": "jaxrl.algorithms.ppo",
     "REINFORCE": "jaxrl.algorithms.reinforce",
+    "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
     "Env": "jaxrl.types",
     "Experiment": "jaxrl.experiment",
@@ -45,8 +47,10 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from jaxrl.algorithms import ALGORITHMS as ALGORITHMS
     from jaxrl.algorithms.dqn import DQN as DQN
+    from jaxrl.algorithms.natural_pg import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
+    from jaxrl.algorithms.trpo import TRPO as TRPO
     from jaxrl.artifact import load_agents as load_agents
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make

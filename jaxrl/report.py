@@ -54,6 +54,21 @@ PAPERS = {
   journal = {arXiv preprint arXiv:1707.06347},
   year    = {2017}
 }""",
+    "natural_pg": """@inproceedings{kakade2001natural,
+  title     = {A Natural Policy Gradient},
+  author    = {Kakade, Sham M.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {14},
+  year      = {2001}
+}""",
+    "trpo": """@inproceedings{schulman2015trust,
+  title     = {Trust Region Policy Optimization},
+  author    = {Schulman, John and Levine, Sergey and Abbeel, Pieter and Jordan, Michael
+               and Moritz, Philipp},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {1889--1897},
+  year      = {2015}
+}""",
     "dqn": """@article{mnih2015human,
   title   = {Human-level control through deep reinforcement learning},
   author  = {Mnih, Volodymyr and Kavukcuoglu, Koray and Silver, David and others},

@@ -9,6 +9,7 @@ from jaxrl import runner
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.algorithms.trpo import TRPO
 from jaxrl.artifact import load_agents
 from jaxrl.cli import main
 from jaxrl.loggers import read_metrics
@@ -18,7 +19,7 @@ from tests.runs import read_json, train_argv
 from tests.small import assert_trees_equal, counting_env, tiny
 
 EVERY = pytest.mark.parametrize(
-    "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name
+    "algorithm", [PPO, REINFORCE, TRPO, DQN], ids=lambda a: a.name
 )
 BAD = {"obs": jnp.nan, "reward": jnp.inf}
 

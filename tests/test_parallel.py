@@ -89,6 +89,8 @@ assert len(jax.local_devices()) == 8
 cases = [
     ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
     ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
+    ("trpo", "CartPole-v1", dict(normalize_obs=True), 4, [0]),
+    ("natural_pg", "Pendulum-v1", dict(normalize_obs=True), 2, [0, 1]),
     ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
 ]
 
@@ -127,4 +129,4 @@ for name, env_id, fields, devices, seeds in cases:
 
 def test_one_train_step_on_several_devices_is_the_one_on_one():
     lines = run_python(DEVICES, devices=8)
-    assert len(lines) == 3 and all(line.endswith("equal") for line in lines)
+    assert len(lines) == 5 and all(line.endswith("equal") for line in lines)

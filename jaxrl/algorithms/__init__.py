@@ -1,8 +1,12 @@
 """The registry: one file an algorithm, a plain dict of them all."""
 
 from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.natural_pg import NATURAL_PG
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.algorithms.trpo import TRPO
 from jaxrl.types import Algorithm
 
-ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (REINFORCE, PPO, DQN)}
+ALGORITHMS: dict[str, Algorithm] = {
+    a.name: a for a in (REINFORCE, NATURAL_PG, TRPO, PPO, DQN)
+}
