@@ -24,7 +24,7 @@ def returns(algorithm, config, env, num_seeds):
 
 @pytest.mark.parametrize(
     ("name", "num_seeds", "bar"),
-    [("ppo", 4, 490), ("reinforce", 4, 475), ("dqn", 4, 475)],
+    [("ppo", 4, 490), ("reinforce", 4, 475), ("trpo", 4, 495), ("dqn", 4, 475)],
 )
 def test_cartpole_with_the_bare_defaults(name, num_seeds, bar):
     algorithm = ALGORITHMS[name]

@@ -17,8 +17,8 @@ The details that matter, in the order of the code:
    `max_kl` and the surrogate has risen. If no fraction of it does, the policy stays.
 3. Policy and value share no parameters, on images too: what fits the value must not move
    the policy out of the region. The value has Adam, epochs and minibatches.
-4. Advantages are normalised over the whole batch. The step's length does not depend on
-   their scale, only the damping's share would.
+4. Advantages are normalised over the whole batch. The step does not depend on their
+   scale, but on their mean, which is noise in the gradient.
 5. Observation statistics are frozen while a batch is collected and learned from, so that
    π is exactly π_old, and F is the KL's second derivative, where the step begins.
 6. The value of a truncated episode's last state is bootstrapped from the true successor
