@@ -81,7 +81,7 @@ class Config(PyTreeNode):
     """Environments stepped in parallel."""
     num_steps: int = static(128, low=1)
     """Steps of each environment between updates."""
-    learning_rate: float = traced(0.1, low=0)
+    learning_rate: float = traced(0.5, low=0)
     """α: the step is this times F⁻¹ g."""
     anneal_lr: bool = static(False)
     """Whether the learning rate falls linearly to zero over `total_steps`."""
