@@ -49,6 +49,7 @@ class Row:
 
 CLEANRL = "CleanRL docs, 3 seeds, 500k steps"
 BLINES = "gymnax-blines, 1 seed"
+ZOO = "SB3 RL Zoo, 1 model, 100k steps"
 
 ROWS = (
     Row(
@@ -88,6 +89,14 @@ ROWS = (
         "500 after 500k",
     ),
     Row(
+        "cartpole-trpo",
+        "trpo",
+        "--env CartPole-v1",
+        500.0,
+        ZOO,
+        bar=495,
+    ),
+    Row(
         "cartpole-dqn",
         "dqn",
         "--env CartPole-v1",
@@ -106,6 +115,14 @@ ROWS = (
         bar=-86.4,
     ),
     Row(
+        "acrobot-trpo",
+        "trpo",
+        f"--config {CONFIGS}/acrobot-trpo.toml",
+        -83.1,
+        ZOO,
+        bar=-86,
+    ),
+    Row(
         "acrobot-dqn",
         "dqn",
         f"--config {CONFIGS}/acrobot-dqn.toml",
@@ -120,6 +137,14 @@ ROWS = (
         f"--config {CONFIGS}/pendulum-ppo.toml",
         -195.1,
         BLINES + ", 1M steps",
+        bar=-200,
+    ),
+    Row(
+        "pendulum-trpo",
+        "trpo",
+        f"--config {CONFIGS}/pendulum-trpo.toml",
+        -174.6,
+        ZOO,
         bar=-200,
     ),
     Row(
@@ -168,6 +193,15 @@ ROWS = (
         -200.0,
         CLEANRL,
         note="control: the published failure of untuned PPO",
+    ),
+    Row(
+        "mountain-car-trpo",
+        "trpo",
+        f"--config {CONFIGS}/mountain-car-trpo.toml",
+        -107.3,
+        ZOO,
+        bar=-120,
+        note="observations are standardised, as in the published run",
     ),
 )
 

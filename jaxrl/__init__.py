@@ -14,8 +14,10 @@ _HOME = {
     "ACTOR_CRITIC": "jaxrl.algorithms.actor_critic",
     "ALGORITHMS": "jaxrl.algorithms",
     "DQN": "jaxrl.algorithms.dqn",
+    "NATURAL_PG": "jaxrl.algorithms.natural_pg",
     "PPO": "jaxrl.algorithms.ppo",
     "REINFORCE": "jaxrl.algorithms.reinforce",
+    "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
     "Env": "jaxrl.types",
     "Experiment": "jaxrl.experiment",
@@ -49,8 +51,10 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.a2c import A2C as A2C
     from jaxrl.algorithms.actor_critic import ACTOR_CRITIC as ACTOR_CRITIC
     from jaxrl.algorithms.dqn import DQN as DQN
+    from jaxrl.algorithms.natural_pg import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
+    from jaxrl.algorithms.trpo import TRPO as TRPO
     from jaxrl.artifact import load_agents as load_agents
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make

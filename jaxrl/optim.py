@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jaxrl import parallel
 from jaxrl.types import Array, Counter, PyTree, Scalar
 
 
@@ -142,3 +143,150 @@ def _clip(max_grad_norm: Scalar | None) -> optax.GradientTransformation:
     if max_grad_norm is None:
         return optax.identity()
     return optax.clip_by_global_norm(max_grad_norm)
+
+
+def conjugate_gradient(
+    product: Callable[[PyTree], PyTree],
+    b: PyTree,
+    iterations: int,
+    tolerance: Scalar = 1e-5,
+) -> PyTree:
+    """Solves A x = b for a symmetric positive definite A of which only v -> A v is known.
+
+    α = r·r / d·A d,    x <- x + α d,    r <- r - α A d,    d <- r + (r·r / r_old·r_old) d
+
+    from x = 0 and r = d = b, until ‖r‖ <= tolerance ‖b‖, at most `iterations` times.
+
+    Args:
+      product: v -> A v, structured as `b`.
+      b: the right side, any pytree.
+      iterations: products made, a Python int. All are made: what comes after the
+        tolerance is reached changes nothing.
+      tolerance: residual at which x is good enough, relative to b.
+
+    Returns:
+      x, structured as `b`: 0 where b is 0, not finite where b is not.
+
+    Source: Hestenes and Stiefel (1952), "Methods of conjugate gradients for solving
+    linear systems", section 3; for policies Schulman et al. (2015),
+    https://arxiv.org/abs/1502.05477, appendix C.
+    """
+
+    def add(x: PyTree, scale: Array, y: PyTree) -> PyTree:
+        return jax.tree.map(lambda x, y: x + scale * y, x, y)
+
+    def iterate(_: int, carry: tuple) -> tuple:
+        x, residual, direction, squared = carry
+        moved = product(direction)
+        alpha = squared / optax.tree.vdot(direction, moved)
+        residual = add(residual, -alpha, moved)
+        new_squared = optax.tree.vdot(residual, residual)
+        direction_after = add(residual, new_squared / squared, direction)
+        after = (add(x, alpha, direction), residual, direction_after, new_squared)
+        solved = squared <= enough
+        return jax.tree.map(lambda old, new: jnp.where(solved, old, new), carry, after)
+
+    squared = optax.tree.vdot(b, b)
+    enough = tolerance**2 * squared
+    carry = (jax.tree.map(jnp.zeros_like, b), b, b, squared)
+    return jax.lax.fori_loop(0, iterations, iterate, carry)[0]
+
+
+def fisher_vector_product(
+    kl: Callable[[PyTree], Array], params: PyTree, damping: Scalar = 0.0
+) -> Callable[[PyTree], PyTree]:
+    """The function v -> F v + damping · v of a policy's Fisher information.
+
+    F = E[∇log π ∇log πᵀ] = ∇² KL(π_old ‖ π_θ)    at π_θ = π_old
+
+    F is never formed. The gradient of the divergence is linearised once, and each product
+    is one pass back through it: F is symmetric, so that is the derivative of ∇KL along v.
+
+    Args:
+      kl: θ -> the mean divergence KL(π_old ‖ π_θ) over this device's states, a scalar.
+      params: θ, where π_θ is π_old.
+      damping: added to the diagonal. With fewer samples than parameters F is singular.
+
+    Returns:
+      The product, whose argument and result are structured as `params`. On several
+      devices it is that of all states.
+
+    Source: Schulman et al. (2015), https://arxiv.org/abs/1502.05477, appendix C.1.
+    """
+    _, derivative = jax.vjp(jax.grad(kl), params)
+
+    def product(v: PyTree) -> PyTree:
+        fisher = parallel.mean(derivative(v)[0])
+        return jax.tree.map(lambda f, v: f + damping * v, fisher, v)
+
+    return product
+
+
+def trust_region_step(
+    direction: PyTree, fisher_direction: PyTree, max_kl: Scalar
+) -> PyTree:
+    """The direction s at the length at which the quadratic model of the KL is δ.
+
+    s √(2 δ / sᵀF s),    as KL ≈ ½ sᵀF s
+
+    Args:
+      direction: s, any pytree.
+      fisher_direction: F s.
+      max_kl: δ, in nats.
+
+    Returns:
+      The step, structured as `direction`; 0 where s is 0.
+
+    Source: Schulman et al. (2015), https://arxiv.org/abs/1502.05477, appendix C.
+    """
+    curvature = optax.tree.vdot(direction, fisher_direction)
+    moves = curvature != 0.0
+    scale = jnp.sqrt(2.0 * max_kl / jnp.where(moves, curvature, 1.0))
+    return jax.tree.map(lambda s: jnp.where(moves, scale, 0.0) * s, direction)
+
+
+def line_search(
+    evaluate: Callable[[PyTree], tuple[Array, PyTree]],
+    params: PyTree,
+    step: PyTree,
+    num_steps: int,
+    shrink: Scalar,
+) -> tuple[PyTree, Array, PyTree]:
+    """The first of θ + s, θ + c s, θ + c² s, ... that is acceptable.
+
+    Args:
+      evaluate: θ -> (bool scalar, whether it is acceptable; any pytree of arrays). On
+        several devices all must find the same.
+      params: θ.
+      step: s, structured as `params`.
+      num_steps: how many are tried at most.
+      shrink: c, between 0 and 1.
+
+    Returns:
+      (params, fraction, evaluated): the parameters found and c^k of their step, or θ
+      itself and 0 if none was acceptable; what `evaluate` said of the last one tried.
+
+    Source: Armijo (1966), "Minimization of functions having Lipschitz continuous first
+    partial derivatives"; Schulman et al. (2015), https://arxiv.org/abs/1502.05477,
+    appendix C.
+    """
+
+    def at(fraction: Array) -> PyTree:
+        return jax.tree.map(lambda x, s: x + fraction * s, params, step)
+
+    def goes_on(carry: tuple) -> Array:
+        count, _, found, _ = carry
+        return ~found & (count < num_steps)
+
+    def attempt(carry: tuple) -> tuple:
+        count, fraction, _, _ = carry
+        fraction = jnp.where(count == 0, 1.0, fraction * shrink)
+        return (count + 1, fraction, *evaluate(at(fraction)))
+
+    shapes = jax.eval_shape(evaluate, params)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    carry = (jnp.int32(0), jnp.float32(1.0), jnp.bool_(False), nothing)
+    _, fraction, found, evaluated = jax.lax.while_loop(goes_on, attempt, carry)
+    # Not 0 · s: a step that is not finite must leave no trace.
+    after = jax.tree.map(lambda x, new: jnp.where(found, new, x), params, at(fraction))
+    return after, jnp.where(found, fraction, 0.0), evaluated

@@ -191,7 +191,7 @@ def device_mesh(
     configs.require(
         parallel != "data" or plan.shares > 1,
         "parallel = data, but nothing of an agent of this run can be spread over devices "
-        "(policy gradients with several environments can): try parallel = members, with "
+        "(all but DQN can, with several environments): try parallel = members, with "
         "several seeds.",
     )
     work = plan.shares if by_data else num_members

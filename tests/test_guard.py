@@ -11,6 +11,7 @@ from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.algorithms.trpo import TRPO
 from jaxrl.artifact import load_agents
 from jaxrl.cli import main
 from jaxrl.loggers import read_metrics
@@ -25,7 +26,7 @@ EVERY = pytest.mark.parametrize(
         PPO,
         REINFORCE,
         DQN,
-        *(pytest.param(a, marks=pytest.mark.slow) for a in (ACTOR_CRITIC, A2C)),
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (ACTOR_CRITIC, A2C, TRPO)),
     ],
     ids=lambda a: getattr(a, "name", None),
 )

@@ -29,6 +29,7 @@ def returns(algorithm, config, env, num_seeds):
         ("reinforce", 4, 475),
         ("actor_critic", 4, 475),
         ("a2c", 4, 490),
+        ("trpo", 4, 495),
         ("dqn", 4, 475),
     ],
 )

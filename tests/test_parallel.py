@@ -129,6 +129,8 @@ CASES = """[
 MORE_CASES = """[
     ("actor_critic", "CartPole-v1", dict(weight="q_minus_v"), 4, [0]),
     ("a2c", "Pendulum-v1", dict(normalize_advantage=True, gae_lambda=0.9), 4, [0]),
+    ("trpo", "CartPole-v1", dict(normalize_obs=True), 4, [0]),
+    ("natural_pg", "Pendulum-v1", dict(normalize_obs=True), 2, [0, 1]),
 ]"""
 
 

@@ -3,10 +3,12 @@
 from jaxrl.algorithms.a2c import A2C
 from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.natural_pg import NATURAL_PG
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.algorithms.trpo import TRPO
 from jaxrl.types import Algorithm
 
 ALGORITHMS: dict[str, Algorithm] = {
-    a.name: a for a in (REINFORCE, ACTOR_CRITIC, A2C, PPO, DQN)
+    a.name: a for a in (REINFORCE, ACTOR_CRITIC, A2C, NATURAL_PG, TRPO, PPO, DQN)
 }

@@ -62,6 +62,16 @@ def check_discrete_actions(name: str, env: Env) -> None:
     )
 
 
+def check_minibatches(config: Any) -> None:
+    """The steps of a batch can be cut into minibatches."""
+    steps, wanted = config.num_envs * config.num_steps, config.num_minibatches
+    require(
+        steps % wanted == 0,
+        f"num_minibatches = {wanted} must divide num_envs * num_steps = {steps}: "
+        f"try {nearest_divisor(steps, wanted, steps)}.",
+    )
+
+
 def nearest_divisor(n: int, wanted: int, most: int) -> int:
     """The divisor of `n`, at most `most`, nearest to `wanted`: for an error message."""
     divisors = [d for d in range(1, most + 1) if n % d == 0]

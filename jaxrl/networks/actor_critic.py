@@ -20,7 +20,8 @@ class ActorCritic(nn.Module):
     """pi(a|s) and V(s).
 
     Feed-forward on a vector: two separate torsos, as in the PPO paper. On an image, or
-    with a GRU (`gru_size > 0`), one torso serves both heads.
+    with a GRU (`gru_size > 0`), one torso serves both heads, unless `separate` keeps the
+    policy's parameters and the value's apart (see `split`).
     """
 
     action_space: spaces.Box | spaces.Discrete
@@ -28,6 +29,7 @@ class ActorCritic(nn.Module):
     activation: str
     image: bool = False
     gru_size: int = 0
+    separate: bool = False
 
     def setup(self) -> None:
         def new_torso() -> nn.Module:
@@ -51,7 +53,7 @@ class ActorCritic(nn.Module):
 
     @property
     def shared(self) -> bool:
-        return self.image or self.gru_size > 0
+        return not self.separate and (self.image or self.gru_size > 0)
 
     def embed(self, x: Array) -> Array:
         """What comes before the memory: `[*batch, ...] -> [*batch, features]`."""
@@ -109,6 +111,21 @@ class Critic(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = torso(self.hidden_sizes, self.activation, self.image)(x)
         return dense(1, scale=1.0)(x).squeeze(-1)
+
+
+_VALUE = ("critic_torso", "value_head")
+
+
+def split(params: PyTree) -> tuple[PyTree, PyTree]:
+    """The parameters of the policy and those of the value, of a network with two torsos."""
+    parts = params["params"]
+    policy = {name: part for name, part in parts.items() if name not in _VALUE}
+    return policy, {name: parts[name] for name in _VALUE}
+
+
+def join(policy: PyTree, value: PyTree) -> PyTree:
+    """The parameters of the whole network: undoes `split`."""
+    return {"params": policy | value}
 
 
 ROWS_AT_ONCE = 4_096

@@ -31,6 +31,21 @@ PAPERS = {
   pages     = {1928--1937},
   year      = {2016}
 }""",
+    "natural_pg": """@inproceedings{kakade2001natural,
+  title     = {A Natural Policy Gradient},
+  author    = {Kakade, Sham M.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {14},
+  year      = {2001}
+}""",
+    "trpo": """@inproceedings{schulman2015trust,
+  title     = {Trust Region Policy Optimization},
+  author    = {Schulman, John and Levine, Sergey and Abbeel, Pieter and Jordan, Michael
+               and Moritz, Philipp},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {1889--1897},
+  year      = {2015}
+}""",
     "ppo": """@article{schulman2017proximal,
   title   = {Proximal Policy Optimization Algorithms},
   author  = {Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec

@@ -1,0 +1,428 @@
+"""Trust Region Policy Optimization (Schulman et al., 2015, arXiv:1502.05477).
+
+One step of the policy for each batch: the surrogate is raised as far as its linear model
+goes within a ball of the KL divergence, and a line search makes sure that the divergence
+itself stays within it.
+
+    maximise E[ρ A]    subject to    E[KL(π_old ‖ π)] <= max_kl
+
+Discrete (also masked) and continuous actions; MLP and CNN policies.
+
+The details that matter, in the order of the code:
+
+1. The direction F⁻¹ g is found by conjugate gradient on Fisher-vector products, over the
+   whole batch; F is never formed.
+2. The step's length comes from the damped F, so it errs on the short side, and the line
+   search accepts a step only if the divergence, not its quadratic model, is within
+   `max_kl` and the surrogate has risen. If no fraction of it does, the policy stays.
+3. Policy and value share no parameters, on images too: what fits the value must not move
+   the policy out of the region. The value has Adam, epochs and minibatches.
+4. Advantages are normalised over the whole batch. The step does not depend on their
+   scale, but on their mean, which is noise in the gradient.
+5. Observation statistics are frozen while a batch is collected and learned from, so that
+   π is exactly π_old, and F is the KL's second derivative, where the step begins.
+6. The value of a truncated episode's last state is bootstrapped from the true successor
+   observation; that of a terminated one is zero. The lambda-trace is cut by both.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import estimators, losses, normalize, optim, parallel
+from jaxrl.algorithms import checks
+from jaxrl.minibatches import minibatches, reader
+from jaxrl.networks.actor_critic import (
+    ActorCritic,
+    action_noise,
+    apply_step,
+    in_blocks,
+    join,
+    policy_distribution,
+    split,
+)
+from jaxrl.networks.features import (
+    Network,
+    action_mask,
+    feature_shape,
+    network_input,
+    uses_image,
+)
+from jaxrl.networks.torso import Activation
+from jaxrl.rollout import init_world, unroll
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Transition,
+    World,
+    mean,
+    per_env,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of TRPO. The defaults are those of the CartPole benchmark row."""
+
+    total_steps: float = traced(100_000.0, low=1, high=1e12)
+    """Environment steps of the whole run."""
+    num_envs: int = static(8, low=1)
+    """Environments stepped in parallel."""
+    num_steps: int = static(128, low=1)
+    """Steps of each environment between updates."""
+    max_kl: float = traced(0.01, above=0)
+    """δ: the largest mean KL divergence between the policies before and after a step, in
+    nats."""
+    cg_iterations: int = static(15, low=1)
+    """Fisher-vector products of the conjugate gradient."""
+    cg_damping: float = traced(0.1, low=0)
+    """What is added to the diagonal of the Fisher matrix."""
+    line_search_steps: int = static(10, low=1)
+    """Lengths of the step that are tried before the policy is left as it is."""
+    line_search_shrink: float = traced(0.8, above=0, high=1)
+    """Each length is the one before times this."""
+    num_epochs: int = static(10, low=1)
+    """Passes over each batch that fit the value."""
+    num_minibatches: int = static(8, low=1)
+    """Gradient steps of the value per pass."""
+    learning_rate: float = traced(1e-3, low=0)
+    """Adam's step size for the value; the policy's step has none."""
+    max_grad_norm: float = traced(0.5, above=0)
+    """Gradients of the value are scaled down to this global norm."""
+    gamma: float = traced(0.99, low=0, high=1)
+    """Discount factor per environment step."""
+    gae_lambda: float = traced(0.95, low=0, high=1)
+    """Decay of the generalised advantage estimator."""
+    normalize_advantage: bool = static(True)
+    """Whether advantages are standardised over the batch."""
+    hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("tanh")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+    squash: bool = static(False)
+    """Whether continuous actions go through tanh; otherwise they are clipped."""
+    normalize_obs: bool = static(False)
+    """Whether observations are standardised by running statistics."""
+    normalize_reward: bool = static(True)
+    """Whether rewards are divided by the running deviation of the discounted return."""
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    params: PyTree
+    opt_state: PyTree  # of the value; the policy's step has no state
+    obs_stats: normalize.RunningStats | None
+    reward_stats: normalize.RewardStats | None
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+    reward_trace: Array = per_env()  # float32 [N], discounted return so far
+
+
+class Batch(NamedTuple):
+    """What a rollout is turned into: `[T, N, ...]`."""
+
+    obs: PyTree
+    action: Array
+    policy: PyTree  # parameters of the behaviour policy
+    advantage: Array
+    target: Array
+    value: Array
+
+
+def validate(config: Config, env: Env) -> None:
+    checks.check_minibatches(config)
+    checks.check_policy_actions("trpo", env)
+    checks.check_squash(config, env)
+    checks.check_action_mask(env)
+    checks.check_torso(config, env)
+
+
+def plan(config: Config, env: Env) -> Plan:
+    del env
+    env_steps = config.num_envs * config.num_steps
+    rows = env_steps // config.num_minibatches
+    return Plan(
+        env_steps=env_steps,
+        updates=1 + config.num_epochs * config.num_minibatches,
+        gradient_rows=rows,
+        shares=math.gcd(config.num_envs, rows),
+    )
+
+
+def network(config: Config, env: Env) -> ActorCritic:
+    return ActorCritic(
+        action_space=env.action_space,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        image=uses_image(env.observation_space, config.network),
+        separate=True,
+    )
+
+
+def init(config: Config, env: Env, key: Array) -> State:
+    key_params, key_world = jax.random.split(key)
+    net = network(config, env)
+    shape = feature_shape(env.observation_space, net.image)
+    params = net.init(key_params, (), jnp.zeros((1, *shape)))
+    value_vector = optim.flat(split(params)[1])[0]
+    agent = Agent(
+        params=params,
+        opt_state=optim.adam(config.max_grad_norm).init(value_vector),
+        obs_stats=normalize.init(shape) if config.normalize_obs else None,
+        reward_stats=normalize.init_reward() if config.normalize_reward else None,
+    )
+    world = init_world(env, key_world, config.num_envs)
+    return State(agent, world, jnp.zeros(config.num_envs))
+
+
+def policy_and_value(
+    config: Config, env: Env, agent: Agent, params: PyTree, obs: PyTree
+) -> tuple[PyTree, Array]:
+    """Policy parameters and V, for observations with any batch axes.
+
+    The statistics are the agent's, the parameters may be newer.
+    """
+    net = network(config, env)
+    x = network_input(env.observation_space, obs, net.image, agent.obs_stats)
+    _, policy, value = apply_step(net, params, (), x)
+    return policy, value
+
+
+def distribution(config: Config, env: Env, policy: PyTree, obs: PyTree) -> Any:
+    """The action distribution; `obs` may hold a mask."""
+    mask = action_mask(env.observation_space, obs)
+    return policy_distribution(env.action_space, policy, mask, config.squash)
+
+
+def choose(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
+) -> tuple[Array, Memory, dict[str, Any]]:
+    """One step of the policy: a sample made from `action_noise`, or the mode for None."""
+    policy, value = policy_and_value(config, env, agent, agent.params, obs)
+    pi = distribution(config, env, policy, obs)
+    action = pi.mode() if noise is None else pi.from_noise(noise)
+    return action, memory, {"policy": policy, "value": value}
+
+
+def act(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool = False,
+) -> tuple[Array, Memory, dict[str, Any]]:
+    batch = jax.tree.leaves(obs)[0].shape[:1]
+    noise = None if greedy else action_noise(env.action_space, key, batch)
+    return choose(config, env, agent, obs, memory, noise)
+
+
+def make_batch(
+    config: Config, env: Env, agent: Agent, trajectory: Transition, reward: Array
+) -> Batch:
+    """Advantages and targets of a rollout `[T, N]`."""
+
+    def value_of(obs: PyTree) -> Array:
+        return policy_and_value(config, env, agent, agent.params, obs)[1]
+
+    # The critic is not run in the rollout: few products of many rows are faster.
+    value = in_blocks(value_of, trajectory.obs)
+    next_value = estimators.successor_values(
+        lambda obs, _: value_of(obs),
+        value,
+        trajectory.next_obs,
+        (),
+        trajectory.truncated,
+    )
+    advantage, target = estimators.gae(
+        reward,
+        value,
+        next_value,
+        trajectory.terminated,
+        trajectory.truncated,
+        config.gamma,
+        config.gae_lambda,
+    )
+    if config.normalize_advantage:
+        advantage = losses.normalize_advantage(advantage)
+    return Batch(
+        obs=trajectory.obs,
+        action=trajectory.action,
+        policy=trajectory.extras["policy"],
+        advantage=advantage,
+        target=target,
+        value=value,
+    )
+
+
+def update_policy(
+    config: Config, env: Env, agent: Agent, batch: Batch
+) -> tuple[PyTree, Metrics]:
+    """The policy's parameters after one step within the trust region.
+
+    On several devices each has its share of the states; gradient, Fisher-vector products
+    and what the line search looks at are means over all.
+    """
+    old = distribution(config, env, batch.policy, batch.obs)
+    old_log_prob = old.log_prob(batch.action)
+    policy, value = split(agent.params)
+    theta, unflatten = optim.flat(policy)
+
+    def pi_of(theta: Array) -> Any:
+        params = join(unflatten(theta), value)
+        policy, _ = policy_and_value(config, env, agent, params, batch.obs)
+        return distribution(config, env, policy, batch.obs)
+
+    def loss_of(pi: Any) -> Array:
+        log_prob = pi.log_prob(batch.action)
+        return losses.surrogate(log_prob, old_log_prob, batch.advantage).mean()
+
+    loss, grads = jax.value_and_grad(lambda theta: loss_of(pi_of(theta)))(theta)
+    loss, grads = parallel.mean((loss, grads))
+    product = optim.fisher_vector_product(
+        lambda theta: old.kl_divergence(pi_of(theta)).mean(), theta, config.cg_damping
+    )
+    direction = optim.conjugate_gradient(product, -grads, config.cg_iterations)
+    step = optim.trust_region_step(direction, product(direction), config.max_kl)
+
+    def evaluate(theta: Array) -> tuple[Array, tuple[Array, Array]]:
+        pi = pi_of(theta)
+        kl = parallel.mean(old.kl_divergence(pi).mean())
+        improvement = loss - parallel.mean(loss_of(pi))
+        return (kl <= config.max_kl) & (improvement > 0.0), (kl, improvement)
+
+    theta, fraction, (kl, improvement) = optim.line_search(
+        evaluate, theta, step, config.line_search_steps, config.line_search_shrink
+    )
+    accepted = fraction > 0.0
+    metrics = {
+        "loss/policy": mean(loss),
+        "policy/entropy": mean(old.entropy()),
+        "policy/kl": mean(kl, where=accepted),
+        "policy/accepted": mean(accepted),
+        "policy/step_fraction": mean(fraction),
+        "policy/improvement": mean(improvement, where=accepted),
+        "policy/expected_improvement": mean(-fraction * grads @ step, where=accepted),
+        "optim/grad_norm": mean(optim.global_norm(grads)),
+        "optim/step_norm": mean(optim.global_norm(step)),
+    }
+    return unflatten(theta), metrics
+
+
+def update_value(
+    config: Config, env: Env, agent: Agent, batch: Batch, key: Array
+) -> tuple[PyTree, PyTree, Metrics]:
+    """The value's parameters and optimiser state after `num_epochs` passes of
+    `num_minibatches` gradient steps.
+
+    On several devices each has the whole batch and takes its share of every minibatch.
+    """
+    rows = parallel.gather((batch.obs, batch.target), axis=1)
+    rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
+    rows_at, size = reader(rows), rows[1].size
+    optimizer = optim.adam(config.max_grad_norm)
+    policy, value = split(agent.params)
+    phi, unflatten = optim.flat(value)
+
+    def loss_of(phi: Array, obs: PyTree, target: Array) -> Array:
+        params = join(policy, unflatten(phi))
+        _, value = policy_and_value(config, env, agent, params, obs)
+        return losses.value_mse(value, target).mean()
+
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        phi, opt_state = carry
+        loss, grads = jax.value_and_grad(loss_of)(phi, *rows_at(index))
+        grads = parallel.mean(grads)
+        rate = config.learning_rate
+        return optim.apply(optimizer, phi, opt_state, grads, rate), loss
+
+    indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
+    indices = parallel.share(indices, axis=1)
+    carry = (phi, agent.opt_state)
+    (phi, opt_state), found = jax.lax.scan(gradient_step, carry, indices)
+    return unflatten(phi), opt_state, {"loss/value": mean(found)}
+
+
+def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+    """One rollout of `num_steps`, one step of the policy, and a fit of the value."""
+    agent, world = state.agent, state.world
+    key, key_update = jax.random.split(world.key)
+
+    world, trajectory, stats = unroll(
+        env,
+        partial(choose, config, env, agent),
+        world.replace(key=key),
+        config.num_steps,
+        partial(action_noise, env.action_space),
+    )
+    reward, reward_stats, reward_trace = scaled_reward(config, state, trajectory)
+    batch = make_batch(config, env, agent, trajectory, reward)
+    policy, metrics = update_policy(config, env, agent, batch)
+    value, opt_state, value_metrics = update_value(
+        config, env, agent, batch, key_update
+    )
+    agent = Agent(
+        params=join(policy, value),
+        opt_state=opt_state,
+        obs_stats=updated_obs_stats(config, env, state, batch),
+        reward_stats=reward_stats,
+    )
+    metrics |= value_metrics | stats
+    metrics["value/explained_variance"] = mean(
+        losses.explained_variance(batch.value, batch.target)
+    )
+    return State(agent, world, reward_trace), metrics
+
+
+def scaled_reward(
+    config: Config, state: State, trajectory: Transition
+) -> tuple[Array, normalize.RewardStats | None, Array]:
+    """The reward to learn from, and the statistics that now include this rollout."""
+    reward, stats = trajectory.reward, state.agent.reward_stats
+    if stats is None:
+        return reward, None, state.reward_trace
+    done = trajectory.terminated | trajectory.truncated
+    stats, trace = normalize.update_reward(
+        stats, state.reward_trace, reward, done, config.gamma
+    )
+    return normalize.scale_reward(stats, reward), stats, trace
+
+
+def updated_obs_stats(
+    config: Config, env: Env, state: State, batch: Batch
+) -> normalize.RunningStats | None:
+    """Observation statistics for the next rollout."""
+    stats = state.agent.obs_stats
+    if stats is None:
+        return None
+    image = uses_image(env.observation_space, config.network)
+    x = network_input(env.observation_space, batch.obs, image, None)
+    return normalize.update(stats, x)
+
+
+TRPO = Algorithm(
+    name="trpo",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+)
