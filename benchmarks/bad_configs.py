@@ -77,6 +77,18 @@ def bad_values(kind: Any, limits: dict[str, float]) -> list[str]:
     return found
 
 
+TRUST_REGION = [
+    ["--num-minibatches", "3"],
+    ["--squash", "--env", "CartPole-v1"],
+    ["--network", "cnn", "--env", "Pendulum-v1"],
+    ["--num-envs", "65536", "--num-steps", "65536"],
+]
+ACTION_VALUES = [
+    ["--env", "Pendulum-v1"],
+    ["--num-minibatches", "3"],
+    ["--network", "cnn", "--env", "CartPole-v1"],
+    ["--num-envs", "65536", "--num-steps", "65536"],
+]
 COMBINATIONS: dict[str, list[list[str]]] = {
     "ppo": [
         ["--num-minibatches", "3"],
@@ -106,6 +118,11 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--network", "cnn", "--env", "Pendulum-v1"],
         ["--num-envs", "100000", "--num-steps", "100000"],
     ],
+    "trpo": TRUST_REGION,
+    "natural_pg": TRUST_REGION,
+    "sarsa": ACTION_VALUES,
+    "expected_sarsa": ACTION_VALUES,
+    "q_learning": ACTION_VALUES,
     "dqn": [
         ["--env", "Pendulum-v1"],
         ["--network", "cnn", "--env", "CartPole-v1"],

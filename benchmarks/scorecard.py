@@ -97,6 +97,21 @@ ROWS = (
         bar=495,
     ),
     Row(
+        "cartpole-sarsa",
+        "sarsa",
+        "--env CartPole-v1",
+        430.95,
+        "SLM-Lab v5, SARSA, 4 sessions, 200k frames",
+        bar=431,
+    ),
+    Row(
+        "cartpole-q-learning",
+        "q_learning",
+        "--env CartPole-v1",
+        None,
+        "no number is published without replay and target network",
+    ),
+    Row(
         "cartpole-dqn",
         "dqn",
         "--env CartPole-v1",
@@ -225,8 +240,8 @@ def main() -> None:
         results = {r.name: results[r.name] for r in ROWS if r.name in results}
         path.write_text(json.dumps(results, indent=1) + "\n")
     page.write_text(scorecard_page(results))
-    for algorithm in {row.algorithm for row in ROWS}:
-        fill_in(page.parent / f"{algorithm}.md", algorithm, results)
+    for name, algorithms in algorithms_by_page().items():
+        fill_in(page.parent / name, algorithms, results)
     print(page.read_text())
 
 
@@ -355,8 +370,19 @@ def scorecard_page(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fill_in(page: Path, algorithm: str, results: dict[str, Any]) -> None:
-    """Writes an algorithm's rows and curves between the marks in its page of the docs."""
+def algorithms_by_page() -> dict[str, list[str]]:
+    """The pages of the docs, and the algorithms of each: an algorithm's own, or that of
+    the one of which it is a variant."""
+    variants = {"q_learning": "sarsa"}
+    pages: dict[str, list[str]] = {}
+    for algorithm in {row.algorithm for row in ROWS}:
+        name = f"{variants.get(algorithm, algorithm)}.md"
+        pages.setdefault(name, []).append(algorithm)
+    return pages
+
+
+def fill_in(page: Path, algorithms: list[str], results: dict[str, Any]) -> None:
+    """Writes the rows and curves of algorithms between the marks in their page."""
     if not page.exists():
         return
     begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"
@@ -364,7 +390,7 @@ def fill_in(page: Path, algorithm: str, results: dict[str, Any]) -> None:
     _, mark, after = rest.partition(end)
     if not mark:
         raise SystemExit(f"{page} lacks the marks {begin!r} and {end!r}")
-    rows = {name: r for name, r in results.items() if r["algorithm"] == algorithm}
+    rows = {name: r for name, r in results.items() if r["algorithm"] in algorithms}
     curves = [f"![{name}](figures/{name}.png)" for name in rows]
     content = "\n".join([*table(rows), "", *curves]) + "\n"
     page.write_text(before + begin + content + end + after)

@@ -14,9 +14,12 @@ _HOME = {
     "ACTOR_CRITIC": "jaxrl.algorithms.actor_critic",
     "ALGORITHMS": "jaxrl.algorithms",
     "DQN": "jaxrl.algorithms.dqn",
+    "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
     "NATURAL_PG": "jaxrl.algorithms.natural_pg",
     "PPO": "jaxrl.algorithms.ppo",
+    "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "REINFORCE": "jaxrl.algorithms.reinforce",
+    "SARSA": "jaxrl.algorithms.sarsa",
     "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
     "Env": "jaxrl.types",
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.natural_pg import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
+    from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA
+    from jaxrl.algorithms.sarsa import Q_LEARNING as Q_LEARNING
+    from jaxrl.algorithms.sarsa import SARSA as SARSA
     from jaxrl.algorithms.trpo import TRPO as TRPO
     from jaxrl.artifact import load_agents as load_agents
     from jaxrl.envs import env_ids as env_ids

@@ -33,18 +33,20 @@ def epsilon_greedy(
     return jnp.argmax(score, axis=-1).astype(jnp.int32)
 
 
-def epsilon_greedy_value(q: Array, epsilon: Scalar) -> Array:
+def epsilon_greedy_value(q: Array, epsilon: Scalar, mask: Array | None = None) -> Array:
     """The mean of the action values under the ε-greedy policy.
 
     Σ_a π(a) Q(a) = (1 - ε) max_a Q(a) + ε mean_a Q(a)
 
     Args:
       q: `[..., A]` action values.
-      epsilon: ε, a scalar or `[...]`.
+      epsilon: ε, a scalar or `[...]`; 0 gives the value of the best action.
+      mask: bool `[..., A]`, True for legal actions; None when all are.
 
     Returns:
       `[...]`.
 
     Source: Sutton and Barto (2018), section 6.6, the target of Expected SARSA.
     """
-    return (1.0 - epsilon) * q.max(axis=-1) + epsilon * q.mean(axis=-1)
+    best = q.max(axis=-1, initial=-jnp.inf, where=mask)
+    return (1.0 - epsilon) * best + epsilon * q.mean(axis=-1, where=mask)
