@@ -266,11 +266,11 @@ class Accepted(Exception):
     """Raised in the place of training."""
 
 
-def _traced(algorithm: Algorithm, configs: Any, envs: Any, **kwargs: Any) -> None:
+def _traced(algorithm: Algorithm, config: Any, env: Any, **kwargs: Any) -> None:
     """Instead of `train`: traces one train step, which compiles nothing."""
-    (config,), (env,) = configs, envs
-    state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
-    jax.eval_shape(algorithm.train_step, config, env, state)
+    (setting,) = zip(config, env, strict=True)
+    state = jax.eval_shape(algorithm.init, *setting, jax.random.key(0))
+    jax.eval_shape(algorithm.train_step, *setting, state)
     raise Accepted
 
 
