@@ -549,6 +549,7 @@ def table(rows: Found) -> str:
             bar,
             met,
         )
+        cells = tuple(cell.replace("|", "\\|") for cell in cells)
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {name}: {row['note']}." for name, row in rows.items() if row["note"]]
     any_row = next(iter(rows.values()))
