@@ -25,10 +25,10 @@ from jaxrl.rollout import init_world, play
 from jaxrl.types import InvalidInput
 
 
-# The finite ones are one program but for the sizes: `faults.py` checks all of them.
-@pytest.mark.parametrize("id", ["lecture/baird", "lecture/continuous-walk"])
-def test_every_problem_keeps_every_rule(id):
-    assert not [f.problem for f in check_env(make(id), 100) if f.problem]
+def test_a_tabular_environment_keeps_every_rule():
+    """All finite ones are one program but for the sizes; `faults.py` checks every id."""
+    findings = check_env(make("lecture/short-corridor"), 100)
+    assert not [f.problem for f in findings if f.problem]
 
 
 @pytest.mark.parametrize("id", PROBLEMS)
