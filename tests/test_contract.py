@@ -16,7 +16,16 @@ from jaxrl.rollout import unroll
 from jaxrl.types import Algorithm, Counter, Shared
 from tests.small import assert_trees_equal, tiny
 
-pytestmark = pytest.mark.parametrize("name", ALGORITHMS)
+VARIANTS = ("expected_sarsa", "q_learning")
+"""Of `sarsa`: one function apart."""
+
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
+        for name in ALGORITHMS
+    ],
+)
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
