@@ -70,8 +70,7 @@ Successor = Literal["taken", "expected", "best"]
 
 
 class Config(PyTreeNode):
-    """Hyper-parameters of SARSA, Expected SARSA and Q-learning. The defaults are those of
-    the CartPole benchmark row."""
+    """Hyper-parameters of SARSA, Expected SARSA, Q-learning: those of the CartPole row."""
 
     total_steps: float = traced(200_000.0, low=1, high=1e12)
     """Environment steps of the whole run; the schedules end there."""
