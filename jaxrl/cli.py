@@ -513,7 +513,10 @@ def _report_evaluation(
         click.echo(json.dumps(evaluation))
 
 
-KINDS = ("curves", "efficiency", "intervals", "profile", "slices", "heatmap")
+KINDS = (
+    *("curves", "efficiency", "aggregates", "intervals", "profile"),
+    *("slices", "heatmap"),
+)
 
 
 @jaxrl.command()

@@ -258,6 +258,33 @@ def plot_intervals(
     figure.savefig(out, dpi=150)
 
 
+def plot_aggregates(
+    rows: Sequence[Mapping[str, Any]], out: Path, title: str = ""
+) -> None:
+    """IQM and optimality gap over several environments, with 95 % intervals.
+
+    Args:
+      rows: of `report.tables.aggregates`.
+      out: a PNG, PDF or SVG file.
+      title: above the figure.
+    """
+    figure = _empty((8.0, 0.45 * len(rows) + 1.5))
+    panels = figure.subplots(1, 2, sharey=True)
+    names = {"iqm": "IQM, higher is better", "gap": "optimality gap, lower is better"}
+    for axes, (name, words) in zip(panels, names.items(), strict=True):
+        for i, row in enumerate(rows):
+            low, high = row[f"score_{name}_low"], row[f"score_{name}_high"]
+            axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
+            middle = row[f"score_{name}"]
+            axes.vlines(middle, i - 0.3, i + 0.3, color=COLOURS[6])
+        axes.set_xlabel(f"normalised score: {words}")
+        axes.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
+    panels[0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(out, dpi=150)
+
+
 def plot_profiles(
     scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
 ) -> None:

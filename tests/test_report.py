@@ -220,7 +220,14 @@ def test_several_environments_on_one_page(ppo_run, tmp_path):
     (row,) = csv.DictReader((out / "aggregates.csv").open())
     assert row["label"] == "ppo" and row["environments"] == "2"
     assert "optimality gap" in (out / "report.html").read_text()
-    assert (out / "efficiency.pdf").exists() and (out / "aggregates.tex").exists()
+    for name in ("efficiency.pdf", "aggregates.pdf", "aggregates.tex"):
+        assert (out / name).exists()
+    figure = out / "drawn.svg"
+    words = ["plot", str(ppo_run), str(other), "--kind", "aggregates"]
+    assert main([*words, "--out", str(figure)]) == 0
+    assert "optimality gap" in figure.read_text()
+    words[2] = str(ppo_run)
+    assert main([*words, "--out", str(figure)]) == 2
 
 
 @pytest.mark.parametrize("kind", ["efficiency", "intervals", "profile"])

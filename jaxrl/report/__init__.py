@@ -60,7 +60,7 @@ def write_report(
         raise InvalidInput(
             f"out = {str(out)!r} cannot be a folder ({error})."
         ) from error
-    figures = draw_all(entries, folders, out)
+    figures = draw_all(entries, folders, out, reference)
     texts = {
         "results.csv": results_csv(entries),
         "seeds.csv": seeds_csv(entries),

@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxrl import plotting
 from jaxrl.experiment import named_env
 from jaxrl.report.entries import Entry, all_entries, check_metric
+from jaxrl.report.tables import Reference, aggregates
 from jaxrl.runner import Row
 from jaxrl.statistics import iqm
 from jaxrl.sweeps import results
@@ -30,7 +31,10 @@ MOST_PROFILES = len(plotting.COLOURS)
 
 
 def draw_all(
-    entries: Sequence[Entry], folders: Sequence[Path], out: Path
+    entries: Sequence[Entry],
+    folders: Sequence[Path],
+    out: Path,
+    reference: Reference,
 ) -> list[Figure]:
     """The figures of all environments and sweeps, drawn."""
     figures: list[Figure] = []
@@ -38,7 +42,7 @@ def draw_all(
         here = [entry for entry in entries if entry.env == env and entry.whole]
         figures += _of_environment(env, here)
     if len({entry.env for entry in entries}) > 1:
-        figures.append(_efficiency(entries))
+        figures += _together(entries, reference)
     for folder in folders:
         if is_sweep(folder):
             figures += _of_sweep(folder, len(figures))
@@ -84,9 +88,9 @@ def _of_environment(env: str, entries: Sequence[Entry]) -> list[Figure]:
     return [learning, intervals, profiles]
 
 
-def _efficiency(entries: Sequence[Entry]) -> Figure:
-    """All environments together, against the steps."""
-    return Figure(
+def _together(entries: Sequence[Entry], reference: Reference) -> list[Figure]:
+    """All environments together: against the steps, and at the end."""
+    efficiency = Figure(
         "efficiency",
         "Sample efficiency",
         "Training return, on each environment from the lowest (0) to the highest IQM (1) "
@@ -94,6 +98,17 @@ def _efficiency(entries: Sequence[Entry]) -> Figure:
         "bootstrap interval.",
         partial(plotting.plot_efficiency, _by_label(entries)),
     )
+    rows = aggregates(entries, reference)
+    if not rows:
+        return [efficiency]
+    at_the_end = Figure(
+        "aggregates",
+        "All environments",
+        "IQM and optimality gap of the normalised scores, 95 % stratified bootstrap "
+        "intervals.",
+        partial(plotting.plot_aggregates, rows),
+    )
+    return [efficiency, at_the_end]
 
 
 def _by_label(entries: Sequence[Entry]) -> dict[str, dict[str, list[Row]]]:
@@ -139,7 +154,8 @@ def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) 
     Args:
       runs: folders.
       out: a PNG, PDF or SVG file.
-      kind: "efficiency", "intervals" or "profile"; of one sweep "slices" or "heatmap".
+      kind: "efficiency", "aggregates", "intervals" or "profile"; of one sweep "slices" or
+        "heatmap".
       metric: of "efficiency".
 
     Raises:
@@ -154,6 +170,15 @@ def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) 
     if kind == "efficiency":
         check_metric(entries, metric)
         plotting.plot_efficiency(_by_label(entries), out, metric)
+        return
+    if kind == "aggregates":
+        rows = aggregates(entries, {})
+        if not rows:
+            raise InvalidInput(
+                "kind = 'aggregates' is of runs on several environments, the same "
+                "algorithm or setting on each: give such, or try kind = 'intervals'."
+            )
+        plotting.plot_aggregates(rows, out)
         return
     envs = sorted({entry.env for entry in entries})
     if len(envs) > 1:
