@@ -289,6 +289,21 @@ def gae(
     return advantage, advantage + value
 
 
+def action_value(q: Array, action: Array) -> Array:
+    """The value of the action that was taken.
+
+    A product with a one-hot vector and not an index: its gradient is no scatter.
+
+    Args:
+      q: `[..., A]` Q(s, ·).
+      action: int32 `[...]` a.
+
+    Returns:
+      `[...]` Q(s, a).
+    """
+    return (q * jax.nn.one_hot(action, q.shape[-1])).sum(-1)
+
+
 def expected_value(q: Array, probability: Array) -> Array:
     """The state value that action values and a policy imply.
 

@@ -1,11 +1,18 @@
 """Finished training runs, one for each algorithm, shared by all tests that read them."""
 
+import gc
 import os
+from pathlib import Path
 
 import jax
 import pytest
 
 from tests import runs
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 20_000
+"""Linux gives a process 65,530 pieces of memory; a compiled program takes several, and
+where there is none left LLVM crashes."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +24,15 @@ def nothing_outside_the_tests(tmp_path_factory):
         patch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", str(folder))
         jax.devices()
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def not_too_many_programs():
+    """Forgets what is compiled, after a file of tests, before it is too much."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

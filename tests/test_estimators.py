@@ -554,3 +554,11 @@ def test_no_constant_leaves_less_variance_than_the_optimal_baseline():
 
     for b in (best - 0.1, best + 0.1, 0.0):
         assert second_moment(best) < second_moment(b)
+
+
+def test_the_value_of_the_action_taken():
+    q = jnp.array([[1.0, 3.0], [-2.0, 8.0]])
+    action = jnp.array([1, 0])
+    assert_close(estimators.action_value(q, action), [3.0, -2.0])
+    gradient = jax.grad(lambda q: estimators.action_value(q, action).sum())(q)
+    np.testing.assert_array_equal(gradient, [[0, 1], [1, 0]])

@@ -236,15 +236,12 @@ def act(
     return choose(config, env, agent, obs, memory, noise)
 
 
-def taken(q: Array, action: Array) -> Array:
-    """Q(s, a) `[...]` of `[..., A]`, by a product whose gradient is no scatter."""
-    return (q * jax.nn.one_hot(action, q.shape[-1])).sum(-1)
-
-
 def estimate(config: Config, env: Env, params: PyTree, trajectory: Transition) -> Array:
     """x_t `[T, N]`: Q(s_t, a_t) or V(s_t), of the critic's parameters."""
     output = critic_of(config, env, params, trajectory.obs)
-    return taken(output, trajectory.action) if config.learns_q else output
+    if not config.learns_q:
+        return output
+    return estimators.action_value(output, trajectory.action)
 
 
 def values(

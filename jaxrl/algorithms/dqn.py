@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
+from jaxrl import estimators, losses, optim
 from jaxrl.algorithms import checks
 from jaxrl.config import require
 from jaxrl.exploration import epsilon_greedy, epsilon_noise
@@ -269,9 +269,7 @@ def loss(
         batch.reward, batch.terminated, next_q.max(-1), config.gamma
     )
     q = q_values(config, env, params, batch.obs)
-    # A one-hot product and not an index: its gradient is no scatter.
-    taken = jax.nn.one_hot(batch.action, q.shape[-1])
-    q_taken = (q * taken).sum(-1)
+    q_taken = estimators.action_value(q, batch.action)
     if config.loss == "huber":
         td_loss = losses.huber_td(q_taken, target)
     else:

@@ -164,11 +164,6 @@ def q_values(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
     return q
 
 
-def taken(q: Array, action: Array) -> Array:
-    """Q(s, a) `[...]` of `[..., A]`, by a product whose gradient is no scatter."""
-    return (q * jax.nn.one_hot(action, q.shape[-1])).sum(-1)
-
-
 def explorer(config: Config, env: Env, agent: Agent, epsilon: Scalar) -> Policy:
     """The epsilon-greedy policy, which is given `exploration_noise`."""
 
@@ -218,7 +213,7 @@ def next_values(
 
     if successor == "taken":
         q = q_values(config, env, params, trajectory.obs)
-        value = taken(q, trajectory.action)
+        value = estimators.action_value(q, trajectory.action)
     else:
         value = on_average(trajectory.obs)
     return estimators.successor_values(
@@ -239,7 +234,7 @@ def loss(
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss of (obs, action, target), and what is `REPORTED` of every row."""
     obs, action, target = rows
-    q = taken(q_values(config, env, params, obs), action)
+    q = estimators.action_value(q_values(config, env, params, obs), action)
     td_loss = losses.squared_td(q, target)
     return td_loss.mean(), (td_loss, q)
 
