@@ -58,15 +58,12 @@ def _run(argv: Sequence[str]) -> int:
             f"was saved before is kept; see to the disk, then `jaxrl resume RUN`.",
             4,
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        from jaxrl import machines
         from jaxrl.types import InvalidInput
 
-        if not isinstance(error, InvalidInput):
-            raise
-        return _fail(one_line(str(error)), 2)
-    except RuntimeError as error:
-        from jaxrl import machines
-
+        if isinstance(error, InvalidInput):
+            return _fail(one_line(str(error)), 2)
         if not machines.is_lost(error):
             raise
         reason = str(error).split("\n")[0]

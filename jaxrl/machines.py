@@ -120,11 +120,18 @@ def _check_address(coordinator: str, is_first: bool) -> None:
             time.sleep(0.2)
 
 
-def is_lost(error: RuntimeError) -> bool:
-    """Whether the error says that another process of this run is gone."""
+def is_lost(error: Exception) -> bool:
+    """Whether the error says that another process of this run is gone.
+
+    JAX raises a failed status as its own error or, where a compiled function is called
+    from its fast path, as a ValueError that begins with the status ("UNKNOWN: ...").
+    """
+    status, colon, _ = str(error).partition(":")
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError) or (
+        isinstance(error, ValueError) and bool(colon) and status.isupper()
+    )
     words = str(error).lower()
-    known = isinstance(error, jax.errors.JaxRuntimeError)
-    return several() and known and any(word in words for word in LOST)
+    return several() and of_jax and any(word in words for word in LOST)
 
 
 def several() -> bool:
