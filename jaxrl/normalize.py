@@ -149,3 +149,24 @@ def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Arra
     var = stats.returns.var
     scale = jnp.where(var > EPS, jax.lax.rsqrt(var + EPS), 1.0)
     return jnp.clip(jnp.asarray(reward, jnp.float32) * scale, -clip, clip)
+
+
+def scaled_rollout(
+    stats: RewardStats | None,
+    trace: Array,
+    reward: Array,
+    done: Array,
+    gamma: Scalar,
+) -> tuple[Array, RewardStats | None, Array]:
+    """The rewards `[T, N]` to learn from, and the statistics that include them.
+
+    Without statistics (None) the rewards are what they are, and nothing is kept. The
+    arguments are those of `update_reward`.
+
+    Returns:
+      (reward, stats, trace).
+    """
+    if stats is None:
+        return reward, None, trace
+    stats, trace = update_reward(stats, trace, reward, done, gamma)
+    return scale_reward(stats, reward), stats, trace

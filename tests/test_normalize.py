@@ -152,3 +152,20 @@ def test_rewards_pass_as_they_are_where_returns_do_not_vary():
     reward, done = jnp.ones((4, 2)), jnp.ones((4, 2), bool)
     stats, _ = normalize.update_reward(stats, jnp.zeros(2), reward, done, 0.9)
     np.testing.assert_array_equal(normalize.scale_reward(stats, reward), 1.0)
+
+
+def test_a_rollout_without_statistics_is_left_as_it_is():
+    reward, done = jnp.ones((3, 2)), jnp.zeros((3, 2), bool)
+    found = normalize.scaled_rollout(None, jnp.zeros(2), reward, done, 0.9)
+    assert found[0] is reward and found[1] is None
+
+
+def test_a_rollout_is_scaled_by_statistics_that_include_it():
+    reward = jnp.arange(6.0).reshape(3, 2)
+    done, trace = jnp.zeros((3, 2), bool), jnp.zeros(2)
+    stats, after = update_reward(normalize.init_reward(), trace, reward, done, 0.9)
+    found = normalize.scaled_rollout(normalize.init_reward(), trace, reward, done, 0.9)
+    np.testing.assert_allclose(
+        found[0], normalize.scale_reward(stats, reward), rtol=1e-6
+    )
+    np.testing.assert_allclose(found[2], after, rtol=1e-6)

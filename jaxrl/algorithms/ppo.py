@@ -47,6 +47,7 @@ from jaxrl.networks.features import (
     action_mask,
     feature_shape,
     network_input,
+    updated_stats,
     uses_image,
 )
 from jaxrl.networks.torso import Activation
@@ -483,7 +484,13 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         config.num_steps,
         partial(action_noise, env.action_space),
     )
-    reward, reward_stats, reward_trace = scaled_reward(config, state, trajectory)
+    reward, reward_stats, reward_trace = normalize.scaled_rollout(
+        agent.reward_stats,
+        state.reward_trace,
+        trajectory.reward,
+        trajectory.terminated | trajectory.truncated,
+        config.gamma,
+    )
     batch = make_batch(config, env, agent, trajectory, reward)
     learning_rate: Scalar = config.learning_rate
     if config.anneal_lr:
@@ -493,7 +500,12 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     )
     new_agent = new_agent.replace(
         reward_stats=reward_stats,
-        obs_stats=updated_obs_stats(config, env, state, batch),
+        obs_stats=updated_stats(
+            env.observation_space,
+            batch.obs,
+            network(config, env).image,
+            state.agent.obs_stats,
+        ),
     )
     metrics |= stats
     metrics["value/explained_variance"] = mean(
@@ -502,32 +514,6 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     metrics["policy/kl_coef"] = mean(new_agent.kl_coef)
     metrics["optim/learning_rate"] = mean(learning_rate)
     return State(new_agent, world, reward_trace), metrics
-
-
-def scaled_reward(
-    config: Config, state: State, trajectory: Transition
-) -> tuple[Array, normalize.RewardStats | None, Array]:
-    """The reward to learn from, and the statistics that now include this rollout."""
-    reward, stats = trajectory.reward, state.agent.reward_stats
-    if stats is None:
-        return reward, None, state.reward_trace
-    done = trajectory.terminated | trajectory.truncated
-    stats, trace = normalize.update_reward(
-        stats, state.reward_trace, reward, done, config.gamma
-    )
-    return normalize.scale_reward(stats, reward), stats, trace
-
-
-def updated_obs_stats(
-    config: Config, env: Env, state: State, batch: Batch
-) -> normalize.RunningStats | None:
-    """Observation statistics for the next rollout."""
-    stats = state.agent.obs_stats
-    if stats is None:
-        return None
-    image = uses_image(env.observation_space, config.network)
-    x = network_input(env.observation_space, batch.obs, image, None)
-    return normalize.update(stats, x)
 
 
 PPO = Algorithm(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
-from jaxrl.normalize import RunningStats, normalize
+from jaxrl.normalize import RunningStats, normalize, update
 from jaxrl.spaces import MASK
 from jaxrl.types import Array, PyTree
 
@@ -53,6 +53,13 @@ def network_input(
     """`features`, normalised by running statistics where there are some."""
     x = features(space, obs, image)
     return x if stats is None else normalize(stats, x)
+
+
+def updated_stats(
+    space: spaces.Space, obs: PyTree, image: bool, stats: RunningStats | None
+) -> RunningStats | None:
+    """The statistics with the features of these observations; None where there are none."""
+    return None if stats is None else update(stats, features(space, obs, image))
 
 
 def mask_space(space: spaces.Space) -> spaces.Box | spaces.Discrete | None:
