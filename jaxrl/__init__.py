@@ -20,6 +20,7 @@ _HOME = {
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "REINFORCE": "jaxrl.algorithms.reinforce",
     "SARSA": "jaxrl.algorithms.sarsa",
+    "TD": "jaxrl.algorithms.td",
     "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
     "Env": "jaxrl.types",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA
     from jaxrl.algorithms.sarsa import Q_LEARNING as Q_LEARNING
     from jaxrl.algorithms.sarsa import SARSA as SARSA
+    from jaxrl.algorithms.td import TD as TD
     from jaxrl.algorithms.trpo import TRPO as TRPO
     from jaxrl.artifact import load_agents as load_agents
     from jaxrl.envs import env_ids as env_ids

@@ -21,8 +21,9 @@ from jaxrl import config as configs
 from jaxrl import storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
-from jaxrl.population import init_population
+from jaxrl.population import init_population, member
 from jaxrl.settings import Setting
+from jaxrl.teachers import FrozenPolicy
 from jaxrl.types import Algorithm, Env, InvalidInput, PyTree
 
 FORMAT = 2
@@ -56,6 +57,9 @@ class Agents(NamedTuple):
     seeds: list[int]
     own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
     members: Sequence[int] = ()  # its place in training [K]; empty: all are here
+    teacher: str | None = (
+        None  # where the policy is that they evaluate (`load_teacher`)
+    )
 
     @property
     def settings(self) -> list[Setting]:
@@ -86,7 +90,7 @@ def setting(
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        env = make(env.id, **env_params | params)
+        env = make(env.id, **env_params | params).replace(teacher=env.teacher)
     return configs.with_floats(config), env
 
 
@@ -110,6 +114,8 @@ def save_agents(folder: Path, agents: Agents) -> None:
         description["own"] = list(agents.own)
     if agents.members:
         description["members"] = list(agents.members)
+    if agents.teacher is not None:
+        description["teacher"] = agents.teacher
     storage.write(folder, agents.agents, description)
 
 
@@ -145,8 +151,71 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         jax.random.split(jax.random.key(0), len(seeds)),
     )
     agents = storage.filled(template, tensors, Path(run) / "policy")
-    more = (description.get("own", ()), description.get("members", ()))
+    teacher = description.get("teacher")
+    if teacher is not None:
+        environment = taught(environment, algorithm, teacher)
+    more = (description.get("own", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
+
+
+UNIFORM = "uniform"
+"""The policy that takes every action equally often, where one is named."""
+
+
+def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
+    """The environment with what the algorithm learns from beside rewards.
+
+    Args:
+      env: the environment that is trained on.
+      algorithm: its `teacher` says what `source` is.
+      source: a dataset's folder, a run folder, whose first agent it is then, or
+        "uniform"; None for nothing.
+
+    Raises:
+      InvalidInput: the algorithm has no teacher, or this one does not fit.
+    """
+    if source is None:
+        return env
+    kind = algorithm.teacher
+    configs.require(
+        bool(kind), f"teacher = {source!r}: {algorithm.name} has none, leave it out."
+    )
+    configs.require(
+        isinstance(source, str), f"{kind} = {source!r}: must be the name of a folder."
+    )
+    if kind == "policy" and source == UNIFORM:
+        return env
+    return env.replace(teacher=_frozen_policy(kind, source, env))
+
+
+def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
+    """The first agent of a run folder."""
+    agents = load_agents(run, env.id)
+    name = agents.algorithm.name
+    configs.require(
+        _spaces(agents.env) == _spaces(env),
+        f"{kind} = {run!r}: was trained on an {env.id} with other spaces, give one of "
+        f"the same.",
+    )
+    configs.require(
+        agents.algorithm.teacher != "policy",
+        f"{kind} = {run!r}: {name} learns values and no policy, give another run.",
+    )
+    config, _ = agents.settings[0]
+    memory = agents.algorithm.init_memory(config, env, 1)
+    configs.require(
+        not jax.tree.leaves(memory),
+        f"{kind} = {run!r}: its policy has a memory, give one without.",
+    )
+    return FrozenPolicy(config, member(agents.agents, 0), agents.algorithm)
+
+
+def teacher_digest(algorithm: Algorithm, source: str | None) -> str | None:
+    """What tells one teacher from another that lies in the same place."""
+    if source is None or source == UNIFORM:
+        return None
+    folder = Path(source)
+    return storage.digest(folder if algorithm.teacher == "data" else folder / "policy")
 
 
 def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -199,6 +199,7 @@ def _sweep_command(algorithm: Any) -> click.Command:
         RUN_OPTIONS,
         SWEEP_OPTIONS,
         config_options,
+        teacher_options,
     )
 
     def callback(**flags: Any) -> int:
@@ -211,6 +212,7 @@ def _sweep_command(algorithm: Any) -> click.Command:
             *SWEEP_OPTIONS,
             *RUN_OPTIONS,
             *MACHINE_OPTIONS,
+            *teacher_options(algorithm),
             *config_options(algorithm.Config),
         ],
         callback=callback,
@@ -281,7 +283,12 @@ def _report_sweep(result: Any, env: str, as_json: bool, received: list[int]) -> 
 
 
 def _train_command(algorithm: Any) -> click.Command:
-    from jaxrl.flags import MACHINE_OPTIONS, RUN_OPTIONS, config_options
+    from jaxrl.flags import (
+        MACHINE_OPTIONS,
+        RUN_OPTIONS,
+        config_options,
+        teacher_options,
+    )
 
     def callback(**flags: Any) -> int:
         env_params = click.get_current_context().meta["env_params"]
@@ -289,7 +296,12 @@ def _train_command(algorithm: Any) -> click.Command:
 
     return _TakesEnvParams(
         name=algorithm.name,
-        params=[*RUN_OPTIONS, *MACHINE_OPTIONS, *config_options(algorithm.Config)],
+        params=[
+            *RUN_OPTIONS,
+            *MACHINE_OPTIONS,
+            *teacher_options(algorithm),
+            *config_options(algorithm.Config),
+        ],
         callback=callback,
         help=f"Train {algorithm.name}. {algorithm.Config.__doc__}",
     )
@@ -497,6 +509,11 @@ def _report_evaluation(
     )
     from jaxrl.sweeps.results import setting_in_words
 
+    for name, values in evaluation.get("scores", {}).items():
+        click.echo(
+            f"{name}: {sum(values) / len(values):.4g} (mean over seeds), from "
+            f"{min(values):.4g} to {max(values):.4g}"
+        )
     for part in evaluation.get("settings", ()):
         low, high = part["episode_return_ci95"]
         click.echo(

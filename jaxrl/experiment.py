@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 from jaxrl import config as configs
 from jaxrl import loggers, memory, pbt
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.artifact import Own, check_environment, setting
+from jaxrl.artifact import (
+    Own,
+    check_environment,
+    setting,
+    taught,
+    teacher_digest,
+)
 from jaxrl.config import require
 from jaxrl.envs import make
 from jaxrl.errors import counted, did_you_mean
@@ -37,6 +43,10 @@ class Experiment:
     """An id of `make`; an environment of your own is registered, or "module:factory"."""
     env_params: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `make`."""
+    teacher: str | None = None
+    """What the algorithm learns from beside rewards, or whose values it learns: a
+    dataset's folder, a run folder, "uniform"; None where it has none. The algorithm has a
+    flag for it, with a name of its own (`Algorithm.teacher`)."""
     seed: int = 0
     num_seeds: int = 1
     """Of each setting."""
@@ -74,7 +84,8 @@ class Experiment:
     @cached_property
     def environment(self) -> Env:
         """The environment, built from its id: what is recorded is what was trained on."""
-        return make(self.env, **self.env_params)
+        env = make(self.env, **self.env_params)
+        return taught(env, self.algorithm, self.teacher)
 
     @cached_property
     def pairs(self) -> list[Setting]:
@@ -192,7 +203,7 @@ def folder_name(experiment: Experiment) -> str:
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The experiment as JSON, which `--config` reads."""
-    return {
+    description = {
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "env_params": experiment.env_params,
@@ -210,12 +221,15 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "log": list(experiment.log),
         "config": configs.to_dict(experiment.config),
     } | _settings(experiment)
+    if experiment.teacher is not None:
+        description["teacher"] = experiment.teacher
+    return description
 
 
 def describe_training(experiment: Experiment) -> dict[str, Any]:
     """What two runs must have in common to be one: a checkpoint holds it."""
     algorithm = experiment.algorithm
-    return {
+    about = {
         "algorithm": algorithm.name,
         "is_variant": algorithm != ALGORITHMS.get(algorithm.name),
         "env": experiment.env,
@@ -224,6 +238,9 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
         "num_seeds": experiment.num_seeds,
         "config": json.loads(json.dumps(configs.to_dict(experiment.config))),
     } | _settings(experiment)
+    if experiment.teacher is not None:
+        about["teacher"] = teacher_digest(algorithm, experiment.teacher)
+    return about
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

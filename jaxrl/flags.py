@@ -177,6 +177,21 @@ SWEEP_OPTIONS = (
 """Those of a sweep beside `--grid` and `RUN_OPTIONS`."""
 
 
+_TEACHERS = {
+    "data": "Folder of a dataset (`jaxrl collect`) to learn from.",
+    "expert": "Run folder whose policy is asked for the right actions.",
+    "policy": "Whose values are learned: uniform, or a run folder.  [default: uniform]",
+}
+
+
+def teacher_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flag for what the algorithm learns from beside rewards, if it has one."""
+    kind = algorithm.teacher
+    if not kind:
+        return []
+    return [click.Option([f"--{kind}", "teacher"], help=_TEACHERS[kind])]
+
+
 def config_options(config_class: type) -> list[click.Option]:
     """One flag for each field, with its docstring as help."""
     docs = configs.field_docs(config_class)
@@ -440,6 +455,8 @@ def _experiment_flags(experiment: Experiment) -> list[str]:
     words = ["--env", experiment.env]
     for name, value in experiment.env_params.items():
         words += [ENV_PREFIX + name, json.dumps(value)]
+    if experiment.teacher is not None:
+        words += [_flag(experiment.algorithm.teacher), experiment.teacher]
     for name in _RUN_FIELDS:
         value = getattr(experiment, name)
         if value is True:

@@ -143,6 +143,11 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
             f"{name} is an array, and a config has one number: give `train` a list of "
             f"configs, or sweep with jax.vmap over `run_chunk`.",
         )
+    configs.require(
+        algorithm.teacher in ("", "policy") or env.teacher is not None,
+        f"{algorithm.teacher} is missing: {algorithm.name} learns from it, give "
+        f"--{algorithm.teacher}, or env.replace(teacher=...).",
+    )
     algorithm.validate(config, env)
     plan = algorithm.plan(config, env)
     for name in ("env_steps", "updates", "warmup_env_steps"):

@@ -323,6 +323,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         [result.seeds[k] for k in whole],
         [own[k] for k in whole] if any(own) else (),
         whole if result.broken else (),
+        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
     )
     if machines.is_first():
         artifact.save_agents(folder / "policy", agents)
@@ -464,12 +465,32 @@ def evaluate_agents(
             seed for seed, fine in zip(agents.seeds, finite, strict=True) if fine
         ],
     } | summarize_returns(returns[finite])
+    scores = _scores(agents)
+    if scores:
+        evaluation["scores"] = {
+            name: [float(v) for v in x[finite]] for name, x in scores.items()
+        }
     if agents.own:
         evaluation["settings"] = _by_setting(agents.own, returns, finite)
     means = returns.mean(axis=1)
     return evaluation, [
         float(x) if fine else None for x, fine in zip(means, finite, strict=True)
     ]
+
+
+def _scores(agents: artifact.Agents) -> dict[str, np.ndarray]:
+    """What the algorithm says of its agents beside their returns, each `[K]`."""
+    score = agents.algorithm.score
+    if not agents.own:
+        return {
+            name: np.asarray(x)
+            for name, x in score(agents.config, agents.env, agents.agents).items()
+        }
+    each = [
+        score(*setting, member(agents.agents, np.array([k])))
+        for k, setting in enumerate(agents.settings)
+    ]
+    return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
 
 
 def _by_setting(

@@ -99,8 +99,13 @@ def _tree(setting: Setting) -> PyTree:
 
 
 def numbers(setting: Setting) -> dict[str, Any]:
-    """Every number of a setting by name: what may be `varied`."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(_tree(setting))
+    """Every number of a setting by name: what may be `varied`.
+
+    What the agents learn from is no number of the setting: all have the same teacher.
+    """
+    config, env = setting
+    untaught = _tree((config, env.replace(teacher=None)))
+    paths, _ = jax.tree_util.tree_flatten_with_path(untaught)
     return {_name(path): leaf for path, leaf in paths}
 
 

@@ -138,6 +138,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def digest(folder: Path) -> str:
+    """SHA-256 of the manifest, and so of everything that `write` stored.
+
+    Raises:
+      Damaged: there is no manifest.
+    """
+    return _sha256(_read_file(folder / MANIFEST))
+
+
 def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     """Every leaf under its path, such as `params/value_head/kernel`; of keys the data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -181,6 +181,11 @@ class Env(flax.struct.PyTreeNode):
     """No episode is shorter than this, whatever the policy: how often a rollout has to
     draw fresh starts. 1 is always right (see `rollout.draw`)."""
     id: str = static("")
+    model: Callable | None = static(None)
+    """`params -> jaxrl.mdp.MDP`: the problem as a finite MDP, where it is one or can be
+    approximated by one, whose `features` are what is observed. For exact values only."""
+    teacher: PyTree = None
+    """What an algorithm learns from beside rewards (`Algorithm.teacher`); None for most."""
 
 
 class Transition(NamedTuple):
@@ -233,6 +238,12 @@ def no_memory(config: Any, env: Env, num_envs: int) -> Memory:
     return ()
 
 
+def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
+    """Nothing beside the returns."""
+    del config, env, agents
+    return {}
+
+
 class Algorithm(NamedTuple):
     """An algorithm, as the runner sees it: a tuple of pure functions.
 
@@ -244,6 +255,12 @@ class Algorithm(NamedTuple):
     plan:        `(config, env) -> Plan`
     validate:    `(config, env) -> None`, raises `InvalidInput` before anything compiles
     init_memory: `(config, env, num_envs) -> Memory`, all zeros
+    score:       `(config, env, agents [K]) -> {name: [K]}`, on the host: what an
+                 evaluation says of the agents beside their returns
+    teacher:     what `env.teacher` is, named as its flag: "data", a `dataset.Dataset`;
+                 "expert", a `teachers.FrozenPolicy`; "policy", the same or None for
+                 uniformly random actions. Only `train_step` and, for "policy", `act` need
+                 it. "" is none.
     """
 
     name: str
@@ -254,6 +271,8 @@ class Algorithm(NamedTuple):
     plan: Callable
     validate: Callable
     init_memory: Callable = no_memory
+    score: Callable = no_score
+    teacher: Literal["", "data", "expert", "policy"] = ""
 
 
 class InvalidInput(ValueError):

@@ -23,6 +23,7 @@ FLAGS = {
     "reinforce": "--num-steps 4",
     "actor_critic": "--num-steps 4",
     "a2c": "--num-steps 4",
+    "td": "--num-steps 4 --num-epochs 1 --num-minibatches 2",
     "sarsa": "--num-steps 4 --num-epochs 1 --num-minibatches 2",
     "dqn": "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
 }

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import spaces
+from jaxrl import PPO, spaces
+from jaxrl.teachers import FrozenPolicy
 from jaxrl.types import Algorithm, Env, TimeStep
 
 TINY = {
@@ -28,6 +29,15 @@ def tiny(algorithm: Algorithm, **changes: Any) -> Any:
     config = algorithm.Config()
     fields = {name: v for name, v in TINY.items() if hasattr(config, name)}
     return config.replace(**(fields | changes))
+
+
+def taught(algorithm: Algorithm, env: Env) -> Env:
+    """The environment with a teacher, for an algorithm that has one: untrained."""
+    if not algorithm.teacher:
+        return env
+    config = tiny(PPO)
+    agent = PPO.init(config, env, jax.random.key(7)).agent
+    return env.replace(teacher=FrozenPolicy(config, agent, PPO))
 
 
 def counting_env(

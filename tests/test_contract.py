@@ -14,7 +14,7 @@ from jaxrl.envs import make
 from jaxrl.evaluation import evaluate
 from jaxrl.rollout import unroll
 from jaxrl.types import Algorithm, Counter, Shared
-from tests.small import assert_trees_equal, tiny
+from tests.small import assert_trees_equal, taught, tiny
 
 VARIANTS = ("expected_sarsa", "q_learning")
 """Of `sarsa`: one function apart."""
@@ -31,7 +31,7 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 
 def subject(name: str):
     algorithm = ALGORITHMS[name]
-    return algorithm, tiny(algorithm), make("probe/truncation")
+    return algorithm, tiny(algorithm), taught(algorithm, make("probe/truncation"))
 
 
 @cache

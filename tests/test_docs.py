@@ -15,7 +15,7 @@ import pytest
 from jaxrl import cli, envs, flags
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import env_ids, known_issues, make
-from tests.small import tiny
+from tests.small import taught, tiny
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_page_has_every_config_field_and_its_default(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_page_has_every_metric_and_no_other(name):
     algorithm = ALGORITHMS[name]
-    config, env = tiny(algorithm), make("probe/action")
+    config, env = tiny(algorithm), taught(algorithm, make("probe/action"))
     state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
     _, metrics = jax.eval_shape(algorithm.train_step, config, env, state)
     table = rows(page_of(name))

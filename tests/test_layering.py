@@ -21,7 +21,7 @@ LAYERS = (
     {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
     | {"diagnostics"}
     | {"storage", "folders"},
-    {"settings", "machines"},
+    {"settings", "machines", "teachers"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

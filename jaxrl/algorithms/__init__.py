@@ -7,6 +7,7 @@ from jaxrl.algorithms.natural_pg import NATURAL_PG
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
+from jaxrl.algorithms.td import TD
 from jaxrl.algorithms.trpo import TRPO
 from jaxrl.types import Algorithm
 
@@ -14,6 +15,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     a.name: a
     for a in (
         *(REINFORCE, ACTOR_CRITIC, A2C, NATURAL_PG, TRPO, PPO),
-        *(SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
+        *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
     )
 }

@@ -5,6 +5,7 @@ from typing import Any
 from jaxrl.config import require
 from jaxrl.networks.features import mask_space, uses_image
 from jaxrl.spaces import Box, Dict, Discrete
+from jaxrl.teachers import FrozenPolicy
 from jaxrl.types import Env
 
 
@@ -59,6 +60,16 @@ def check_discrete_actions(name: str, env: Env) -> None:
         isinstance(env.action_space, Discrete),
         f"{name} needs a Discrete action space, but that of {env.id} is a "
         f"{type(env.action_space).__name__}: use ppo or reinforce.",
+    )
+
+
+def check_frozen_policy(name: str, env: Env, required: bool = True) -> None:
+    """What is asked for actions is a trained policy, or none."""
+    teacher = env.teacher
+    require(
+        isinstance(teacher, FrozenPolicy) or (teacher is None and not required),
+        f"teacher is a {type(teacher).__name__}: {name} needs a "
+        f"jaxrl.teachers.FrozenPolicy there.",
     )
 
 

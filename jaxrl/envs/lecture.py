@@ -282,7 +282,12 @@ def continuous_walk() -> Env:
         step=_walk_step,
         observation_space=spaces.box(-np.inf, np.inf, (1,)),
         action_space=spaces.Discrete(2),
+        model=_walk_model,
     )
+
+
+def _walk_model(walk: Walk) -> MDP:
+    return continuous_walk_mdp(walk=walk)
 
 
 def _walk_reset(key: Array, walk: Walk) -> tuple[Array, Array]:
@@ -303,7 +308,7 @@ def _walk_step(key: Array, x: Array, action: Array, walk: Walk):
     return x, timestep
 
 
-def continuous_walk_mdp(num_points: int = 1001) -> MDP:
+def continuous_walk_mdp(num_points: int = 1001, walk: Walk = WALK) -> MDP:
     """The walk on [-3, 3], its interval cut into cells.
 
     Points x_i divide the interval evenly, ends included; each stands for the cell halfway
@@ -314,6 +319,7 @@ def continuous_walk_mdp(num_points: int = 1001) -> MDP:
 
     Args:
       num_points: how many points, odd, so that the start 0 is one.
+      walk: the lengths of its steps.
 
     Returns:
       An MDP of `num_points + 1` states; the points are `features[:-1, 0]`.
@@ -329,8 +335,8 @@ def continuous_walk_mdp(num_points: int = 1001) -> MDP:
     borders = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     transition = np.zeros((num_points + 1, 2, num_points + 1))
     for action, direction in ((LEFT, -1.0), (RIGHT, 1.0)):
-        mean = x + direction * float(WALK.mean)
-        below = ndtr((borders - mean[:, None]) / float(WALK.std))
+        mean = x + direction * float(walk.mean)
+        below = ndtr((borders - mean[:, None]) / float(walk.std))
         inside = np.diff(below, axis=1)
         transition[:-1, action, :-1] = inside
         transition[:-1, action, -1] = np.maximum(1 - inside.sum(axis=1), 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.mdp import MDP
+from jaxrl.mdp import MDP, finite_mdp
 from jaxrl.types import Array, Env, TimeStep
 
 Table = Array | np.ndarray
@@ -45,6 +45,21 @@ def tabular_env(mdp: MDP) -> Env:
         step=step,
         observation_space=spaces.box(low, high, low.shape),
         action_space=spaces.Discrete(mdp.num_actions),
+        model=model,
+    )
+
+
+def model(tables: Tables) -> MDP:
+    """The MDP of the tables, with discount 1, good to float32."""
+    cumulative = np.asarray(tables.cumulative, float)
+    cumulative /= cumulative[..., -1:]
+    start = np.asarray(tables.start, float)
+    return finite_mdp(
+        transition=np.diff(cumulative, axis=2, prepend=0.0),
+        reward=tables.reward,
+        terminal=tables.terminal,
+        start=np.diff(start / start[-1], prepend=0.0),
+        features=tables.features,
     )
 
 

@@ -43,7 +43,7 @@ def sticky_actions(env: Env, prob: float | Array) -> Env:
     """
     reset, step = _sticky_functions(env.reset, env.step, env.action_space)
     params = StickyParams(env.params, jnp.asarray(prob, jnp.float32))
-    return env.replace(params=params, reset=reset, step=step)
+    return env.replace(params=params, reset=reset, step=step, model=None)
 
 
 @functools.cache
@@ -132,7 +132,8 @@ def stack_history(env: Env, length: int, actions: bool | None = None) -> Env:
         env.reset, env.step, env.observation_space, env.action_space, length, actions
     )
     reset, step = _history_functions(spec)
-    return env.replace(reset=reset, step=step, observation_space=_history_space(spec))
+    space = _history_space(spec)
+    return env.replace(reset=reset, step=step, observation_space=space, model=None)
 
 
 @functools.cache

@@ -53,6 +53,15 @@ PAPERS = {
   journal = {arXiv preprint arXiv:1707.06347},
   year    = {2017}
 }""",
+    "td": """@article{sutton1988learning,
+  title   = {Learning to Predict by the Methods of Temporal Differences},
+  author  = {Sutton, Richard S.},
+  journal = {Machine Learning},
+  volume  = {3},
+  number  = {1},
+  pages   = {9--44},
+  year    = {1988}
+}""",
     "sarsa": """@techreport{rummery1994online,
   title       = {On-line {Q}-Learning Using Connectionist Systems},
   author      = {Rummery, Gavin A. and Niranjan, Mahesan},
