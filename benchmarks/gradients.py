@@ -25,15 +25,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import diagnostics, distributions, estimators, losses, make, spaces
+from jaxrl import diagnostics, distributions, estimators, losses, make
 from jaxrl.algorithms import actor_critic, reinforce
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
-from jaxrl.diagnostics import Model
+from jaxrl.envs.tabular import tabular_env
 from jaxrl.experiment import versions
+from jaxrl.mdp import (
+    MDP,
+    action_values,
+    expected_return,
+    finite_mdp,
+    policy_evaluation,
+    uniform_policy,
+)
 from jaxrl.networks.actor_critic import action_noise
 from jaxrl.rollout import init_world, unroll
-from jaxrl.types import Array, Env, TimeStep, Transition
+from jaxrl.types import Array, Env, Transition
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10, 100, 300, 1_000, 10_000, 100_000)
@@ -49,8 +57,10 @@ Weight = Callable[[Transition, Array], Array]
 
 
 class Problem(NamedTuple):
+    """S states beside the terminal one, which is the last of `mdp`."""
+
     env: Env
-    model: Model
+    mdp: MDP
     steps: int
     logits: Array  # [S, 2]: the policy is uniform
     value: Array  # [S], exact
@@ -93,57 +103,43 @@ def main() -> None:
 
 def corridor(length: int) -> Problem:
     env = make("probe/shortest-path", length=length, horizon=LENGTHS[length])
-    cells = length - 1  # without the goal
-    transition = np.zeros((cells, 2, cells))
-    for cell in range(cells):
+    goal = length - 1
+    transition = np.zeros((length, 2, length))
+    for cell in range(goal):
         transition[cell, 0, max(cell - 1, 0)] = 1.0
-        if cell + 1 < cells:
-            transition[cell, 1, cell + 1] = 1.0
-    start = np.eye(cells)[0]
-    return problem(env, (transition, -np.ones((cells, 2)), start), LENGTHS[length])
+        transition[cell, 1, cell + 1] = 1.0
+    mdp = finite_mdp(transition, -1.0, np.arange(length) == goal, start=0)
+    return problem(env, mdp, LENGTHS[length])
 
 
 def random_model() -> Problem:
     """Three states; every step ends the episode with probability 0.35 to 0.5."""
     rng = np.random.default_rng(3)
-    transition = rng.dirichlet(np.ones(3), (3, 2)) * rng.uniform(0.5, 0.65, (3, 2, 1))
-    tables = (
-        transition,
-        np.array([[1.0, 2.0], [6.0, 4.0], [0.0, -1.0]]),
-        np.array([0.5, 0.2, 0.3]),
-    )
-    ends = 1.0 - transition.sum(-1, keepdims=True)
-    following = jnp.log(
-        jnp.asarray(np.concatenate([transition, ends], -1), jnp.float32)
-    )
-    reward, start = (jnp.asarray(x, jnp.float32) for x in tables[1:])
-
-    def reset(key: Array, params: Any) -> tuple[Array, Array]:
-        state = jax.random.choice(key, 3, p=start).astype(jnp.int32)
-        return state, jax.nn.one_hot(state, 4)
-
-    def step(key: Array, state: Array, action: Array, params: Any) -> tuple:
-        after = jax.random.categorical(key, following[state, action]).astype(jnp.int32)
-        obs, no = jax.nn.one_hot(after, 4), jnp.bool_(False)
-        return after, TimeStep(obs, reward[state, action], after == 3, no, {})
-
-    env = Env(
-        params=(),
-        horizon=None,
-        reset=reset,
-        step=step,
-        observation_space=spaces.box(0.0, 1.0, (4,)),
-        action_space=spaces.Discrete(2),
-        id="benchmark/random-model",
-    )
-    return problem(env, tables, steps=35)
+    going = rng.dirichlet(np.ones(3), (3, 2)) * rng.uniform(0.5, 0.65, (3, 2, 1))
+    transition = np.zeros((4, 2, 4))
+    transition[:3, :, :3] = going
+    transition[:3, :, 3] = 1.0 - going.sum(-1)
+    reward = [[1.0, 2.0], [6.0, 4.0], [0.0, -1.0], [0.0, 0.0]]
+    ends, start = np.arange(4) == 3, [0.5, 0.2, 0.3, 0.0]
+    mdp = finite_mdp(transition, reward, ends, start, features=np.eye(4))
+    env = tabular_env(mdp).replace(id="benchmark/random-model")
+    return problem(env, mdp, steps=35)
 
 
-def problem(env: Env, tables: tuple, steps: int) -> Problem:
-    model = Model(*(jnp.asarray(x, jnp.float32) for x in tables))
-    logits = jnp.zeros(model.reward.shape)
-    value, q = diagnostics.exact_values(model, jax.nn.softmax(logits), 1.0)
-    return Problem(env, model, steps, logits, value, q)
+def problem(env: Env, mdp: MDP, steps: int) -> Problem:
+    value = policy_evaluation(mdp, uniform_policy(mdp), 1.0)
+    q = action_values(mdp, value, 1.0)
+    exact = (jnp.asarray(x[:-1], jnp.float32) for x in (value, q))
+    return Problem(env, mdp, steps, jnp.zeros((mdp.num_states - 1, 2)), *exact)
+
+
+def policy_of(logits: Array) -> Array:
+    """`[S + 1, 2]`: at the end any policy will do."""
+    return jax.nn.softmax(jnp.append(logits, jnp.zeros((1, 2)), axis=0))
+
+
+def mean_return_of(problem: Problem) -> float:
+    return expected_return(problem.mdp, uniform_policy(problem.mdp), 1.0)
 
 
 def rung(problem: Problem, weighting: str, baseline: str, constant: float) -> Weight:
@@ -181,7 +177,7 @@ def cell(obs: Array) -> Array:
 
 
 def all_weights(problem: Problem) -> dict[str, Weight]:
-    mean_return = float(problem.model.start @ problem.value)
+    mean_return = mean_return_of(problem)
     best = {w: best_constant(problem, w) for w in ("return", "reward_to_go")}
     found = {}
     for weighting, name in (("return", "return"), ("reward_to_go", "reward-to-go")):
@@ -251,9 +247,7 @@ def episode(
 def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Every weight on one problem."""
     weights = all_weights(problem)
-    exact = diagnostics.exact_gradient(
-        jax.nn.softmax, problem.logits, problem.model, 1.0
-    )
+    exact = diagnostics.exact_gradient(policy_of, problem.logits, problem.mdp, 1.0)
     keys = jax.random.split(jax.random.key(0), num_keys)
     found = samples(problem, list(weights.values()), keys)
     sizes = tuple(n for n in sizes if n <= num_keys)
@@ -280,7 +274,7 @@ def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str
         print(problem.env.id, name, rows[name], flush=True)
     return {
         "episodes": num_keys,
-        "mean_return": round(float(problem.model.start @ problem.value), 3),
+        "mean_return": round(mean_return_of(problem), 3),
         "rows": rows,
     }
 

@@ -63,7 +63,7 @@ class Size(NamedTuple):
     passes: int
 
 
-FULL, QUICK = Size(30, 1_000, 100), Size(2, 20, 2)
+FULL, QUICK = Size(30, 1_000, 60), Size(2, 20, 2)
 
 
 def main() -> None:

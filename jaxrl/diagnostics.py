@@ -2,8 +2,8 @@
 
 A gradient estimator is a function `(params, key) -> gradient`, of one batch of rollouts as
 an algorithm would learn from. Asked with many keys it shows its mean and its variance, and
-where the model of the environment is known, its bias: `exact_gradient` differentiates the
-value through the transitions. The other functions show what a large step leaves behind:
+where the problem is a known `MDP`, its bias: `exact_gradient` samples nothing. The other
+functions show what a large step leaves behind:
 a policy at the border of the simplex, a divergence that nobody asked for.
 """
 
@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl import optim
 from jaxrl.losses import explained_variance as explained_variance
-from jaxrl.types import Array, InvalidInput, PyTree, Scalar
+from jaxrl.mdp import MDP, action_values, discounted_visits, policy_evaluation
+from jaxrl.types import Array, InvalidInput, PyTree
 
 GradFn = Callable[[PyTree, Array], PyTree]
 """`(params, key) -> ` an estimate of the gradient, structured as `params`."""
@@ -48,14 +50,6 @@ class Saturation(NamedTuple):
     entropy: Array  # [], mean, in nats
     max_probability: Array  # [Q] quantiles of max_a π(a|s) over states
     saturated: Array  # [], the share of states where it exceeds the threshold
-
-
-class Model(NamedTuple):
-    """A finite Markov decision process with S states and A actions."""
-
-    transition: Array  # [S, A, S] P(s'|s, a); what is missing to 1 terminates
-    reward: Array  # [S, A] mean reward
-    start: Array  # [S] distribution of the first state
 
 
 def gradient_samples(
@@ -181,49 +175,33 @@ def _misaligned(estimates: Array, target: Array) -> Array:
     return (estimates @ target < 0.0).mean(dtype=jnp.float32)
 
 
-def exact_values(model: Model, policy: Array, gamma: Scalar) -> tuple[Array, Array]:
-    """V^π and Q^π of a known model, by solving the Bellman equations.
-
-    V = (I - γ P_π)⁻¹ r_π,    Q(s, a) = r(s, a) + γ Σ_s' P(s'|s, a) V(s')
-
-    Args:
-      model: with S states and A actions.
-      policy: `[S, A]` π(a|s).
-      gamma: the discount γ; 1 only if every episode ends.
-
-    Returns:
-      (V `[S]`, Q `[S, A]`), differentiable in the policy.
-
-    Source: Sutton and Barto (2018), "Reinforcement Learning", equations 4.4 and 4.6.
-    """
-    chex.assert_equal_shape([model.reward, policy])
-    dynamics = jnp.einsum("sa,sat->st", policy, model.transition)
-    reward = (policy * model.reward).sum(-1)
-    value = jnp.linalg.solve(jnp.eye(len(policy)) - gamma * dynamics, reward)
-    return value, model.reward + gamma * model.transition @ value
-
-
 def exact_gradient(
-    policy_of: Callable[[PyTree], Array], params: PyTree, model: Model, gamma: Scalar
+    policy_of: Callable[[PyTree], Array], params: PyTree, mdp: MDP, gamma: float
 ) -> PyTree:
-    """The gradient of the expected discounted return of a known model.
+    """The gradient of the expected discounted return, of a known problem.
 
-    ∇J = ∇ Σ_s μ(s) V^π(s),    through the transitions, with nothing sampled
+    ∇J = Σ_s d(s) Σ_a ∇π(a|s) Q(s, a),    d(s) = Σ_t γ^t P(s_t = s)
 
     Args:
-      policy_of: `params -> π(a|s) [S, A]`.
+      policy_of: `params -> π(a|s) [S, A]`; what it says of terminal states is not used.
       params: where.
-      model: the environment.
+      mdp: the problem.
       gamma: the discount γ; 1 only if every episode ends.
 
     Returns:
       The gradient, structured as `params`.
+
+    Raises:
+      InvalidInput: `policy_of` gives no policy, or it may never end and γ is 1.
+
+    Source: Sutton, McAllester, Singh and Mansour (2000), "Policy gradient methods for
+    reinforcement learning with function approximation", theorem 1.
     """
-
-    def objective(params: PyTree) -> Array:
-        return model.start @ exact_values(model, policy_of(params), gamma)[0]
-
-    return jax.grad(objective)(params)
+    policy, pulled_back = jax.vjp(policy_of, params)
+    table = np.asarray(policy, float)
+    q = action_values(mdp, policy_evaluation(mdp, table, gamma), gamma)
+    visits = discounted_visits(mdp, table, gamma)
+    return pulled_back(jnp.asarray(visits[:, None] * q, policy.dtype))[0]
 
 
 def simplex_saturation(

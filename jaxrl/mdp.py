@@ -257,6 +257,35 @@ def state_distribution(mdp: MDP, policy: np.ndarray) -> np.ndarray:
     return distribution
 
 
+def discounted_visits(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
+    """How often an episode is in each state, later times counting less.
+
+    d(s) = Σ_t γ^t P(s_t = s),    d(s') = p(s_0 = s') + γ Σ_s d(s) P_π(s'|s)
+
+    Args:
+      mdp: the problem.
+      policy: `[S, A]` π(a|s).
+      gamma: γ. 1 needs a policy that ends from every state.
+
+    Returns:
+      float64 `[S]`, 0 in terminal states; with γ = 1 the mean number of visits.
+
+    Raises:
+      InvalidInput: as `policy_evaluation`.
+
+    Source: S&B, section 9.2, the box on the on-policy distribution, and section 13.2.
+    """
+    chain, _ = _markov_chain(mdp, policy)
+    _check_discount(gamma)
+    if gamma == 1:
+        _check_proper(mdp, chain)
+    going = ~mdp.terminal
+    visits = np.zeros(mdp.num_states)
+    system = np.eye(going.sum()) - gamma * chain[np.ix_(going, going)]
+    visits[going] = np.linalg.solve(system.T, mdp.start[going])
+    return visits
+
+
 def interpolated(grid: np.ndarray, value: np.ndarray) -> Callable[[Any], np.ndarray]:
     """A function of a number, linear between the values at the points of a grid.
 

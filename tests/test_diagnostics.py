@@ -11,14 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from jaxrl import diagnostics, distributions, estimators, losses, spaces
 from jaxrl.algorithms import actor_critic, reinforce
 from jaxrl.algorithms.actor_critic import Values
-from jaxrl.diagnostics import Model
+from jaxrl.envs.tabular import tabular_env
+from jaxrl.mdp import (
+    MDP,
+    action_values,
+    expected_return,
+    finite_mdp,
+    policy_evaluation,
+)
 from jaxrl.rollout import init_world, unroll
-from jaxrl.types import Env, InvalidInput, TimeStep
+from jaxrl.types import Env, InvalidInput
 
 ROOT = Path(__file__).parent.parent
 STATES, ACTIONS, STEPS = 3, 2, 28
@@ -26,46 +33,51 @@ NUM_KEYS = 40_000
 PARAMS = jnp.array([[0.5, -0.5], [0.0, 0.3], [-0.8, 0.4]])  # logits
 
 
-def model() -> Model:
+def model() -> MDP:
     """Every step ends the episode with probability 0.35 to 0.5."""
     rng = np.random.default_rng(3)
-    transition = rng.dirichlet(np.ones(STATES), (STATES, ACTIONS))
-    transition *= rng.uniform(0.5, 0.65, (STATES, ACTIONS, 1))
-    reward = np.array([[1.0, 2.0], [6.0, 4.0], [0.0, -1.0]])
-    start = np.array([0.5, 0.2, 0.3])
-    return Model(*(jnp.asarray(x, jnp.float32) for x in (transition, reward, start)))
+    transition = np.zeros((STATES + 1, ACTIONS, STATES + 1))
+    going = rng.dirichlet(np.ones(STATES), (STATES, ACTIONS))
+    transition[:-1, :, :-1] = going * rng.uniform(0.5, 0.65, (STATES, ACTIONS, 1))
+    transition[:-1, :, -1] = 1 - transition[:-1, :, :-1].sum(-1)
+    reward = np.array([[1.0, 2.0], [6.0, 4.0], [0.0, -1.0], [0.0, 0.0]])
+    ends, start = np.arange(STATES + 1) == STATES, [0.5, 0.2, 0.3, 0.0]
+    states = np.arange(STATES + 1)[:, None]
+    return finite_mdp(transition, reward, ends, start, states)
 
 
-MODEL = model()
+PROBLEM = model()
 
 
 def env() -> Env:
+    """Of which the number of the state is seen; of the end that of a state."""
+    problem = tabular_env(PROBLEM)
+
+    def seen(obs):
+        return jnp.minimum(obs[0], STATES - 1).astype(jnp.int32)
+
     def reset(key, params):
-        state = jax.random.choice(key, STATES, p=MODEL.start).astype(jnp.int32)
-        return state, state
+        state, obs = problem.reset(key, params)
+        return state, seen(obs)
 
     def step(key, state, action, params):
-        row = MODEL.transition[state, action]
-        following = jnp.append(row, 1.0 - row.sum())
-        after = jax.random.categorical(key, jnp.log(following)).astype(jnp.int32)
-        ends = after == STATES
-        after = jnp.where(ends, state, after)
-        reward, no = MODEL.reward[state, action], jnp.bool_(False)
-        return after, TimeStep(after, reward, ends, no, {})
+        state, timestep = problem.step(key, state, action, params)
+        return state, timestep._replace(obs=seen(timestep.obs))
 
-    return Env(
-        params=(),
-        horizon=None,
-        reset=reset,
-        step=step,
-        observation_space=spaces.Discrete(STATES),
-        action_space=spaces.Discrete(ACTIONS),
-        id="test/known-model",
-    )
+    space = spaces.Discrete(STATES)
+    return problem.replace(reset=reset, step=step, observation_space=space)
 
 
-V, Q = diagnostics.exact_values(MODEL, jax.nn.softmax(PARAMS), 1.0)
-EXACT = diagnostics.exact_gradient(jax.nn.softmax, PARAMS, MODEL, 1.0)
+def policy_of(params):
+    """At the end there is nothing to choose: any policy will do."""
+    return jax.nn.softmax(jnp.append(params, jnp.zeros((1, ACTIONS)), axis=0))
+
+
+POLICY = np.asarray(policy_of(PARAMS), float)
+VALUE = policy_evaluation(PROBLEM, POLICY, 1.0)
+V = jnp.asarray(VALUE[:-1], jnp.float32)
+Q = jnp.asarray(action_values(PROBLEM, VALUE, 1.0)[:-1], jnp.float32)
+EXACT = diagnostics.exact_gradient(policy_of, PARAMS, PROBLEM, 1.0)
 WRONG_V = jnp.array([5.0, -3.0, 0.0])
 
 
@@ -94,7 +106,7 @@ def critic_weight(weight, v, q, gae_lambda=0.5):
     return score_weight
 
 
-J = float(MODEL.start @ V)
+J = expected_return(PROBLEM, POLICY, 1.0)
 UNBIASED = {
     "return": returns_minus("return", "none", 0, V),
     "return, moving average": returns_minus("return", "moving_average", J, V),
@@ -131,8 +143,8 @@ def rollout(params, key):
     def noise(key, shape):
         return jax.random.gumbel(key, (*shape, ACTIONS))
 
-    problem = env()
-    _, t, _ = unroll(problem, policy, init_world(problem, key, 1), STEPS, noise)
+    walk = env()
+    _, t, _ = unroll(walk, policy, init_world(walk, key, 1), STEPS, noise)
     rewards = (t.reward, t.terminated, t.truncated)
     reward_to_go = estimators.discounted_returns(*rewards, 0.0, 1.0)
     return t, reward_to_go, estimators.first_episode_mask(t.terminated)
@@ -180,27 +192,20 @@ def furthest(found):
     return float(jnp.abs(found.bias / found.standard_error).max()), bound
 
 
-def test_exact_values_solve_the_bellman_equations():
-    policy = np.asarray(jax.nn.softmax(PARAMS), np.float64)
-    value = np.zeros(STATES)
-    for _ in range(200):
-        q = np.asarray(MODEL.reward) + np.asarray(MODEL.transition) @ value
-        value = (policy * q).sum(-1)
-    np.testing.assert_allclose(V, value, rtol=1e-5)
-    np.testing.assert_allclose(Q, q, rtol=1e-5)
+@pytest.mark.parametrize("gamma", [1.0, 0.7])
+def test_the_exact_gradient_is_that_of_the_value(gamma):
+    """Central differences of the return, in float64."""
+    found = diagnostics.exact_gradient(policy_of, PARAMS, PROBLEM, gamma)
+    step, logits = 1e-5, np.append(np.asarray(PARAMS, float), [[0, 0]], axis=0)
 
+    def objective(logits):
+        return expected_return(PROBLEM, special.softmax(logits, axis=1), gamma)
 
-def test_the_exact_gradient_is_that_of_the_value():
-    """Central differences, and the policy gradient theorem summed over states."""
-    policy = np.asarray(jax.nn.softmax(PARAMS), np.float64)
-    visits, now = np.zeros(STATES), np.asarray(MODEL.start, np.float64)
-    for _ in range(200):
-        visits += now
-        now = np.einsum("s,sa,sat->t", now, policy, np.asarray(MODEL.transition))
-    advantage = np.asarray(Q) - np.asarray(V)[:, None]
-    np.testing.assert_allclose(
-        EXACT, visits[:, None] * policy * advantage, rtol=1e-4, atol=1e-6
-    )
+    for place in np.ndindex(STATES, ACTIONS):
+        moved = np.zeros_like(logits)
+        moved[place] = step
+        slope = (objective(logits + moved) - objective(logits - moved)) / (2 * step)
+        assert float(found[place]) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", UNBIASED)

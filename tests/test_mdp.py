@@ -8,6 +8,7 @@ import pytest
 from jaxrl.envs.lecture import PROBLEMS, mdp_of
 from jaxrl.mdp import (
     action_values,
+    discounted_visits,
     expected_return,
     finite_mdp,
     greedy_policy,
@@ -214,6 +215,23 @@ def test_greedy_takes_the_first_of_equals():
 
 
 # How often states are visited
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.8])
+def test_discounted_visits_are_the_sum_over_time(gamma):
+    mdp, policy = random_mdp(5)
+    chain = np.einsum("sa,sat->st", policy, mdp.transition)
+    now, expected = mdp.start.copy(), np.zeros(mdp.num_states)
+    for t in range(2_000):
+        expected += gamma**t * now * ~mdp.terminal
+        now = now @ chain
+    np.testing.assert_allclose(discounted_visits(mdp, policy, gamma), expected)
+
+
+def test_waiting_for_the_end_is_counted():
+    mdp = two_states(0.25)
+    found = discounted_visits(mdp, uniform_policy(mdp), 1.0)
+    np.testing.assert_allclose(found, [4.0, 0.0])
 
 
 def test_the_distribution_of_a_random_walk_is_a_triangle():

@@ -21,7 +21,9 @@ The details that matter, in the order of the code:
    would be favoured. What is cut by the end of the rollout continues with V'. Without it
    the environments go on from rollout to rollout, and every step is learned from.
 3. Targets once for each rollout, then `num_epochs` passes in minibatches.
-4. The evaluation says how far V is from the exact one, where the environment has a model
+4. Gradients are not clipped: that would scale down the trajectories with the largest
+   errors, the long ones, and V would be that of the others.
+5. The evaluation says how far V is from the exact one, where the environment has a model
    (`lecture/...`) and the policy is uniform or greedy: `value_rms`, over all states that
    are not terminal, each counted once.
 """
@@ -98,8 +100,6 @@ class Config(PyTreeNode):
     """Trajectories for which the target network is frozen; 0 for none: it is V."""
     greedy: bool = static(True)
     """Whether a trained policy takes its likeliest action, or samples."""
-    max_grad_norm: float = traced(10.0, above=0)
-    """Gradients are scaled down to this global norm."""
     hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
     """Widths of the fully connected layers."""
     activation: Activation = static("relu")
@@ -155,7 +155,7 @@ def init(config: Config, env: Env, key: Array) -> State:
         params=params,
         target_params=params,
         trajectories=jnp.int32(0),
-        opt_state=optim.adam(config.max_grad_norm).init(optim.flat(params)[0]),
+        opt_state=optim.adam(None).init(optim.flat(params)[0]),
     )
     return State(agent, init_world(env, key_world, config.num_envs))
 
@@ -250,7 +250,7 @@ def update(
     rows = parallel.gather((trajectory.obs, target, weight), axis=1)
     rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
     rows_at, size = reader(rows), rows[2].size
-    optimizer = optim.adam(config.max_grad_norm)
+    optimizer = optim.adam(None)
     params, unflatten = optim.flat(agent.params)
 
     def loss_of(params: Array, rows: tuple) -> tuple[Array, tuple]:
