@@ -14,6 +14,7 @@ from jaxrl.tabular import prediction
 from jaxrl.tabular.prediction import (
     after_each_episode,
     episodes,
+    fixed_point_iteration,
     lambda_return,
     lstd,
     monte_carlo,
@@ -170,6 +171,38 @@ def test_n_step_td_is_its_pseudocode(n, end):
             g += GAMMA ** (last - tau) * (w @ steps.next_obs[last - 1])
         w += ALPHA * (g - w @ steps.obs[tau]) * steps.obs[tau]
     close(of_n_steps(some_weights(), steps, ALPHA, GAMMA, n), w)
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5])
+def test_fixed_point_iteration_is_its_pseudocode(interval):
+    many = [
+        stream(seed, end="truncated" if seed == 2 else "terminated")
+        for seed in range(4)
+    ]
+    w = np.asarray(some_weights(), float)
+    frozen, expected = w.copy(), []
+    for number, episode in enumerate(many, start=1):
+        for t in range(len(episode.reward)):
+            following = 0.0 if episode.terminated[t] else frozen @ episode.next_obs[t]
+            error = episode.reward[t] + GAMMA * following - w @ episode.obs[t]
+            w = w + ALPHA * error * episode.obs[t]
+        if number % interval == 0:
+            frozen = w.copy()
+        expected.append(w)
+    steps = jax.tree.map(lambda *x: np.stack(x), *many)
+    found = fixed_point_iteration(some_weights(), steps, ALPHA, GAMMA, interval)
+    close(found, expected)
+
+
+def test_an_interval_of_no_episode_is_refused():
+    steps = jax.tree.map(lambda x: x[None], stream())
+    with pytest.raises(InvalidInput, match="interval = 0"):
+        fixed_point_iteration(some_weights(), steps, ALPHA, GAMMA, 0)
+
+
+def test_a_frozen_target_leads_to_the_same_values(walks):
+    learnt = fixed_point_iteration(jnp.full(5, 0.5), walks, 0.02, 1.0, 20)
+    assert rms_error(learnt[-1], jnp.arange(1, 6) / 6) < 0.05
 
 
 def test_lstd_solves_its_sums():

@@ -256,6 +256,47 @@ def after_each_episode(update: Update, weights: Array, steps: Transition) -> Arr
     return jax.lax.scan(one_episode, weights, steps)[1]
 
 
+def fixed_point_iteration(
+    weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, interval: int
+) -> Array:
+    """TD(0) towards a target that is frozen: V' is set to V after every k-th episode.
+
+    w ← w + α (r + γ w'ᵀx' - wᵀx) x;    w' ← w once k episodes have been learnt from
+
+    `td` is the case of a target that is set at every step.
+
+    Args:
+      weights: `[F]` w, and w' at first.
+      steps: episodes `[E, T]`, learnt from in order.
+      alpha: α.
+      gamma: γ.
+      interval: k, at least 1.
+
+    Returns:
+      `[E, F]`, the weights after each episode.
+
+    Raises:
+      InvalidInput: for an interval below 1.
+
+    Source: S&B, section 9.3, its target held; Mnih et al. (2015), "Human-level control
+    through deep reinforcement learning", who hold it in this way.
+    """
+    if interval < 1:
+        raise InvalidInput(f"interval = {interval!r}: must be at least 1 episode.")
+
+    def one_episode(carry: tuple, row: tuple[Transition, Array]) -> tuple[tuple, Array]:
+        weights, frozen = carry
+        episode, number = row
+        next_value = linear(frozen, episode.next_obs)
+        target = lambda_returns(*_ends(episode), next_value, gamma, 0.0)
+        weights = _regress(weights, episode.obs, target, alpha)
+        frozen = jnp.where(number % interval == 0, weights, frozen)
+        return (weights, frozen), weights
+
+    numbers = jnp.arange(1, len(steps.reward) + 1)
+    return jax.lax.scan(one_episode, (weights, weights), (steps, numbers))[1]
+
+
 def rms_error(value: Array, exact: Array) -> Array:
     """Root of the mean squared error over states: `[...]` of `[..., S]` and `[S]`."""
     return jnp.sqrt(jnp.square(value - exact).mean(axis=-1))
