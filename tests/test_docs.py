@@ -1,6 +1,7 @@
 """What the documentation says is true: programs run, tables are complete, links resolve."""
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from jaxrl import cli, envs, flags
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import env_ids, known_issues, make
+from tests import api
 from tests.small import taught, tiny
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,20 @@ def test_pages_of_the_house_have_every_room():
     for page in (DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"):
         text = page.read_text()
         assert not [room for room in rooms if f"`{room}`" not in text]
+
+
+def test_the_index_is_that_of_the_docstrings():
+    """If not: `python -m tests.api --update`."""
+    assert api.index() in api.PAGE.read_text()
+
+
+def test_every_formula_of_the_index_is_a_function():
+    names = set(re.findall(r"`(jaxrl\.[\w.]+)`", api.PAGE.read_text()))
+    found = {n for n in names if n.removeprefix("jaxrl.") not in api.ROOMS}
+    assert len(found) > 40
+    for name in found:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), function)), name
 
 
 def test_page_of_environments_has_every_id():

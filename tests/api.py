@@ -1,0 +1,67 @@
+"""The index of the toolbox's functions in docs/api.md, from their docstrings.
+
+python -m tests.api            # shows it
+python -m tests.api --update   # writes it to docs/api.md
+"""
+
+import argparse
+import ast
+from pathlib import Path
+
+from jaxrl.bench.report import fill_in
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "api.md"
+ROOMS = {
+    "estimators": "returns, errors, traces, advantages",
+    "losses": "objectives",
+    "optim": "optimisers, target networks, second-order steps",
+    "distributions": "policies' distributions over actions",
+    "exploration": "trying something else",
+    "normalize": "running statistics",
+    "mdp": "finite problems and their exact solutions",
+    "tabular.prediction": "V with tables and linear features",
+    "tabular.control": "Q and policies with tables and linear features",
+    "tabular.updates": "one step of them",
+    "networks.tiles": "tile coding",
+    "diagnostics": "what can go wrong with a policy gradient",
+    "replay.ring": "experience replay",
+    "rollout": "stepping environments",
+    "evaluation": "how good a policy is",
+    "statistics": "many seeds, many tasks",
+}
+"""Module -> what it holds."""
+
+
+def functions(module: str) -> dict[str, str]:
+    """The public functions of a module, with the first line of their docstrings."""
+    path = ROOT / "jaxrl" / f"{module.replace('.', '/')}.py"
+    return {
+        node.name: (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+def index() -> str:
+    lines = []
+    for module, what in ROOMS.items():
+        lines += [f"### `jaxrl.{module}`: {what}", "", "| function | |", "|---|---|"]
+        for name, summary in functions(module).items():
+            summary = summary.replace("|", "\\|")
+            lines.append(f"| `{name}` | {summary} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--update", action="store_true", help=f"write {PAGE.name}")
+    if parser.parse_args().update:
+        fill_in(PAGE, "functions", index())
+    else:
+        print(index())
+
+
+if __name__ == "__main__":
+    main()
