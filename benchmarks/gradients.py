@@ -9,8 +9,11 @@ and gradient are exact. All weights are computed on the same episodes, by `score
 REINFORCE and of actor-critic. Then the same for a shorter and a longer corridor, and for a
 random model of three states, which are worth different amounts and all can come first.
 
+And, without a model, how many steps a gradient of REINFORCE needs: trajectories of 300
+steps of Pendulum under a fresh network, up to 300 of them, against the mean of 3,000.
+
 Writes benchmarks/results/gradients.json, the tables of docs/diagnostics.md and
-docs/figures/gradient-noise.png.
+docs/figures/gradient-noise.png and gradient-steps.png.
 """
 
 import argparse
@@ -40,6 +43,7 @@ from jaxrl.mdp import (
     uniform_policy,
 )
 from jaxrl.networks.actor_critic import action_noise
+from jaxrl.plotting import COLOURS
 from jaxrl.rollout import init_world, unroll
 from jaxrl.types import Array, Env, Transition
 
@@ -50,6 +54,11 @@ LENGTHS = {3: 100, 5: 250, 7: 600}
 
 BOUND = 3.23
 """Standard errors that a bias must exceed: 99 % for all of 8 coordinates together."""
+
+LENGTH = 300
+"""Steps of a trajectory of Pendulum."""
+
+TRAJECTORIES = (1, 3, 10, 33, 100, 300)
 
 MAIN, RANDOM = "corridor of 5 cells", "random model"
 
@@ -89,6 +98,7 @@ def main() -> None:
             for name, problem in problems.items()
             if name == MAIN or not arguments.quick
         },
+        "pendulum": pendulum(TRAJECTORIES[:2] if arguments.quick else TRAJECTORIES),
     }
     out = Path(arguments.out) if arguments.out else ROOT / "benchmarks" / "results"
     figures = Path(arguments.out) if arguments.out else ROOT / "docs" / "figures"
@@ -96,6 +106,7 @@ def main() -> None:
     text = json.dumps(results, indent=1)
     (out / "gradients.json").write_text(text + "\n")
     plot(json.loads(text), figures / "gradient-noise.png")
+    plot_pendulum(json.loads(text)["pendulum"], figures / "gradient-steps.png")
     print(content := page(json.loads(text)))
     if not arguments.out:
         fill_in(ROOT / "docs" / "diagnostics.md", "gradients", content)
@@ -279,6 +290,70 @@ def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str
     }
 
 
+def pendulum(sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Errors of averages of so many trajectories, and the policy's mean return."""
+    env = make("Pendulum-v1", horizon=LENGTH)
+    config = reinforce.Config(
+        num_envs=1,
+        num_steps=LENGTH,
+        hidden_sizes=(32,),
+        normalize_advantage=False,
+    )
+    agent = reinforce.init(config, env, jax.random.key(0)).agent
+    keys = jax.random.split(jax.random.key(1), 10 * max(sizes))
+
+    def trajectory(key: Array) -> tuple[Transition, Array]:
+        choose = partial(reinforce.choose, config, env, agent)
+        noise = partial(action_noise, env.action_space)
+        _, t, _ = unroll(env, choose, init_world(env, key, 1), LENGTH, noise)
+        return t, reinforce.returns(config, env, agent, t)[0]
+
+    returns = jax.jit(jax.vmap(lambda key: trajectory(key)[1][0, 0]))(keys)
+    rows = {}
+    for weighting in ("return", "reward_to_go"):
+        for baseline in ("none", "moving_average"):
+            of = config.replace(weighting=weighting, baseline=baseline)
+            known = agent.replace(average_return=returns.mean())
+
+            def gradient(params: Any, key: Array, of: Any = of, known: Any = known):
+                t, gain = trajectory(key)
+                mask = jnp.ones_like(t.terminated)
+                return jax.grad(reinforce.loss, has_aux=True)(
+                    params, of, env, known, t, gain, mask
+                )[0]
+
+            n = diagnostics.gradient_noise(gradient, agent.params, keys, sizes)
+            name = weighting.replace("_", "-") + (
+                " - mean" if baseline != "none" else ""
+            )
+            rows[name] = {
+                "relative_error": [round(float(x), 4) for x in n.relative_error],
+                "misaligned": [round(float(x), 4) for x in n.misaligned],
+            }
+            print("Pendulum", name, rows[name], flush=True)
+    mean_return = round(float(returns.mean()), 1)
+    steps = [LENGTH * n for n in sizes]
+    return {"discounted_return": mean_return, "steps": steps, "rows": rows}
+
+
+def plot_pendulum(results: dict[str, Any], path: Path) -> None:
+    """Relative error of a gradient against the steps it is made of."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, (name, row) in zip(COLOURS, results["rows"].items(), strict=False):
+        errors = row["relative_error"]
+        axes.loglog(results["steps"], errors, marker=".", color=colour, label=name)
+    axes.axhline(1.0, color="0.8", linewidth=1, zorder=0)
+    axes.set(
+        xlabel=f"steps, in trajectories of {LENGTH}",
+        ylabel="error of the gradient / its length",
+    )
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
     """Relative error of an average of n episodes, for each weight."""
     from matplotlib import colormaps
@@ -324,6 +399,18 @@ def page(results: dict[str, Any]) -> str:
     for name in main["rows"]:
         snr = (p["rows"][name]["signal_to_noise"] for p in problems.values())
         lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in snr) + " |")
+    steps = " | ".join(f"{n:,}" for n in results["pendulum"]["steps"])
+    lines += [
+        "",
+        f"Pendulum without a model, trajectories of {LENGTH} steps: the relative error of",
+        "a gradient from so many steps, against the mean of ten times as many as the most.",
+        "",
+        f"| weight | {steps} |",
+        "|---|" + "---|" * len(results["pendulum"]["steps"]),
+    ]
+    for name, row in results["pendulum"]["rows"].items():
+        errors = " | ".join(f"{x:.2f}" for x in row["relative_error"])
+        lines.append(f"| {name} | {errors} |")
     return "\n".join(lines) + "\n"
 
 
