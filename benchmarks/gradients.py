@@ -175,7 +175,7 @@ def critic(problem: Problem, name: str, known: float = 1.0) -> Weight:
         )
         x = value
         if config.learns_q:
-            x = actor_critic.taken(known * cell(t.obs) @ problem.q, t.action)
+            x = estimators.action_value(known * cell(t.obs) @ problem.q, t.action)
         values = actor_critic.Values(x, following, value)
         return actor_critic.score_weight(config, t, values)
 
