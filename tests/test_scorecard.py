@@ -52,11 +52,12 @@ def test_the_bar_asks_for_iqm_and_low_end(scorecard, bar, iqm, low, met):
     assert scorecard.bar_met(row, iqm, low) is met
 
 
-def test_every_row_is_committed_with_ten_seeds_and_shown(scorecard):
+def test_every_row_is_committed_with_ten_seeds_or_more_and_shown(scorecard):
     path = ROOT / "benchmarks" / "results" / "scorecard.json"
     results = json.loads(path.read_text())
     assert list(results) == [row.name for row in scorecard.ROWS]
-    assert all(len(r["by_seed"]) == 10 for r in results.values())
+    for r in results.values():
+        assert len(r["by_seed"]) == len(set(r["seeds"])) >= 10
     assert (ROOT / "docs" / "scorecard.md").read_text() == scorecard.scorecard_page(
         results
     )
