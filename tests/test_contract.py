@@ -16,13 +16,14 @@ from jaxrl.rollout import unroll
 from jaxrl.types import Algorithm, Counter, Shared
 from tests.small import assert_trees_equal, taught, tiny
 
-VARIANTS = ("expected_sarsa", "q_learning")
-"""Of `sarsa`: one function apart."""
+SLOW = ("expected_sarsa", "q_learning", "natural_pg", "actor_critic")
+"""Of which a neighbour (`sarsa`, `trpo`, `a2c`) is tested every time; these with the slow
+tests, because a program takes seconds to compile."""
 
 pytestmark = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
         for name in ALGORITHMS
     ],
 )
