@@ -23,12 +23,14 @@ _HOME = {
     "TD": "jaxrl.algorithms.td",
     "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
+    "Dataset": "jaxrl.dataset",
     "Env": "jaxrl.types",
     "Experiment": "jaxrl.experiment",
     "InvalidInput": "jaxrl.types",
     "TimeStep": "jaxrl.types",
     "Transition": "jaxrl.types",
     "World": "jaxrl.types",
+    "collect": "jaxrl.collection",
     "env_ids": "jaxrl.envs",
     "evaluate": "jaxrl.evaluation",
     "evaluate_population": "jaxrl.evaluation",
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.td import TD as TD
     from jaxrl.algorithms.trpo import TRPO as TRPO
     from jaxrl.artifact import load_agents as load_agents
+    from jaxrl.collection import collect as collect
+    from jaxrl.dataset import Dataset as Dataset
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make
     from jaxrl.envs import register as register

@@ -8,7 +8,6 @@ statistics is another agent. No pickle: loading verifies and reads JSON and raw 
 (`jaxrl.storage`), and puts them into the structure that the algorithm itself builds.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import numpy as np
 
 import jaxrl
 from jaxrl import config as configs
-from jaxrl import storage
+from jaxrl import spaces, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.population import init_population, member
@@ -279,18 +278,6 @@ def _bad_field(description: Any) -> str | None:
 
 def _spaces(env: Env) -> dict[str, Any]:
     return {
-        "observation_space": _describe(env.observation_space),
-        "action_space": _describe(env.action_space),
+        "observation_space": spaces.describe(env.observation_space),
+        "action_space": spaces.describe(env.action_space),
     }
-
-
-def _describe(space: Any) -> dict[str, Any]:
-    """A space as JSON; unbounded limits are written as text, JSON has no infinity."""
-    if hasattr(space, "items"):
-        return {"Dict": {name: _describe(child) for name, child in space.items}}
-    fields = dataclasses.asdict(space)
-    if "shape" in fields:
-        fields["shape"] = list(fields["shape"])  # JSON has no tuples
-    for bound in {"low", "high"} & fields.keys():
-        fields[bound] = [v if np.isfinite(v) else str(v) for v in fields[bound]]
-    return {type(space).__name__: fields}

@@ -527,6 +527,33 @@ def _report_evaluation(
         click.echo(json.dumps(evaluation))
 
 
+@jaxrl.command()
+@click.argument("run", type=click.Path())
+@click.option("--episodes", type=int, required=True, help="Whole episodes.")
+@click.option("--out", required=True, type=click.Path(), help="New folder.")
+@click.option("--seed", type=int, default=0, help="Seed of the episodes.")
+@click.option("--stochastic", is_flag=True, help="Sample actions, not the likeliest.")
+@click.option("--member", type=int, help="Place of the agent.  [default: the first]")
+@click.option("--env", help="Allows the run's environment to be your own module's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
+def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) -> None:
+    """Record whole episodes of an agent of a run folder, to learn from."""
+    from jaxrl.collection import collect as record
+    from jaxrl.platform import use_compilation_cache
+
+    use_compilation_cache()
+    about = record(run, out, choice.pop("episodes"), greedy=not stochastic, **choice)
+    spread = about["return_stderr"]
+    error = "" if spread is None else f" ± {spread:.2f} (standard error)"
+    click.echo(
+        f"{about['policy']['algorithm']} on {about['env']}: {about['episodes']:,} "
+        f"episodes, {about['steps']:,} steps, return {about['return_mean']:.2f}{error}"
+    )
+    click.echo(out)
+    if as_json:
+        click.echo(json.dumps(about))
+
+
 KINDS = (
     *("curves", "efficiency", "aggregates", "intervals", "profile"),
     *("slices", "heatmap"),

@@ -4,6 +4,7 @@ They describe one environment (no batch axis) and are static parts of an `Env`, 
 hold Python numbers and tuples, never arrays.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -128,3 +129,45 @@ def contains(space: Space, value: PyTree) -> Array:
         else:
             inside &= jnp.all((x >= leaf.low_array()) & (x <= leaf.high_array()))
     return inside
+
+
+def describe(space: Space) -> dict[str, Any]:
+    """A space as JSON; unbounded limits are written as text, JSON has no infinity."""
+    if isinstance(space, Dict):
+        return {"Dict": {name: describe(child) for name, child in space.items}}
+    fields = dataclasses.asdict(space)
+    if "shape" in fields:
+        fields["shape"] = list(fields["shape"])  # JSON has no tuples
+    for bound in {"low", "high"} & fields.keys():
+        fields[bound] = [v if np.isfinite(v) else str(v) for v in fields[bound]]
+    return {type(space).__name__: fields}
+
+
+def described(description: Any) -> Space:
+    """The space of which this is the description: undoes `describe`.
+
+    Raises:
+      ValueError, TypeError, KeyError, AttributeError: it is of no space.
+    """
+    ((kind, fields),) = description.items()
+    if kind == "Dict":
+        return dict_space(**{name: described(child) for name, child in fields.items()})
+    if kind == "Discrete":
+        return Discrete(int(fields["n"]), np.dtype(fields["dtype"]).name)
+    low, high = (np.array(fields[bound], np.float64) for bound in ("low", "high"))
+    shape = tuple(map(int, fields["shape"]))
+    return box(low.reshape(shape), high.reshape(shape), shape, fields["dtype"])
+
+
+def alike(one: Space, other: Space) -> bool:
+    """Whether values of one have the form of the other's: bounds may differ."""
+
+    def form(space: Space) -> Any:
+        leaves, structure = jax.tree.flatten(tree(space))
+        kinds = [
+            (type(leaf), leaf.shape, leaf.dtype, getattr(leaf, "n", None))
+            for leaf in leaves
+        ]
+        return structure, kinds
+
+    return form(one) == form(other)

@@ -12,15 +12,15 @@ LAYERS = (
     {"cli"},
     {"report"},
     {"flags", "bench"},
-    {"sweeps"},
+    {"sweeps", "collection"},
     {"session", "policy"},
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory"},
-    {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
-    | {"diagnostics"}
-    | {"storage", "folders"},
+    {"population", "statistics", "algorithms", "platform", "tabular", "diagnostics"},
+    {"dataset"},
+    {"evaluation", "storage", "folders"},
     {"settings", "machines", "teachers"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
