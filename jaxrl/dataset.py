@@ -149,7 +149,7 @@ def _first_episodes(
         blocks.append(jax.tree.map(lambda x, at=(steps, envs): x[at], found))
     order = np.argsort(np.concatenate(whose), kind="stable")
     columns = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)[order]), *blocks)
-    return _dataset(columns, env.observation_space, env.action_space)
+    return from_columns(columns, env.observation_space, env.action_space)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))
@@ -173,7 +173,9 @@ def _play(
     return world, rows._replace(extras={}), ~(over | ended_before), over | done.any(0)
 
 
-def _dataset(columns: Transition, observation_space: Any, action_space: Any) -> Dataset:
+def from_columns(
+    columns: Transition, observation_space: Any, action_space: Any
+) -> Dataset:
     """The columns as a dataset, in the dtypes of the spaces."""
 
     def in_dtype(space: Any, values: PyTree) -> PyTree:
@@ -255,7 +257,7 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
         ) from error
     _, arrays = storage.read(Path(folder))
     template = jax.eval_shape(
-        lambda: _dataset(
+        lambda: from_columns(
             Transition(
                 obs=spaces.zeros(observation_space, (num_steps,)),
                 action=spaces.zeros(action_space, (num_steps,)),

@@ -18,7 +18,8 @@ LAYERS = (
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory"},
-    {"population", "statistics", "algorithms", "platform", "tabular", "diagnostics"},
+    {"population", "statistics", "algorithms", "platform", "tabular", "diagnostics"}
+    | {"minari"},
     {"dataset"},
     {"evaluation", "storage", "folders"},
     {"settings", "machines", "teachers"},
