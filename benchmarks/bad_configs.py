@@ -15,13 +15,16 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 
+from jaxrl import PPO, dataset, experiment, session, spaces
 from jaxrl import config as configs
-from jaxrl import session
 from jaxrl.cli import main
-from jaxrl.types import Algorithm
+from jaxrl.teachers import FrozenPolicy
+from jaxrl.types import Algorithm, Transition
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")
 DISCRETE = ("actor_critic", "dqn")
@@ -89,6 +92,12 @@ ACTION_VALUES = [
     ["--network", "cnn", "--env", "CartPole-v1"],
     ["--num-envs", "65536", "--num-steps", "65536"],
 ]
+IMITATION = [
+    ["--loss", "mse", "--env", "CartPole-v1"],
+    ["--network", "cnn", "--env", "Pendulum-v1"],
+    ["--num-envs", "65536", "--num-steps", "65536"],
+    ["--parallel", "data"],
+]
 COMBINATIONS: dict[str, list[list[str]]] = {
     "ppo": [
         ["--num-minibatches", "3"],
@@ -130,6 +139,14 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--parallel", "data"],
         ["--num-envs", "65537", "--train-frequency", "65539"],
     ],
+    "td": [
+        ["--num-minibatches", "3"],
+        ["--network", "cnn", "--env", "Pendulum-v1"],
+        ["--num-envs", "65536", "--num-steps", "65536"],
+        ["--expert", "run"],
+    ],
+    "bc": [*IMITATION, ["--expert", "run"]],
+    "dagger": [*IMITATION, ["--data", "data"]],
 }
 """Fields that are right alone and wrong together."""
 
@@ -166,6 +183,8 @@ def base(algorithm: Algorithm, env: str) -> list[str]:
     """A small run that is sound."""
     config = algorithm.Config()
     argv = ["train", algorithm.name, "--env", env, "--quiet", "--out", "run"]
+    if algorithm.teacher in ("data", "expert"):
+        argv += [flag(algorithm.teacher), "untrained"]
     for name, value in SMALL.items():
         if hasattr(config, name):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -240,7 +259,7 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     argv = base(algorithm, rng.choice(envs))
     # What needs another field, or an environment with a short time limit, to be right.
     left_alone = {"squash", "network", "kl_target", "weighting", "baseline", *SMALL}
-    left_alone |= {"weight", "critic"}
+    left_alone |= {"weight", "critic"} | ({"loss"} if algorithm.teacher else set())
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):
         kind, limit = types[name], limits[name]
@@ -278,14 +297,30 @@ def _not_traced(*args: Any, **kwargs: Any) -> None:
     raise Accepted
 
 
+def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
+    """Instead of reading a teacher: one that has learned nothing."""
+    if source is None:
+        return env
+    if algorithm.teacher == "data":
+        both = (env.observation_space, env.action_space)
+        obs, action = (spaces.zeros(space, (1,)) for space in both)
+        reward, end, no_end = jnp.zeros(1), jnp.ones(1, bool), jnp.zeros(1, bool)
+        columns = Transition(obs, action, reward, end, no_end, obs, {})
+        return env.replace(teacher=dataset.from_columns(columns, *both))
+    config = PPO.Config()
+    shapes = jax.eval_shape(PPO.init, config, env, jax.random.key(0)).agent
+    agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return env.replace(teacher=FrozenPolicy(config, agent, PPO))
+
+
 @contextlib.contextmanager
 def instead_of_training(trace: bool) -> Iterator[None]:
-    real = session.train
-    session.train = _traced if trace else _not_traced  # type: ignore[assignment]
-    try:
+    with (
+        mock.patch.object(session, "train", _traced if trace else _not_traced),
+        mock.patch.object(experiment, "taught", _taught),
+        mock.patch.object(experiment, "teacher_digest", lambda *_: None),
+    ):
         yield
-    finally:
-        session.train = real
 
 
 def judge(argv: list[str], trace: bool = False) -> tuple[str, str]:

@@ -13,6 +13,8 @@ _HOME = {
     "A2C": "jaxrl.algorithms.a2c",
     "ACTOR_CRITIC": "jaxrl.algorithms.actor_critic",
     "ALGORITHMS": "jaxrl.algorithms",
+    "BC": "jaxrl.algorithms.bc",
+    "DAGGER": "jaxrl.algorithms.dagger",
     "DQN": "jaxrl.algorithms.dqn",
     "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
     "NATURAL_PG": "jaxrl.algorithms.natural_pg",
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from jaxrl.algorithms import ALGORITHMS as ALGORITHMS
     from jaxrl.algorithms.a2c import A2C as A2C
     from jaxrl.algorithms.actor_critic import ACTOR_CRITIC as ACTOR_CRITIC
+    from jaxrl.algorithms.bc import BC as BC
+    from jaxrl.algorithms.dagger import DAGGER as DAGGER
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.natural_pg import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.ppo import PPO as PPO

@@ -17,7 +17,7 @@ import numpy as np
 
 import jaxrl
 from jaxrl import config as configs
-from jaxrl import spaces, storage
+from jaxrl import dataset, spaces, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.population import init_population, member
@@ -184,6 +184,8 @@ def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
     )
     if kind == "policy" and source == UNIFORM:
         return env
+    if kind == "data":
+        return env.replace(teacher=dataset.load(source, env))
     return env.replace(teacher=_frozen_policy(kind, source, env))
 
 

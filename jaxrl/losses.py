@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import parallel
-from jaxrl.types import Array, Scalar
+from jaxrl.types import Array, PyTree, Scalar
 
 
 def policy_gradient(log_prob: Array, weight: Array) -> Array:
@@ -223,6 +223,73 @@ def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
     size = jnp.abs(q - jax.lax.stop_gradient(target))
     quadratic = jnp.minimum(size, delta)
     return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
+
+
+def negative_log_likelihood(log_prob: Array) -> Array:
+    """The loss of imitation: that of maximum likelihood.
+
+    L = -log π(a*|s)
+
+    For discrete actions it is the cross-entropy, for a normal the squared error over
+    twice the variance and the logarithm of the spread.
+
+    Args:
+      log_prob: `[...]` log π(a*|s) of the expert's action a*, which is differentiated.
+
+    Returns:
+      `[...]` L.
+
+    Source: Pomerleau (1989), "ALVINN: an autonomous land vehicle in a neural network";
+    Ross and Bagnell (2010), "Efficient reductions for imitation learning", section 2.
+    """
+    return -log_prob
+
+
+def action_mse(action: Array, expert_action: Array) -> Array:
+    """The squared error of a continuous action.
+
+    L = ½ ‖a - a*‖²
+
+    Args:
+      action: `[..., D]` a, which is differentiated.
+      expert_action: `[..., D]` a*.
+
+    Returns:
+      `[...]` L: for a normal of standard deviation 1 that is -log π(a*|s) and a constant.
+
+    Source: Bishop (2006), "Pattern recognition and machine learning", section 1.2.5.
+    """
+    chex.assert_equal_shape([action, expert_action])
+    return 0.5 * jnp.square(action - jax.lax.stop_gradient(expert_action)).sum(-1)
+
+
+def action_error(action: Array, expert_action: Array) -> Array:
+    """How wrong an action is: what imitation is judged by, not what it minimises.
+
+    e = 1 if a ≠ a*, else 0, for discrete actions;    e = ‖a - a*‖² for continuous ones
+
+    Args:
+      action: integers `[...]`, or floats `[..., D]`.
+      expert_action: of the same shape, a*.
+
+    Returns:
+      float32 `[...]` e.
+
+    Source: Ross, Gordon and Bagnell (2011), https://arxiv.org/abs/1011.0686, section 2:
+    the 0-1 loss.
+    """
+    chex.assert_equal_shape([action, expert_action])
+    if jnp.issubdtype(action.dtype, jnp.integer):
+        return (action != expert_action).astype(jnp.float32)
+    return jnp.square(action - expert_action).sum(-1)
+
+
+def squared_norm(params: PyTree) -> Array:
+    """The penalty of L2 regularisation: a scalar.
+
+    L = ½ ‖θ‖²,    over all parameters together
+    """
+    return 0.5 * jnp.stack([jnp.square(x).sum() for x in jax.tree.leaves(params)]).sum()
 
 
 def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:

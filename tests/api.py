@@ -28,6 +28,9 @@ ROOMS = {
     "replay.ring": "experience replay",
     "rollout": "stepping environments",
     "evaluation": "how good a policy is",
+    "teachers": "asking a trained policy",
+    "dataset": "recorded episodes",
+    "minari": "datasets of Minari",
     "statistics": "many seeds, many tasks",
 }
 """Module -> what it holds."""

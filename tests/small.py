@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import PPO, spaces
+from jaxrl.dataset import Dataset, from_columns
 from jaxrl.teachers import FrozenPolicy
-from jaxrl.types import Algorithm, Env, TimeStep
+from jaxrl.types import Algorithm, Env, TimeStep, Transition
 
 TINY = {
     "total_steps": 1_000.0,
@@ -35,9 +36,26 @@ def taught(algorithm: Algorithm, env: Env) -> Env:
     """The environment with a teacher, for an algorithm that has one: untrained."""
     if not algorithm.teacher:
         return env
+    if algorithm.teacher == "data":
+        return env.replace(teacher=random_dataset(env))
     config = tiny(PPO)
     agent = PPO.init(config, env, jax.random.key(7)).agent
     return env.replace(teacher=FrozenPolicy(config, agent, PPO))
+
+
+def random_dataset(env: Env, num_steps: int = 20) -> Dataset:
+    """One episode of random observations and actions, each with itself as successor."""
+    keys = jax.random.split(jax.random.key(8))
+    both = (env.observation_space, env.action_space)
+    obs, action = (
+        spaces.sample(space, key, (num_steps,))
+        for space, key in zip(both, keys, strict=True)
+    )
+    last = jnp.arange(num_steps) == num_steps - 1
+    columns = Transition(
+        obs, action, jnp.ones(num_steps), last, jnp.zeros_like(last), obs, {}
+    )
+    return from_columns(columns, *both)
 
 
 def counting_env(

@@ -28,7 +28,7 @@ def test_the_defaults_are_valid(name):
 
 @every_algorithm
 def test_a_config_survives_the_way_through_json(name):
-    config = ALGORITHMS[name].Config().replace(hidden_sizes=(3, 5), gamma=0.75)
+    config = ALGORITHMS[name].Config().replace(hidden_sizes=(3, 5), learning_rate=0.75)
     text = json.dumps(configs.to_dict(config))
     assert configs.from_dict(ALGORITHMS[name].Config, json.loads(text)) == config
 

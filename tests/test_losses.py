@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxrl import losses
+from jaxrl import distributions, losses
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -221,3 +221,31 @@ def test_shapes_must_agree(loss, num_arrays, scalars):
     arrays = [jnp.ones(4)] * (num_arrays - 1)
     with pytest.raises(AssertionError):
         loss(*arrays, jnp.ones((4, 1)), *scalars)
+
+
+def test_imitation_hand_numbers():
+    close(losses.negative_log_likelihood(jnp.array([-1.0, -0.5])), [1.0, 0.5])
+    action, expert = jnp.array([[1.0, 2.0]]), jnp.array([[1.0, -1.0]])
+    close(losses.action_mse(action, expert), [4.5])
+    close(losses.action_error(action, expert), [9.0])
+    close(losses.action_error(jnp.array([1, 2]), jnp.array([1, 0])), [0.0, 1.0])
+    close(losses.squared_norm({"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}), 12.5)
+
+
+def test_action_mse_trains_the_action_and_not_the_expert():
+    def loss(action, expert):
+        return losses.action_mse(action, expert).sum()
+
+    grads = jax.grad(loss, (0, 1))(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, -1.0]]))
+    close(grads[0], [[1.0, 3.0]])
+    close(grads[1], [[0.0, 0.0]])
+
+
+def test_action_mse_is_the_likelihood_of_a_normal_up_to_a_constant():
+    mean, expert = (
+        jnp.array([[0.3, -1.0], [2.0, 0.5]]),
+        jnp.array([[1.0, 1.0], [0.0, 0.0]]),
+    )
+    pi = distributions.diag_normal(mean, jnp.zeros(2))
+    nll = losses.negative_log_likelihood(pi.log_prob(expert))
+    close(nll - losses.action_mse(mean, expert), [np.log(2 * np.pi)] * 2)

@@ -9,7 +9,7 @@ from jaxrl import DQN, PPO, make, population, runner, settings
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.types import InvalidInput
 from tests import runs
-from tests.small import tiny
+from tests.small import taught, tiny
 
 ENV = make("CartPole-v1")
 
@@ -92,8 +92,13 @@ def trained(algorithm, settings_, num_seeds, steps, **options):
 def test_a_member_of_a_sweep_is_the_run_alone(name):
     """Also in its environment, its schedule and its initial state."""
     algorithm = ALGORITHMS[name]
+    number = "gamma" if hasattr(algorithm.Config, "gamma") else "l2_coef"
     pairs = [
-        pair(algorithm, make("CartPole-v1", force_mag=f), learning_rate=r, gamma=g)
+        pair(
+            algorithm,
+            taught(algorithm, make("CartPole-v1", force_mag=f)),
+            **{"learning_rate": r, number: g},
+        )
         for f, r, g in ((10.0, 1e-3, 0.99), (5.0, 1e-2, 0.9), (20.0, 1e-4, 0.5))
     ]
     together = trained(algorithm, pairs, 2, 1)

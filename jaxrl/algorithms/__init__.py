@@ -2,6 +2,8 @@
 
 from jaxrl.algorithms.a2c import A2C
 from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
+from jaxrl.algorithms.bc import BC
+from jaxrl.algorithms.dagger import DAGGER
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.natural_pg import NATURAL_PG
 from jaxrl.algorithms.ppo import PPO
@@ -16,5 +18,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     for a in (
         *(REINFORCE, ACTOR_CRITIC, A2C, NATURAL_PG, TRPO, PPO),
         *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
+        *(BC, DAGGER),
     )
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxrl.config import require
+from jaxrl.dataset import Dataset, check_spaces
 from jaxrl.networks.features import mask_space, uses_image
 from jaxrl.spaces import Box, Dict, Discrete
 from jaxrl.teachers import FrozenPolicy
@@ -70,6 +71,25 @@ def check_frozen_policy(name: str, env: Env, required: bool = True) -> None:
         isinstance(teacher, FrozenPolicy) or (teacher is None and not required),
         f"teacher is a {type(teacher).__name__}: {name} needs a "
         f"jaxrl.teachers.FrozenPolicy there.",
+    )
+
+
+def check_dataset(name: str, env: Env) -> None:
+    """What is learned from is a dataset of this environment's observations and actions."""
+    require(
+        isinstance(env.teacher, Dataset),
+        f"teacher is a {type(env.teacher).__name__}: {name} needs a "
+        f"jaxrl.dataset.Dataset there.",
+    )
+    check_spaces(env.teacher, env, "the dataset")
+
+
+def check_imitation_loss(config: Any, env: Env) -> None:
+    """Only continuous actions have a squared error."""
+    require(
+        config.loss != "mse" or not isinstance(env.action_space, Discrete),
+        f"loss = 'mse' needs continuous actions, but those of {env.id} are "
+        f"{env.action_space}: use 'likelihood'.",
     )
 
 

@@ -93,6 +93,25 @@ PAPERS = {
   pages   = {529--533},
   year    = {2015}
 }""",
+    "bc": """@inproceedings{pomerleau1989alvinn,
+  title     = {{ALVINN}: An Autonomous Land Vehicle in a Neural Network},
+  author    = {Pomerleau, Dean A.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {1},
+  pages     = {305--313},
+  year      = {1989}
+}""",
+    "dagger": """@inproceedings{ross2011reduction,
+  title     = {A Reduction of Imitation Learning and Structured Prediction to No-Regret
+               Online Learning},
+  author    = {Ross, St{\\'e}phane and Gordon, Geoffrey J. and Bagnell, J. Andrew},
+  booktitle = {Proceedings of the Fourteenth International Conference on Artificial
+               Intelligence and Statistics},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {15},
+  pages     = {627--635},
+  year      = {2011}
+}""",
 }
 """What to cite for each algorithm."""
 

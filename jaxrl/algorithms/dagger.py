@@ -1,0 +1,295 @@
+"""DAgger (Ross, Gordon and Bagnell, 2011): imitation on the learner's own states.
+
+    pi_i = beta_i pi* + (1 - beta_i) pi_θ        plays, chosen anew at each step
+    D <- D + {(s, pi*(s)) : s visited by pi_i}   the expert labels every state
+    max_θ E_{(s, a) ~ D}[ log pi_θ(a | s) ]
+
+The expert pi* is a trained agent (`--expert RUN`), which answers with its likeliest action.
+Discrete (also masked) and continuous actions; MLP and CNN policies.
+
+The details that matter:
+
+1. The states are those to which the learner's own errors lead, so it is told how to come
+   back from them: errors grow linearly with the horizon, and not with its square as those
+   of behaviour cloning do (theorem 3.2).
+2. The paper trains anew on all of D after each iteration. Here the parameters go on from
+   where they are, on minibatches of all of D: `buffer_size` must hold it, or the oldest
+   labels are overwritten.
+3. beta_1 = 1: the expert plays the first rollout, whatever the schedule. "exponential" with
+   `beta_decay` = 0 is the paper's I(i = 1); with p it is p^(i - 1); "linear" falls to 0
+   over `beta_fraction` of the run.
+4. The learner plays its likeliest action, as it will be judged.
+5. Each environment step is one label: `env_steps` counts them.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import losses, optim, spaces
+from jaxrl.algorithms import checks
+from jaxrl.networks.actor_critic import Actor, action_noise, policy_distribution
+from jaxrl.networks.features import (
+    Network,
+    action_mask,
+    feature_shape,
+    network_input,
+    uses_image,
+)
+from jaxrl.networks.torso import Activation
+from jaxrl.replay import ring
+from jaxrl.rollout import Policy, init_world, unroll, where
+from jaxrl.teachers import teacher_action
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Counter,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Scalar,
+    World,
+    mean,
+    packed_sums,
+    static,
+    traced,
+    unpacked_means,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of DAgger."""
+
+    total_steps: float = traced(20_000.0, low=1, high=1e12)
+    """Environment steps of the whole run, which are as many labels of the expert."""
+    num_envs: int = static(8, low=1)
+    """Environments stepped in parallel."""
+    num_steps: int = static(32, low=1)
+    """Steps of each environment between updates."""
+    num_updates: int = static(64, low=1)
+    """Gradient steps each time."""
+    batch_size: int = static(256, low=1)
+    """Labelled states in each update."""
+    buffer_size: int = static(100_000, low=1)
+    """Labelled states that are kept; the oldest are overwritten."""
+    beta_schedule: Literal["exponential", "linear"] = static("exponential")
+    """How the probability falls with which the expert acts."""
+    beta_decay: float = traced(0.0, low=0, high=1)
+    """Of "exponential": the factor from rollout to rollout; 0 is the first one alone."""
+    beta_fraction: float = traced(0.5, above=0, high=1)
+    """Of "linear": the fraction of `total_steps` after which the learner acts alone."""
+    loss: Literal["likelihood", "mse"] = static("likelihood")
+    """What is minimised: -log pi(a|s), or for continuous actions the mean's error."""
+    learning_rate: float = traced(1e-3, low=0)
+    """Adam's step size."""
+    anneal_lr: bool = static(True)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    ent_coef: float = traced(0.0, low=0)
+    """Weight of an entropy bonus."""
+    l2_coef: float = traced(0.0, low=0)
+    """Weight of the squared norm of the parameters."""
+    max_grad_norm: float = traced(10.0, above=0)
+    """Gradients are scaled down to this global norm."""
+    hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("tanh")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    params: PyTree
+    opt_state: PyTree
+
+
+class Labelled(NamedTuple):
+    """States and what the expert does there; `[B, ...]` in an update."""
+
+    obs: PyTree
+    action: Array
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+    labelled: ring.Ring
+
+
+def validate(config: Config, env: Env) -> None:
+    checks.check_policy_actions("dagger", env)
+    checks.check_imitation_loss(config, env)
+    checks.check_frozen_policy("dagger", env)
+    checks.check_action_mask(env)
+    checks.check_torso(config, env)
+
+
+def plan(config: Config, env: Env) -> Plan:
+    del env
+    env_steps = config.num_envs * config.num_steps
+    return Plan(env_steps, config.num_updates, gradient_rows=config.batch_size)
+
+
+def network(config: Config, env: Env) -> Actor:
+    image = uses_image(env.observation_space, config.network)
+    return Actor(env.action_space, config.hidden_sizes, config.activation, image)
+
+
+def init(config: Config, env: Env, key: Array) -> State:
+    key_params, key_world = jax.random.split(key)
+    net = network(config, env)
+    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
+    params = net.init(key_params, x)
+    opt_state = optim.adam(config.max_grad_norm).init(optim.flat(params)[0])
+    example = Labelled(
+        spaces.zeros(env.observation_space), spaces.zeros(env.action_space)
+    )
+    labelled = ring.init(
+        example, config.buffer_size, config.num_envs, chunk=config.num_steps
+    )
+    world = init_world(env, key_world, config.num_envs)
+    return State(Agent(params, opt_state), world, labelled)
+
+
+def policy_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Any:
+    """pi(.|s) for observations with any batch axes."""
+    net = network(config, env)
+    policy = net.apply(
+        params, network_input(env.observation_space, obs, net.image, None)
+    )
+    mask = action_mask(env.observation_space, obs)
+    return policy_distribution(env.action_space, policy, mask)
+
+
+def act(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    obs: PyTree,
+    memory: Memory,
+    key: Array,
+    greedy: bool = False,
+) -> tuple[Array, Memory, dict[str, Any]]:
+    """A policy of which only the mean was learned has no spread: it is always greedy."""
+    pi = policy_of(config, env, agent.params, obs)
+    if greedy or config.loss == "mse":
+        return pi.mode(), memory, {}
+    batch = jax.tree.leaves(obs)[0].shape[:1]
+    action = pi.from_noise(action_noise(env.action_space, key, batch))
+    return action, memory, {}
+
+
+def mixture(config: Config, env: Env, agent: Agent, beta: Scalar) -> Policy:
+    """The policy that plays, and what the expert says of each state, in its extras."""
+
+    def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
+        key_expert, key_coin = jax.random.split(key)
+        expert_action = teacher_action(env.teacher, env, obs, key_expert)
+        action, memory, _ = act(config, env, agent, obs, memory, key, greedy=True)
+        expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
+        played = where(expert_plays, expert_action, action)
+        return played, memory, {"expert_action": expert_action}
+
+    return policy
+
+
+def mixing(config: Config, env: Env, env_steps: Counter) -> Array:
+    """beta of the rollout that begins after so many environment steps."""
+    if config.beta_schedule == "linear":
+        progress = optim.progress(env_steps, config.total_steps)
+        return optim.linear_schedule(1.0, 0.0, progress / config.beta_fraction)
+    rollouts = jnp.round(env_steps.as_float() / plan(config, env).env_steps)
+    return jnp.asarray(config.beta_decay, jnp.float32) ** rollouts
+
+
+REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
+"""What `loss` reports of every state, in this order."""
+
+
+def loss(
+    params: PyTree, config: Config, env: Env, batch: Labelled
+) -> tuple[Array, tuple[Array, ...]]:
+    """The loss, and what is `REPORTED` of every state of the batch."""
+    pi = policy_of(config, env, params, batch.obs)
+    if config.loss == "mse":
+        imitation = losses.action_mse(pi.mode(), batch.action)
+    else:
+        imitation = losses.negative_log_likelihood(pi.log_prob(batch.action))
+    entropy = pi.entropy()
+    error = losses.action_error(pi.mode(), batch.action)
+    total = (imitation - config.ent_coef * entropy).mean()
+    total += config.l2_coef * losses.squared_norm(params)
+    return total, (imitation, error, entropy)
+
+
+def update(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    labelled: ring.Ring,
+    key: Array,
+    learning_rate: Scalar,
+) -> tuple[Agent, Metrics]:
+    """Gradient steps on batches of all states labelled so far."""
+    optimizer = optim.adam(config.max_grad_norm)
+    params, unflatten = optim.flat(agent.params)
+
+    def loss_of(params: Array, batch: Labelled) -> tuple[Array, tuple]:
+        return loss(unflatten(params), config, env, batch)
+
+    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
+        params, opt_state = carry
+        batch = ring.take(labelled, index)
+        grads, reported = jax.grad(loss_of, has_aux=True)(params, batch)
+        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
+        return carry, (packed_sums(reported), optim.global_norm(grads))
+
+    shape = (config.num_updates, config.batch_size)
+    indices = ring.sample_indices(labelled, key, shape)
+    carry = (params, agent.opt_state)
+    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
+    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
+    metrics["optim/grad_norm"] = mean(norms)
+    return agent.replace(params=unflatten(params), opt_state=opt_state), metrics
+
+
+def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+    """A rollout of the mixture, its labels, and `num_updates` gradient steps."""
+    agent, world = state.agent, state.world
+    learning_rate: Scalar = config.learning_rate
+    if config.anneal_lr:
+        progress = optim.progress(world.env_steps, config.total_steps)
+        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    beta = mixing(config, env, world.env_steps)
+    key, key_update = jax.random.split(world.key)
+    world, trajectory, stats = unroll(
+        env,
+        mixture(config, env, agent, beta),
+        world.replace(key=key),
+        config.num_steps,
+    )
+    rows = Labelled(trajectory.obs, trajectory.extras["expert_action"])
+    labelled = ring.add(state.labelled, rows)
+    agent, metrics = update(config, env, agent, labelled, key_update, learning_rate)
+    metrics |= stats
+    metrics["imitation/beta"] = mean(beta)
+    metrics["optim/learning_rate"] = mean(learning_rate)
+    return State(agent, world, labelled), metrics
+
+
+DAGGER = Algorithm(
+    name="dagger",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+    teacher="expert",
+)
