@@ -263,15 +263,18 @@ def against_time(
             )
             right = expert_actions(expert.policy, env, played.obs)
             error = by_step(losses.action_error(played.action, right), played)
-            alive = by_step(np.ones(played.num_steps), played)
+            alive = by_step(np.ones(played.num_steps), played).sum(0)
+            many = alive >= len(error) / 10  # of fewer episodes it says nothing
             reward = by_step(played.reward, played)
             longest = max(len(best), reward.shape[1])
             got, wanted = (
                 np.pad(x, (0, longest - len(x)), mode="edge")
                 for x in (np.cumsum(reward, axis=1).mean(0), best)
             )
-            errors.append(error.sum(0) / alive.sum(0))
+            errors.append((error.sum(0) / alive)[many])
             regrets.append(wanted - got)
+    longest = max(map(len, regrets))  # when all have ended, the regret stays
+    regrets = [np.pad(x, (0, longest - len(x)), mode="edge") for x in regrets]
     return {"error": curve(errors), "regret": curve(regrets)}
 
 
