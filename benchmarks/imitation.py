@@ -184,7 +184,7 @@ def bc_config() -> BC.Config:
 
 def dagger_config(labels: int) -> DAGGER.Config:
     """At most so many labels."""
-    each = labels // ITERATIONS
+    each = max(labels // ITERATIONS, 1)
     num_envs = 4 if each >= 64 else 1
     num_steps = each // num_envs
     fields = COMMON | {
