@@ -16,9 +16,9 @@ from jaxrl.rollout import unroll
 from jaxrl.types import Algorithm, Counter, Shared
 from tests.small import assert_trees_equal, taught, tiny
 
-SLOW = ("expected_sarsa", "q_learning", "natural_pg", "actor_critic")
-"""Of which a neighbour (`sarsa`, `trpo`, `a2c`) is tested every time; these with the slow
-tests, because a program takes seconds to compile."""
+SLOW = ("expected_sarsa", "q_learning", "natural_pg", "actor_critic", "bc")
+"""Of which a neighbour (`sarsa`, `trpo`, `a2c`, `dagger`) is tested every time; these with
+the slow tests, because a program takes seconds to compile."""
 
 POLICY_ONLY = ("bc", "dagger")
 """Imitation has no values."""
