@@ -27,6 +27,8 @@ ROOMS = {
     "diagnostics": "what can go wrong with a policy gradient",
     "replay.ring": "experience replay",
     "rollout": "stepping environments",
+    "rlhf.model": "language models",
+    "rlhf.generation": "text from a language model",
     "evaluation": "how good a policy is",
     "statistics": "many seeds, many tasks",
 }
