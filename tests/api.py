@@ -29,6 +29,8 @@ ROOMS = {
     "rollout": "stepping environments",
     "rlhf.model": "language models",
     "rlhf.generation": "text from a language model",
+    "rlhf.tokenizers": "text to tokens",
+    "rlhf.lora": "low-rank adapters",
     "evaluation": "how good a policy is",
     "statistics": "many seeds, many tasks",
 }
