@@ -31,6 +31,8 @@ ROOMS = {
     "rlhf.generation": "text from a language model",
     "rlhf.tokenizers": "text to tokens",
     "rlhf.lora": "low-rank adapters",
+    "rlhf.huggingface": "pretrained language models",
+    "rlhf.sharding": "language models on several devices",
     "evaluation": "how good a policy is",
     "statistics": "many seeds, many tasks",
 }
