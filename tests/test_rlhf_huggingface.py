@@ -21,7 +21,7 @@ from jaxrl.types import InvalidInput
 from tests.language import apply
 
 GOLDEN = Path(__file__).parent / "golden" / "language"
-LOADERS = {"gpt2": load_gpt2, "llama": load_llama}
+LOADERS = {"gpt2": load_gpt2, "llama": load_llama, "llama3": load_llama}
 every_kind = pytest.mark.parametrize("kind", LOADERS)
 
 
@@ -109,7 +109,8 @@ def test_older_configs_have_the_base_of_rotary_positions_elsewhere(copied, loade
         ),
         ("gpt2", {"activation_function": "relu"}, "relu': only 'gelu_new' or 'gelu_py"),
         ("llama", {"attention_bias": True}, "attention_bias = True: only False"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "rope_type = 'llama3'"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type = 'yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "no field 'factor'"),
         ("llama", {"num_hidden_layers": 3}, "'layers.2.*' is missing"),
         ("gpt2", {"n_layer": 1}, r"tensors \['h.1.*no place in this model"),
         ("gpt2", {"n_positions": 64}, r"'wpe.weight' has shape \(80, 24\).*\(64, 24\)"),

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.rlhf.model import GPT, Attention, ModelConfig, attend, init_cache, rotate
+from jaxrl.rlhf.model import (
+    GPT,
+    Attention,
+    ModelConfig,
+    attend,
+    init_cache,
+    rotary_frequencies,
+    rotate,
+)
 from jaxrl.types import InvalidInput
 from tests.language import CONFIGS, GPT2, LLAMA, apply, params_of, random_tokens
 
@@ -100,19 +108,37 @@ def test_the_published_models_have_their_published_sizes():
 def test_rotary_positions_by_hand():
     """E = 4 and base 100: pair (0, 2) turns by p, pair (1, 3) by p / 10."""
     x = jnp.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
-    turned = rotate(x, jnp.array([[3]]), 100.0).ravel()
+    config = dataclasses.replace(LLAMA, rotary_base=100.0)
+    frequencies = rotary_frequencies(config)
+    turned = rotate(x, jnp.array([[3]]), frequencies).ravel()
     expected = [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3)]
     np.testing.assert_allclose(turned, expected, atol=1e-6)
-    np.testing.assert_array_equal(rotate(x, jnp.array([[0]]), 100.0), x)
+    np.testing.assert_array_equal(rotate(x, jnp.array([[0]]), frequencies), x)
+
+
+def test_slow_frequencies_of_a_longer_context_by_hand():
+    """E = 8, base 16 and so ω = 1, 1/2, 1/4, 1/8; turns in 8π: 4, 2, 1, 1/2."""
+    config = dataclasses.replace(LLAMA, head_width=8, rotary_base=16.0)
+    plain = rotary_frequencies(config)
+    np.testing.assert_allclose(plain, [1, 1 / 2, 1 / 4, 1 / 8], rtol=1e-6)
+    longer = {"rotary_factor": 10.0, "rotary_low": 1.0, "rotary_high": 3.0}
+    config = dataclasses.replace(config, **longer, rotary_context=25)
+    # 25 is 8π - 0.13: the second has 1.99 turns and keeps a share of 0.495.
+    share = (25 / (4 * math.pi) - 1) / 2
+    second = 0.5 * (share + (1 - share) / 10)
+    expected = [1, second, 0.025, 0.0125]
+    np.testing.assert_allclose(rotary_frequencies(config), expected, rtol=1e-5)
 
 
 def test_only_relative_positions_matter():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 3, 2, 8))
 
+    frequencies = 10_000.0 ** (-jnp.arange(4) / 4)
+
     @jax.jit
     def scores(shift):
         positions = jnp.array([[0, 1, 5]]) + shift
-        turned = [rotate(x, positions, 10_000.0) for x in (q, k)]
+        turned = [rotate(x, positions, frequencies) for x in (q, k)]
         return jnp.einsum("bthe,bshe->hts", *turned)
 
     np.testing.assert_allclose(scores(0), scores(7), atol=1e-5)
@@ -156,7 +182,8 @@ def test_an_attention_layer_against_a_loop():
         (x @ params[name]["kernel"]).reshape(1, 4, -1, 4)
         for name in ("query", "key", "value")
     )
-    q, k = (rotate(x, positions, 10_000.0) for x in (q, k))
+    frequencies = rotary_frequencies(LLAMA)
+    q, k = (rotate(x, positions, frequencies) for x in (q, k))
     attended = loop_attention(q, k, v, visible).reshape(1, 4, 16)
     expected = attended @ np.asarray(params["output"]["kernel"], np.float64)
     np.testing.assert_allclose(out, expected, atol=1e-5)
@@ -182,17 +209,16 @@ def test_gradients_are_those_of_rematerialisation():
         assert np.abs(one).max() > 0 or one.ndim == 1
 
 
-@both
-def test_bfloat16_is_near_and_gives_float32_logits(config):
-    half = dataclasses.replace(config, dtype="bfloat16")
-    tokens, params = random_tokens(2, 6), params_of(config)
-    output, expected = apply(half, params, tokens), apply(config, params, tokens)
+def test_bfloat16_is_near_and_gives_float32_logits():
+    half = dataclasses.replace(LLAMA, dtype="bfloat16")
+    tokens, params = random_tokens(2, 6), params_of(LLAMA)
+    output, expected = apply(half, params, tokens), apply(LLAMA, params, tokens)
     assert output.logits.dtype == jnp.float32 and output.hidden.dtype == jnp.bfloat16
     assert init_cache(half, 1, 4).keys.dtype == jnp.bfloat16
     scale = np.abs(expected.logits).max()
     far = np.abs(output.logits - expected.logits).max() / scale
     assert 1e-4 < far < 0.05, far
-    assert counted(half) == counted(config)
+    assert counted(half) == counted(LLAMA)
 
 
 def test_a_row_that_sees_nothing_is_finite():
@@ -207,6 +233,7 @@ def test_what_does_not_fit_is_one_sentence():
         ({"num_kv_heads": 3}, "num_kv_heads = 3: must divide num_heads = 2"),
         ({"head_width": 3, "positions": "rotary"}, "head_width = 3: must be even"),
         ({"positions": "rotatory"}, "did you mean 'rotary'"),
+        ({"rotary_low": 5.0}, "rotary_low = 5.0: must be less than rotary_high = 4.0"),
         ({"num_layers": 0}, "num_layers = 0: must be at least 1"),
     ):
         with pytest.raises(InvalidInput, match=words.replace("?", ".")):

@@ -1,7 +1,7 @@
 """GPT-2 and Llama from folders of Hugging Face: config.json, safetensors, tokenizer.json.
 
 Only JSON and raw numbers are read: nothing in the folder can run. Weights become float32.
-What the loaded model cannot compute exactly (another activation, scaled rotary positions,
+What the loaded model cannot compute exactly (another activation, other rotary positions,
 tensors that it has no place for) is refused by name.
 """
 
@@ -52,7 +52,7 @@ def load_gpt2(folder: str | Path) -> Pretrained:
 
 
 def load_llama(folder: str | Path) -> Pretrained:
-    """A Llama of `transformers` (`LlamaForCausalLM`), with unscaled rotary positions.
+    """A Llama of `transformers` (`LlamaForCausalLM`), up to Llama 3.2's text models.
 
     Args:
       folder: as for `load_gpt2`.
@@ -108,14 +108,6 @@ def _llama_config(path: Path, described: Mapping[str, Any]) -> ModelConfig:
     _must_be(path, described, "hidden_act", "silu")
     _must_be(path, described, "attention_bias", False)
     _must_be(path, described, "mlp_bias", False)
-    # Newer files have `rope_parameters`, older ones `rope_theta` and `rope_scaling`.
-    rotary = described.get("rope_parameters") or described.get("rope_scaling") or {}
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    require(
-        kind == "default",
-        f"{path}: rope_type = {kind!r}: only 'default' is known, unscaled positions.",
-    )
-    base = rotary.get("rope_theta", described.get("rope_theta", 10_000.0))
     return ModelConfig(
         vocab_size=described["vocab_size"],
         max_length=described["max_position_embeddings"],
@@ -126,13 +118,33 @@ def _llama_config(path: Path, described: Mapping[str, Any]) -> ModelConfig:
         width=described["hidden_size"],
         mlp_width=described["intermediate_size"],
         positions="rotary",
-        rotary_base=float(base),
+        **_rotary(path, described),
         norm="rms",
         norm_epsilon=described.get("rms_norm_eps", 1e-6),
         activation="swiglu",
         tied=described.get("tie_word_embeddings", False),
         bias=False,
     )
+
+
+def _rotary(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Newer files have `rope_parameters`, older ones `rope_theta` and `rope_scaling`."""
+    rotary = described.get("rope_parameters") or described.get("rope_scaling") or {}
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    require(
+        kind in ("default", "llama3"),
+        f"{path}: rope_type = {kind!r}: only 'default' and 'llama3' are known.",
+    )
+    base = rotary.get("rope_theta", described.get("rope_theta", 10_000.0))
+    if kind == "default":
+        return {"rotary_base": float(base)}
+    return {
+        "rotary_base": float(base),
+        "rotary_factor": float(rotary["factor"]),
+        "rotary_low": float(rotary["low_freq_factor"]),
+        "rotary_high": float(rotary["high_freq_factor"]),
+        "rotary_context": rotary["original_max_position_embeddings"],
+    }
 
 
 def _gpt2_places(config: ModelConfig) -> dict[str, Place]:

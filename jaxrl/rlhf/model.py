@@ -49,6 +49,14 @@ class ModelConfig:
     """An embedding added to that of the token, or rotations of queries and keys."""
     rotary_base: float = static(10_000.0, above=0.0)
     """The longest wavelength of rotary positions is about 2π times this."""
+    rotary_factor: float = static(1.0, above=0.0)
+    """Divides the slow rotary frequencies, where the context was made longer afterwards."""
+    rotary_low: float = static(1.0, above=0.0)
+    """Frequencies with no more turns than this in `rotary_context` are divided."""
+    rotary_high: float = static(4.0, above=0.0)
+    """Frequencies with no fewer turns than this stay as they are."""
+    rotary_context: int = static(8192, low=1)
+    """Length of the sequences before the context was made longer."""
     norm: Literal["layer", "rms"] = static("layer")
     """Layer norm (scale and bias), or RMS norm (scale)."""
     norm_epsilon: float = static(1e-5, above=0.0)
@@ -77,6 +85,11 @@ class ModelConfig:
         configs.require(
             self.positions == "learned" or self.head_size % 2 == 0,
             f"head_width = {self.head_size}: must be even for rotary positions.",
+        )
+        configs.require(
+            self.rotary_low < self.rotary_high,
+            f"rotary_low = {self.rotary_low}: must be less than rotary_high = "
+            f"{self.rotary_high}.",
         )
 
     @property
@@ -126,21 +139,39 @@ def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
     return Cache(zeros, zeros, jnp.zeros((batch, length), bool), jnp.int32(0))
 
 
-def rotate(x: Array, positions: Array, base: float) -> Array:
-    """Rotary positions: feature pairs (i, i + E/2) turned by an angle p · base^(-2i/E).
+def rotary_frequencies(config: ModelConfig) -> Array:
+    """ω_i = base^(-2i/E) for each of the E/2 pairs, some divided by a factor: `[E/2]`.
+
+    With n = context · ω / 2π turns in the context of pretraining, frequencies with
+    n ≥ high stay, those with n ≤ low are divided by `rotary_factor`, and between the two
+    the share (n - low) / (high - low) stays.
+
+    Source: Su et al. (2021), section 3.2.2; the factor: Llama 3.1's `rope_type` "llama3".
+    """
+    half = config.head_size // 2
+    plain = config.rotary_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if config.rotary_factor == 1.0:
+        return plain
+    turns = config.rotary_context * plain / (2 * jnp.pi)
+    between = (turns - config.rotary_low) / (config.rotary_high - config.rotary_low)
+    stays = jnp.clip(between, 0.0, 1.0)
+    return plain * (stays + (1 - stays) / config.rotary_factor)
+
+
+def rotate(x: Array, positions: Array, frequencies: Array) -> Array:
+    """Rotary positions: feature pairs (i, i + E/2) turned by an angle p ω_i.
 
     The product of a query at p and a key at q then depends on p - q alone.
 
     Args:
       x: queries or keys `[B, T, heads, E]`, E even.
       positions: int `[B, T]`.
-      base: 10,000 in the paper.
+      frequencies: ω, `[E/2]`.
 
     Source: Su et al. (2021), https://arxiv.org/abs/2104.09864, section 3.2.2, with the
     pairs as in Llama's checkpoints of Hugging Face.
     """
     half = x.shape[-1] // 2
-    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
@@ -218,8 +249,8 @@ class Attention(nn.Module):
             for name, n in (heads | {"value": config.kv_heads}).items()
         )
         if config.positions == "rotary":
-            q = rotate(q, positions, config.rotary_base)
-            k = rotate(k, positions, config.rotary_base)
+            frequencies = rotary_frequencies(config)
+            q, k = (rotate(x, positions, frequencies) for x in (q, k))
         if cache is not None:
             at = (self.layer, 0, cache.length, 0, 0)
             keys = jax.lax.dynamic_update_slice(cache.keys, k[None], at)

@@ -35,6 +35,21 @@ MODELS = {
             rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         )
     ),
+    # As Llama 3.2: tied, and with frequencies of all three kinds.
+    "llama3": LlamaForCausalLM(
+        LlamaConfig(
+            **(COMMON | {"bos_token_id": 2}),
+            **{"vocab_size": 41, "max_position_embeddings": 80, "hidden_size": 16},
+            **{"intermediate_size": 24, "num_hidden_layers": 1},
+            **{"num_attention_heads": 2, "num_key_value_heads": 1},
+            tie_word_embeddings=True,
+            rope_parameters={
+                **{"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0},
+                **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+                "original_max_position_embeddings": 40,
+            },
+        )
+    ),
 }
 
 
