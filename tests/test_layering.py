@@ -17,7 +17,7 @@ LAYERS = (
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
-    {"memory"},
+    {"memory", "rlhf"},
     {"population", "statistics", "algorithms", "platform", "tabular", "diagnostics"}
     | {"minari"},
     {"dataset"},

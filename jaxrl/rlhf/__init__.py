@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback: language models and what trains them."""

@@ -1,0 +1,182 @@
+"""Tokenizers: bytes, characters, and any `tokenizer.json`.
+
+A tokenizer is a value: two functions beside the numbers that a model and a generation need.
+Neither function adds or keeps special tokens; `eos` and `pad` are for the caller to place.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl.config import require
+from jaxrl.rlhf.model import ModelConfig
+from jaxrl.types import InvalidInput
+
+
+class Tokenizer(NamedTuple):
+    """Text to tokens and back."""
+
+    encode: Callable[[str], list[int]]
+    """Raises `InvalidInput` for a character that has no token."""
+    decode: Callable[[Iterable[int]], str]
+    """Leaves out `eos`, `pad` and other special tokens."""
+    vocab_size: int
+    """Tokens are 0, ..., vocab_size - 1."""
+    eos: int | None
+    """The token that ends an answer, or none."""
+    pad: int
+    """What is written where there is no token."""
+
+
+def bytes_of_text() -> Tokenizer:
+    """The 256 bytes of UTF-8, then EOS (256) and padding (257).
+
+    Any text has tokens. Tokens that are no UTF-8 are decoded as "�".
+    """
+
+    def decode(tokens: Iterable[int]) -> str:
+        known = _checked(tokens, 258)
+        return bytes(t for t in known if t < 256).decode(errors="replace")
+
+    return Tokenizer(lambda text: list(text.encode()), decode, 258, 256, 257)
+
+
+def characters(alphabet: str) -> Tokenizer:
+    """One token for each character of an alphabet, in its order, then EOS and padding.
+
+    Raises:
+      InvalidInput: the alphabet is empty or has a character twice.
+    """
+    size = len(alphabet)
+    twice = sorted({x for x in alphabet if alphabet.count(x) > 1})
+    require(size > 0, "alphabet = '': must have a character or more.")
+    require(not twice, f"alphabet = {alphabet!r}: has {twice} more than once.")
+    number = {character: i for i, character in enumerate(alphabet)}
+
+    def encode(text: str) -> list[int]:
+        _require_known(text, [x for x in text if x not in number])
+        return [number[x] for x in text]
+
+    def decode(tokens: Iterable[int]) -> str:
+        return "".join(alphabet[t] for t in _checked(tokens, size + 2) if t < size)
+
+    return Tokenizer(encode, decode, size + 2, size, size + 1)
+
+
+def from_file(
+    path: str | Path, eos: int | str | None = None, pad: int | str | None = None
+) -> Tokenizer:
+    """A `tokenizer.json` of Hugging Face, read by `tokenizers` (the extra `rlhf`).
+
+    Args:
+      path: the file.
+      eos: the token that ends an answer, by number or by name.
+      pad: the padding token; none means `eos`, or 0 without one.
+
+    Raises:
+      InvalidInput: `tokenizers` is not installed, the file is none of its files, or has no
+        such token.
+    """
+    whole = _read(Path(path))
+    vocabulary = whole.get_vocab(with_added_tokens=True)
+    vocab_size = max(vocabulary.values()) + 1
+    unknown = getattr(whole.model, "unk_token", None)
+
+    def number(name: str, token: int | str | None) -> int | None:
+        found = vocabulary.get(token) if isinstance(token, str) else token
+        missing = token is not None and (found is None or not 0 <= found < vocab_size)
+        require(not missing, f"{name} = {token!r}: there is no such token in {path}.")
+        return found
+
+    def encode(text: str) -> list[int]:
+        encoded = whole.encode(text, add_special_tokens=False)
+        is_known = np.zeros(len(text), bool)
+        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+            is_known[start:end] |= token != unknown
+        pairs = zip(text, is_known, strict=True)
+        _require_known(text, [x for x, known in pairs if not known | x.isspace()])
+        return encoded.ids
+
+    def decode(tokens: Iterable[int]) -> str:
+        real = [t for t in _checked(tokens, vocab_size) if t not in (end, padding)]
+        return whole.decode(real, skip_special_tokens=True)
+
+    end = number("eos", eos)
+    padding = number("pad", pad)
+    padding = (end or 0) if padding is None else padding
+    return Tokenizer(encode, decode, vocab_size, end, padding)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """A model may have more tokens than its tokenizer (padded tables), never fewer.
+
+    Raises:
+      InvalidInput: the tokenizer has tokens that the model does not know.
+    """
+    require(
+        tokenizer.vocab_size <= config.vocab_size,
+        f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+        f"{config.vocab_size}: use the tokenizer that the model was trained with.",
+    )
+
+
+def padded(
+    rows: Iterable[Iterable[int]], pad: int, length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of several lengths as one batch, padded on the left.
+
+    Args:
+      rows: tokens of each prompt, one or more.
+      pad: the padding token.
+      length: columns P; none means the longest prompt's.
+
+    Returns:
+      (tokens int32 `[B, P]`, mask bool `[B, P]`).
+
+    Raises:
+      InvalidInput: a prompt is empty, or longer than `length`.
+    """
+    lists = [list(row) for row in rows]
+    longest = max(map(len, lists), default=0)
+    columns = longest if length is None else length
+    tokens = np.full((len(lists), columns), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(lists):
+        require(len(row) > 0, f"prompt {i} is empty: give it one token or more.")
+        require(
+            len(row) <= columns,
+            f"prompt {i} has {len(row)} tokens: at most {columns} fit; shorten it.",
+        )
+        tokens[i, columns - len(row) :] = row
+        mask[i, columns - len(row) :] = True
+    return tokens, mask
+
+
+def _read(path: Path) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise InvalidInput(
+            f"{path} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+        ) from error
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
+
+
+def _require_known(text: str, unknown: list[str]) -> None:
+    if unknown:
+        shown = ", ".join(map(repr, dict.fromkeys(unknown)))
+        raise InvalidInput(f"{text!r} has characters without a token: {shown}.")
+
+
+def _checked(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    known = [int(t) for t in tokens]
+    wrong = [t for t in known if not 0 <= t < vocab_size]
+    require(
+        not wrong, f"token {wrong[:1]} does not exist: there are {vocab_size} tokens."
+    )
+    return known
