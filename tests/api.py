@@ -26,6 +26,7 @@ ROOMS = {
     "networks.tiles": "tile coding",
     "diagnostics": "what can go wrong with a policy gradient",
     "replay.ring": "experience replay",
+    "rlhf.objectives": "objectives and estimators of RLHF",
     "rollout": "stepping environments",
     "evaluation": "how good a policy is",
     "statistics": "many seeds, many tasks",

@@ -17,7 +17,7 @@ LAYERS = (
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
-    {"memory"},
+    {"memory", "rlhf"},
     {"population", "evaluation", "statistics", "algorithms", "platform", "tabular"}
     | {"diagnostics"}
     | {"storage", "folders"},
