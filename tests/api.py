@@ -27,6 +27,7 @@ ROOMS = {
     "diagnostics": "what can go wrong with a policy gradient",
     "replay.ring": "experience replay",
     "rlhf.objectives": "objectives and estimators of RLHF",
+    "rlhf.world": "texts of which all are known, and their best policy",
     "rollout": "stepping environments",
     "evaluation": "how good a policy is",
     "statistics": "many seeds, many tasks",
