@@ -141,9 +141,8 @@ def table_logits(world: World, table: Array, tokens: Array) -> Array:
     """
     length = world.prompts.shape[1]
     of_prompt = (tokens[:, None, :length] == world.prompts).all(-1)
-    row = table[jnp.argmax(of_prompt, 1)]
     index, ended = _text_index(world, tokens[:, length:])
-    logits = jnp.take_along_axis(row, index[..., None], axis=1)
+    logits = table[jnp.argmax(of_prompt, 1)[:, None], index]
     logits = jnp.where(ended[..., None], 0.0, logits)
     return jnp.pad(logits, ((0, 0), (length - 1, 1), (0, 0)))
 
