@@ -150,6 +150,27 @@ def test_k1_varies_most(toy):
     assert (k1 < 0).any() and (k2 >= 0).all() and (k3 >= 0).all()
 
 
+def test_which_divergence_an_estimate_in_the_loss_makes_smaller():
+    """Differentiated at words that π drew: k2 has the gradient of KL(π ‖ π_ref), k1 none,
+    and k3 that of KL(π_ref ‖ π)."""
+    with jax.enable_x64(True):
+        logits, ref = jnp.asarray(RNG.normal(size=6)), jnp.asarray(RNG.normal(size=6))
+        p, log_ref = jax.nn.softmax(logits), jax.nn.log_softmax(ref)
+
+        def in_loss(estimate):
+            return jax.grad(lambda x: p @ estimate(jax.nn.log_softmax(x)))(logits)
+
+        def k3(log_prob):
+            return losses.approx_kl(log_ref - log_prob, jnp.zeros(6))
+
+        forward = jax.grad(o.kl_from_logits)(logits, ref)
+        backward = jax.grad(o.kl_from_logits, argnums=1)(ref, logits)
+        close(in_loss(lambda x: o.kl_k2(x, log_ref)), forward, 1e-10)
+        close(in_loss(lambda x: o.kl_k1(x, log_ref)), 0.0, 1e-10)
+        close(in_loss(k3), backward, 1e-10)
+        assert np.abs(forward - backward).max() > 0.05
+
+
 def test_of_equal_policies_every_divergence_is_0_and_every_ratio_1():
     log_prob = o.token_log_probs(LOGITS, TOKENS)
     for estimate in (o.kl_k1, o.kl_k2, losses.approx_kl):

@@ -227,6 +227,24 @@ def test_dpo_with_exact_preferences_is_minimised_by_the_optimum(small):
     assert np.abs(gradient).max() > 1e-4
 
 
+def test_the_best_of_n(small):
+    made, reference, _ = small
+    law = jax.jit(world.best_of_n_log_prob, static_argnums=2)
+    np.testing.assert_allclose(law(reference, made.reward, 1), reference, atol=1e-10)
+    exact = np.exp(law(reference, made.reward, 4))
+    np.testing.assert_allclose(exact.sum(1), 1.0, atol=1e-12)
+    drawn = world.sample_answers(jax.random.key(2), reference, 4 * 20_000)
+    drawn = np.asarray(drawn).reshape(2, -1, 4)
+    for prompt in (0, 1):
+        best = objectives.best_of_n(jnp.asarray(made.reward[prompt][drawn[prompt]]))
+        taken = np.take_along_axis(drawn[prompt], np.asarray(best)[:, None], 1)[:, 0]
+        frequency = np.bincount(taken, minlength=len(made.tokens)) / len(taken)
+        error = np.sqrt(exact[prompt] * (1 - exact[prompt]) / len(taken))
+        assert (np.abs(frequency - exact[prompt]) < 5 * error + 1e-12).all()
+    # A bound: Beirami et al. (2024), https://arxiv.org/abs/2401.01879, theorem 1.
+    assert world.kl(np.log(exact), reference) < np.log(4) - 3 / 4
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

@@ -181,7 +181,9 @@ def calibration(
     )
 
 
-def gain_and_bias(reward: Array, mean: Scalar = 0.0, std: Scalar = 1.0) -> tuple:
+def gain_and_bias(
+    reward: Array, mean: Scalar = 0.0, std: Scalar = 1.0
+) -> tuple[Array, Array]:
     """The line that gives rewards of reference answers a mean and a standard deviation.
 
     g = std / std(r),    b = mean - g mean(r),    then g r + b is used for r

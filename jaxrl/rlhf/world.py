@@ -255,6 +255,35 @@ def optimum(ref_log_prob: Array, reward: Array, beta: Scalar) -> Optimum:
     return Optimum(log_prob, log_normalizer, beta * log_normalizer.mean())
 
 
+def best_of_n_log_prob(log_prob: Array, reward: Array, n: int) -> Array:
+    """The exact law of the best of n answers, each drawn from the policy.
+
+    P(y) = π(y) / m (F^n - (F - m)^n),    F = P(r' <= r(y)),    m = P(r' = r(y))
+
+    Of answers with equal rewards the first drawn is taken.
+
+    Args:
+      log_prob: `[P, N]` log π.
+      reward: `[P, N]` r, by which the best is chosen.
+      n: how many are drawn.
+
+    Returns:
+      `[P, N]` log P, a policy again.
+
+    Source: Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, section 4.3, for the
+    rule; the law is that of the largest of n independent numbers.
+    """
+    own, other = _both(reward)
+
+    def log_mass(counted: Array) -> Array:
+        return jax.nn.logsumexp(log_prob[:, None], -1, where=counted)
+
+    equal, up_to = log_mass(other == own), log_mass(other <= own)
+    share = jnp.exp(jnp.minimum(equal - up_to, 0.0))
+    some_equal = jnp.log(-jnp.expm1(n * jnp.log1p(-share)))
+    return log_prob - equal + n * up_to + some_equal
+
+
 # Labels.
 
 
