@@ -259,6 +259,28 @@ def test_rloo_by_hand_and_as_a_mean_baseline():
     close(o.rloo_advantage(reward), 4 / 3 * o.grpo_advantage(reward, scale=False))
 
 
+@pytest.mark.parametrize(
+    "advantage, share",
+    [(o.rloo_advantage, 1.0), (lambda r: o.grpo_advantage(r, scale=False), 2 / 3)],
+    ids=["rloo", "grpo"],
+)
+def test_how_much_of_the_policy_gradient_a_baseline_leaves(advantage, share):
+    """By a sum over all groups of K = 3 answers: all of it, and (K - 1) / K."""
+    with jax.enable_x64(True):
+        logits, reward = jnp.asarray(RNG.normal(size=(2, 4)))
+        groups = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3), -1).reshape(-1, 3)
+
+        def loss(x):
+            log_prob = jax.nn.log_softmax(x)[groups]
+            drawn = jax.lax.stop_gradient(jnp.exp(log_prob.sum(1)))
+            each = losses.policy_gradient(log_prob, advantage(reward[groups]))
+            return drawn @ each.mean(1)
+
+        exact = jax.grad(lambda x: jax.nn.softmax(x) @ reward)(logits)
+        close(-jax.grad(loss)(logits), share * exact, 1e-10)
+        assert np.abs(exact).max() > 0.01
+
+
 def test_grpo_advantage():
     reward = jnp.array([[0.0, 2.0], [5.0, 5.0], [0.0, 20.0]])
     assert o.grpo_advantage(reward, scale=False).tolist() == [

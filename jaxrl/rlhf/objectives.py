@@ -434,7 +434,8 @@ def grpo_advantage(reward: Array, scale: bool = True) -> Array:
     A_i = r_i - mean(r),    / (std(r) + 1e-8) where scaled
 
     Scaled, a prompt counts the more the more alike its answers are, and the optimum is no
-    longer that of the rewards. Not scaled it is `rloo_advantage` times (K - 1) / K.
+    longer that of the rewards. Not scaled it is `rloo_advantage` times (K - 1) / K: against
+    a leash in the loss, and not in r, the reward then weighs that much less.
 
     Args:
       reward: `[B, K]` r of K answers to each prompt.
