@@ -26,6 +26,8 @@ ROOMS = {
     "networks.tiles": "tile coding",
     "diagnostics": "what can go wrong with a policy gradient",
     "replay.ring": "experience replay",
+    "rlhf.objectives": "objectives and estimators of RLHF",
+    "rlhf.world": "texts of which all are known, and their best policy",
     "rollout": "stepping environments",
     "rlhf.model": "language models",
     "rlhf.generation": "text from a language model",

@@ -23,7 +23,7 @@ def script(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["values", "gradients"])
+@pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world"])
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     before = (RESULTS / f"{name}.json").read_bytes()
     words = ["--quick"] + (["--out", str(tmp_path)] if name != "values" else [])
@@ -45,3 +45,27 @@ def test_the_values_that_are_committed_are_shown():
     assert found["seeds"] >= 30 and found["trajectories"] == 1_000
     rms = {name: row["rms"] for name, row in found["methods"].items()}
     assert len(rms) == 4 and max(rms, key=rms.get) == "TD(1)"
+
+
+def test_the_small_world_that_is_committed_is_shown():
+    rows = json.loads((RESULTS / "rlhf_small_world.json").read_text())["rows"]
+    module, page = script("rlhf_small_world"), ROOT / "docs" / "rlhf-small-world.md"
+    for part in module.PARTS:
+        assert module.TABLES[part](rows[part]) in page.read_text()
+        assert rows[part]["seeds"] >= 5
+    methods = rows["policies"]["methods"]
+    assert list(methods) == list(module.METHODS)
+    for name in module.HELD:
+        assert module.reached(methods[name]) and methods[name]["seconds"] <= 120, name
+    assert not module.reached(methods["GRPO as published"])
+    held_by_more = module.world.optimum(
+        module.REFERENCE_ANSWERS, module.REWARD, module.BETA * 4 / 3
+    )
+    reward, best = (
+        float(module.world.expected_reward(x.log_prob, module.REWARD))
+        for x in (held_by_more, module.OPTIMUM)
+    )
+    k2 = methods["GRPO, k2 in the loss"]["reward"]["iqm"]
+    assert abs(k2 - reward / best) < 0.005 < 1.0 - k2
+    accuracy = rows["reward-model"]["pairs"]["50000"]["accuracy"]["by_seed"]
+    assert min(accuracy) >= rows["reward-model"]["bayes"] - module.BAR_ACCURACY
