@@ -243,8 +243,10 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     "name, more",
     [
-        ("ppo", ["--gru-size", "4", "--normalize-obs"]),
-        ("dqn", []),
+        pytest.param(
+            "ppo", ["--gru-size", "4", "--normalize-obs"], marks=pytest.mark.slow
+        ),
+        pytest.param("dqn", [], marks=pytest.mark.slow),
         ("reinforce", []),
     ],
 )

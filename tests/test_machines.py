@@ -144,6 +144,7 @@ def test_four_agents_on_four_processes_are_those_of_one(tmp_path):
     assert np.isclose(found, expected, rtol=1e-5).sum() >= 3
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
     """The resumed run is the uninterrupted one bit for bit."""
     out, words = tmp_path / "run", ["--total-steps", "6400", "--parallel", "data"]

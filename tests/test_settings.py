@@ -88,7 +88,13 @@ def trained(algorithm, settings_, num_seeds, steps, **options):
     return runner.advance(job, runner.first_progress(job), steps)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("ppo", "dqn") else [pytest.mark.slow])
+        for name in ALGORITHMS
+    ],
+)
 def test_a_member_of_a_sweep_is_the_run_alone(name):
     """Also in its environment, its schedule and its initial state."""
     algorithm = ALGORITHMS[name]

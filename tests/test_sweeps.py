@@ -592,6 +592,7 @@ print([b.experiment.num_members for b in plan.blocks(
 """
 
 
+@pytest.mark.slow
 def test_sweeps_on_eight_devices():
     lines = run_python("from pathlib import Path\n" + DEVICES, devices=8)
     assert lines[-2:] == ["16", "[8, 4]"]
