@@ -21,11 +21,15 @@ from jaxrl import dataset, spaces, storage
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.population import init_population, member
+from jaxrl.rlhf.registry import RLHF
 from jaxrl.settings import Setting
 from jaxrl.teachers import FrozenPolicy
 from jaxrl.types import Algorithm, Env, InvalidInput, PyTree
 
 FORMAT = 2
+
+BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()}
+"""Every algorithm by the name that files know it by."""
 
 ENV = "env."
 """How the names of an environment's parameters begin, beside those of configs."""
@@ -89,7 +93,7 @@ def setting(
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        env = make(env.id, **env_params | params).replace(teacher=env.teacher)
+        env = built(algorithm, env.id, env_params | params, env.teacher)
     return configs.with_floats(config), env
 
 
@@ -108,7 +112,7 @@ def save_agents(folder: Path, agents: Agents) -> None:
         "env": agents.env.id,
         "env_params": agents.env_params,
         "seeds": agents.seeds,
-    } | _spaces(agents.env)
+    } | _about(agents.algorithm, agents.config, agents.env)
     if agents.own:
         description["own"] = list(agents.own)
     if agents.members:
@@ -133,16 +137,16 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     """
     description, tensors = _read(run)
     check_environment(description["env"], env, run)
-    algorithm = ALGORITHMS[description["algorithm"]]
+    algorithm = BY_NAME[description["algorithm"]]
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
-    environment = make(description["env"], **env_params)
-    if any(
-        description.get(name) != space for name, space in _spaces(environment).items()
-    ):
+    environment = built(algorithm, description["env"], env_params)
+    about = _about(algorithm, config, environment)
+    if any(description.get(name) != value for name, value in about.items()):
         raise InvalidInput(
             f"{str(run)!r} was trained on an environment "
-            f"{description['env']!r} with other spaces than the one of today."
+            f"{description['env']!r} with other {' and '.join(about)} than those of "
+            f"today."
         )
     seeds = description["seeds"]
     template = jax.eval_shape(
@@ -155,6 +159,19 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         environment = taught(environment, algorithm, teacher)
     more = (description.get("own", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
+
+
+def built(
+    algorithm: Algorithm, env: str, env_params: dict[str, Any], teacher: PyTree = None
+) -> Any:
+    """The environment of that id, or what takes its place for the algorithm.
+
+    Raises:
+      InvalidInput: it cannot be made.
+    """
+    if algorithm.problem is not None:
+        return algorithm.problem.make(env, **env_params)
+    return make(env, **env_params).replace(teacher=teacher)
 
 
 UNIFORM = "uniform"
@@ -239,10 +256,10 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"the policy in {str(run)!r} has format {description['format']}, this version "
             f"of jaxrl reads format {FORMAT}: load it with jaxrl {description['jaxrl']}."
         )
-    if description["algorithm"] not in ALGORITHMS:
+    if description["algorithm"] not in BY_NAME:
         raise InvalidInput(
             f"the policy in {str(run)!r} is of algorithm {description['algorithm']!r}, "
-            f"this version of jaxrl has {', '.join(ALGORITHMS)}."
+            f"this version of jaxrl has {', '.join(BY_NAME)}."
         )
     return description, tensors
 
@@ -276,6 +293,14 @@ def _bad_field(description: Any) -> str | None:
         if any(type(x) is not kind for x in values):
             return name
     return None
+
+
+def _about(algorithm: Algorithm, config: Any, env: Any) -> dict[str, Any]:
+    """What must be as it was for an agent to fit."""
+    if algorithm.problem is not None:
+        about: dict[str, Any] = algorithm.problem.describe(config, env)
+        return about
+    return _spaces(env)
 
 
 def _spaces(env: Env) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def _type_problem(kind: Any, value: Any) -> str | None:
         return None if whole else "must be a whole number"
     if kind is float:
         return None if _is_number(value) else "must be a number"
+    if kind is str:
+        return None if isinstance(value, str) else "must be text"
     whole = isinstance(value, tuple) and all(type(v) is int for v in value)
     return None if whole else "must be whole numbers: (64, 64)"
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxrl.rollout import init_world, play
 from jaxrl.settings import Values, with_values
@@ -72,11 +73,17 @@ def evaluate_population(
 ) -> Episodes:
     """`evaluate` for agents with a leading axis `[K]`, each with a key of its own.
 
-    `values` are what they have of their own in config and environment `[K, ...]`.
+    `values` are what they have of their own in config and environment `[K, ...]`. Of an
+    algorithm with a `problem` an episode is a case of it, of one step.
     """
 
     def one(agent: PyTree, key: Array, values: Values) -> Episodes:
         own = with_values(config, env, values)
+        if algorithm.problem is not None:
+            of_cases = algorithm.problem.returns
+            returns = of_cases(*own, agent, key, num_episodes, greedy)
+            length = jnp.ones(returns.shape, jnp.int32)
+            return Episodes(returns, length, length > 0)
         return evaluate(algorithm, *own, agent, key, num_episodes, greedy, max_steps)
 
     num_members = len(jax.tree.leaves(agents)[0])

@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 
 from jaxrl import config as configs
 from jaxrl import loggers, memory, pbt
-from jaxrl.algorithms import ALGORITHMS
 from jaxrl.artifact import (
+    BY_NAME,
     Own,
+    built,
     check_environment,
     setting,
     taught,
     teacher_digest,
 )
 from jaxrl.config import require
-from jaxrl.envs import make
 from jaxrl.errors import counted, did_you_mean
 from jaxrl.population import Parallel, device_mesh
 from jaxrl.runner import Adapt, OnNan, checked_seeds, common_iterations, prepare
@@ -40,9 +40,10 @@ class Experiment:
     algorithm: Algorithm
     config: Any
     env: str
-    """An id of `make`; an environment of your own is registered, or "module:factory"."""
+    """An id of `make`; an environment of your own is registered, or "module:factory". Of
+    an algorithm with a `problem` what that makes a task from."""
     env_params: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `make`."""
+    """Further arguments of `make`, or of the problem's."""
     teacher: str | None = None
     """What the algorithm learns from beside rewards, or whose values it learns: a
     dataset's folder, a run folder, "uniform"; None where it has none. The algorithm has a
@@ -84,7 +85,7 @@ class Experiment:
     @cached_property
     def environment(self) -> Env:
         """The environment, built from its id: what is recorded is what was trained on."""
-        env = make(self.env, **self.env_params)
+        env = built(self.algorithm, self.env, self.env_params)
         return taught(env, self.algorithm, self.teacher)
 
     @cached_property
@@ -231,7 +232,7 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     algorithm = experiment.algorithm
     about = {
         "algorithm": algorithm.name,
-        "is_variant": algorithm != ALGORITHMS.get(algorithm.name),
+        "is_variant": algorithm != BY_NAME.get(algorithm.name),
         "env": experiment.env,
         "env_params": experiment.env_params,
         "seed": experiment.seed,
@@ -240,6 +241,9 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     } | _settings(experiment)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
+    if algorithm.problem is not None:
+        own = (experiment.env, experiment.env_params)
+        about["digests"] = algorithm.problem.digests(*own)
     return about
 
 
@@ -318,12 +322,12 @@ def as_experiment(
     content = dict(content)
     name, config = content.pop("algorithm"), content.pop("config")
     check_environment(content["env"], env, path.parent)
-    if algorithm is None and name not in ALGORITHMS:
+    if algorithm is None and name not in BY_NAME:
         raise InvalidInput(
             f"algorithm = {name!r} in {path}: this version of jaxrl has "
-            f"{', '.join(ALGORITHMS)}."
+            f"{', '.join(BY_NAME)}."
         )
-    algorithm = algorithm or ALGORITHMS[name]
+    algorithm = algorithm or BY_NAME[name]
     known = {field.name for field in dataclasses.fields(Experiment)}
     for setting_name in content:
         require(

@@ -3,11 +3,13 @@
 RUN/config.json      what was asked (see `jaxrl.experiment`)
 RUN/checkpoints/     how far it is; `jaxrl resume RUN` goes on (see `jaxrl.checkpoint`)
 RUN/metrics.jsonl    a line for each chunk, every metric for every seed
+RUN/samples.jsonl    of a language model: some of its texts, as it was at ten times
 RUN/policy/          the trained agents (see `jaxrl.artifact`), without broken ones
 RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -209,6 +211,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
             if first:
                 metrics.truncate(0)
             start = start and partial(_begun, start, [metrics, *others])
+        samples = _Samples(session, iteration or 0)
         saver = checkpoint.Saver(
             folder,
             about | {"versions": versions()},
@@ -224,6 +227,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
 
         def between(progress: Progress) -> bool:
             saver.save_if_due(progress)
+            samples.write_if_due(progress)
             return session.interrupted()
 
         result = train(
@@ -238,6 +242,34 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
         )
         saver.save(result.progress)
         return result
+
+
+class _Samples:
+    """`samples.jsonl`: a few cases of the first agent for a person to read, ten times a
+    run; nothing where the algorithm has no `problem`."""
+
+    def __init__(self, session: Session, iteration: int) -> None:
+        """Lines after that train step belong to a run that was killed."""
+        self._session, self._next = session, iteration
+        self._path = session.folder / "samples.jsonl"
+        self._on = session.experiment.algorithm.problem and machines.is_first()
+        if self._on and self._path.exists():
+            lines = self._path.read_text().splitlines(keepends=True)
+            kept = [x for x in lines if json.loads(x)["iteration"] < iteration]
+            storage.write_text(self._path, "".join(kept))
+
+    def write_if_due(self, progress: Progress) -> None:
+        if not self._on or progress.iteration < self._next:
+            return
+        experiment = self._session.experiment
+        self._next = progress.iteration + max(1, self._session.iterations // 10)
+        key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
+        agent = member(progress.state.agent, 0)
+        problem = experiment.algorithm.problem
+        rows = problem.samples(*experiment.pairs[0], agent, key) if problem else []
+        lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
 
 
 def _other_loggers(session: Session, iteration: int) -> list[Any]:

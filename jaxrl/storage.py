@@ -147,6 +147,15 @@ def digest(folder: Path) -> str:
     return _sha256(_read_file(folder / MANIFEST))
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of any file.
+
+    Raises:
+      Damaged: it cannot be read.
+    """
+    return _sha256(_read_file(path))
+
+
 def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     """Every leaf under its path, such as `params/value_head/kernel`; of keys the data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

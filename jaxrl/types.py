@@ -244,6 +244,28 @@ def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
     return {}
 
 
+class Problem(NamedTuple):
+    """How something is built, judged and shown that is trained on and is no `Env`.
+
+    A task of `jaxrl.rlhf` takes the place of the environment in every function of the
+    algorithm. It is a pytree with the fields `id`, and `teacher` for what all agents share.
+
+    make:     `(id, **params) -> task`; raises `InvalidInput`
+    returns:  `(config, task, agent, key, number, greedy) -> float32 [number]`: how good
+              the agent is on so many cases that it has not learned from
+    describe: `(config, task) -> JSON` that the policy artefact says of the agents
+    digests:  `(id, params) -> {name: digest}` of the files that it is made from
+    samples:  `(config, task, agent, key) -> [{column: value}]`, on the host: a few cases
+              for a person to read
+    """
+
+    make: Callable
+    returns: Callable
+    describe: Callable
+    digests: Callable
+    samples: Callable
+
+
 class Algorithm(NamedTuple):
     """An algorithm, as the runner sees it: a tuple of pure functions.
 
@@ -261,6 +283,7 @@ class Algorithm(NamedTuple):
                  "expert", a `teachers.FrozenPolicy`; "policy", the same or None for
                  uniformly random actions. Only `train_step` and, for "policy", `act` need
                  it. "" is none.
+    problem:     what it is trained on, where that is no environment; None for most
     """
 
     name: str
@@ -273,6 +296,7 @@ class Algorithm(NamedTuple):
     init_memory: Callable = no_memory
     score: Callable = no_score
     teacher: Literal["", "data", "expert", "policy"] = ""
+    problem: Problem | None = None
 
 
 class InvalidInput(ValueError):

@@ -4,6 +4,8 @@ A tokenizer is a value: two functions beside the numbers that a model and a gene
 Neither function adds or keeps special tokens; `eos` and `pad` are for the caller to place.
 """
 
+import functools
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +30,11 @@ class Tokenizer(NamedTuple):
     """The token that ends an answer, or none."""
     pad: int
     """What is written where there is no token."""
+    about: str
+    """JSON from which `from_about` makes it again. Equal tokenizers have equal ones."""
 
 
+@functools.cache  # so that equal tasks are equal programs
 def bytes_of_text() -> Tokenizer:
     """The 256 bytes of UTF-8, then EOS (256) and padding (257).
 
@@ -40,11 +45,18 @@ def bytes_of_text() -> Tokenizer:
         known = _checked(tokens, 258)
         return bytes(t for t in known if t < 256).decode(errors="replace")
 
-    return Tokenizer(lambda text: list(text.encode()), decode, 258, 256, 257)
+    about = json.dumps({"kind": "bytes"})
+    return Tokenizer(lambda text: list(text.encode()), decode, 258, 256, 257, about)
 
 
-def characters(alphabet: str) -> Tokenizer:
+@functools.cache
+def characters(alphabet: str, own_pad: bool = True) -> Tokenizer:
     """One token for each character of an alphabet, in its order, then EOS and padding.
+
+    Args:
+      alphabet: the characters.
+      own_pad: whether padding is a token of its own, and not EOS. Masks say what is real
+        in both.
 
     Raises:
       InvalidInput: the alphabet is empty or has a character twice.
@@ -60,9 +72,11 @@ def characters(alphabet: str) -> Tokenizer:
         return [number[x] for x in text]
 
     def decode(tokens: Iterable[int]) -> str:
-        return "".join(alphabet[t] for t in _checked(tokens, size + 2) if t < size)
+        return "".join(alphabet[t] for t in _checked(tokens, pad + 1) if t < size)
 
-    return Tokenizer(encode, decode, size + 2, size, size + 1)
+    pad = size + own_pad
+    about = {"kind": "characters", "alphabet": alphabet, "own_pad": own_pad}
+    return Tokenizer(encode, decode, pad + 1, size, pad, json.dumps(about))
 
 
 def from_file(
@@ -79,7 +93,28 @@ def from_file(
       InvalidInput: `tokenizers` is not installed, the file is none of its files, or has no
         such token.
     """
-    whole = _read(Path(path))
+    return _of_library(_read(Path(path)), eos, pad, str(path))
+
+
+def from_about(about: dict[str, Any]) -> Tokenizer:
+    """The tokenizer whose `about` this is, as JSON reads it.
+
+    Raises:
+      InvalidInput: of a file's, `tokenizers` is not installed.
+      KeyError: it is none at all.
+    """
+    if about["kind"] == "bytes":
+        return bytes_of_text()
+    if about["kind"] == "characters":
+        return characters(about["alphabet"], about["own_pad"])
+    name = "the tokenizer of this model"
+    whole = _library(name).Tokenizer.from_str(about["text"])
+    return _of_library(whole, about["eos"], about["pad"], name)
+
+
+def _of_library(
+    whole: Any, eos: int | str | None, pad: int | str | None, path: str
+) -> Tokenizer:
     vocabulary = whole.get_vocab(with_added_tokens=True)
     vocab_size = max(vocabulary.values()) + 1
     unknown = getattr(whole.model, "unk_token", None)
@@ -106,7 +141,8 @@ def from_file(
     end = number("eos", eos)
     padding = number("pad", pad)
     padding = (end or 0) if padding is None else padding
-    return Tokenizer(encode, decode, vocab_size, end, padding)
+    content = {"kind": "file", "text": whole.to_str(), "eos": end, "pad": padding}
+    return Tokenizer(encode, decode, vocab_size, end, padding, json.dumps(content))
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -154,15 +190,20 @@ def padded(
     return tokens, mask
 
 
-def _read(path: Path) -> Any:
+def _library(reader: Any) -> Any:
     try:
         import tokenizers
     except ImportError as error:
         raise InvalidInput(
-            f"{path} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+            f"{reader} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
         ) from error
+    return tokenizers
+
+
+def _read(path: Path) -> Any:
+    library = _library(path)
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return library.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
         raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
 

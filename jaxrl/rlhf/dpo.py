@@ -1,0 +1,199 @@
+"""Direct preference optimisation (DPO; Rafailov et al., 2023,
+https://arxiv.org/abs/2305.18290): a policy from pairs, without a reward model.
+
+    L = -log σ(β log(π(y_w|x)/π_ref(y_w|x)) - β log(π(y_l|x)/π_ref(y_l|x)))
+
+The details that matter:
+
+1. log π(y|x) is the sum over the answer's tokens, EOS among them, not their mean.
+2. The reference is the model one starts from; its log-probabilities of a batch are computed
+   when the batch is read.
+3. At the optimum of exact preferences with noise τ the policy is that of RLHF with the
+   leash β τ: with labels, β says how far to trust them.
+4. Nothing is sampled: what the pairs do not show is not learned, and the likelihood of
+   chosen answers may fall as long as that of the rejected falls faster. Both are logged.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+from flax.struct import PyTreeNode
+
+from jaxrl import optim
+from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf.data import Pairs
+from jaxrl.rlhf.task import Task, digests, drawn, no_world, pairs
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Metrics,
+    Plan,
+    Problem,
+    PyTree,
+    World,
+    mean,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of DPO."""
+
+    total_steps: float = traced(10_000.0, low=1, high=1e12)
+    """Pairs that are read in the whole run; the schedule ends there."""
+    batch_size: int = static(32, low=1)
+    """Pairs of each gradient step."""
+    learning_rate: float = traced(1e-4, low=0)
+    """Adam's step size."""
+    anneal_lr: bool = static(True)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    max_grad_norm: float = traced(1.0, above=0)
+    """Gradients are scaled down to this global norm."""
+    beta: float = traced(0.1, above=0)
+    """Strength of the leash to the reference."""
+    lora_rank: int = static(0, low=0)
+    """Rank of the adapters that are trained in the model's place; 0 trains all of it."""
+    lora_alpha: float = static(16.0, above=0)
+    """The adapters' product is scaled by lora_alpha / lora_rank."""
+    lora_targets: str = static("query,value")
+    """The layers that get adapters."""
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    policy: PyTree
+    opt_state: PyTree
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+
+
+def validate(config: Config, task: Task) -> None:
+    policies.validate(config, task)
+
+
+def plan(config: Config, task: Task) -> Plan:
+    rows = config.batch_size * task.teacher.rows.tokens.shape[1]
+    return Plan(config.batch_size, 1, gradient_rows=rows)
+
+
+def init(config: Config, task: Task, key: Array) -> State:
+    key_policy, key_world = jax.random.split(key)
+    policy = policies.init_trained(config, task, key_policy)
+    agent = Agent(policy, policies.optimizer(config).init(policy))
+    return State(agent, no_world(key_world))
+
+
+def of_answers(task: Task, params: PyTree, rows: Pairs) -> Array:
+    """log π(y|x) of every answer of rows `[B, K, T]`: `[B, K]`."""
+    shape = rows.tokens.shape
+    tokens, mask, answer = (x.reshape(-1, shape[-1]) for x in rows[:3])
+    logits = policies.logits(task.model, params, tokens, mask)
+    log_prob = objectives.token_log_probs(logits, tokens)
+    return objectives.masked_sum(log_prob, answer).reshape(shape[:2])
+
+
+def loss(
+    policy: PyTree, config: Config, task: Task, rows: Pairs, reference: Array
+) -> tuple[Array, Array]:
+    """The mean loss over all pairs of all rows, and log π of the answers `[B, K]`."""
+    log_prob = of_answers(task, policies.weights(config, task, policy), rows)
+    better, worse = objectives.ranking_pairs(log_prob.shape[1]).T
+    each = objectives.dpo_loss(
+        log_prob[:, better],
+        log_prob[:, worse],
+        reference[:, better],
+        reference[:, worse],
+        config.beta,
+    )
+    return each.mean(), log_prob
+
+
+def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
+    """One gradient step."""
+    agent, world = state.agent, state.world
+    key, key_rows = jax.random.split(world.key)
+    index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
+    rows = drawn(task.teacher.rows, index)
+    reference = of_answers(task, task.teacher.params, rows)
+    rate = policies.step_size(config, world.env_steps)
+    given = {"config": config, "task": task, "rows": rows, "reference": reference}
+    of = jax.value_and_grad(partial(loss, **given), has_aux=True)
+    (value, log_prob), grads = of(agent.policy)
+    optimizer = policies.optimizer(config)
+    policy, opt_state = optim.apply(
+        optimizer, agent.policy, agent.opt_state, grads, rate
+    )
+    reward = objectives.implicit_reward(log_prob, reference, config.beta)
+    right = objectives.preference_accuracy(reward[:, 0], reward[:, -1])
+    moved = log_prob - reference
+    metrics = {
+        "rollout/episode_return": mean(right),
+        "rollout/episode_length": mean(objectives.length(rows.answer)),
+        "loss/preference": mean(value),
+        "reward/accuracy": mean(right),
+        "reward/gap": mean(reward[:, 0] - reward[:, -1]),
+        "policy/chosen_log_ratio": mean(moved[:, 0]),
+        "policy/rejected_log_ratio": mean(moved[:, -1]),
+        "optim/grad_norm": mean(optim.global_norm(grads)),
+        "optim/learning_rate": mean(rate),
+    }
+    world = world.replace(key=key, env_steps=world.env_steps + config.batch_size)
+    return State(Agent(policy, opt_state), world), metrics
+
+
+def returns(
+    config: Config, task: Task, agent: Agent, key: Array, number: int, greedy: bool
+) -> Array:
+    """Whether the implicit reward ranks rows kept back as labelled, `[number]`."""
+    del key, greedy
+    count = task.teacher.held_out.tokens.shape[0]
+    params = policies.weights(config, task, agent.policy)
+
+    def of_row(i: Array) -> Array:
+        row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
+        found = [of_answers(task, x, row)[0] for x in (params, task.teacher.params)]
+        reward = objectives.implicit_reward(*found, config.beta)
+        return objectives.preference_accuracy(reward[0], reward[-1])
+
+    return jax.lax.map(of_row, jax.numpy.arange(number) % count, batch_size=64)
+
+
+def samples(
+    config: Config, task: Task, agent: Agent, key: Array
+) -> list[dict[str, Any]]:
+    """How the policy answers the prompts of rows kept back."""
+    params = policies.weights(config, task, agent.policy)
+    tokens, mask, answer = (x[:, 0] for x in task.teacher.held_out[:3])
+    rows = task.replace(
+        teacher=task.teacher._replace(held_out=answers.Texts(tokens, mask, answer))
+    )
+    return answers.continued(rows, params, key)
+
+
+def act(*_: Any) -> Any:
+    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
+    raise NotImplementedError
+
+
+DPO = Algorithm(
+    name="rlhf-dpo",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+    problem=Problem(
+        make=pairs,
+        returns=returns,
+        describe=partial(policies.described, "policy"),
+        digests=digests,
+        samples=samples,
+    ),
+)

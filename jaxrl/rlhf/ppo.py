@@ -1,0 +1,311 @@
+"""Proximal policy optimisation of a language model (Ziegler et al., 2019,
+https://arxiv.org/abs/1909.08593; Ouyang et al., 2022, https://arxiv.org/abs/2203.02155).
+
+    max_θ E_{x ~ D, y ~ π_θ(·|x)} [r(x, y) - β log(π_θ(y|x) / π_ref(y|x))]
+
+A token is an action, the text before it the state, an answer an episode.
+
+The details that matter (Huang et al., 2024, https://arxiv.org/abs/2403.17031):
+
+1. The leash is in the reward of every token, the score in that of the last one. β is fixed,
+   or follows a target (`kl_target`; Ziegler et al., section 2.2).
+2. The value function is a model of its own. It starts as the reward model, whose hidden
+   states know already what a good answer is, or as the reference where the judge is a
+   program; its head starts at 0.
+3. An answer that does not end loses `eos_penalty`.
+4. Rewards may be whitened, which keeps their mean; advantages are.
+5. Everything is masked: padding has no loss, no value, no reward.
+6. The log-probabilities of the rollout are those of the sampling, at its temperature; a full
+   pass gives the same to 1e-5, so the first ratio is 1.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import losses, optim
+from jaxrl.config import require
+from jaxrl.minibatches import minibatches
+from jaxrl.rlhf import answers, lora, models, objectives, policies
+from jaxrl.rlhf.answers import Answers
+from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.task import Task, digests, drawn, no_world, prompts
+from jaxrl.types import (
+    Algorithm,
+    Array,
+    Metrics,
+    Plan,
+    Problem,
+    PyTree,
+    World,
+    mean,
+    static,
+    traced,
+)
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of PPO with a language model."""
+
+    total_steps: float = traced(10_000.0, low=1, high=1e12)
+    """Answers that are written in the whole run; the schedule ends there."""
+    batch_size: int = static(64, low=2)
+    """Answers between updates."""
+    num_epochs: int = static(2, low=1)
+    """Passes over each batch."""
+    num_minibatches: int = static(2, low=1)
+    """Gradient steps of each pass; must divide `batch_size`."""
+    learning_rate: float = traced(1e-4, low=0)
+    """Adam's step size, of policy and value function."""
+    anneal_lr: bool = static(True)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    max_grad_norm: float = traced(1.0, above=0)
+    """Gradients are scaled down to this global norm, those of policy and value apart."""
+    max_new_tokens: int = static(32, low=1)
+    """The longest answer, EOS included."""
+    temperature: float = traced(1.0, above=0)
+    """Of the sampling, and of the policy whose gradient it is."""
+    gamma: float = traced(1.0, low=0, high=1)
+    """Discount."""
+    gae_lambda: float = traced(0.95, low=0, high=1)
+    """Decay of the advantage's mixture of n-step returns."""
+    clip_eps: float = traced(0.2, above=0)
+    """How far the ratio may move before there is no gain from it."""
+    vf_coef: float = traced(0.5, low=0)
+    """Weight of the value loss."""
+    ent_coef: float = traced(0.0, low=0)
+    """Weight of an entropy bonus."""
+    kl_coef: float = traced(0.05, low=0)
+    """β, the price of a nat of divergence from the reference, or where it begins."""
+    kl_target: float | None = static(None, above=0)
+    """Divergence of an answer in nats that β is moved to; none keeps β."""
+    whiten_rewards: bool = static(False)
+    """Whether rewards are given deviation 1, their mean kept."""
+    eos_penalty: float = traced(0.0, low=0)
+    """What an answer loses that does not end."""
+    lora_rank: int = static(0, low=0)
+    """Rank of the adapters that are trained in the models' place; 0 trains all of them."""
+    lora_alpha: float = static(16.0, above=0)
+    """The adapters' product is scaled by lora_alpha / lora_rank."""
+    lora_targets: str = static("query,value")
+    """The layers that get adapters."""
+
+
+class Agent(PyTreeNode):
+    """All that the policy artefact holds."""
+
+    policy: PyTree
+    value: dict[str, PyTree]  # model, or its adapters; head [D]; bias []
+    opt_state: PyTree
+    kl_coef: Array  # []
+
+
+class State(PyTreeNode):
+    agent: Agent
+    world: World
+
+
+class Batch(NamedTuple):
+    """Answers, and what is learned of them."""
+
+    answers: Answers
+    old_value: Array  # [B, T]: V of the text before each token
+    advantage: Array  # [B, T]
+    target: Array  # [B, T]
+
+
+def validate(config: Config, task: Task) -> None:
+    answers.validate(config, task)
+    require(
+        config.batch_size % config.num_minibatches == 0,
+        f"batch_size = {config.batch_size}: must be a multiple of num_minibatches = "
+        f"{config.num_minibatches}.",
+    )
+
+
+def plan(config: Config, task: Task) -> Plan:
+    del task
+    updates = config.num_epochs * config.num_minibatches
+    rows = config.batch_size // config.num_minibatches
+    return Plan(config.batch_size, updates, gradient_rows=rows)
+
+
+def value_base(task: Task) -> tuple[GPT, PyTree]:
+    """The model that the value function starts as: the judge's, or the reference."""
+    if task.judge_model is not None:
+        return task.judge_model, task.teacher.judge.model
+    return task.model, task.teacher.params
+
+
+def init(config: Config, task: Task, key: Array) -> State:
+    key_policy, key_value, key_world = jax.random.split(key, 3)
+    policy = policies.init_trained(config, task, key_policy)
+    model, params = value_base(task)
+    adapters = policies.adapters_of(config)
+    value = {
+        "model": params if adapters is None else lora.init(adapters, params, key_value),
+        "head": jnp.zeros(model.config.width),
+        "bias": jnp.zeros(()),
+    }
+    optimizer = policies.optimizer(config)
+    opt_state = (optimizer.init(policy), optimizer.init(value))
+    kl_coef = jnp.asarray(config.kl_coef, jnp.float32)
+    return State(Agent(policy, value, opt_state, kl_coef), no_world(key_world))
+
+
+def values(
+    config: Config, task: Task, value: dict[str, PyTree], batch: Answers
+) -> Array:
+    """V of the text before each token, `[B, T]`."""
+    model, base = value_base(task)
+    adapters = policies.adapters_of(config)
+    params = value["model"]
+    if adapters is not None:
+        params = lora.merge(adapters, base, params)
+    hidden = models.hidden_states(model, params, batch.tokens, batch.mask)
+    after = hidden @ value["head"] + value["bias"]
+    return jnp.pad(after[:, :-1], ((0, 0), (1, 0)))
+
+
+def collect(config: Config, task: Task, agent: Agent, key: Array) -> tuple[Batch, Array]:
+    """A batch of answers with advantages and targets, and their rewards `[B, T]`."""
+    params = policies.weights(config, task, agent.policy)
+    written = answers.to_prompts(config, task, params, key, config.batch_size)
+    mask = written.answer
+    reward = objectives.token_rewards(
+        written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
+    )
+    if config.whiten_rewards:
+        reward = objectives.whiten(reward, mask, shift_mean=False)
+    value = values(config, task, agent.value, written)
+    advantage, target = objectives.token_gae(
+        reward, value, mask, config.gamma, config.gae_lambda
+    )
+    advantage = objectives.whiten(advantage, mask)
+    return Batch(written, value, advantage, target), reward
+
+
+REPORTED = (
+    "loss/policy",
+    "loss/value",
+    "policy/entropy",
+    "policy/clip_fraction",
+    "policy/approx_kl",
+    "value/explained_variance",
+)
+"""What `loss` reports, in this order."""
+
+
+def loss(
+    params: tuple[PyTree, PyTree], config: Config, task: Task, batch: Batch
+) -> tuple[Array, Array]:
+    """The loss of some answers, and what is `REPORTED` of them."""
+    policy, value_params = params
+    written, mask = batch.answers, batch.answers.answer
+    model_params = policies.weights(config, task, policy)
+    logits = policies.logits(task.model, model_params, written.tokens, written.mask)
+    log_prob = objectives.token_log_probs(logits, written.tokens, config.temperature)
+    # Outside of the answer there is no old log-probability to compare with.
+    log_prob = jnp.where(mask, log_prob, 0.0)
+    value = values(config, task, value_params, written)
+    actor = losses.clipped_surrogate(
+        log_prob, written.log_prob, batch.advantage, config.clip_eps
+    )
+    critic = losses.clipped_value_mse(
+        value, batch.old_value, batch.target, config.clip_eps
+    )
+    entropy = losses.masked_mean(
+        objectives.entropy(logits[:, :-1] / config.temperature), mask[:, 1:]
+    )
+    actor, critic = (losses.masked_mean(x, mask) for x in (actor, critic))
+    moved = jnp.abs(jnp.exp(log_prob - written.log_prob) - 1.0) > config.clip_eps
+    unexplained = losses.masked_mean(jnp.square(batch.target - value), mask)
+    centred = batch.target - losses.masked_mean(batch.target, mask)
+    spread = losses.masked_mean(jnp.square(centred), mask)
+    reported = jnp.stack(
+        [
+            actor,
+            critic,
+            entropy,
+            losses.masked_mean(moved.astype(jnp.float32), mask),
+            losses.masked_mean(losses.approx_kl(log_prob, written.log_prob), mask),
+            1.0 - unexplained / jnp.maximum(spread, 1e-8),
+        ]
+    )
+    return actor + config.vf_coef * critic - config.ent_coef * entropy, reported
+
+
+def update(
+    config: Config, task: Task, agent: Agent, batch: Batch, key: Array, rate: Any
+) -> tuple[Agent, Array]:
+    """`num_epochs` passes over a batch; what is `REPORTED` of each step, and the norms of
+    both gradients: `[U, R + 2]`."""
+    optimizer = policies.optimizer(config)
+
+    def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
+        params, opt_state = carry
+        some = drawn(batch, index)
+        grads, reported = jax.grad(loss, has_aux=True)(params, config, task, some)
+        both = [
+            optim.apply(optimizer, x, s, g, rate)
+            for x, s, g in zip(params, opt_state, grads, strict=True)
+        ]
+        norms = jnp.stack([optim.global_norm(g) for g in grads])
+        return tuple(zip(*both, strict=True)), jnp.concatenate([reported, norms])
+
+    order = minibatches(
+        key, config.batch_size, config.num_epochs, config.num_minibatches
+    )
+    carry = ((agent.policy, agent.value), agent.opt_state)
+    ((policy, value), opt_state), reported = jax.lax.scan(step, carry, order)
+    return agent.replace(policy=policy, value=value, opt_state=opt_state), reported
+
+
+def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
+    """A batch of answers and the gradient steps of its passes."""
+    agent, world = state.agent, state.world
+    key, key_answers, key_update = jax.random.split(world.key, 3)
+    batch, reward = collect(config, task, agent, key_answers)
+    rate = policies.step_size(config, world.env_steps)
+    metrics = answers.reported(batch.answers) | {
+        "reward/leashed": mean(objectives.masked_sum(reward, batch.answers.answer)),
+        "policy/kl_coef": mean(agent.kl_coef),
+    }
+    agent, reported = update(config, task, agent, batch, key_update, rate)
+    if config.kl_target is not None:
+        kl = answers.divergence(batch.answers).mean()
+        coef = objectives.proportional_kl_coef(agent.kl_coef, kl, config.kl_target)
+        agent = agent.replace(kl_coef=coef)
+    names = (*REPORTED, "optim/grad_norm", "optim/value_grad_norm")
+    metrics |= {
+        name: mean(column) for name, column in zip(names, reported.T, strict=True)
+    }
+    metrics["optim/learning_rate"] = mean(rate)
+    world = answers.counted(world.replace(key=key), batch.answers)
+    return State(agent, world), metrics
+
+
+def act(*_: Any) -> Any:
+    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
+    raise NotImplementedError
+
+
+PPO = Algorithm(
+    name="rlhf-ppo",
+    Config=Config,
+    init=init,
+    train_step=train_step,
+    act=act,
+    plan=plan,
+    validate=validate,
+    problem=Problem(
+        make=prompts,
+        returns=answers.returns,
+        describe=partial(policies.described, "policy"),
+        digests=digests,
+        samples=answers.samples,
+    ),
+)

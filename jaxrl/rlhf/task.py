@@ -1,0 +1,288 @@
+"""What a language model is trained on: a `Task`, in the place of an environment.
+
+A task holds what all agents of a run share and none of them changes: the model that one
+starts from, which is the reference too, the rows to learn from, those kept back, and the
+judge of answers. It is made from names of folders and files (`texts`, `pairs`, `prompts`),
+so a run is described by plain words and can be resumed.
+
+One environment step is one text: a row that is learned from, or an answer that is written.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import config as configs
+from jaxrl import storage
+from jaxrl.config import require
+from jaxrl.rlhf import data, models, tokenizers, worlds
+from jaxrl.rlhf.model import GPT, ModelConfig
+from jaxrl.rlhf.tokenizers import Tokenizer
+from jaxrl.rlhf.worlds import Kind
+from jaxrl.types import Array, PyTree, World, counter, static
+
+Judge = Callable[[PyTree, Array, Array, Array], Array]
+"""`(its parameters, tokens [B, T], mask [B, T], answer [B, T]) -> score [B]`, where `mask`
+is True for real tokens and `answer` for those of the answer, EOS among them."""
+
+
+class Lessons(NamedTuple):
+    """Arrays of a task."""
+
+    params: PyTree  # of the model that one starts from; None for a new one
+    rows: PyTree  # `data.Texts`, `data.Pairs` or `data.Prompts`
+    held_out: PyTree  # the same, not learned from
+    judge: PyTree  # parameters of the judge; () where it has none
+
+
+class Task(PyTreeNode):
+    """See the top of this file. Build one with `texts`, `pairs` or `prompts`."""
+
+    teacher: Lessons
+    model: GPT = static()
+    tokenizer: Tokenizer = static()
+    judge: Judge | None = static(None)
+    judge_model: GPT | None = static(None)
+    """Of a judge that is a reward model."""
+    base: str | None = static(None)
+    """The folder of the model that one starts from."""
+    id: str = static("")
+
+    @property
+    def num_rows(self) -> int:
+        return jax.tree.leaves(self.teacher.rows)[0].shape[0]
+
+
+def no_world(key: Array) -> World:
+    """The world of an algorithm that steps no environment: a key and a count of texts."""
+    zeros = jnp.zeros(1)
+    return World(
+        key=key,
+        env_steps=counter(),
+        env_state=(),
+        obs=(),
+        memory=(),
+        episode_return=zeros,
+        episode_length=zeros.astype(jnp.int32),
+        trouble=zeros.astype(jnp.int32),
+    )
+
+
+def drawn(rows: PyTree, index: Array) -> PyTree:
+    """The rows with these numbers, `[B]`."""
+    return jax.tree.map(lambda x: x[index], rows)
+
+
+# Tasks from names.
+
+NEW_MODEL = {"num_layers": 2, "num_heads": 4, "width": 64}
+"""Of a model that starts from nothing, where nothing else is said."""
+
+
+def texts(
+    source: str,
+    *,
+    kind: Kind,
+    base: str | None = None,
+    model: dict[str, Any] | None = None,
+    tokenizer: str | None = None,
+    max_length: int = 128,
+    held_out: float = 0.1,
+    template: str = "plain",
+    number: int = 10_000,
+) -> Task:
+    """Texts to continue (`kind` "text") or prompts with answers ("completion").
+
+    Args:
+      source: a JSONL or Parquet file, or a name of `worlds.WORLDS`.
+      kind: what its rows are.
+      base: the folder of a run or a model of Hugging Face to start from; none: a new one.
+      model: fields of `ModelConfig` for a new model, over those of `NEW_MODEL`.
+      tokenizer: of a new model: "bytes", "characters" (those of the data), or the path of
+        a `tokenizer.json`; none: the world's own, or bytes.
+      max_length: the most tokens of a row.
+      held_out: the share of the rows that is kept back.
+      template: how conversations become text; see `data.templates`.
+      number: rows of a world; files have their own.
+
+    Raises:
+      InvalidInput: something cannot be read, or does not fit.
+    """
+    rows = _rows(source, kind, number)
+    require(
+        base is None or not (model or tokenizer),
+        f"base = {base!r} has a model and a tokenizer: leave out model and tokenizer.",
+    )
+    if base is None:
+        words = _tokenizer(source, tokenizer, rows)
+        sizes = NEW_MODEL | {"max_length": max_length} | (model or {})
+        sizes = {"mlp_width": 4 * sizes["width"]} | sizes
+        config = configs.from_dict(ModelConfig, sizes | {"vocab_size": words.vocab_size})
+        known = models.LanguageModel(config, None, words)
+    else:
+        known = models.load(base)
+    _check_length(known.config, max_length)
+    read = partial(
+        data.texts if kind == "text" else data.completions,
+        tokenizer=known.tokenizer,
+        max_length=max_length,
+    )
+    if kind == "completion":
+        read = partial(read, template=template)
+    return _task(source, known, base, rows, held_out, read)
+
+
+def pairs(
+    source: str,
+    *,
+    base: str,
+    max_length: int = 128,
+    held_out: float = 0.1,
+    template: str = "plain",
+    number: int = 10_000,
+) -> Task:
+    """Preferences: prompts with two answers, the better one first, or with a ranking.
+
+    Arguments and errors are those of `texts`.
+    """
+    known = models.load(base)
+    _check_length(known.config, max_length)
+    rows = _rows(source, "preference", number)
+    read = partial(
+        data.rankings if "ranked" in rows[0] else data.preferences,
+        tokenizer=known.tokenizer,
+        max_length=max_length,
+        template=template,
+    )
+    return _task(source, known, base, rows, held_out, read)
+
+
+def prompts(
+    source: str,
+    *,
+    base: str,
+    reward: str,
+    max_prompt: int = 64,
+    held_out: float = 0.1,
+    template: str = "plain",
+    number: int = 1_000,
+) -> Task:
+    """Prompts to answer, and a judge of the answers.
+
+    Args:
+      source: as of `texts`.
+      base: as of `texts`; it is the reference too.
+      reward: the folder of a reward model's run, or the name of a world, whose gold
+        reward it is then.
+      max_prompt: the most tokens of a prompt.
+      held_out: as of `texts`.
+      template: as of `texts`.
+      number: as of `texts`.
+
+    Raises:
+      InvalidInput: something cannot be read, or does not fit.
+    """
+    known = models.load(base)
+    _check_length(known.config, max_prompt)
+    read = partial(
+        data.prompts,
+        tokenizer=known.tokenizer,
+        max_length=max_prompt,
+        template=template,
+    )
+    rows = _rows(source, "prompt", number)
+    task = _task(source, known, base, rows, held_out, read)
+    judge, model, params = judge_of(reward, known.tokenizer)
+    teacher = task.teacher._replace(judge=params)
+    return task.replace(judge=judge, judge_model=model, teacher=teacher)
+
+
+def judge_of(
+    reward: str, tokenizer: Tokenizer
+) -> tuple[Judge, GPT | None, PyTree]:
+    """The judge that a name stands for, its model if it has one, and its parameters.
+
+    Raises:
+      InvalidInput: there is none, or it reads other tokens.
+    """
+    if reward in worlds.WORLDS:
+        world = worlds.WORLDS[reward]
+        reads, found = world.tokenizer(), (world.judge, None, ())
+    else:
+        known = models.load_reward(reward)
+        model = GPT(known.config)
+        reads, found = known.tokenizer, (models.scorer(model), model, known.params)
+    require(
+        reads.about == tokenizer.about,
+        f"reward = {reward!r}: judges texts of another tokenizer than the model's; train "
+        f"it from the same base.",
+    )
+    return found
+
+
+def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
+    """What tells the files of a task from others in the same place.
+
+    Raises:
+      InvalidInput: one cannot be read.
+    """
+    folders = {name: params.get(name) for name in ("base", "reward")}
+    found = {
+        name: models.digest(folder)
+        for name, folder in folders.items()
+        if folder is not None and folder not in worlds.WORLDS
+    }
+    if source not in worlds.WORLDS:
+        found["data"] = storage.file_digest(Path(source))
+    return found
+
+
+def _rows(source: str, kind: Kind, number: int) -> list[data.Row]:
+    if source in worlds.WORLDS:
+        return worlds.rows(source, kind, number)
+    return data.read(source)
+
+
+def _tokenizer(source: str, name: str | None, rows: list[data.Row]) -> Tokenizer:
+    """Of a new model."""
+    if name is None and source in worlds.WORLDS:
+        return worlds.WORLDS[source].tokenizer()
+    if name in (None, "bytes"):
+        return tokenizers.bytes_of_text()
+    if name == "characters":
+        return tokenizers.characters(data.alphabet(rows))
+    return tokenizers.from_file(str(name))
+
+
+def _check_length(config: ModelConfig, length: int) -> None:
+    require(
+        length <= config.max_length,
+        f"{length} tokens a row: the model reads at most {config.max_length}; give less, "
+        f"or a new model a larger max_length.",
+    )
+
+
+def _task(
+    source: str,
+    known: models.LanguageModel,
+    base: str | None,
+    rows: list[data.Row],
+    held_out: float,
+    read: Callable[[list[data.Row]], PyTree],
+) -> Task:
+    configs.check_value("held_out", float, held_out, low=0.0, high=0.9)
+    learned, kept = data.split(rows, held_out, seed=0) if held_out else (rows, [])
+    # With nothing kept back the rows that are learned from are looked at.
+    own, others = (jax.tree.map(jnp.asarray, read(x)) for x in (learned, kept or learned))
+    return Task(
+        teacher=Lessons(known.params, own, others, ()),
+        model=GPT(known.config),
+        tokenizer=known.tokenizer,
+        base=base,
+        id=source,
+    )
