@@ -32,6 +32,8 @@ ROOMS = {
     "rlhf.model": "language models",
     "rlhf.generation": "text from a language model",
     "rlhf.tokenizers": "text to tokens",
+    "rlhf.data": "rows of text, and arrays made of them",
+    "rlhf.chat": "conversations as text",
     "rlhf.lora": "low-rank adapters",
     "rlhf.huggingface": "pretrained language models",
     "rlhf.sharding": "language models on several devices",
