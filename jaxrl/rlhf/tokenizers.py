@@ -1,10 +1,10 @@
-"""Tokenizers: bytes, characters, and any `tokenizer.json`.
+"""Tokenizers: bytes, characters, words, and any `tokenizer.json`.
 
 A tokenizer is a value: two functions beside the numbers that a model and a generation need.
 Neither function adds or keeps special tokens; `eos` and `pad` are for the caller to place.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class Tokenizer(NamedTuple):
     """Text to tokens and back."""
 
     encode: Callable[[str], list[int]]
-    """Raises `InvalidInput` for a character that has no token."""
+    """Raises `InvalidInput` for a character or word that has no token."""
     decode: Callable[[Iterable[int]], str]
     """Leaves out `eos`, `pad` and other special tokens."""
     vocab_size: int
@@ -61,6 +61,34 @@ def characters(alphabet: str) -> Tokenizer:
 
     def decode(tokens: Iterable[int]) -> str:
         return "".join(alphabet[t] for t in _checked(tokens, size + 2) if t < size)
+
+    return Tokenizer(encode, decode, size + 2, size, size + 1)
+
+
+def words(vocabulary: Sequence[str]) -> Tokenizer:
+    """One token for each word of a vocabulary, in its order, then EOS and padding.
+
+    A text is words joined by single spaces.
+
+    Raises:
+      InvalidInput: the vocabulary is empty, has a word twice, or one with a space or
+        nothing in it.
+    """
+    known = tuple(vocabulary)
+    size, number = len(known), {word: i for i, word in enumerate(known)}
+    twice = sorted(x for x in number if known.count(x) > 1)
+    broken = [x for x in known if len(x.split()) != 1 or x != x.strip()]
+    require(size > 0, "vocabulary = (): must have a word or more.")
+    require(not twice, f"vocabulary: has {twice} more than once.")
+    require(not broken, f"vocabulary: {broken} must be words without spaces.")
+
+    def encode(text: str) -> list[int]:
+        parts = text.split(" ") if text else []
+        _require_known(text, [x for x in parts if x not in number], "words")
+        return [number[x] for x in parts]
+
+    def decode(tokens: Iterable[int]) -> str:
+        return " ".join(known[t] for t in _checked(tokens, size + 2) if t < size)
 
     return Tokenizer(encode, decode, size + 2, size, size + 1)
 
@@ -167,10 +195,10 @@ def _read(path: Path) -> Any:
         raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
 
 
-def _require_known(text: str, unknown: list[str]) -> None:
+def _require_known(text: str, unknown: list[str], kind: str = "characters") -> None:
     if unknown:
         shown = ", ".join(map(repr, dict.fromkeys(unknown)))
-        raise InvalidInput(f"{text!r} has characters without a token: {shown}.")
+        raise InvalidInput(f"{text!r} has {kind} without a token: {shown}.")
 
 
 def _checked(tokens: Iterable[int], vocab_size: int) -> list[int]:
