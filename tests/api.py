@@ -28,6 +28,7 @@ ROOMS = {
     "replay.ring": "experience replay",
     "rlhf.objectives": "objectives and estimators of RLHF",
     "rlhf.world": "texts of which all are known, and their best policy",
+    "rlhf.larger_world": "texts of a grammar, and a judge that is a program",
     "rollout": "stepping environments",
     "rlhf.model": "language models",
     "rlhf.generation": "text from a language model",

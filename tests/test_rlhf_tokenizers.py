@@ -45,6 +45,33 @@ def test_characters_by_hand():
         tokenizers.characters("aba")
 
 
+def test_words_by_hand():
+    tokenizer = tokenizers.words(["a", "cat", "."])
+    assert tokenizer.encode("cat a .") == [1, 0, 2] and tokenizer[2:5] == (4, 3, 3)
+    assert tokenizer.encode("") == [] and tokenizer.decode([3]) == ""
+    assert tokenizer.decode(np.array([4, 0, 1, 3])) == "a cat"
+    with pytest.raises(InvalidInput, match=r"token \[5\].*5 tokens"):
+        tokenizer.decode([5])
+    with pytest.raises(InvalidInput, match=r"has words without a token: 'dog', 'cow'"):
+        tokenizer.encode("a dog cow dog")
+    with pytest.raises(InvalidInput, match="has words without a token: ''"):
+        tokenizer.encode("a  cat")
+
+
+@pytest.mark.parametrize(
+    "vocabulary, words",
+    [
+        ([], "must have a word"),
+        (["a", "b", "a"], r"has \['a'\] more than once"),
+        (["a", "b c", ""], r"\['b c', ''\] must be words without spaces"),
+        (["a\n"], "must be words without spaces"),
+    ],
+)
+def test_vocabularies_that_cannot_be(vocabulary, words):
+    with pytest.raises(InvalidInput, match=words):
+        tokenizers.words(vocabulary)
+
+
 def test_a_tokenizer_of_a_file():
     path = GOLDEN / "gpt2" / "tokenizer.json"
     tokenizer = tokenizers.from_file(path, eos="<eos>", pad=0)

@@ -173,7 +173,9 @@ def samples(config: Any, task: Task, agent: Any, key: Array) -> list[dict[str, A
     kl = jax.device_get(divergence(answers))
     return [
         {
-            "prompt": decoded(task, answers.tokens[i], answers.mask[i] & ~answers.answer[i]),
+            "prompt": decoded(
+                task, answers.tokens[i], answers.mask[i] & ~answers.answer[i]
+            ),
             "answer": decoded(task, answers.tokens[i], answers.answer[i]),
             "score": float(answers.score[i]),
             "kl": float(kl[i]),
@@ -187,7 +189,9 @@ _written = jax.jit(write, static_argnames="greedy")
 
 def continued(task: Task, params: PyTree, key: Array) -> list[dict[str, Any]]:
     """How a model goes on with the beginnings of some texts kept back."""
-    rows: Texts = jax.device_get(jax.tree.map(lambda x: x[:SHOWN], task.teacher.held_out))
+    rows: Texts = jax.device_get(
+        jax.tree.map(lambda x: x[:SHOWN], task.teacher.held_out)
+    )
     beginnings = [
         list(tokens[mask & ~target]) or list(tokens[mask][: max(1, mask.sum() // 4)])
         for tokens, mask, target in zip(*rows, strict=True)

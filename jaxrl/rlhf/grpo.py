@@ -149,9 +149,7 @@ def loss(
     # Outside of the answer there is no old log-probability to compare with.
     log_prob = jnp.where(batch.answer, log_prob, 0.0)
     of_token = jnp.broadcast_to(advantage[:, None], log_prob.shape)
-    each = losses.clipped_surrogate(
-        log_prob, batch.log_prob, of_token, config.clip_eps
-    )
+    each = losses.clipped_surrogate(log_prob, batch.log_prob, of_token, config.clip_eps)
     if config.leash == "k3":
         # Differentiated through the policy that sampled, so the ratio is one argument.
         ratio = batch.ref_log_prob - log_prob

@@ -199,7 +199,9 @@ def _params(
     path: Path,
 ) -> PyTree:
     """The parameters under `place`, merged with their base where they are adapters."""
-    own = {name[len(place) :]: x for name, x in arrays.items() if name.startswith(place)}
+    own = {
+        name[len(place) :]: x for name, x in arrays.items() if name.startswith(place)
+    }
     if place == "reward/":
         head, bias = jnp.asarray(own.pop("head")), jnp.asarray(own.pop("bias"))
         own = {name.removeprefix("model/"): x for name, x in own.items()}

@@ -83,7 +83,11 @@ def described(kind: str, config: Any, task: Task) -> dict[str, Any]:
     """What the artefact says of the model (`Problem.describe`)."""
     adapters = adapters_of(config)
     about = models.described(
-        kind, task.model.config, task.tokenizer, adapters, task.base if adapters else None
+        kind,
+        task.model.config,
+        task.tokenizer,
+        adapters,
+        task.base if adapters else None,
     )
     return {"language_model": about}
 

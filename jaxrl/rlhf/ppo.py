@@ -170,7 +170,9 @@ def values(
     return jnp.pad(after[:, :-1], ((0, 0), (1, 0)))
 
 
-def collect(config: Config, task: Task, agent: Agent, key: Array) -> tuple[Batch, Array]:
+def collect(
+    config: Config, task: Task, agent: Agent, key: Array
+) -> tuple[Batch, Array]:
     """A batch of answers with advantages and targets, and their rewards `[B, T]`."""
     params = policies.weights(config, task, agent.policy)
     written = answers.to_prompts(config, task, params, key, config.batch_size)

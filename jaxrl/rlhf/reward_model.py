@@ -134,7 +134,9 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
     rows = drawn(task.teacher.rows, index)
     rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(partial(loss, config=config, task=task, rows=rows), has_aux=True)
+    of = jax.value_and_grad(
+        partial(loss, config=config, task=task, rows=rows), has_aux=True
+    )
     (value, found), grads = of(agent.reward)
     optimizer = policies.optimizer(config)
     reward, opt_state = optim.apply(
@@ -215,7 +217,9 @@ def samples(
     rows, found = jax.device_get((rows, found))
     shown = []
     for tokens, mask, answer, score in zip(*rows[:3], found, strict=True):
-        texts = [answers.decoded(task, t, a) for t, a in zip(tokens, answer, strict=True)]
+        texts = [
+            answers.decoded(task, t, a) for t, a in zip(tokens, answer, strict=True)
+        ]
         prompt = answers.decoded(task, tokens[0], mask[0] & ~answer[0])
         shown.append({"prompt": prompt, "answers": texts, "scores": score.tolist()})
     return shown

@@ -97,7 +97,10 @@ def loss(
     logits = policies.logits(task.model, params, rows.tokens, rows.mask)
     entropy = objectives.entropy(logits[:, :-1])
     right = logits[:, :-1].argmax(-1) == rows.tokens[:, 1:]
-    return objectives.next_token_loss(logits, rows.tokens, rows.target), (entropy, right)
+    return objectives.next_token_loss(logits, rows.tokens, rows.target), (
+        entropy,
+        right,
+    )
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
@@ -107,7 +110,9 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
     rows = drawn(task.teacher.rows, index)
     rate = policies.step_size(config, world.env_steps)
-    loss_of = jax.value_and_grad(partial(loss, config=config, task=task, rows=rows), has_aux=True)
+    loss_of = jax.value_and_grad(
+        partial(loss, config=config, task=task, rows=rows), has_aux=True
+    )
     (value, (entropy, right)), grads = loss_of(agent.policy)
     optimizer = policies.optimizer(config)
     policy, opt_state = optim.apply(

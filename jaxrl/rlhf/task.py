@@ -122,7 +122,9 @@ def texts(
         words = _tokenizer(source, tokenizer, rows)
         sizes = NEW_MODEL | {"max_length": max_length} | (model or {})
         sizes = {"mlp_width": 4 * sizes["width"]} | sizes
-        config = configs.from_dict(ModelConfig, sizes | {"vocab_size": words.vocab_size})
+        config = configs.from_dict(
+            ModelConfig, sizes | {"vocab_size": words.vocab_size}
+        )
         known = models.LanguageModel(config, None, words)
     else:
         known = models.load(base)
@@ -202,9 +204,7 @@ def prompts(
     return task.replace(judge=judge, judge_model=model, teacher=teacher)
 
 
-def judge_of(
-    reward: str, tokenizer: Tokenizer
-) -> tuple[Judge, GPT | None, PyTree]:
+def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTree]:
     """The judge that a name stands for, its model if it has one, and its parameters.
 
     Raises:
@@ -278,7 +278,9 @@ def _task(
     configs.check_value("held_out", float, held_out, low=0.0, high=0.9)
     learned, kept = data.split(rows, held_out, seed=0) if held_out else (rows, [])
     # With nothing kept back the rows that are learned from are looked at.
-    own, others = (jax.tree.map(jnp.asarray, read(x)) for x in (learned, kept or learned))
+    own, others = (
+        jax.tree.map(jnp.asarray, read(x)) for x in (learned, kept or learned)
+    )
     return Task(
         teacher=Lessons(known.params, own, others, ()),
         model=GPT(known.config),

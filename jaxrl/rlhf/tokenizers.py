@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, characters, and any `tokenizer.json`.
+"""Tokenizers: bytes, characters, words, and any `tokenizer.json`.
 
 A tokenizer is a value: two functions beside the numbers that a model and a generation need.
 Neither function adds or keeps special tokens; `eos` and `pad` are for the caller to place.
@@ -6,7 +6,7 @@ Neither function adds or keeps special tokens; `eos` and `pad` are for the calle
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ class Tokenizer(NamedTuple):
     """Text to tokens and back."""
 
     encode: Callable[[str], list[int]]
-    """Raises `InvalidInput` for a character that has no token."""
+    """Raises `InvalidInput` for a character or word that has no token."""
     decode: Callable[[Iterable[int]], str]
     """Leaves out `eos`, `pad` and other special tokens."""
     vocab_size: int
@@ -79,6 +79,39 @@ def characters(alphabet: str, own_pad: bool = True) -> Tokenizer:
     return Tokenizer(encode, decode, pad + 1, size, pad, json.dumps(about))
 
 
+def words(vocabulary: Sequence[str]) -> Tokenizer:
+    """One token for each word of a vocabulary, in its order, then EOS, which pads too.
+
+    A text is words joined by single spaces.
+
+    Raises:
+      InvalidInput: the vocabulary is empty, has a word twice, or one with a space or
+        nothing in it.
+    """
+    return _words(tuple(vocabulary))
+
+
+@functools.cache
+def _words(known: tuple[str, ...]) -> Tokenizer:
+    size, number = len(known), {word: i for i, word in enumerate(known)}
+    twice = sorted(x for x in number if known.count(x) > 1)
+    broken = [x for x in known if len(x.split()) != 1 or x != x.strip()]
+    require(size > 0, "vocabulary = (): must have a word or more.")
+    require(not twice, f"vocabulary: has {twice} more than once.")
+    require(not broken, f"vocabulary: {broken} must be words without spaces.")
+
+    def encode(text: str) -> list[int]:
+        parts = text.split(" ") if text else []
+        _require_known(text, [x for x in parts if x not in number], "words")
+        return [number[x] for x in parts]
+
+    def decode(tokens: Iterable[int]) -> str:
+        return " ".join(known[t] for t in _checked(tokens, size + 1) if t < size)
+
+    about = json.dumps({"kind": "words", "vocabulary": known})
+    return Tokenizer(encode, decode, size + 1, size, size, about)
+
+
 def from_file(
     path: str | Path, eos: int | str | None = None, pad: int | str | None = None
 ) -> Tokenizer:
@@ -107,6 +140,8 @@ def from_about(about: dict[str, Any]) -> Tokenizer:
         return bytes_of_text()
     if about["kind"] == "characters":
         return characters(about["alphabet"], about["own_pad"])
+    if about["kind"] == "words":
+        return words(about["vocabulary"])
     name = "the tokenizer of this model"
     whole = _library(name).Tokenizer.from_str(about["text"])
     return _of_library(whole, about["eos"], about["pad"], name)
@@ -208,10 +243,10 @@ def _read(path: Path) -> Any:
         raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
 
 
-def _require_known(text: str, unknown: list[str]) -> None:
+def _require_known(text: str, unknown: list[str], kind: str = "characters") -> None:
     if unknown:
         shown = ", ".join(map(repr, dict.fromkeys(unknown)))
-        raise InvalidInput(f"{text!r} has characters without a token: {shown}.")
+        raise InvalidInput(f"{text!r} has {kind} without a token: {shown}.")
 
 
 def _checked(tokens: Iterable[int], vocab_size: int) -> list[int]:

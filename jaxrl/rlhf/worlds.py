@@ -5,15 +5,14 @@ host, and of tokens, for a compiled program.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.config import require
-from jaxrl.rlhf import objectives, tokenizers, world
+from jaxrl.rlhf import larger_world, tokenizers, world
 from jaxrl.rlhf.data import Row
 from jaxrl.rlhf.tokenizers import Tokenizer
 from jaxrl.types import Array, PyTree
@@ -82,7 +81,9 @@ def small_rows(kind: Kind, number: int) -> list[dict[str, str]]:
             found.append({"prompt": prompts[i], "completion": texts[one]})
         else:
             reward = given.reward[i]
-            better = rng.random() < 1 / (1 + np.exp((reward[other] - reward[one]) / NOISE))
+            better = rng.random() < 1 / (
+                1 + np.exp((reward[other] - reward[one]) / NOISE)
+            )
             chosen, rejected = (one, other) if better else (other, one)
             pair = {"chosen": texts[chosen], "rejected": texts[rejected]}
             found.append({"prompt": prompts[i]} | pair)
@@ -118,6 +119,57 @@ def small_judge(params: PyTree, tokens: Array, mask: Array, answer: Array) -> Ar
     return jnp.where(index >= 0, reward[prompt, index], reward.min())
 
 
+# The larger world.
+
+
+def larger_rows(kind: Kind, number: int) -> list[dict[str, str]]:
+    """Paragraphs, demonstrations and prompts. Its preferences are labelled answers of a
+    model (`jaxrl rlhf label`)."""
+    require(
+        kind != "preference",
+        "data = 'larger-world': has no preferences; let `jaxrl rlhf label` make a file.",
+    )
+    if kind == "text":
+        return [{"text": text} for text in larger_world.corpus(number, seed=0)]
+    if kind == "prompt":
+        return [{"prompt": text} for text in larger_world.prompts(number, seed=0)]
+    return _completions(larger_world.demonstrations(number, seed=0))
+
+
+def larger_judge(params: PyTree, tokens: Array, mask: Array, answer: Array) -> Array:
+    """The gold reward `[B]`."""
+    del params
+    return larger_world.gold_scores(tokens, mask, answer)
+
+
+def instruction_rows(kind: Kind, number: int) -> list[dict[str, str]]:
+    """Problems of the tasks to train on, with up to three solved ones before each."""
+    require(kind == "completion", f"data = 'instructions': has no rows of kind {kind}.")
+    tasks, shots = larger_world.TRAINED, larger_world.MAX_SHOTS + 1
+    each = -(-number // (len(tasks) * shots))
+    rows = [
+        row
+        for i in range(shots)
+        for task in tasks
+        for row in larger_world.instructions(task, each, seed=i, shots=i)
+    ]
+    return _completions(rows[:number])
+
+
+def _completions(rows: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "completion": answer} for prompt, answer in rows]
+
+
+def larger_tokenizer() -> Tokenizer:
+    return larger_world.TOKENIZER
+
+
 WORLDS = {
     "small-world": Source(small_tokenizer, small_rows, world.gold_reward, small_judge),
+    "larger-world": Source(
+        larger_tokenizer, larger_rows, larger_world.gold, larger_judge
+    ),
+    "instructions": Source(
+        larger_tokenizer, instruction_rows, larger_world.gold, larger_judge
+    ),
 }
