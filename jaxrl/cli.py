@@ -173,6 +173,37 @@ def sweep() -> None:
     """
 
 
+class _Rlhf(click.Group):
+    """`jaxrl rlhf ...`, whose commands are in a file of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from jaxrl.feedback.commands import COMMANDS
+
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        from jaxrl.feedback.commands import COMMANDS
+
+        if name not in COMMANDS:
+            from jaxrl.errors import did_you_mean
+
+            raise click.UsageError(
+                f"COMMAND = {name!r} is not a command of rlhf"
+                f"{did_you_mean(name, COMMANDS)} (there are: {', '.join(COMMANDS)})."
+            )
+        return COMMANDS[name](train_with)
+
+
+@jaxrl.group(cls=_Rlhf)
+def rlhf() -> None:
+    """Train language models from human feedback.
+
+    \b
+    jaxrl rlhf demo
+    jaxrl rlhf sft --data larger-world --out runs/sft
+    """
+
+
 class _TakesEnvParams(click.Command):
     """Takes `--env.NAME VALUE` out of the arguments before click reads the rest."""
 
@@ -292,7 +323,7 @@ def _train_command(algorithm: Any) -> click.Command:
 
     def callback(**flags: Any) -> int:
         env_params = click.get_current_context().meta["env_params"]
-        return _train(algorithm, env_params, **flags)
+        return train_with(algorithm, env_params, **flags)
 
     return _TakesEnvParams(
         name=algorithm.name,
@@ -307,7 +338,7 @@ def _train_command(algorithm: Any) -> click.Command:
     )
 
 
-def _train(
+def train_with(
     algorithm: Any,
     env_params: dict[str, Any],
     *,

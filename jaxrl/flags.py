@@ -5,6 +5,7 @@ defaults, then the file given with `--config`, then flags.
 """
 
 import dataclasses
+import inspect
 import json
 import shlex
 import tomllib
@@ -192,6 +193,56 @@ def teacher_options(algorithm: Algorithm) -> list[click.Option]:
     return [click.Option([f"--{kind}", "teacher"], help=_TEACHERS[kind])]
 
 
+_TASK = {
+    "data": "JSONL or Parquet file, or a world: small-world, larger-world, instructions.",
+    "base": "Run folder, or folder of Hugging Face, of the model to start from.",
+    "reward": "Run folder of a reward model, or a world, for its gold reward.",
+    "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
+    "tokenizer": "Of a new model: bytes, characters, or a tokenizer.json.",
+    "max_length": "Most tokens of a row.",
+    "max_prompt": "Most tokens of a prompt.",
+    "pack": "Texts one behind the other in rows of max_length: true or false.",
+    "held_out": "Share of the rows that is kept back, to evaluate with.",
+    "template": "How conversations become text: plain, turns, chatml, or Jinja.",
+    "number": "Rows of a world.",
+}
+"""What a task of `jaxrl.rlhf` is made from."""
+
+
+def task_fields(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
+    """What the problem's `make` takes beside the data, by name."""
+    assert algorithm.problem is not None
+    found = inspect.signature(algorithm.problem.make).parameters.values()
+    fixed = getattr(algorithm.problem.make, "keywords", {})
+    return {x.name: x for x in found if x.name in _TASK and x.name not in fixed}
+
+
+def task_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flags for what a language model is trained on."""
+    options = [click.Option(["--data"], help=_TASK["data"])]
+    for name, field in task_fields(algorithm).items():
+        default = field.default
+        is_asked = default is inspect.Parameter.empty
+        shown = "required" if is_asked else f"default: {default}"
+        kind: Any = {bool: bool, int: int, float: float}.get(type(default), str)
+        kind = {"model": _Sizes(), "max_prompt": int}.get(name, kind)
+        flag = "--" + name.replace("_", "-")
+        option = click.Option([flag, name], type=kind, help=f"{_TASK[name]}  [{shown}]")
+        options.append(option)
+    return options
+
+
+class _Sizes(click.ParamType):
+    name = "name=value,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
+        try:
+            pairs = [part.split("=") for part in value.split(",")]
+            return {name: _parsed(text) for name, text in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
+
+
 def config_options(config_class: type) -> list[click.Option]:
     """One flag for each field, with its docstring as help."""
     docs = configs.field_docs(config_class)
@@ -343,6 +394,8 @@ def experiment_from_flags(
     file = flags.pop("defaults", {})
     file |= _read_config_file(config_file, algorithm) if config_file else {}
     given = {name: value for name, value in flags.items() if value is not None}
+    if algorithm.problem is not None:
+        given, env_params = _task_words(algorithm, given)
     stop = _rllib_stop(given.pop("stop", None))
     fields = configs.field_types(algorithm.Config)
     values = file.pop("config", {})
@@ -354,29 +407,65 @@ def experiment_from_flags(
     env_params = file.pop("env_params", {}) | env_params
     run = file | {n: v for n, v in (stop | given).items() if n not in fields}
     env_id = run.pop("env", None)
+    if env_id is None and algorithm.problem is not None:
+        raise InvalidInput(
+            "data is missing: give a file, or a world such as small-world."
+        )
     if env_id is None:
         raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
     if "id" in env_params:
         raise InvalidInput("env.id is not a parameter: choose with --env ID.")
+    if algorithm.problem is not None:
+        _check_task(algorithm, env_params)
     config = configs.from_dict(algorithm.Config, values)
     return Experiment(algorithm, config, env_id, env_params, **run)
 
 
-def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
+def _task_words(
+    algorithm: Algorithm, words: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Words of flags or of a file as those of an experiment, and what its task is made
+    from: the data stand where an environment stands otherwise."""
+    rest = {"env" if n == "data" else n: v for n, v in words.items()}
+    names = task_fields(algorithm)
+    params = {name: rest.pop(name) for name in names if name in rest}
+    return rest, params
 
+
+def _check_task(algorithm: Algorithm, params: dict[str, Any]) -> None:
+    for name, field in task_fields(algorithm).items():
+        configs.require(
+            name in params or field.default is not inspect.Parameter.empty,
+            f"{name} is missing: {_TASK[name]}",
+        )
+
+
+def read_file(path: str) -> Any:
+    """What a TOML or JSON file holds.
+
+    Raises:
+      InvalidInput: it cannot be read.
+    """
     try:
         text = Path(path).read_text()
-        content = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+        return json.loads(text) if path.endswith(".json") else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             f"config = {path!r} cannot be read as TOML or JSON: {error}."
         ) from error
+
+
+def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
+    content = read_file(path)
+    if algorithm.problem is not None and isinstance(content, Mapping):
+        content, params = _task_words(algorithm, dict(content))
+        content["env_params"] = content.get("env_params", {}) | params
     _check_settings(content, path)
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(
             f"{path} is for algorithm {name!r}, not {algorithm.name!r}: "
-            f"use `jaxrl train {name}`."
+            f"use `jaxrl {' '.join(_command(name))}`."
         )
     return content
 
@@ -424,13 +513,14 @@ def _rllib_stop(text: str | None) -> dict[str, Any]:
 
 def train_command(experiment: Experiment) -> str:
     """The command line that trains this; what is at its default is left out."""
-    words = [
-        "jaxrl",
-        "train",
-        experiment.algorithm.name,
-        *_experiment_flags(experiment),
-    ]
-    return shlex.join(words)
+    words = _command(experiment.algorithm.name)
+    return shlex.join(["jaxrl", *words, *_experiment_flags(experiment)])
+
+
+def _command(algorithm: str) -> list[str]:
+    """Of an algorithm: `jaxrl train ppo`, `jaxrl rlhf ppo`."""
+    is_rlhf = algorithm.startswith("rlhf-")
+    return ["rlhf", algorithm[5:]] if is_rlhf else ["train", algorithm]
 
 
 def sweep_command(sweep: Sweep) -> str:
@@ -452,9 +542,7 @@ def sweep_command(sweep: Sweep) -> str:
 
 
 def _experiment_flags(experiment: Experiment) -> list[str]:
-    words = ["--env", experiment.env]
-    for name, value in experiment.env_params.items():
-        words += [ENV_PREFIX + name, json.dumps(value)]
+    words = _problem_flags(experiment)
     if experiment.teacher is not None:
         words += [_flag(experiment.algorithm.teacher), experiment.teacher]
     for name in _RUN_FIELDS:
@@ -475,6 +563,21 @@ def _experiment_flags(experiment: Experiment) -> list[str]:
             words += [_flag(name), ",".join(map(str, value))]
         else:
             words += [_flag(name), "none" if value is None else str(value)]
+    return words
+
+
+def _problem_flags(experiment: Experiment) -> list[str]:
+    """What is trained on."""
+    if experiment.algorithm.problem is None:
+        words = ["--env", experiment.env]
+        for name, value in experiment.env_params.items():
+            words += [ENV_PREFIX + name, json.dumps(value)]
+        return words
+    words = ["--data", experiment.env]
+    for name, value in experiment.env_params.items():
+        sizes = isinstance(value, Mapping)
+        text = ",".join(f"{n}={v}" for n, v in value.items()) if sizes else str(value)
+        words += [_flag(name), text]
     return words
 
 

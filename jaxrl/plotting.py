@@ -45,7 +45,7 @@ def _empty(size: tuple[float, float]) -> Any:
     return Figure(figsize=size, layout="constrained")
 
 
-def _figure(
+def figure_of(
     title: str,
     size: tuple[float, float] = (6, 4),
     grid: Literal["both", "x"] | None = "both",
@@ -90,7 +90,7 @@ def plot_learning_curves(
       metric: a metric of the rows.
       title: above the axes.
     """
-    figure, axes = _figure(title)
+    figure, axes = figure_of(title)
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
         colour = COLOURS[i % len(COLOURS)]
@@ -210,7 +210,7 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
         grid[i, j] = iqm(returns) if returns else np.nan
     width, height = 1.1 * len(columns) + 2.5, 0.7 * len(rows) + 1.8
     size = min(max(width, 4.0), 14.0), min(max(height, 3.0), 14.0)
-    figure, axes = _figure(title, size, grid=None)
+    figure, axes = figure_of(title, size, grid=None)
     image = axes.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for i, j in np.ndindex(grid.shape):
@@ -246,7 +246,7 @@ def plot_intervals(
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    figure, axes = _figure(title, (7.0, 0.45 * len(scores) + 1.3), grid="x")
+    figure, axes = figure_of(title, (7.0, 0.45 * len(scores) + 1.3), grid="x")
     for i, returns in enumerate(scores.values()):
         low, high = bootstrap_interval(returns, num_resamples=2_000)
         axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
@@ -295,7 +295,7 @@ def plot_profiles(
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    figure, axes = _figure(title)
+    figure, axes = figure_of(title)
     every = np.concatenate([np.asarray(x, float) for x in scores.values()])
     margin = 0.05 * max(float(np.ptp(every)), 1e-6)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
@@ -347,7 +347,7 @@ def plot_efficiency(
             middle = iqm(values, axis=1)
             low, high = limits.get(env, (np.inf, -np.inf))
             limits[env] = min(low, middle.min()), max(high, middle.max())
-    figure, axes = _figure(title)
+    figure, axes = figure_of(title)
     for i, (label, by_env) in enumerate(curves.items()):
         if not by_env:
             continue

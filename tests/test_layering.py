@@ -10,7 +10,7 @@ import jaxrl
 
 LAYERS = (
     {"cli"},
-    {"report"},
+    {"report", "feedback"},
     {"flags", "bench"},
     {"sweeps", "collection"},
     {"session", "policy"},

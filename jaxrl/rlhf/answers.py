@@ -13,7 +13,7 @@ from jaxrl.config import require
 from jaxrl.rlhf import objectives, policies
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.generation import generate
-from jaxrl.rlhf.task import Task, drawn
+from jaxrl.rlhf.tasks import Task, drawn
 from jaxrl.rlhf.tokenizers import padded
 from jaxrl.types import BAD_REWARD, Array, Metrics, PyTree, World, mean
 
@@ -34,9 +34,18 @@ def validate(config: Any, task: Task) -> None:
     """That prompt and answer fit into the model.
 
     Raises:
-      InvalidInput: they do not.
+      InvalidInput: they do not, or nobody judges.
     """
     policies.validate(config, task)
+    require(
+        task.judge is not None,
+        "reward is missing: give the run folder of a reward model, or a world.",
+    )
+    check_length(config, task)
+
+
+def check_length(config: Any, task: Task) -> None:
+    """Refuses answers that are too long for the model or the judge."""
     prompt = task.teacher.rows.tokens.shape[1]
     longest = task.model.config.max_length
     require(
@@ -103,8 +112,9 @@ def write(
 
 
 def judged(task: Task, tokens: Array, mask: Array, answer: Array) -> Array:
-    """The score of each answer, `[B]`."""
-    assert task.judge is not None
+    """The score of each answer, `[B]`; NaN where nobody judges."""
+    if task.judge is None:
+        return jnp.full(len(tokens), jnp.nan)
     return task.judge(task.teacher.judge, tokens, mask, answer)
 
 

@@ -36,6 +36,8 @@ from jaxrl.types import InvalidInput
 
 Report = Callable[[str], None]
 Item = TypeVar("Item")
+AnyArray = Any
+"""NumPy's as it is read, JAX's once it is on the device."""
 
 
 class Row(dict[str, Any]):
@@ -50,33 +52,33 @@ class Row(dict[str, Any]):
 class Texts(NamedTuple):
     """For `objectives.next_token_loss(logits, tokens, target)`."""
 
-    tokens: np.ndarray
+    tokens: AnyArray
     """Int32 `[R, T]`, padded on the right."""
-    mask: np.ndarray
+    mask: AnyArray
     """Bool `[R, T]`: real tokens."""
-    target: np.ndarray
+    target: AnyArray
     """Bool `[R, T]`: tokens to be predicted: a completion with its EOS, or a whole text."""
 
 
 class Pairs(NamedTuple):
     """Answers to one prompt, better before worse: K = 2 for a pair, chosen first."""
 
-    tokens: np.ndarray
+    tokens: AnyArray
     """Int32 `[R, K, T]`: prompt, answer, EOS; padded on the right."""
-    mask: np.ndarray
+    mask: AnyArray
     """Bool `[R, K, T]`: real tokens."""
-    answer: np.ndarray
+    answer: AnyArray
     """Bool `[R, K, T]`: the answer's tokens and its EOS."""
-    margin: np.ndarray
+    margin: AnyArray
     """Float32 `[R]`: by how much more the best should get; 0 without the column."""
 
 
 class Prompts(NamedTuple):
     """For `generation.generate(model, params, tokens, mask, ...)`."""
 
-    tokens: np.ndarray
+    tokens: AnyArray
     """Int32 `[R, P]`, padded on the left."""
-    mask: np.ndarray
+    mask: AnyArray
     """Bool `[R, P]`: real tokens."""
 
 
@@ -164,6 +166,29 @@ def appended(
             _put(file, _line("the new row", row).encode())
 
         yield rows, append
+
+
+def characters(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Every character of the rows' texts once, in order: an alphabet."""
+    found: set[str] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, str):
+            found.update(value)
+        elif isinstance(value, Mapping):
+            look(value.get("content"))
+        elif isinstance(value, list):
+            for x in value:
+                look(x)
+
+    for row in rows:
+        for name in COLUMNS:
+            look(row.get(name))
+    return "".join(sorted(found))
+
+
+COLUMNS = ("text", "prompt", "completion", "chosen", "rejected", "ranked")
+"""That hold text."""
 
 
 def split(

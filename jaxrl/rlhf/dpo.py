@@ -18,12 +18,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import optim
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.data import Pairs
-from jaxrl.rlhf.task import Task, digests, drawn, no_world, pairs
+from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -122,9 +123,8 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     rows = drawn(task.teacher.rows, index)
     reference = of_answers(task, task.teacher.params, rows)
     rate = policies.step_size(config, world.env_steps)
-    given = {"config": config, "task": task, "rows": rows, "reference": reference}
-    of = jax.value_and_grad(partial(loss, **given), has_aux=True)
-    (value, log_prob), grads = of(agent.policy)
+    of = jax.value_and_grad(loss, has_aux=True)
+    (value, log_prob), grads = of(agent.policy, config, task, rows, reference)
     optimizer = policies.optimizer(config)
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate
@@ -157,11 +157,13 @@ def returns(
 
     def of_row(i: Array) -> Array:
         row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
-        found = [of_answers(task, x, row)[0] for x in (params, task.teacher.params)]
-        reward = objectives.implicit_reward(*found, config.beta)
+        own, other = (
+            of_answers(task, x, row)[0] for x in (params, task.teacher.params)
+        )
+        reward = objectives.implicit_reward(own, other, config.beta)
         return objectives.preference_accuracy(reward[0], reward[-1])
 
-    return jax.lax.map(of_row, jax.numpy.arange(number) % count, batch_size=64)
+    return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
 
 
 def samples(

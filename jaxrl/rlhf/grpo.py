@@ -31,7 +31,7 @@ from jaxrl.config import require
 from jaxrl.minibatches import minibatches
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.answers import Answers
-from jaxrl.rlhf.task import Task, digests, drawn, no_world, prompts
+from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
 from jaxrl.types import (
     Algorithm,
     Array,

@@ -88,7 +88,13 @@ def load(folder: str | Path, agent: int = 0) -> LanguageModel:
         f"{str(folder)!r} holds no language model: give the folder of a `jaxrl rlhf "
         f"sft`, or one of Hugging Face with a model of type {' or '.join(LOADERS)}.",
     )
-    return LanguageModel(*LOADERS[str(kind)](path))
+    config, params, tokenizer = LOADERS[str(kind)](path)
+    require(
+        tokenizer is not None,
+        f"{str(folder)!r} has no tokenizer.json: text cannot be read without it.",
+    )
+    assert tokenizer is not None
+    return LanguageModel(config, params, tokenizer)
 
 
 def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
@@ -163,9 +169,9 @@ def _model_type(path: Path) -> str | None:
 
 def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
     about, arrays = storage.read(path / "policy")
-    told = about.get("language_model")
+    told = about.get("language_model") or {}
     require(
-        isinstance(told, dict) and told["kind"] == kind,
+        told.get("kind") == kind,
         f"{str(path)!r} holds no {_WORDS[kind]}: it is a run of "
         f"{about.get('algorithm')!r}.",
     )

@@ -3,17 +3,17 @@
 Either all parameters of the model are trained, or adapters beside it (`lora_rank`).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrl import losses, optim
+from jaxrl import optim
 from jaxrl.config import require
 from jaxrl.rlhf import lora, models, objectives
 from jaxrl.rlhf.model import GPT, Output
-from jaxrl.rlhf.task import Task
-from jaxrl.types import Array, Counter, Metrics, PyTree, Scalar, mean
+from jaxrl.rlhf.tasks import Task
+from jaxrl.types import Array, Counter, PyTree, Scalar
 
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 """Of a config: see `jaxrl.rlhf.lora.LoRA`; a rank of 0 trains all parameters."""

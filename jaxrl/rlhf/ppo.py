@@ -15,8 +15,8 @@ The details that matter (Huang et al., 2024, https://arxiv.org/abs/2403.17031):
 3. An answer that does not end loses `eos_penalty`.
 4. Rewards may be whitened, which keeps their mean; advantages are.
 5. Everything is masked: padding has no loss, no value, no reward.
-6. The log-probabilities of the rollout are those of the sampling, at its temperature; a full
-   pass gives the same to 1e-5, so the first ratio is 1.
+6. The log-probabilities of the rollout are those of the sampling, at its temperature; a
+   full pass gives the same to 1e-5, so the first ratio is 1.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ from jaxrl.minibatches import minibatches
 from jaxrl.rlhf import answers, lora, models, objectives, policies
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.model import GPT
-from jaxrl.rlhf.task import Task, digests, drawn, no_world, prompts
+from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
 from jaxrl.types import (
     Algorithm,
     Array,

@@ -30,7 +30,7 @@ from jaxrl import optim
 from jaxrl.rlhf import answers, models, objectives, policies
 from jaxrl.rlhf.data import Pairs
 from jaxrl.rlhf.models import RewardParams
-from jaxrl.rlhf.task import Task, digests, drawn, no_world, pairs
+from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -134,10 +134,8 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
     rows = drawn(task.teacher.rows, index)
     rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(
-        partial(loss, config=config, task=task, rows=rows), has_aux=True
-    )
-    (value, found), grads = of(agent.reward)
+    of = jax.value_and_grad(loss, has_aux=True)
+    (value, found), grads = of(agent.reward, config, task, rows)
     optimizer = policies.optimizer(config)
     reward, opt_state = optim.apply(
         optimizer, agent.reward, agent.opt_state, grads, rate

@@ -17,14 +17,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
 from jaxrl.config import require
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.answers import Answers
-from jaxrl.rlhf.task import Task, digests, no_world, prompts
+from jaxrl.rlhf.tasks import Task, digests, no_world, prompts
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -132,9 +131,8 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     )
     advantage = advantages(config, batch)
     rate = policies.step_size(config, world.env_steps)
-    given = {"config": config, "task": task, "batch": batch, "advantage": advantage}
-    of = jax.value_and_grad(partial(loss, **given), has_aux=True)
-    (value, entropy), grads = of(agent.policy)
+    of = jax.value_and_grad(loss, has_aux=True)
+    (value, entropy), grads = of(agent.policy, config, task, batch, advantage)
     optimizer = policies.optimizer(config)
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
+from jaxrl import optim
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.data import Texts
-from jaxrl.rlhf.task import Task, digests, drawn, no_world, texts
+from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, texts
+from jaxrl.rlhf.worlds import Kind
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -92,7 +93,7 @@ def init(config: Config, task: Task, key: Array) -> State:
 def loss(
     policy: PyTree, config: Config, task: Task, rows: Texts
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The loss, the entropy of each prediction and whether the likeliest token was right."""
+    """The loss, the entropy of each prediction, and whether its mode was right."""
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, rows.tokens, rows.mask)
     entropy = objectives.entropy(logits[:, :-1])
@@ -110,10 +111,8 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
     rows = drawn(task.teacher.rows, index)
     rate = policies.step_size(config, world.env_steps)
-    loss_of = jax.value_and_grad(
-        partial(loss, config=config, task=task, rows=rows), has_aux=True
-    )
-    (value, (entropy, right)), grads = loss_of(agent.policy)
+    of = jax.value_and_grad(loss, has_aux=True)
+    (value, (entropy, right)), grads = of(agent.policy, config, task, rows)
     optimizer = policies.optimizer(config)
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate
@@ -161,7 +160,7 @@ def act(*_: Any) -> Any:
     raise NotImplementedError
 
 
-def _algorithm(name: str, kind: str) -> Algorithm:
+def _algorithm(name: str, kind: Kind) -> Algorithm:
     problem = Problem(
         make=partial(texts, kind=kind),
         returns=returns,

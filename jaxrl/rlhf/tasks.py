@@ -92,6 +92,7 @@ def texts(
     model: dict[str, Any] | None = None,
     tokenizer: str | None = None,
     max_length: int = 128,
+    pack: bool = False,
     held_out: float = 0.1,
     template: str = "plain",
     number: int = 10_000,
@@ -106,6 +107,7 @@ def texts(
       tokenizer: of a new model: "bytes", "characters" (those of the data), or the path of
         a `tokenizer.json`; none: the world's own, or bytes.
       max_length: the most tokens of a row.
+      pack: whether texts to continue stand one behind the other in rows of that length.
       held_out: the share of the rows that is kept back.
       template: how conversations become text; see `data.templates`.
       number: rows of a world; files have their own.
@@ -129,13 +131,16 @@ def texts(
     else:
         known = models.load(base)
     _check_length(known.config, max_length)
+    read: Any = partial(data.texts, pack=pack)
+    if kind == "completion":
+        require(not pack, "pack = True: only texts without prompts can be packed.")
+        read = data.completions
     read = partial(
-        data.texts if kind == "text" else data.completions,
+        read,
         tokenizer=known.tokenizer,
         max_length=max_length,
+        template=template,
     )
-    if kind == "completion":
-        read = partial(read, template=template)
     return _task(source, known, base, rows, held_out, read)
 
 
@@ -168,8 +173,8 @@ def prompts(
     source: str,
     *,
     base: str,
-    reward: str,
-    max_prompt: int = 64,
+    reward: str | None = None,
+    max_prompt: int | None = None,
     held_out: float = 0.1,
     template: str = "plain",
     number: int = 1_000,
@@ -180,8 +185,8 @@ def prompts(
       source: as of `texts`.
       base: as of `texts`; it is the reference too.
       reward: the folder of a reward model's run, or the name of a world, whose gold
-        reward it is then.
-      max_prompt: the most tokens of a prompt.
+        reward it is then; none where nobody judges.
+      max_prompt: the most tokens of a prompt; none: what the longest one has.
       held_out: as of `texts`.
       template: as of `texts`.
       number: as of `texts`.
@@ -190,7 +195,7 @@ def prompts(
       InvalidInput: something cannot be read, or does not fit.
     """
     known = models.load(base)
-    _check_length(known.config, max_prompt)
+    _check_length(known.config, max_prompt or 1)
     read = partial(
         data.prompts,
         tokenizer=known.tokenizer,
@@ -199,6 +204,8 @@ def prompts(
     )
     rows = _rows(source, "prompt", number)
     task = _task(source, known, base, rows, held_out, read)
+    if reward is None:
+        return task
     judge, model, params = judge_of(reward, known.tokenizer)
     teacher = task.teacher._replace(judge=params)
     return task.replace(judge=judge, judge_model=model, teacher=teacher)
@@ -212,7 +219,8 @@ def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTr
     """
     if reward in worlds.WORLDS:
         world = worlds.WORLDS[reward]
-        reads, found = world.tokenizer(), (world.judge, None, ())
+        reads = world.tokenizer()
+        found: tuple[Judge, GPT | None, PyTree] = (world.judge, None, ())
     else:
         known = models.load_reward(reward)
         model = GPT(known.config)
@@ -255,7 +263,7 @@ def _tokenizer(source: str, name: str | None, rows: list[data.Row]) -> Tokenizer
     if name in (None, "bytes"):
         return tokenizers.bytes_of_text()
     if name == "characters":
-        return tokenizers.characters(data.alphabet(rows))
+        return tokenizers.characters(data.characters(rows))
     return tokenizers.from_file(str(name))
 
 
@@ -276,11 +284,11 @@ def _task(
     read: Callable[[list[data.Row]], PyTree],
 ) -> Task:
     configs.check_value("held_out", float, held_out, low=0.0, high=0.9)
-    learned, kept = data.split(rows, held_out, seed=0) if held_out else (rows, [])
+    arrays = jax.tree.map(jnp.asarray, read(rows))
+    places = list(range(len(jax.tree.leaves(arrays)[0])))
+    learned, kept = data.split(places, held_out, seed=0) if held_out else (places, [])
     # With nothing kept back the rows that are learned from are looked at.
-    own, others = (
-        jax.tree.map(jnp.asarray, read(x)) for x in (learned, kept or learned)
-    )
+    own, others = (drawn(arrays, jnp.array(x)) for x in (learned, kept or learned))
     return Task(
         teacher=Lessons(known.params, own, others, ()),
         model=GPT(known.config),

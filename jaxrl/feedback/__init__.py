@@ -1,0 +1,1 @@
+"""The stages of RLHF put together: answers, labels, the iterated loop, the demo."""

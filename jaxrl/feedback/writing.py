@@ -1,0 +1,138 @@
+"""Answers of a trained model as text: one to a prompt, several, or the best of several."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import config as configs
+from jaxrl.config import require
+from jaxrl.rlhf import answers, models, objectives, tasks, tokenizers
+from jaxrl.rlhf.data import Prompts
+from jaxrl.rlhf.generation import generate
+from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.tasks import Task
+from jaxrl.types import Array
+
+
+class Sampling(NamedTuple):
+    """How answers are written."""
+
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    eos_penalty: float = 0.0
+
+
+PROMPTS_AT_A_TIME = 64
+
+
+def several(
+    task: Task, sampling: Sampling, number: int, seed: int, count: int | None = None
+) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """Prompts of a task with `number` answers to each, and the scores of the answers.
+
+    Args:
+      task: of `tasks.prompts`; the prompts learned from come first, then those kept back.
+      sampling: how.
+      number: answers to each prompt.
+      seed: of the sampling.
+      count: how many prompts, over and over if there are fewer; by default each once.
+
+    Yields:
+      (prompt, answers, scores `[number]`; NaN where the task has no judge).
+
+    Raises:
+      InvalidInput: the answers do not fit into the model.
+    """
+    answers.check_length(sampling, task)
+    configs.check_value("number", int, number, low=1)
+    both = (task.teacher.rows, task.teacher.held_out)
+    rows = jax.tree.map(lambda *x: jnp.concatenate(x), *both)
+    count = len(rows.tokens) if count is None else count
+    for start in range(0, count, PROMPTS_AT_A_TIME):
+        # The last batch is filled up, so that all are one program.
+        index = jnp.arange(start, start + PROMPTS_AT_A_TIME) % len(rows.tokens)
+        prompts = tasks.drawn(rows, jnp.repeat(index, number))
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        found = jax.device_get(_written(sampling, task, prompts, key))
+        for first in range(0, number * min(PROMPTS_AT_A_TIME, count - start), number):
+            yield _one(
+                task, answers.Answers(*(x[first : first + number] for x in found))
+            )
+
+
+@partial(jax.jit, static_argnames="sampling")
+def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> Any:
+    return answers.write(sampling, task, task.teacher.params, prompts, key)
+
+
+def _one(task: Task, some: answers.Answers) -> tuple[str, list[str], np.ndarray]:
+    show = partial(answers.decoded, task)
+    texts = [show(t, a) for t, a in zip(some.tokens, some.answer, strict=True)]
+    prompt = show(some.tokens[0], some.mask[0] & ~some.answer[0])
+    return prompt, texts, np.asarray(some.score)
+
+
+def best_of_n(
+    task: Task, sampling: Sampling, n: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """The best of n answers by the judge, for every prompt.
+
+    Yields:
+      {"prompt", "answer", "score", "mean_score"}: the last is of all n.
+
+    Raises:
+      InvalidInput: nobody judges, or the answers do not fit.
+    """
+    require(task.judge is not None, "reward is missing: who says which answer is best?")
+    for prompt, texts, scores in several(task, sampling, n, seed):
+        best = int(objectives.best_of_n(jnp.asarray(scores)))
+        yield {
+            "prompt": prompt,
+            "answer": texts[best],
+            "score": float(scores[best]),
+            "mean_score": float(np.mean(scores)),
+        }
+
+
+def to_prompt(
+    base: str,
+    prompt: str,
+    number: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    greedy: bool,
+    seed: int,
+) -> list[str]:
+    """Answers of a run or of a model of Hugging Face to one prompt.
+
+    Raises:
+      InvalidInput: an argument cannot be, or the prompt does not fit.
+    """
+    configs.check_value("number", int, number, low=1)
+    known = models.load(base)
+    tokens, mask = tokenizers.padded(
+        [known.tokenizer.encode(prompt)] * number, known.tokenizer.pad
+    )
+    done = generate(
+        GPT(known.config),
+        known.params,
+        jnp.asarray(tokens),
+        jnp.asarray(mask),
+        jax.random.key(seed),
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        known.tokenizer.eos,
+        greedy,
+        known.tokenizer.pad,
+    )
+    width = tokens.shape[1]
+    new, real = np.asarray(done.tokens)[:, width:], np.asarray(done.mask)[:, width:]
+    return [known.tokenizer.decode(t[m]) for t, m in zip(new, real, strict=True)]
