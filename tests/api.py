@@ -35,6 +35,8 @@ ROOMS = {
     "rlhf.tokenizers": "text to tokens",
     "rlhf.data": "rows of text, and arrays made of them",
     "rlhf.chat": "conversations as text",
+    "rlhf.labelers": "who says which of two answers is better",
+    "rlhf.page": "a page that asks a person",
     "rlhf.lora": "low-rank adapters",
     "rlhf.huggingface": "pretrained language models",
     "rlhf.sharding": "language models on several devices",
