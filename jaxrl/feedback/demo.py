@@ -35,8 +35,8 @@ class Size(NamedTuple):
     """How long each stage is: rows, pairs and answers."""
 
     sft: int = 60_000
-    pairs: int = 8_000
-    reward: int = 40_000
+    pairs: int = 20_000
+    reward: int = 100_000
     ppo: int = 60_000
 
 

@@ -135,11 +135,14 @@ def divergence(answers: Answers) -> Array:
     return objectives.masked_sum(each, answers.answer)
 
 
-def reported(answers: Answers) -> Metrics:
+def reported(task: Task, answers: Answers) -> Metrics:
     """What is logged of every batch of answers: lost diversity and length hacking show."""
     tokens, own = answers.tokens, answers.answer
     length = objectives.length(own)
-    return {
+    gold = {}
+    if task.gold is not None:
+        gold["reward/gold"] = mean(task.gold((), tokens, answers.mask, own))
+    return gold | {
         "rollout/episode_return": mean(answers.score),
         "rollout/episode_length": mean(length),
         "policy/kl": mean(divergence(answers)),

@@ -208,7 +208,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     rate = policies.step_size(config, world.env_steps)
     agent, reported = update(config, task, agent, rows, key_update, rate)
     names = (*REPORTED, "optim/grad_norm")
-    metrics = answers.reported(batch) | {
+    metrics = answers.reported(task, batch) | {
         name: mean(column) for name, column in zip(names, reported.T, strict=True)
     }
     metrics["optim/learning_rate"] = mean(rate)

@@ -272,7 +272,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     key, key_answers, key_update = jax.random.split(world.key, 3)
     batch, reward = collect(config, task, agent, key_answers)
     rate = policies.step_size(config, world.env_steps)
-    metrics = answers.reported(batch.answers) | {
+    metrics = answers.reported(task, batch.answers) | {
         "reward/leashed": mean(objectives.masked_sum(reward, batch.answers.answer)),
         "policy/kl_coef": mean(agent.kl_coef),
     }

@@ -137,7 +137,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate
     )
-    metrics = answers.reported(batch) | {
+    metrics = answers.reported(task, batch) | {
         "loss/policy": mean(value),
         "policy/entropy": mean(entropy[:, :-1], batch.answer[:, 1:]),
         "optim/grad_norm": mean(optim.global_norm(grads)),

@@ -49,6 +49,8 @@ class Task(PyTreeNode):
     judge: Judge | None = static(None)
     judge_model: GPT | None = static(None)
     """Of a judge that is a reward model."""
+    gold: Judge | None = static(None)
+    """Of a world: its gold reward, to be logged beside what the judge says."""
     base: str | None = static(None)
     """The folder of the model that one starts from."""
     id: str = static("")
@@ -204,6 +206,10 @@ def prompts(
     )
     rows = _rows(source, "prompt", number)
     task = _task(source, known, base, rows, held_out, read)
+    if source in worlds.WORLDS:
+        world = worlds.WORLDS[source]
+        same = world.tokenizer().about == known.tokenizer.about
+        task = task.replace(gold=world.judge if same else None)
     if reward is None:
         return task
     judge, model, params = judge_of(reward, known.tokenizer)
