@@ -127,13 +127,13 @@ class Style(NamedTuple):
 def corpus(number: int, seed: int) -> list[str]:
     """Paragraphs of one to five sentences, right in grammar, of any mood.
 
-    One in two has its subjects above it, "about the market :".
+    Each has its subjects above it, "about the market :".
     """
     rng = _rng(number, seed)
     rows = []
     for _ in range(number):
         subjects = _subjects(rng)
-        title = f"about {_named(subjects)} : " if rng.random() < 0.5 else ""
+        title = f"about {_named(subjects)} : "
         most = CORPUS_TOKENS - 1 - len(title.split())
         rows.append(title + " ".join(_paragraph(rng, subjects, _style(rng), most)))
     return rows
