@@ -102,8 +102,11 @@ def test_more_of_the_same_is_good_at_first_and_then_bad():
 
 def test_paragraphs_are_right_in_grammar_and_fit():
     for text in world.corpus(200, seed=0):
-        tokens = TOKENIZER.encode(text)
-        assert len(tokens) < world.CORPUS_TOKENS and text.endswith(" .")
+        assert len(TOKENIZER.encode(text)) < world.CORPUS_TOKENS
+        assert text.endswith(" .")
+        title, paragraph = text.split(" : ")
+        assert title.startswith("about the ")
+        tokens = TOKENIZER.encode(paragraph)
         assert world.FIRST[tokens[0]]
         assert all(world.FOLLOWS[pair] for pair in pairwise(tokens))
     following = [sum(x.values()) for x in world.GRAMMAR.values()]

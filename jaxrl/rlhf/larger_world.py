@@ -125,12 +125,18 @@ class Style(NamedTuple):
 
 
 def corpus(number: int, seed: int) -> list[str]:
-    """Paragraphs of one to five sentences, right in grammar, of any mood."""
+    """Paragraphs of one to five sentences, right in grammar, of any mood.
+
+    Each has its subjects above it, "about the market :".
+    """
     rng = _rng(number, seed)
-    return [
-        " ".join(_paragraph(rng, _subjects(rng), _style(rng), CORPUS_TOKENS - 1))
-        for _ in range(number)
-    ]
+    rows = []
+    for _ in range(number):
+        subjects = _subjects(rng)
+        title = f"about {_named(subjects)} : "
+        most = CORPUS_TOKENS - 1 - len(title.split())
+        rows.append(title + " ".join(_paragraph(rng, subjects, _style(rng), most)))
+    return rows
 
 
 def prompts(number: int, seed: int) -> list[str]:
@@ -195,9 +201,9 @@ def _choices(
 
 
 def _style(rng: np.random.Generator) -> Style:
-    """Topical or not; of any mood between pleasant and unpleasant."""
-    mood = rng.random()
-    return Style(rng.random(), 0.7 * mood, 0.7 * (1.0 - mood))
+    """Topical, more or less; of any mood between pleasant and unpleasant."""
+    strays, mood = rng.random(2)
+    return Style(1.0 - strays**2, 0.7 * mood, 0.7 * (1.0 - mood))
 
 
 def _spoilt(rng: np.random.Generator, words: list[str]) -> list[str]:
@@ -220,7 +226,11 @@ def _subjects(rng: np.random.Generator) -> list[str]:
 
 
 def _prompt(rng: np.random.Generator, subjects: Sequence[str]) -> str:
-    return _one(rng, TEMPLATES).format(" and ".join(f"the {x}" for x in subjects))
+    return _one(rng, TEMPLATES).format(_named(subjects))
+
+
+def _named(subjects: Sequence[str]) -> str:
+    return " and ".join(f"the {x}" for x in subjects)
 
 
 def _one(rng: np.random.Generator, choices: Sequence[str]) -> str:
