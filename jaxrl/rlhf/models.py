@@ -100,6 +100,9 @@ def load(folder: str | Path, agent: int = 0) -> LanguageModel:
 def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
     """The reward model of a run: its `params` are `RewardParams`.
 
+    Where the run's config says `normalize`, they give g r + b: mean 0 and deviation 1 over
+    the answers that were labelled.
+
     Raises:
       InvalidInput: there is none, or one that does not fit.
     """
@@ -140,6 +143,22 @@ def score(
     return objectives.masked_sum(read, objectives.last_token(answer))
 
 
+def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
+    """A reward model that gives g r + b, with mean 0 and deviation 1.
+
+    Args:
+      params: the model that gives r.
+      moments: `[3]`, weighted sums of 1, r and r² over answers.
+
+    Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
+    """
+    number, first, second = np.asarray(moments, float)
+    mean, square = (x / max(number, 1e-8) for x in (first, second))
+    spread = max(square - mean**2, 0.0) ** 0.5
+    gain = 1.0 / spread if spread > 0.0 else 1.0
+    return params._replace(head=gain * params.head, bias=gain * (params.bias - mean))
+
+
 def hidden_states(model: GPT, params: PyTree, tokens: Array, mask: Array) -> Array:
     """Float32 `[B, T, D]`: what the logits are made of."""
     output: Any = model.apply(params, tokens, mask)
@@ -155,8 +174,19 @@ def digest(folder: str | Path) -> str:
     path = Path(folder)
     if (path / "policy").is_dir():
         return storage.digest(path / "policy")
-    found: str = storage.file_digest(path / "config.json")
-    return found
+    files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+    return " ".join(_file_digest(file, _changed(file)) for file in files)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@functools.cache
+def _file_digest(path: Path, changed: int) -> str:
+    """Of a file as it was changed last: some have gigabytes, and are asked for often."""
+    del changed
+    return storage.file_digest(path)
 
 
 def _model_type(path: Path) -> str | None:
@@ -185,6 +215,8 @@ def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
         config = configs.from_dict(ModelConfig, told["config"])
         words = tokenizers.from_about(told["tokenizer"])
         trained = _params(told, config, own, f"{kind}/", path)
+        if kind == "reward" and about["config"]["normalize"]:
+            trained = normalized(trained, own["moments"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
             f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "
@@ -223,10 +255,14 @@ def _merged(
     if "lora" not in told:
         return jax.tree.map(jnp.asarray, storage.filled(template, own, path / "policy"))
     base = told["base"]
+    about = f"{str(path)!r} holds adapters of {base['folder']!r}, which"
+    require(
+        Path(base["folder"]).is_dir(),
+        f"{about} is not there (from {str(Path.cwd())!r}): put it back.",
+    )
     require(
         digest(base["folder"]) == base["digest"],
-        f"{str(path)!r} holds adapters of {base['folder']!r}, which has changed since: "
-        f"train them anew.",
+        f"{about} has changed since: train them anew.",
     )
     adapters = lora.LoRA(**(told["lora"] | {"targets": tuple(told["lora"]["targets"])}))
     shapes = jax.eval_shape(
