@@ -1,6 +1,7 @@
 """RLHF's algorithms on the small world: identities that hold before the first step, and
 what each of them makes of a batch, by hand."""
 
+import itertools
 import math
 from functools import partial
 
@@ -307,8 +308,8 @@ def test_without_a_reward_model_the_value_starts_as_the_reference(gold):
     assert model is gold.model and params is gold.teacher.params
 
 
-def test_the_answers_to_a_prompt_stand_together(grpo_batch, gold):
-    config, params, batch, advantage = grpo_batch
+def test_the_answers_to_a_prompt_stand_together(grpo_batch):
+    config, _, batch, advantage = grpo_batch
     prompts = np.asarray(batch.tokens[:, 0]).reshape(4, 4)
     assert (prompts == prompts[:, :1]).all() and len(set(prompts[:, 0])) > 1
     reward = np.asarray(batch.score - 0.05 * answers.divergence(batch)).reshape(4, 4)
