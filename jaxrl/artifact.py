@@ -143,10 +143,11 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     environment = built(algorithm, description["env"], env_params)
     about = _about(algorithm, config, environment)
     if any(description.get(name) != value for name, value in about.items()):
+        kind = "an environment" if algorithm.problem is None else "data"
+        others = " and ".join(about).replace("_", " ")
         raise InvalidInput(
-            f"{str(run)!r} was trained on an environment "
-            f"{description['env']!r} with other {' and '.join(about)} than those of "
-            f"today."
+            f"{str(run)!r} was trained on {kind} {description['env']!r} with other "
+            f"{others} than those of today."
         )
     seeds = description["seeds"]
     template = jax.eval_shape(
@@ -159,6 +160,15 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         environment = taught(environment, algorithm, teacher)
     more = (description.get("own", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
+
+
+def check_acts(agents: Agents, run: Path | str) -> None:
+    """Refuses agents that take no actions in an environment."""
+    configs.require(
+        agents.algorithm.problem is None,
+        f"RUN = {str(run)!r}: a run of {agents.algorithm.name} has no policy that acts in "
+        f"an environment; language models answer prompts: `jaxrl rlhf generate`.",
+    )
 
 
 def built(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 import jaxrl
 from jaxrl import dataset, folders, prng, storage
-from jaxrl.artifact import ENV, load_agents
+from jaxrl.artifact import ENV, check_acts, load_agents
 from jaxrl.config import check_value, require
 from jaxrl.population import member as of_population
 from jaxrl.runner import checked_seeds
@@ -47,6 +47,7 @@ def collect(
     check_value("episodes", int, episodes, low=1)
     checked_seeds(seed, 1)
     agents = load_agents(run, env)
+    check_acts(agents, run)
     members = list(agents.members or range(len(agents.seeds)))
     require(
         member is None or member in members,

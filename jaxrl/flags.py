@@ -199,6 +199,7 @@ _TASK = {
     "reward": "Run folder of a reward model, or a world, for its gold reward.",
     "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
     "tokenizer": "Of a new model: bytes, characters, or a tokenizer.json.",
+    "eos": "Of a tokenizer.json: the token with which a text ends.",
     "max_length": "Most tokens of a row.",
     "max_prompt": "Most tokens of a prompt.",
     "pack": "Texts one behind the other in rows of max_length: true or false.",
@@ -223,13 +224,19 @@ def task_options(algorithm: Algorithm) -> list[click.Option]:
     for name, field in task_fields(algorithm).items():
         default = field.default
         is_asked = default is inspect.Parameter.empty
-        shown = "required" if is_asked else f"default: {default}"
+        shown = "required" if is_asked else f"default: {_shown(default)}"
         kind: Any = {bool: bool, int: int, float: float}.get(type(default), str)
         kind = {"model": _Sizes(), "max_prompt": int}.get(name, kind)
         flag = "--" + name.replace("_", "-")
         option = click.Option([flag, name], type=kind, help=f"{_TASK[name]}  [{shown}]")
         options.append(option)
     return options
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "none" if default is None else str(default)
 
 
 class _Sizes(click.ParamType):
@@ -257,12 +264,11 @@ def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option
     flag = "--" + name.replace("_", "-")
     if kind is bool:
         flag += "/--no-" + name.replace("_", "-")
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return click.Option(
         [flag, name],
         type=None if kind is bool else _FieldType(kind),
         default=None,
-        help=f"{doc}  [default: {shown}]",
+        help=f"{doc}  [default: {_shown(default)}]",
     )
 
 
@@ -459,6 +465,7 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content = read_file(path)
     if algorithm.problem is not None and isinstance(content, Mapping):
         content, params = _task_words(algorithm, dict(content))
+        _check_settings(content, path)
         content["env_params"] = content.get("env_params", {}) | params
     _check_settings(content, path)
     name = content.pop("algorithm", algorithm.name)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import prng, spaces
-from jaxrl.artifact import load_agents
+from jaxrl.artifact import check_acts, load_agents
 from jaxrl.config import require
 from jaxrl.population import member
 from jaxrl.types import Algorithm, Array, Env, InvalidInput, Memory, PyTree
@@ -121,6 +121,7 @@ def load_policy(
       InvalidInput: there is no such agent, or a file is damaged.
     """
     agents = load_agents(run, env)
+    check_acts(agents, run)
     members = agents.members or range(len(agents.seeds))
     found = [
         k

@@ -232,6 +232,14 @@ CALL_SECONDS = 2.0
 does not depend on it."""
 
 
+NUM_CHUNKS = 100
+
+
+def chunk_length(iterations: int, num_chunks: int = NUM_CHUNKS) -> int:
+    """Train steps of each row of metrics; the last one may have fewer."""
+    return math.ceil(iterations / num_chunks)
+
+
 def train(
     algorithm: Algorithm,
     config: Any | Sequence[Any],
@@ -241,7 +249,7 @@ def train(
     num_seeds: int = 1,
     varied: Sequence[str] = (),
     iterations: int | None = None,
-    num_chunks: int = 100,
+    num_chunks: int = NUM_CHUNKS,
     parallel: Parallel = "auto",
     num_devices: int | None = None,
     start: Callable[[Job], tuple[Progress, list[Row]]] | None = None,
@@ -303,7 +311,7 @@ def train(
     memory.check(algorithm, job.config, job.env, plan, len(job.seeds))
     progress, history, compile_seconds = _begin(job, start, report)
     started = time.perf_counter() - progress.seconds
-    chunk, length = math.ceil(iterations / num_chunks), 1
+    chunk, length = chunk_length(iterations, num_chunks), 1
     ended = machines.any_of(between(progress)) or bool(history and stop(history[-1]))
     while progress.iteration < iterations and not ended:
         chunk_end = min((progress.iteration // chunk + 1) * chunk, iterations)
@@ -549,6 +557,8 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
         trouble = machines.fetched(progress.state.world.trouble)[index]
         where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
         remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
+        if job.algorithm.problem is not None:
+            where, remedy = "", "see to `reward`, which scores the answers"
     setting = described(progress.values, index)
     who = f"seed {job.seeds[index]}" + (f" with {setting}" if setting else "")
     return (

@@ -10,6 +10,7 @@ RUN/learning_curve.png
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ from jaxrl.runner import (
     Progress,
     Result,
     Row,
+    chunk_length,
     placed_progress,
     planned_job,
     progress_shapes,
@@ -245,13 +247,17 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
 
 
 class _Samples:
-    """`samples.jsonl`: a few cases of the first agent for a person to read, ten times a
-    run; nothing where the algorithm has no `problem`."""
+    """`samples.jsonl`: a few cases of the first agent for a person to read, at the start,
+    about ten times a run, always at the end of a chunk, and at the end of it; nothing where
+    the algorithm has no `problem`."""
 
     def __init__(self, session: Session, iteration: int) -> None:
-        """Lines after that train step belong to a run that was killed."""
-        self._session, self._next = session, iteration
+        """Lines from that train step on belong to a run that was killed."""
+        self._session = session
+        chunk = chunk_length(session.iterations)
+        self._every = chunk * math.ceil(session.iterations / chunk / 10)
         self._path = session.folder / "samples.jsonl"
+        self._last = -1  # train step of the newest lines
         self._on = session.experiment.algorithm.problem and machines.is_first()
         if self._on and self._path.exists():
             lines = self._path.read_text().splitlines(keepends=True)
@@ -259,10 +265,11 @@ class _Samples:
             storage.write_text(self._path, "".join(kept))
 
     def write_if_due(self, progress: Progress) -> None:
-        if not self._on or progress.iteration < self._next:
+        is_last = progress.iteration == self._session.iterations
+        is_due = is_last or progress.iteration % self._every == 0
+        if not (self._on and is_due) or progress.iteration == self._last:
             return
-        experiment = self._session.experiment
-        self._next = progress.iteration + max(1, self._session.iterations // 10)
+        experiment, self._last = self._session.experiment, progress.iteration
         key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
         agent = member(progress.state.agent, 0)
         problem = experiment.algorithm.problem

@@ -283,7 +283,8 @@ def loop(**given: Any) -> None:
     )
     host = {"report": click.echo, "progress": not given["quiet"]}
     out = Path(given["out"])
-    done = loops.run(wanted, _labeler(given), out, given["labeler"], **host)
+    named = {n: given[n] for n in ("labeler", "noise", "judge_template", "verdicts")}
+    done = loops.run(wanted, _labeler(given), out, named, **host)
     for row in done:
         click.echo(
             f"round {row['round']}: reward model right on {row['reward_accuracy']:.1%} of "

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import folders, storage
+from jaxrl import storage
 from jaxrl.feedback import stages
+from jaxrl.feedback.loop import begun
 from jaxrl.feedback.writing import Sampling
 from jaxrl.rlhf import labelers, models, objectives, policies, world, worlds
 from jaxrl.rlhf.model import GPT
@@ -62,8 +63,7 @@ def run(out: Path, size: Size = FULL, **host: Any) -> list[dict[str, Any]]:
     Raises:
       InvalidInput: the folder holds something else.
     """
-    if not (out / "sft").exists():
-        folders.new(out, "demo")
+    begun(out, {"size": size._asdict(), "beta": BETA, "noise": NOISE}, "demo.json")
     sft, reward, ppo = (str(out / name) for name in ("sft", "reward", "ppo"))
 
     def train(name: str, source: str, params: dict, config: dict, to: str) -> None:

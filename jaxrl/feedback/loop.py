@@ -24,9 +24,10 @@ from jaxrl import folders, storage
 from jaxrl.config import require
 from jaxrl.feedback import stages
 from jaxrl.feedback.writing import Sampling
-from jaxrl.rlhf import data, labelers
+from jaxrl.rlhf import answers, data, labelers, tasks
 from jaxrl.rlhf.labelers import Labeler
 from jaxrl.rlhf.registry import RLHF
+from jaxrl.runner import prepare
 from jaxrl.types import InvalidInput
 
 
@@ -41,15 +42,12 @@ class Loop:
     algorithm: str = "ppo"  # of `RLHF`, one that writes answers
     max_length: int = 128  # tokens of prompt and answer
     sampling: Sampling = field(default_factory=Sampling)  # of what is compared
-    reward: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of the reward model's config
-    policy: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of the algorithm's config
-    prompts: dict[str, Any] = field(
-        default_factory=dict
-    )  # further arguments of `tasks.prompts`
+    reward: dict[str, Any] = field(default_factory=dict)
+    """Fields of the reward model's config."""
+    policy: dict[str, Any] = field(default_factory=dict)
+    """Fields of the algorithm's config."""
+    prompts: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `tasks.prompts`."""
     seed: int = 0
 
 
@@ -60,7 +58,7 @@ def run(
     loop: Loop,
     labeler: Labeler,
     out: Path,
-    named: str = "",
+    named: Any = "",
     **host: Any,
 ) -> list[dict[str, Any]]:
     """Runs the rounds that are not done yet.
@@ -69,7 +67,7 @@ def run(
       loop: what is asked.
       labeler: who compares the answers.
       out: the loop's folder.
-      named: what the labeler is called; a loop is gone on with by the same.
+      named: what the labeler is called, as JSON; a loop is gone on with by the same.
       **host: as of `stages.train`.
 
     Returns:
@@ -101,14 +99,24 @@ def run(
 
 
 def check(loop: Loop) -> None:
+    """Refuses what could only be found wrong after the first labels.
+
+    Raises:
+      InvalidInput: something does not fit.
+    """
     configs.check_value("rounds", int, loop.rounds, low=1)
     configs.check_value("pairs", int, loop.pairs, low=2)
     require(
         loop.algorithm in OPTIMISERS,
         f"algorithm = {loop.algorithm!r}: must be one of {', '.join(OPTIMISERS)}.",
     )
+    task = tasks.prompts(loop.source, base=loop.base, held_out=0.0, **loop.prompts)
+    answers.check(loop.sampling, task)
+    tasks.check_length(task.model.config, loop.max_length)
+    judged: Any = task.replace(judge=answers.judged)  # there will be one
     for name, values in (("reward", loop.reward), (loop.algorithm, loop.policy)):
-        configs.from_dict(RLHF[name].Config, values)
+        algorithm = RLHF[name]
+        prepare(algorithm, configs.from_dict(algorithm.Config, values), judged)
 
 
 def begun(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:

@@ -62,7 +62,7 @@ def train(
 
 
 def questions(
-    source: str, base: str, sampling: Sampling, number: int, seed: int, **params: Any
+    source: str, base: str, sampling: Sampling, pairs: int, seed: int, **params: Any
 ) -> list[Question]:
     """Pairs of answers of a model to be compared.
 
@@ -70,27 +70,27 @@ def questions(
       source: of the prompts, as of `tasks.prompts`.
       base: the folder of the model.
       sampling: how the answers are written.
-      number: of pairs. Two answers that are alike make none, so more may be written.
+      pairs: how many. Two answers that are alike make none, so more may be written.
       seed: of the sampling.
       **params: further arguments of `tasks.prompts`.
 
     Raises:
       InvalidInput: something does not fit, or the model writes the same again and again.
     """
-    configs.check_value("pairs", int, number, low=1)
-    task = tasks.prompts(source, base=base, **params)
+    configs.check_value("pairs", int, pairs, low=1)
+    task = tasks.prompts(source, base=base, held_out=0.0, **params)
     found: list[Question] = []
     for attempt in range(MOST_ATTEMPTS):
-        written = writing.several(task, sampling, 2, seed + attempt, number)
+        written = writing.several(task, sampling, 2, seed + attempt, pairs)
         found += [
             Question(prompt, texts[0], texts[1])
             for prompt, texts, _ in written
             if texts[0] != texts[1] and all(texts)
         ]
-        if len(found) >= number:
-            return found[:number]
+        if len(found) >= pairs:
+            return found[:pairs]
     raise InvalidInput(
-        f"pairs = {number}: {base!r} wrote {len(found)} pairs of different answers in "
+        f"pairs = {pairs}: {base!r} wrote {len(found)} pairs of different answers in "
         f"{MOST_ATTEMPTS} attempts; raise temperature, or ask for fewer."
     )
 

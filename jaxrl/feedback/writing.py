@@ -15,6 +15,7 @@ from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.generation import generate
 from jaxrl.rlhf.model import GPT
 from jaxrl.rlhf.tasks import Task
+from jaxrl.runner import checked_seeds
 from jaxrl.types import Array
 
 
@@ -35,23 +36,32 @@ def several(
     """Prompts of a task with `number` answers to each, and the scores of the answers.
 
     Args:
-      task: of `tasks.prompts`; the prompts learned from come first, then those kept back.
+      task: of `tasks.prompts`; the prompts kept back are left out.
       sampling: how.
       number: answers to each prompt.
       seed: of the sampling.
       count: how many prompts, over and over if there are fewer; by default each once.
 
-    Yields:
-      (prompt, answers, scores `[number]`; NaN where the task has no judge).
+    Returns:
+      One by one (prompt, answers, scores `[number]`; NaN where the task has no judge).
 
     Raises:
-      InvalidInput: the answers do not fit into the model.
+      InvalidInput: at once, the answers do not fit into the model.
     """
-    answers.check_length(sampling, task)
+    configs.check_value("max_new_tokens", int, sampling.max_new_tokens, low=1)
+    configs.check_value("temperature", float, sampling.temperature, above=0.0)
+    configs.check_value("eos_penalty", float, sampling.eos_penalty)
     configs.check_value("number", int, number, low=1)
-    both = (task.teacher.rows, task.teacher.held_out)
-    rows = jax.tree.map(lambda *x: jnp.concatenate(x), *both)
-    count = len(rows.tokens) if count is None else count
+    checked_seeds(seed, 1)
+    answers.check(sampling, task)
+    count = task.num_rows if count is None else count
+    return _several(task, sampling, number, seed, count)
+
+
+def _several(
+    task: Task, sampling: Sampling, number: int, seed: int, count: int
+) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    rows = task.teacher.rows
     for start in range(0, count, PROMPTS_AT_A_TIME):
         # The last batch is filled up, so that all are one program.
         index = jnp.arange(start, start + PROMPTS_AT_A_TIME) % len(rows.tokens)
@@ -81,21 +91,32 @@ def best_of_n(
 ) -> Iterator[dict[str, Any]]:
     """The best of n answers by the judge, for every prompt.
 
-    Yields:
-      {"prompt", "answer", "score", "mean_score"}: the last is of all n.
+    Returns:
+      One by one {"prompt", "answer", "score", "mean_score"}: the last is of all n.
 
     Raises:
-      InvalidInput: nobody judges, or the answers do not fit.
+      InvalidInput: at once, nobody judges, or the answers do not fit; later, a score is no
+        finite number.
     """
     require(task.judge is not None, "reward is missing: who says which answer is best?")
-    for prompt, texts, scores in several(task, sampling, n, seed):
-        best = int(objectives.best_of_n(jnp.asarray(scores)))
-        yield {
-            "prompt": prompt,
-            "answer": texts[best],
-            "score": float(scores[best]),
-            "mean_score": float(np.mean(scores)),
-        }
+    configs.check_value("n", int, n, low=1)
+    return map(_best, several(task, sampling, n, seed))
+
+
+def _best(written: tuple[str, list[str], np.ndarray]) -> dict[str, Any]:
+    prompt, texts, scores = written
+    require(
+        bool(np.isfinite(scores).all()),
+        f"an answer to {prompt[:60]!r} has a score that is no finite number: look at what "
+        f"judges.",
+    )
+    best = int(objectives.best_of_n(jnp.asarray(scores)))
+    return {
+        "prompt": prompt,
+        "answer": texts[best],
+        "score": float(scores[best]),
+        "mean_score": float(np.mean(scores)),
+    }
 
 
 def to_prompt(
@@ -115,6 +136,7 @@ def to_prompt(
       InvalidInput: an argument cannot be, or the prompt does not fit.
     """
     configs.check_value("number", int, number, low=1)
+    checked_seeds(seed, 1)
     known = models.load(base)
     tokens, mask = tokenizers.padded(
         [known.tokenizer.encode(prompt)] * number, known.tokenizer.pad

@@ -41,12 +41,29 @@ def validate(config: Any, task: Task) -> None:
         task.judge is not None,
         "reward is missing: give the run folder of a reward model, or a world.",
     )
-    check_length(config, task)
+    check(config, task)
 
 
-def check_length(config: Any, task: Task) -> None:
-    """Refuses answers that are too long for the model or the judge."""
+def check(config: Any, task: Task) -> None:
+    """That answers to the prompts have an end, and fit into the model and its judge.
+
+    Raises:
+      InvalidInput: they do not.
+    """
+    require(
+        task.tokenizer.eos is not None,
+        f"base = {task.base!r}: its tokenizer has no EOS, so no answer ends; give a model "
+        f"with one.",
+    )
     prompt = task.teacher.rows.tokens.shape[1]
+    longest = task.model.config.max_length
+    if task.judge_model is not None:
+        longest = min(longest, task.judge_model.config.max_length)
+    require(
+        prompt < longest,
+        f"data = {task.id!r}: has prompts of {prompt} tokens, and model and judge read "
+        f"{longest} together with the answer; shorten them.",
+    )
     longest = task.model.config.max_length
     require(
         prompt + config.max_new_tokens <= longest,

@@ -12,8 +12,9 @@ The details that matter:
 
 1. Only differences of rewards are learned: the constant is free. With `normalize` what is
    used afterwards is g r + b, with mean 0 and standard deviation 1 over the answers that
-   were labelled (Ziegler et al., 2019, section 2.1): the mean and square of the scores are
-   followed while it trains.
+   were labelled (Ziegler et al., 2019, https://arxiv.org/abs/1909.08593, section 2.1): mean
+   and square of the scores are followed while it trains, and `models.load_reward` puts g
+   and b into the linear function.
 2. All answers to a prompt are in one batch, so none counts more often than the others.
 3. The linear function starts at 0: at first all answers are alike, and P = 1/2.
 4. One or two passes over the pairs are enough: more learns their noise.
@@ -123,8 +124,8 @@ def loss(
     return each.mean(), found
 
 
-DECAY = 0.99
-"""Of the moments: about the last hundred batches count."""
+DECAY = 0.95
+"""Of the moments: about the last twenty batches count."""
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
@@ -205,6 +206,15 @@ def calibration(
     return objectives.calibration(probability, ~turned)
 
 
+def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
+    """What an evaluation says beside the accuracy, of agents `[K]`."""
+    error = [
+        calibration(config, task, jax.tree.map(lambda x, k=k: x[k], agents)).error
+        for k in range(len(agents.moments))
+    ]
+    return {"calibration_error": jnp.stack(error)}
+
+
 def samples(
     config: Config, task: Task, agent: Agent, key: Array
 ) -> list[dict[str, Any]]:
@@ -236,6 +246,7 @@ REWARD = Algorithm(
     act=act,
     plan=plan,
     validate=validate,
+    score=score,
     problem=Problem(
         make=pairs,
         returns=returns,

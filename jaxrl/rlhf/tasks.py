@@ -93,6 +93,7 @@ def texts(
     base: str | None = None,
     model: dict[str, Any] | None = None,
     tokenizer: str | None = None,
+    eos: str | None = None,
     max_length: int = 128,
     pack: bool = False,
     held_out: float = 0.1,
@@ -108,6 +109,7 @@ def texts(
       model: fields of `ModelConfig` for a new model, over those of `NEW_MODEL`.
       tokenizer: of a new model: "bytes", "characters" (those of the data), or the path of
         a `tokenizer.json`; none: the world's own, or bytes.
+      eos: of a `tokenizer.json`, the token with which a text ends.
       max_length: the most tokens of a row.
       pack: whether texts to continue stand one behind the other in rows of that length.
       held_out: the share of the rows that is kept back.
@@ -119,11 +121,11 @@ def texts(
     """
     rows = _rows(source, kind, number)
     require(
-        base is None or not (model or tokenizer),
-        f"base = {base!r} has a model and a tokenizer: leave out model and tokenizer.",
+        base is None or not (model or tokenizer or eos),
+        f"base = {base!r} has a model and a tokenizer: leave out model, tokenizer and eos.",
     )
     if base is None:
-        words = _tokenizer(source, tokenizer, rows)
+        words = _tokenizer(source, tokenizer, eos, rows)
         sizes = NEW_MODEL | {"max_length": max_length} | (model or {})
         sizes = {"mlp_width": 4 * sizes["width"]} | sizes
         config = configs.from_dict(
@@ -132,7 +134,7 @@ def texts(
         known = models.LanguageModel(config, None, words)
     else:
         known = models.load(base)
-    _check_length(known.config, max_length)
+    check_length(known.config, max_length)
     read: Any = partial(data.texts, pack=pack)
     if kind == "completion":
         require(not pack, "pack = True: only texts without prompts can be packed.")
@@ -160,7 +162,7 @@ def pairs(
     Arguments and errors are those of `texts`.
     """
     known = models.load(base)
-    _check_length(known.config, max_length)
+    check_length(known.config, max_length)
     rows = _rows(source, "preference", number)
     read = partial(
         data.rankings if "ranked" in rows[0] else data.preferences,
@@ -197,7 +199,7 @@ def prompts(
       InvalidInput: something cannot be read, or does not fit.
     """
     known = models.load(base)
-    _check_length(known.config, max_prompt or 1)
+    check_length(known.config, max_prompt or 1)
     read = partial(
         data.prompts,
         tokenizer=known.tokenizer,
@@ -223,18 +225,23 @@ def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTr
     Raises:
       InvalidInput: there is none, or it reads other tokens.
     """
+    model: GPT | None
+    found: tuple[Judge, GPT | None, PyTree]
     if reward in worlds.WORLDS:
         world = worlds.WORLDS[reward]
         reads = world.tokenizer()
-        found: tuple[Judge, GPT | None, PyTree] = (world.judge, None, ())
+        model, found = None, (world.judge, None, ())
     else:
         known = models.load_reward(reward)
         model = GPT(known.config)
         reads, found = known.tokenizer, (models.scorer(model), model, known.params)
+    remedy = (
+        "train the model on that world" if model is None else "train it from the base"
+    )
     require(
         reads.about == tokenizer.about,
-        f"reward = {reward!r}: judges texts of another tokenizer than the model's; train "
-        f"it from the same base.",
+        f"reward = {reward!r}: judges texts of another tokenizer than the model's; "
+        f"{remedy}.",
     )
     return found
 
@@ -262,18 +269,30 @@ def _rows(source: str, kind: Kind, number: int) -> list[data.Row]:
     return data.read(source)
 
 
-def _tokenizer(source: str, name: str | None, rows: list[data.Row]) -> Tokenizer:
+def _tokenizer(
+    source: str, name: str | None, eos: str | None, rows: list[data.Row]
+) -> Tokenizer:
     """Of a new model."""
+    is_file = name not in (None, "bytes", "characters")
+    require(
+        eos is not None or not is_file,
+        f"eos is missing: name the token of {name!r} with which a text ends.",
+    )
+    require(
+        eos is None or is_file,
+        f"eos = {eos!r}: only a tokenizer.json needs it; leave it out.",
+    )
     if name is None and source in worlds.WORLDS:
         return worlds.WORLDS[source].tokenizer()
     if name in (None, "bytes"):
         return tokenizers.bytes_of_text()
     if name == "characters":
         return tokenizers.characters(data.characters(rows))
-    return tokenizers.from_file(str(name))
+    return tokenizers.from_file(str(name), eos)
 
 
-def _check_length(config: ModelConfig, length: int) -> None:
+def check_length(config: ModelConfig, length: int) -> None:
+    """Refuses rows of more tokens than a model reads."""
     require(
         length <= config.max_length,
         f"{length} tokens a row: the model reads at most {config.max_length}; give less, "
