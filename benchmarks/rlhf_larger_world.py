@@ -99,9 +99,11 @@ class Work(NamedTuple):
     ) -> str:
         """A run; its folder."""
         out = self.folder / to
+        is_new = not (out / "summary.json").exists()
         summary = stages.train(name, source, params, config, out, seed, **HOST)
-        score = summary["evaluation"]["episode_return_mean"]
-        print(f"{to}: {score:.3f}, {summary['run_seconds']:.0f} s", flush=True)
+        if is_new:
+            score = summary["evaluation"]["episode_return_mean"]
+            print(f"{to}: {score:.3f}, {summary['run_seconds']:.0f} s", flush=True)
         return str(out)
 
     # The stages that all parts begin with.
