@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxrl.rlhf.tasks import Lessons, Task
 
 from jaxrl.bench import script
 from jaxrl.bench.host import spread
@@ -38,6 +37,7 @@ from jaxrl.rlhf import grpo, objectives, tokenizers
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.huggingface import load_gpt2
 from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.tasks import Lessons, Task
 from jaxrl.statistics import bootstrap_difference
 from jaxrl.types import Array
 
