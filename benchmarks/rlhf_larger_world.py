@@ -125,7 +125,7 @@ class Work(NamedTuple):
 
     def pairs(self, seed: int) -> str:
         out = self.folder / f"pairs-{seed}.jsonl"
-        if not out.exists():
+        if not out.exists() or out.read_bytes().count(b"\n") < self.size.pairs:
             labeler = labelers.gold(larger_world.gold, NOISE, seed)
             labelers.label(self.questions(seed), labeler, out, print)
         return str(out)
