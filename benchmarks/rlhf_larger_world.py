@@ -5,8 +5,8 @@
     python benchmarks/rlhf_larger_world.py --quick --out DIR
 
 The larger world of `jaxrl.rlhf.larger_world`: pretraining, SFT, labels by the gold judge
-with noise, a reward model, and what is optimised against it. Every stage is a run in a folder
-under --work, so a benchmark that was killed goes on where it was. Writes
+with noise, a reward model, and what is optimised against it. Every stage is a run in a
+folder under --work, so a benchmark that was killed goes on where it was. Writes
 results/rlhf_larger_world.json, the tables of docs/rlhf-larger-world.md and its figure.
 
   methods       gold win rate over SFT of best-of-8, PPO, GRPO and DPO
@@ -34,6 +34,7 @@ from jaxrl.experiment import versions
 from jaxrl.feedback import loop, stages
 from jaxrl.feedback.writing import Sampling
 from jaxrl.loggers import read_metrics
+from jaxrl.platform import use_compilation_cache
 from jaxrl.rlhf import answers, data, labelers, larger_world, models, tasks, tokenizers
 from jaxrl.rlhf.generation import generate
 from jaxrl.rlhf.model import GPT
@@ -49,7 +50,8 @@ WORLD = "larger-world"
 MODEL = {"num_layers": 4, "num_heads": 4, "width": 144, "embedding_std": 0.2}
 COLUMNS = 128
 """Of the model: the questions to a judge are the longest texts."""
-ROW = larger_world.PROMPT_TOKENS + larger_world.ANSWER_TOKENS
+ROW = larger_world.PROMPT_TOKENS + larger_world.ANSWER_TOKENS + 1
+"""An answer that was cut has no EOS of its own, and as text gets one."""
 SAMPLING = Sampling(larger_world.ANSWER_TOKENS)
 NOISE = 0.5
 """τ of the labels."""
@@ -97,9 +99,11 @@ class Work(NamedTuple):
     ) -> str:
         """A run; its folder."""
         out = self.folder / to
+        is_new = not (out / "summary.json").exists()
         summary = stages.train(name, source, params, config, out, seed, **HOST)
-        score = summary["evaluation"]["episode_return_mean"]
-        print(f"{to}: {score:.3f}, {summary['run_seconds']:.0f} s", flush=True)
+        if is_new:
+            score = summary["evaluation"]["episode_return_mean"]
+            print(f"{to}: {score:.3f}, {summary['run_seconds']:.0f} s", flush=True)
         return str(out)
 
     # The stages that all parts begin with.
@@ -121,7 +125,7 @@ class Work(NamedTuple):
 
     def pairs(self, seed: int) -> str:
         out = self.folder / f"pairs-{seed}.jsonl"
-        if not out.exists():
+        if not out.exists() or out.read_bytes().count(b"\n") < self.size.pairs:
             labeler = labelers.gold(larger_world.gold, NOISE, seed)
             labelers.label(self.questions(seed), labeler, out, print)
         return str(out)
@@ -324,7 +328,7 @@ def lora(work: Work) -> dict[str, Any]:
         "rows": rows | {"SFT": in_numbers(reference, reference)},
         "share_of_parameters": number / count(sft),
         "share_of_gold": rows["LoRA"]["gold"] / rows["full"]["gold"],
-        "share_of_gain": gained["LoRA"] / gained["full"],
+        "share_of_gain": gained["LoRA"] / gained["full"] if gained["full"] else None,
     }
 
 
@@ -545,7 +549,7 @@ def lora_table(found: dict[str, Any]) -> str:
     words = (
         f"{100 * found['share_of_parameters']:.1f} % of the parameters, "
         f"{100 * found['share_of_gold']:.1f} % of the gold reward, "
-        f"{100 * found['share_of_gain']:.1f} % of what was gained over SFT."
+        f"{100 * (found['share_of_gain'] or 0.0):.1f} % of what was gained over SFT."
     )
     return rows_table(found, words)
 
@@ -616,6 +620,7 @@ def main() -> None:
         "--work", default="runs/rlhf-larger-world", help="of the stages"
     )
     arguments, file, rows = script.opened(parser, RESULTS, "rlhf_larger_world.json")
+    use_compilation_cache()  # the seeds of a stage are one program
     size = QUICK if arguments.quick else FULL
     folder = Path(arguments.out) / "work" if arguments.quick else Path(arguments.work)
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxrl.rlhf.task import Lessons, Task
 
 from jaxrl.bench import script
 from jaxrl.bench.host import spread
@@ -38,6 +37,7 @@ from jaxrl.rlhf import grpo, objectives, tokenizers
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.huggingface import load_gpt2
 from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.tasks import Lessons, Task
 from jaxrl.statistics import bootstrap_difference
 from jaxrl.types import Array
 
@@ -87,8 +87,8 @@ class Settings:
 
 
 PARTS = {
-    "tiny": Settings(2, 64, 4, iterations=100, repeats=5),
-    "small": Settings(2, 128, 4, iterations=60, repeats=3),
+    "tiny": Settings(2, 32, 4, iterations=100, repeats=5, num_prompts=4, answers=4),
+    "small": Settings(2, 64, 4, iterations=60, repeats=3),
 }
 QUICK = Settings(
     1, 16, 2, iterations=4, repeats=1, warmup=2, num_prompts=2, answers=2,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrl import config as configs
 from jaxrl import storage
 from jaxrl.config import require
-from jaxrl.experiment import Experiment
+from jaxrl.experiment import Experiment, finished_summary
 from jaxrl.feedback import writing
 from jaxrl.feedback.writing import Sampling
 from jaxrl.rlhf import data, labelers, models, tasks, worlds
@@ -49,6 +49,9 @@ def train(
     Raises:
       InvalidInput: before anything compiles.
     """
+    done = finished_summary(out)
+    if done is not None:
+        return done
     if (out / "config.json").exists():
         return resume_experiment(out, **host)
     algorithm = RLHF[name]

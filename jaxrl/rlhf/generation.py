@@ -167,10 +167,23 @@ def candidates(
 def _draw(keys: Array, logits: Array, top_k: int | None, top_p: Scalar | None) -> Array:
     """A token for each row of logits `[B, V]`, each with its own key."""
     if top_k is None and top_p is None:
-        return jax.vmap(jax.random.categorical)(keys, logits)
+        return _inverse(keys, logits)
     kept, tokens = candidates(logits, top_k, top_p)
-    index = jax.vmap(jax.random.categorical)(keys, kept)
+    index = _inverse(keys, kept)
     return jnp.take_along_axis(tokens, index[:, None], axis=1)[:, 0]
+
+
+def _inverse(keys: Array, logits: Array) -> Array:
+    """The first column whose cumulative probability exceeds one uniform number a row.
+
+    One random number for each row, where Gumbel noise needs V of them: with a small model
+    those cost as much as its layers. Columns of probability 0 are never drawn.
+    """
+    up_to = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
+    drawn = jax.vmap(jax.random.uniform)(keys)[:, None] * up_to[:, -1:]
+    # u < 1, but rounding may make the product the whole sum: the last possible column.
+    last = jnp.argmax(up_to >= up_to[:, -1:], axis=-1)
+    return jnp.minimum((up_to <= drawn).sum(-1), last)
 
 
 def _check(
