@@ -112,6 +112,9 @@ def scores(config: Config, task: Task, reward: dict[str, PyTree], rows: Pairs) -
     return models.score(task.model, params, *flat).reshape(shape[:2])
 
 
+_scores = jax.jit(scores)
+
+
 def loss(
     reward: dict[str, PyTree], config: Config, task: Task, rows: Pairs
 ) -> tuple[Array, Array]:
@@ -199,7 +202,7 @@ def calibration(
     that was preferred.
     """
     some = jax.tree.map(lambda x: x[:number], task.teacher.held_out)
-    found = jax.jit(partial(scores, config, task))(agent.reward, some)
+    found = _scores(config, task, agent.reward, some)
     difference = found[:, 0] - found[:, -1]
     turned = jnp.arange(len(difference)) % 2 == 1
     probability = jax.nn.sigmoid(jnp.where(turned, -difference, difference))
@@ -221,7 +224,7 @@ def samples(
     """Some rows kept back, the better answer first, with the rewards."""
     del key
     rows = jax.tree.map(lambda x: x[: answers.SHOWN], task.teacher.held_out)
-    found = jax.jit(partial(scores, config, task))(agent.reward, rows)
+    found = _scores(config, task, agent.reward, rows)
     rows, found = jax.device_get((rows, found))
     shown = []
     for tokens, mask, answer, score in zip(*rows[:3], found, strict=True):
