@@ -74,7 +74,7 @@ class Size(NamedTuple):
     model: dict[str, Any]
 
 
-FULL = Size(3, 24_000, 9_600, 4_000, 8_000, 5_120, 7_680, 9_600, 24_000, 512, MODEL)
+FULL = Size(3, 24_000, 9_600, 4_000, 12_000, 5_120, 7_680, 9_600, 24_000, 512, MODEL)
 SMALL = {"num_layers": 1, "num_heads": 2, "width": 16}
 QUICK = Size(1, 128, 128, 40, 64, 64, 64, 64, 64, 16, SMALL)
 
@@ -132,7 +132,8 @@ class Work(NamedTuple):
 
     def reward(self, seed: int, pairs: str | None = None, to: str = "reward") -> str:
         params = {"base": self.sft(seed), "max_length": ROW}
-        config = {"total_steps": self.size.reward, "learning_rate": 5e-4}
+        config = {"batch_size": 64, "learning_rate": 2e-3}
+        config |= {"total_steps": self.size.reward}
         source = pairs or self.pairs(seed)
         return self.train("reward", source, params, config, f"{to}-{seed}", seed)
 
@@ -401,7 +402,11 @@ def loops(work: Work) -> dict[str, Any]:
         pairs=max(4, work.size.pairs // 3),
         max_length=ROW,
         sampling=SAMPLING,
-        reward={"total_steps": work.size.reward // 2},
+        reward={
+            "total_steps": work.size.reward,
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+        },
         policy=short | common | {"kl_coef": BETA},
     )
     labeler = labelers.gold(larger_world.gold, NOISE, 1)
