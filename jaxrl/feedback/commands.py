@@ -62,7 +62,15 @@ TEMPERATURE = click.option(
 MAX_PROMPT = click.option(
     "--max-prompt", type=int, help="Most tokens of a prompt.  [default: the longest's]"
 )
-TEMPLATE = click.option("--template", default="plain", help="Of conversations.")
+TOO_LONG = click.option(
+    "--too-long",
+    default="error",
+    show_default=True,
+    help="Longer prompts: error, drop.",
+)
+TEMPLATE = click.option(
+    "--template", default="plain", show_default=True, help="Of conversations."
+)
 NUMBER = click.option(
     "--number", type=int, default=1_000, show_default=True, help="Prompts of a world."
 )
@@ -131,9 +139,14 @@ def _tables(*names: str) -> list[dict[str, Any]]:
 @NEW_TOKENS
 @TEMPERATURE
 @click.option(
-    "--eos-penalty", type=float, default=0.0, help="Lost by answers without an end."
+    "--eos-penalty",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Lost by answers without an end.",
 )
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -149,8 +162,9 @@ def best_of_n(**given: Any) -> None:
     _start()
     task = _prompts(given, reward=given["reward"])
     sampling = _sampling(given)._replace(eos_penalty=given["eos_penalty"])
+    best = writing.best_of_n(task, sampling, given["n"], given["seed"])
     folder = folders.new(given["out"], "best-of-n")
-    rows = list(writing.best_of_n(task, sampling, given["n"], given["seed"]))
+    rows = list(best)
     data.write_rows(folder / "answers.jsonl", rows)
     summary = {
         "prompts": len(rows),
@@ -173,11 +187,16 @@ LABELER = click.option(
     "model or of a language model.",
 )
 NOISE = click.option(
-    "--noise", type=float, default=0.0, help="Temperature of a gold reward's labels."
+    "--noise",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Temperature of a gold reward's labels.",
 )
 JUDGE = click.option(
     "--judge-template",
     default=labelers.JUDGE,
+    show_default=True,
     help="Question to a language model, with {prompt}, {first}, {second}.",
 )
 VERDICTS = click.option(
@@ -196,6 +215,7 @@ VERDICTS = click.option(
 @JUDGE
 @VERDICTS
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -250,6 +270,7 @@ def label(**given: Any) -> None:
 @JUDGE
 @VERDICTS
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -366,12 +387,13 @@ def _sampling(given: dict[str, Any]) -> Sampling:
 
 
 def _prompt_params(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in ("max_prompt", "template", "number")}
+    names = ("max_prompt", "too_long", "template", "number")
+    return {name: given[name] for name in names}
 
 
 def _prompts(given: dict[str, Any], reward: str | None) -> tasks.Task:
-    own = _prompt_params(given)
-    return tasks.prompts(given["data"], base=given["base"], reward=reward, **own)
+    own = _prompt_params(given) | {"base": given["base"], "reward": reward}
+    return tasks.prompts(given["data"], held_out=0.0, **own)
 
 
 def _labeler(given: dict[str, Any]) -> labelers.Labeler:
