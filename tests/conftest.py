@@ -72,3 +72,16 @@ def empty_folder(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sft_run(tmp_path_factory):
+    """Language models of the small world, seeds 0 and 1."""
+    return runs.rlhf(tmp_path_factory.mktemp("sft") / "run", "sft", "--num-seeds", "2")
+
+
+@pytest.fixture(scope="session")
+def reward_run(sft_run, tmp_path_factory):
+    """A reward model of the small world's pairs, from the first of them."""
+    out = tmp_path_factory.mktemp("reward") / "run"
+    return runs.rlhf(out, "reward", "--base", str(sft_run))

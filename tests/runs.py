@@ -92,3 +92,21 @@ def run_python(program: str, devices: int = 0, **environment: str) -> list[str]:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+RLHF = {
+    "sft": "--data small-world --number 60 --model num_layers=1,num_heads=2,width=16 "
+    "--max-length 8 --total-steps 1920 --batch-size 64 --learning-rate 1e-2",
+    "reward": "--data small-world --number 200 --max-length 8 --total-steps 4000 "
+    "--batch-size 40 --learning-rate 3e-3",
+    "rloo": "--data small-world --number 20 --max-new-tokens 5 --total-steps 48 "
+    "--batch-size 8",
+}
+"""Flags of `jaxrl rlhf ...`, on models that compile in a few seconds."""
+
+
+def rlhf(out: Path, name: str, *more: str) -> Path:
+    """Trains a language model into the folder `out`, and returns it."""
+    words = f"rlhf {name} {RLHF[name]} --evaluation-episodes 4 --quiet --out {out}"
+    assert main([*words.split(), *more]) == 0
+    return out

@@ -430,9 +430,7 @@ def test_what_is_logged_of_a_batch(grpo_batch, gold):
     close(found["policy/surprise"], -batch.log_prob[batch.answer].mean(), 1e-4)
     words = [tuple(t[m]) for t, m in zip(batch.tokens, batch.answer, strict=True)]
     ones = [int(t) for row in words for t in row]
-    twos = [
-        tuple(map(int, x)) for row in words for x in zip(row, row[1:], strict=False)
-    ]
+    twos = [tuple(map(int, x)) for row in words for x in itertools.pairwise(row)]
     close(found["text/distinct_1"], len(set(ones)) / len(ones))
     close(found["text/distinct_2"], len(set(twos)) / len(twos))
     # The world's own reward beside the judge's.

@@ -129,3 +129,10 @@ def test_prompts_are_padded_on_the_left():
         tokenizers.padded([[1], []], 0)
     with pytest.raises(InvalidInput, match="prompt 0 has 3 tokens: at most 2 fit"):
         tokenizers.padded([[1, 2, 3]], 0, length=2)
+
+
+def test_equal_tokenizers_are_equal():
+    one, other = tokenizers.characters("ab"), tokenizers.characters("ab", own_pad=True)
+    assert one == other and hash(one) == hash(other) and not one != other
+    assert one != tokenizers.characters("ab", own_pad=False) and one != "ab"
+    assert tokenizers.bytes_of_text() == tokenizers.bytes_of_text()

@@ -33,8 +33,17 @@ class Tokenizer(NamedTuple):
     about: str
     """JSON from which `from_about` makes it again. Equal tokenizers have equal ones."""
 
+    def __eq__(self, other: object) -> bool:
+        """So that equal tasks are equal programs."""
+        return isinstance(other, Tokenizer) and self[2:] == other[2:]
 
-@functools.cache  # so that equal tasks are equal programs
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[2:])
+
+
 def bytes_of_text() -> Tokenizer:
     """The 256 bytes of UTF-8, then EOS (256) and padding (257).
 
@@ -49,7 +58,6 @@ def bytes_of_text() -> Tokenizer:
     return Tokenizer(lambda text: list(text.encode()), decode, 258, 256, 257, about)
 
 
-@functools.cache
 def characters(alphabet: str, own_pad: bool = True) -> Tokenizer:
     """One token for each character of an alphabet, in its order, then EOS and padding.
 
