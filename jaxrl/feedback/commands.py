@@ -24,6 +24,17 @@ Train = Callable[..., int]
 """`(algorithm, env_params, **flags) -> exit code`: what `jaxrl train` does with flags."""
 
 
+WORDS = {
+    "pretrain": "Train a language model on texts.",
+    "sft": "Fine-tune a language model on prompts with answers.",
+    "reward": "Fit a reward model to comparisons of answers.",
+    "ppo": "Optimise a policy against a reward with PPO.",
+    "rloo": "Optimise a policy against a reward with REINFORCE leave-one-out.",
+    "grpo": "Optimise a policy against a reward with GRPO.",
+    "dpo": "Fit a policy to comparisons of answers, without a reward model.",
+}
+
+
 def _training(algorithm: Algorithm, train: Train) -> click.Command:
     """The command of one algorithm."""
 
@@ -39,7 +50,7 @@ def _training(algorithm: Algorithm, train: Train) -> click.Command:
             *flags.config_options(algorithm.Config),
         ],
         callback=callback,
-        help=f"{algorithm.Config.__doc__}",
+        help=WORDS[algorithm.name.removeprefix("rlhf-")],
     )
 
 
