@@ -45,7 +45,13 @@ def _training(algorithm: Algorithm, train: Train) -> click.Command:
         name=algorithm.name.removeprefix("rlhf-"),
         params=[
             *flags.task_options(algorithm),
-            *(option for option in flags.RUN_OPTIONS if option.name != "env"),
+            *(x for x in flags.RUN_OPTIONS if x.name not in ("env", "config_file")),
+            click.Option(
+                ["--config", "config_file"],
+                type=click.Path(),
+                help="TOML or JSON with data, the names above, seed, num_seeds and a table "
+                "`config`; flags override it.",
+            ),
             *flags.MACHINE_OPTIONS,
             *flags.config_options(algorithm.Config),
         ],
