@@ -202,6 +202,7 @@ _TASK = {
     "eos": "Of a tokenizer.json: the token with which a text ends.",
     "max_length": "Most tokens of a row.",
     "max_prompt": "Most tokens of a prompt.",
+    "too_long": "Rows of more tokens: error, or drop.",
     "pack": "Texts one behind the other in rows of max_length: true or false.",
     "held_out": "Share of the rows that is kept back, to evaluate with.",
     "template": "How conversations become text: plain, turns, chatml, or Jinja.",
@@ -464,8 +465,8 @@ def read_file(path: str) -> Any:
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content = read_file(path)
     if algorithm.problem is not None and isinstance(content, Mapping):
+        _check_settings(content, path, ["data", *task_fields(algorithm)])
         content, params = _task_words(algorithm, dict(content))
-        _check_settings(content, path)
         content["env_params"] = content.get("env_params", {}) | params
     _check_settings(content, path)
     name = content.pop("algorithm", algorithm.name)
@@ -477,10 +478,10 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     return content
 
 
-def _check_settings(content: Any, path: str) -> None:
+def _check_settings(content: Any, path: str, more: Sequence[str] = ()) -> None:
     """Names and tables; the values are checked where those of the flags are."""
-    tables, texts = ("config", "env_params"), ("algorithm", "env")
-    known = [field.name for field in dataclasses.fields(Experiment)]
+    tables, texts = ("config", "env_params"), ("algorithm", "env", "data")
+    known = [*more, *(field.name for field in dataclasses.fields(Experiment))]
     if not isinstance(content, Mapping):
         raise InvalidInput(f"config = {path!r} must hold a table of settings.")
     for name, value in content.items():

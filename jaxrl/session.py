@@ -258,10 +258,11 @@ class _Samples:
         self._every = chunk * math.ceil(session.iterations / chunk / 10)
         self._path = session.folder / "samples.jsonl"
         self._last = -1  # train step of the newest lines
-        self._on = session.experiment.algorithm.problem and machines.is_first()
-        if self._on and self._path.exists():
+        self._on = session.experiment.algorithm.problem is not None
+        if self._on and machines.is_first() and self._path.exists():
             lines = self._path.read_text().splitlines(keepends=True)
-            kept = [x for x in lines if json.loads(x)["iteration"] < iteration]
+            before = [_is_before(line, iteration) for line in lines]
+            kept = lines[: [*before, False].index(False)]
             storage.write_text(self._path, "".join(kept))
 
     def write_if_due(self, progress: Progress) -> None:
@@ -270,13 +271,26 @@ class _Samples:
         if not (self._on and is_due) or progress.iteration == self._last:
             return
         experiment, self._last = self._session.experiment, progress.iteration
+        agents = progress.state.agent
+        if machines.several():
+            agents = machines.fetched(agents)
+        if not machines.is_first():
+            return
         key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
-        agent = member(progress.state.agent, 0)
+        agent = member(agents, 0)
         problem = experiment.algorithm.problem
         rows = problem.samples(*experiment.pairs[0], agent, key) if problem else []
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
+
+
+def _is_before(line: str, iteration: int) -> bool:
+    """Whether a line of samples is of a train step before; one written in part is not."""
+    try:
+        return bool(json.loads(line)["iteration"] < iteration)
+    except ValueError:
+        return False
 
 
 def _other_loggers(session: Session, iteration: int) -> list[Any]:

@@ -178,7 +178,8 @@ def test_an_interrupted_run_goes_on_exactly(ppo, tmp_path, monkeypatch, after):
     assert not read_json(run / "summary.json")["finished"]
     # A kill leaves lines behind the last checkpoint.
     path = run / "samples.jsonl"
-    path.write_text(path.read_text() + '{"iteration": 5, "answer": "left behind"}\n')
+    behind = '{"iteration": 5, "answer": "left behind"}\n{"iteration": 5, "an'
+    path.write_text(path.read_text() + behind)
     resume_experiment(run, **QUIET)
     assert path.read_text() == (reference / "samples.jsonl").read_text()
     rows, expected = (read_metrics(r / "metrics.jsonl") for r in (run, reference))

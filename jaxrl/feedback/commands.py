@@ -45,7 +45,13 @@ def _training(algorithm: Algorithm, train: Train) -> click.Command:
         name=algorithm.name.removeprefix("rlhf-"),
         params=[
             *flags.task_options(algorithm),
-            *(option for option in flags.RUN_OPTIONS if option.name != "env"),
+            *(x for x in flags.RUN_OPTIONS if x.name not in ("env", "config_file")),
+            click.Option(
+                ["--config", "config_file"],
+                type=click.Path(),
+                help="TOML or JSON with data, the names above, seed, num_seeds and a table "
+                "`config`; flags override it.",
+            ),
             *flags.MACHINE_OPTIONS,
             *flags.config_options(algorithm.Config),
         ],
@@ -73,7 +79,15 @@ TEMPERATURE = click.option(
 MAX_PROMPT = click.option(
     "--max-prompt", type=int, help="Most tokens of a prompt.  [default: the longest's]"
 )
-TEMPLATE = click.option("--template", default="plain", help="Of conversations.")
+TOO_LONG = click.option(
+    "--too-long",
+    default="error",
+    show_default=True,
+    help="Longer prompts: error, drop.",
+)
+TEMPLATE = click.option(
+    "--template", default="plain", show_default=True, help="Of conversations."
+)
 NUMBER = click.option(
     "--number", type=int, default=1_000, show_default=True, help="Prompts of a world."
 )
@@ -142,9 +156,14 @@ def _tables(*names: str) -> list[dict[str, Any]]:
 @NEW_TOKENS
 @TEMPERATURE
 @click.option(
-    "--eos-penalty", type=float, default=0.0, help="Lost by answers without an end."
+    "--eos-penalty",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Lost by answers without an end.",
 )
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -160,8 +179,9 @@ def best_of_n(**given: Any) -> None:
     _start()
     task = _prompts(given, reward=given["reward"])
     sampling = _sampling(given)._replace(eos_penalty=given["eos_penalty"])
+    best = writing.best_of_n(task, sampling, given["n"], given["seed"])
     folder = folders.new(given["out"], "best-of-n")
-    rows = list(writing.best_of_n(task, sampling, given["n"], given["seed"]))
+    rows = list(best)
     data.write_rows(folder / "answers.jsonl", rows)
     summary = {
         "prompts": len(rows),
@@ -184,11 +204,16 @@ LABELER = click.option(
     "model or of a language model.",
 )
 NOISE = click.option(
-    "--noise", type=float, default=0.0, help="Temperature of a gold reward's labels."
+    "--noise",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Temperature of a gold reward's labels.",
 )
 JUDGE = click.option(
     "--judge-template",
     default=labelers.JUDGE,
+    show_default=True,
     help="Question to a language model, with {prompt}, {first}, {second}.",
 )
 VERDICTS = click.option(
@@ -207,6 +232,7 @@ VERDICTS = click.option(
 @JUDGE
 @VERDICTS
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -261,6 +287,7 @@ def label(**given: Any) -> None:
 @JUDGE
 @VERDICTS
 @MAX_PROMPT
+@TOO_LONG
 @TEMPLATE
 @NUMBER
 @SEED
@@ -377,12 +404,13 @@ def _sampling(given: dict[str, Any]) -> Sampling:
 
 
 def _prompt_params(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in ("max_prompt", "template", "number")}
+    names = ("max_prompt", "too_long", "template", "number")
+    return {name: given[name] for name in names}
 
 
 def _prompts(given: dict[str, Any], reward: str | None) -> tasks.Task:
-    own = _prompt_params(given)
-    return tasks.prompts(given["data"], base=given["base"], reward=reward, **own)
+    own = _prompt_params(given) | {"base": given["base"], "reward": reward}
+    return tasks.prompts(given["data"], held_out=0.0, **own)
 
 
 def _labeler(given: dict[str, Any]) -> labelers.Labeler:

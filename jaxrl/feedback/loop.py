@@ -113,6 +113,12 @@ def check(loop: Loop) -> None:
     task = tasks.prompts(loop.source, base=loop.base, held_out=0.0, **loop.prompts)
     answers.check(loop.sampling, task)
     tasks.check_length(task.model.config, loop.max_length)
+    needed = task.teacher.rows.tokens.shape[1] + loop.sampling.max_new_tokens + 1
+    require(
+        needed <= loop.max_length,
+        f"max_length = {loop.max_length}: a prompt, an answer and EOS may have {needed} "
+        f"tokens; give at least that.",
+    )
     judged: Any = task.replace(judge=answers.judged)  # there will be one
     for name, values in (("reward", loop.reward), (loop.algorithm, loop.policy)):
         algorithm = RLHF[name]

@@ -371,6 +371,7 @@ def prompts(
     template: str | Template = "plain",
     too_long: Literal["error", "drop"] = "error",
     report: Report = print,
+    limit: str = "max_length",
 ) -> Prompts:
     """Prompts to be answered, of the column `prompt`.
 
@@ -381,11 +382,13 @@ def prompts(
       template: writes up to where the answer begins.
       too_long: as for `texts`.
       report: as for `texts`.
+      limit: what the caller calls `max_length`, for messages.
 
     Raises:
       InvalidInput: a row cannot be used; it is named.
     """
     reading = _reading(rows, tokenizer, max_length, template, too_long, report, False)
+    reading = reading._replace(limit=limit)
     found = [_prompt(reading, *row).tokens for row in _numbered(rows)]
     parts = [[_Sequence("prompt", tokens, 0)] for tokens in found]
     kept = [tokens for _, ((_, tokens, _),) in _fitting(reading, rows, parts)]
@@ -502,6 +505,7 @@ class _Reading(NamedTuple):
     max_length: int | None
     too_long: str
     report: Report
+    limit: str = "max_length"
 
 
 class _Sequence(NamedTuple):
@@ -716,11 +720,11 @@ def _fitting(
     if dropped:
         reading.report(
             f"{len(dropped)} of {counted(len(rows), 'row')} dropped, longer than "
-            f"max_length = {reading.max_length} tokens: the first is {dropped[0]}."
+            f"{reading.limit} = {reading.max_length} tokens: the first is {dropped[0]}."
         )
     require(
         bool(kept),
-        f"max_length = {reading.max_length}: every row is longer, none is left.",
+        f"{reading.limit} = {reading.max_length}: every row is longer, none is left.",
     )
     return kept
 
@@ -731,8 +735,8 @@ def _too_long(reading: _Reading, where: str, longest: _Sequence, excess: int) ->
     verb = "have" if is_answer else "has"
     return (
         f"{where}: {name} {verb} {counted(len(longest.tokens), 'token')}, {excess} more "
-        f"than max_length = {reading.max_length}: shorten the text, raise max_length, or "
-        f"drop such rows by too_long = 'drop'."
+        f"than {reading.limit} = {reading.max_length}: shorten the text, raise "
+        f"{reading.limit}, or drop such rows by too_long = 'drop'."
     )
 
 

@@ -11,7 +11,7 @@ One environment step is one text: a row that is learned from, or an answer that 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ from jaxrl.types import Array, PyTree, World, counter, static
 Judge = Callable[[PyTree, Array, Array, Array], Array]
 """`(its parameters, tokens [B, T], mask [B, T], answer [B, T]) -> score [B]`, where `mask`
 is True for real tokens and `answer` for those of the answer, EOS among them."""
+
+
+TooLong = Literal["error", "drop"]
 
 
 class Lessons(NamedTuple):
@@ -95,6 +98,7 @@ def texts(
     tokenizer: str | None = None,
     eos: str | None = None,
     max_length: int = 128,
+    too_long: TooLong = "error",
     pack: bool = False,
     held_out: float = 0.1,
     template: str = "plain",
@@ -111,6 +115,7 @@ def texts(
         a `tokenizer.json`; none: the world's own, or bytes.
       eos: of a `tokenizer.json`, the token with which a text ends.
       max_length: the most tokens of a row.
+      too_long: a row of more tokens is an "error", or it is dropped ("drop") and counted.
       pack: whether texts to continue stand one behind the other in rows of that length.
       held_out: the share of the rows that is kept back.
       template: how conversations become text; see `data.templates`.
@@ -143,6 +148,7 @@ def texts(
         read,
         tokenizer=known.tokenizer,
         max_length=max_length,
+        too_long=too_long,
         template=template,
     )
     return _task(source, known, base, rows, held_out, read)
@@ -153,6 +159,7 @@ def pairs(
     *,
     base: str,
     max_length: int = 128,
+    too_long: TooLong = "error",
     held_out: float = 0.1,
     template: str = "plain",
     number: int = 10_000,
@@ -168,6 +175,7 @@ def pairs(
         data.rankings if "ranked" in rows[0] else data.preferences,
         tokenizer=known.tokenizer,
         max_length=max_length,
+        too_long=too_long,
         template=template,
     )
     return _task(source, known, base, rows, held_out, read)
@@ -179,6 +187,7 @@ def prompts(
     base: str,
     reward: str | None = None,
     max_prompt: int | None = None,
+    too_long: TooLong = "error",
     held_out: float = 0.1,
     template: str = "plain",
     number: int = 1_000,
@@ -191,6 +200,7 @@ def prompts(
       reward: the folder of a reward model's run, or the name of a world, whose gold
         reward it is then; none where nobody judges.
       max_prompt: the most tokens of a prompt; none: what the longest one has.
+      too_long: as of `texts`.
       held_out: as of `texts`.
       template: as of `texts`.
       number: as of `texts`.
@@ -204,7 +214,9 @@ def prompts(
         data.prompts,
         tokenizer=known.tokenizer,
         max_length=max_prompt,
+        too_long=too_long,
         template=template,
+        limit="max_prompt",
     )
     rows = _rows(source, "prompt", number)
     task = _task(source, known, base, rows, held_out, read)
