@@ -85,7 +85,7 @@ def drawn(rows: PyTree, index: Array) -> PyTree:
 
 # Tasks from names.
 
-NEW_MODEL = {"num_layers": 2, "num_heads": 4, "width": 64, "embedding_std": 0.2}
+NEW_MODEL = {"num_layers": 2, "num_heads": 4, "width": 64}
 """Of a model that starts from nothing, where nothing else is said."""
 
 
