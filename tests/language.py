@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.rlhf import data, tasks, tokenizers, worlds
 from jaxrl.rlhf.model import GPT, ModelConfig, Output
 from jaxrl.types import Array, PyTree
 
@@ -19,6 +20,12 @@ LLAMA = ModelConfig(
     **{"norm": "rms", "activation": "swiglu", "tied": False, "bias": False},
 )
 CONFIGS = {"gpt2": GPT2, "llama": LLAMA}
+WORDS = tokenizers.characters("abc", own_pad=False)
+SMALL = ModelConfig(
+    **{"vocab_size": 4, "max_length": 8, "num_layers": 1},
+    **{"num_heads": 2, "width": 16, "mlp_width": 32},
+)
+"""Of the small world, whose tokens `WORDS` are."""
 
 
 @functools.cache
@@ -45,3 +52,22 @@ def random_tokens(
     batch: int, length: int, seed: int = 2, vocab_size: int = 11
 ) -> Array:
     return jax.random.randint(jax.random.key(seed), (batch, length), 0, vocab_size)
+
+
+def task_of(kind="prompt", judge=worlds.small_judge, params=(), number=12):
+    """A task of the small world without a file; `judge` may be a reward model's too."""
+    rows = worlds.rows("small-world", kind, number)
+    read = {"prompt": data.prompts, "completion": data.completions, "text": data.texts}
+    read = read.get(kind, data.preferences)
+    arrays = jax.tree.map(
+        jnp.asarray, read(rows, WORDS, None if kind == "prompt" else 8)
+    )
+    return tasks.Task(
+        teacher=tasks.Lessons(params_of(SMALL), arrays, arrays, params),
+        model=GPT(SMALL),
+        tokenizer=WORDS,
+        judge=judge,
+        judge_model=GPT(SMALL) if params else None,
+        base="base",
+        id="small-world",
+    )

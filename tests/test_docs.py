@@ -16,7 +16,9 @@ import pytest
 from jaxrl import cli, envs, flags
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import env_ids, known_issues, make
+from jaxrl.rlhf.registry import RLHF
 from tests import api
+from tests.language import task_of
 from tests.small import taught, tiny
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +49,8 @@ def test_program_runs(program, tmp_path, monkeypatch, capsys):
 def rows(page: Path) -> dict[str, list[str]]:
     """First cell, without backticks -> the other cells, of all tables of a page."""
     lines = re.findall(r"^\| `([^`|]+)` \|(.*)\|$", page.read_text(), re.M)
-    return {name: [cell.strip() for cell in rest.split(" | ")] for name, rest in lines}
+    cells = {name: re.split(r"(?<!\\)\|", rest) for name, rest in lines}
+    return {name: [cell.strip() for cell in row] for name, row in cells.items()}
 
 
 def shown(value) -> str:
@@ -87,10 +90,64 @@ def test_page_has_every_metric_and_no_other(name):
     assert {row for row in table if "/" in row} == set(metrics)
 
 
+RLHF_PAGE = DOCS / "rlhf-training.md"
+
+
+def test_page_of_rlhf_has_every_config_field_and_its_default():
+    table = rows(RLHF_PAGE)
+    columns = re.search(
+        r"^\| field \| (.*) \| meaning \|$", RLHF_PAGE.read_text(), re.M
+    )
+    assert columns and columns[1].split(" | ") == [x for x in RLHF if x != "pretrain"]
+    assert RLHF["pretrain"].Config is RLHF["sft"].Config
+    for i, name in enumerate(columns[1].split(" | ")):
+        config = RLHF[name].Config()
+        own = {
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(config)
+        }
+        for field, value in own.items():
+            assert table[field][i] == f"`{shown(value)}`", (name, field)
+            assert len(table[field][-1]) > 5, field
+        for field in {
+            f.name for a in RLHF.values() for f in dataclasses.fields(a.Config)
+        }:
+            assert field in own or table[field][i] == "", (name, field)
+
+
+@pytest.mark.parametrize("name", RLHF)
+def test_page_of_rlhf_has_every_metric_and_no_other(name):
+    kind = {"pretrain": "text", "sft": "completion"}.get(name, "preference")
+    kind = "prompt" if hasattr(RLHF[name].Config(), "max_new_tokens") else kind
+    config, task = RLHF[name].Config(batch_size=8), task_of(kind)
+    task = task.replace(gold=task.judge)
+    if kind == "prompt":
+        config = config.replace(max_new_tokens=5)
+    state = jax.eval_shape(RLHF[name].init, config, task, jax.random.key(0))
+    _, metrics = jax.eval_shape(RLHF[name].train_step, config, task, state)
+    table = rows(RLHF_PAGE)
+    assert {row for row in table if "/" in row and name in table[row][0].split()} == (
+        set(metrics)
+    )
+
+
+@pytest.mark.parametrize("name", RLHF)
+def test_page_of_rlhf_has_every_word_of_a_task(name):
+    table = rows(RLHF_PAGE)
+    for word, field in flags.task_fields(RLHF[name]).items():
+        default, of = table[word][:2]
+        asked = field.default is field.empty or not default
+        assert asked or default == f"`{shown(field.default)}`", word
+        told = [x.strip("`") for x in of.split()]
+        assert of.startswith("all") or name in told, (name, word)
+
+
 def test_page_of_the_command_line_has_every_flag():
     text = (DOCS / "cli.md").read_text()
     for name, command in cli.jaxrl.commands.items():
         assert f"`jaxrl {name}" in text
+        if name == "rlhf":
+            continue  # has a page of its own
         if name in ("train", "sweep"):
             command = command.get_command(None, "ppo")
         fields = {field.name for field in dataclasses.fields(ALGORITHMS["ppo"].Config)}

@@ -26,22 +26,17 @@ from jaxrl.rlhf import (
     rloo,
     supervised,
     tasks,
-    tokenizers,
     world,
     worlds,
 )
-from jaxrl.rlhf.model import GPT, ModelConfig
+from jaxrl.rlhf.model import GPT
 from jaxrl.rlhf.models import LanguageModel, RewardParams
 from jaxrl.runner import NonFiniteError
 from jaxrl.types import BAD_REWARD
-from tests.language import apply, params_of
+from tests.language import SMALL as MODEL
+from tests.language import WORDS, apply, params_of, task_of
 from tests.small import assert_trees_equal
 
-WORDS = tokenizers.characters("abc", own_pad=False)
-MODEL = ModelConfig(
-    **{"vocab_size": 4, "max_length": 8, "num_layers": 1},
-    **{"num_heads": 2, "width": 16, "mlp_width": 32},
-)
 KEY = jax.random.key(3)
 WRITING = {"batch_size": 16, "max_new_tokens": 5, "temperature": 0.7}
 
@@ -59,25 +54,6 @@ REWARD = RewardParams(
     jnp.asarray(np.random.default_rng(2).normal(size=16), jnp.float32),
     jnp.float32(0.3),
 )
-
-
-def task_of(kind="prompt", judge=worlds.small_judge, params=(), number=12):
-    """A task of the small world without a file; `judge` may be a reward model's too."""
-    rows = worlds.rows("small-world", kind, number)
-    read = {"prompt": data.prompts, "completion": data.completions}
-    read = read.get(kind, data.preferences)
-    arrays = jax.tree.map(
-        jnp.asarray, read(rows, WORDS, None if kind == "prompt" else 8)
-    )
-    return tasks.Task(
-        teacher=tasks.Lessons(params_of(MODEL), arrays, arrays, params),
-        model=GPT(MODEL),
-        tokenizer=WORDS,
-        judge=judge,
-        judge_model=GPT(MODEL) if params else None,
-        base="base",
-        id="small-world",
-    )
 
 
 def close(found, expected, tolerance=1e-5):
