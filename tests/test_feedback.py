@@ -550,3 +550,18 @@ def test_one_command_trains(made, tmp_path):
     )
     assert models.load(run).config == models.load(made["SFT"]).config
     assert demo.log_prob_of_model(models.load(run)).shape == (3, 364)
+
+
+def test_the_demo_that_is_committed_is_shown():
+    root = Path(__file__).parent.parent
+    found = json.loads((root / "benchmarks/results/rlhf_demo.json").read_text())
+    page = (root / "docs" / "rlhf-demo.md").read_text()
+    for row in found["table"]:
+        numbers = [row[x] for x in ("reward", "kl", "value", "kl_from_optimum")]
+        shown = " | ".join(f"{x:.3f}" for x in numbers)
+        assert f"| {row['policy']} | {shown} |" in page
+    sft, best, ppo, optimum = (row["value"] for row in found["table"])
+    assert sft < best < ppo < optimum
+    for row in found["best_of_n"] + found["table"]:
+        above = [x for x in found["frontier"] if x["kl"] >= row["kl"]]
+        assert not above or row["reward"] <= above[-1]["reward"] + 1e-3

@@ -68,9 +68,9 @@ class ModelConfig:
     bias: bool = static(True)
     """Whether the linear layers have one."""
     embedding_std: float = static(0.02, above=0.0)
-    """Of new embeddings. GPT-2's value; with ten times as much the models of the larger world
-    learned much sooner which words belong together, and those of the small world's reward
-    learned the noise of their labels."""
+    """Of new embeddings. GPT-2's value; with ten times as much the models of the larger
+    world learned much sooner which words belong together, and reward models of the small
+    world the noise of their labels."""
     dtype: Literal["float32", "bfloat16"] = static("float32")
     """In what is computed. Parameters, softmax and logits are float32 in both."""
     remat: bool = static(False)
