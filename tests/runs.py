@@ -99,8 +99,6 @@ RLHF = {
     "--max-length 8 --total-steps 1920 --batch-size 64 --learning-rate 1e-2",
     "reward": "--data small-world --number 200 --max-length 8 --total-steps 4000 "
     "--batch-size 40 --learning-rate 3e-3",
-    "rloo": "--data small-world --number 20 --max-new-tokens 5 --total-steps 48 "
-    "--batch-size 8",
 }
 """Flags of `jaxrl rlhf ...`, on models that compile in a few seconds."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ import jaxrl
 from jaxrl import checkpoint, flags, storage
 from jaxrl.cli import main
 from jaxrl.experiment import Experiment, read_experiment
+from jaxrl.feedback.demo import log_prob_of_model
 from jaxrl.loggers import read_metrics
-from jaxrl.rlhf import data, lora, models, policies, tasks, worlds
+from jaxrl.rlhf import data, lora, models, policies, tasks, world, worlds
 from jaxrl.rlhf.model import GPT
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.session import resume_experiment, run_experiment
@@ -279,6 +281,23 @@ def test_the_command_of_a_run_makes_the_same_run(ppo, tmp_path):
     ).read_text()
 
 
+def test_a_reward_that_is_no_number_ends_the_run(ppo, reward_run, tmp_path, capsys):
+    about, arrays = storage.read(reward_run / "policy")
+    arrays["reward/bias"] = np.full_like(arrays["reward/bias"], np.nan)
+    storage.write(tmp_path / "reward" / "policy", arrays, about)
+    experiment = read_experiment(ppo[0])
+    params = experiment.env_params | {"reward": str(tmp_path / "reward")}
+    command = flags.train_command(dataclasses.replace(experiment, env_params=params))
+    words = [*shlex.split(command)[1:], "--quiet", "--out", str(tmp_path / "run")]
+    assert main(words) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "jaxrl: reward became NaN or infinite at train step 1 of seed 0: see to `reward`, "
+        "which scores the answers."
+    )
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_a_run_is_evaluated(sft_run, reward_run, capsys):
     assert main(["evaluate", str(sft_run), "--episodes", "8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -373,3 +392,48 @@ def test_a_new_model_has_the_sizes_asked_for():
     )
     assert whole.num_rows == 20
     assert np.array_equal(whole.teacher.rows.tokens, whole.teacher.held_out.tokens)
+
+
+# Learning, against what is exact.
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A language model of the small world that knows its reference well."""
+    config = RLHF["sft"].Config(
+        total_steps=20_000.0, batch_size=128, learning_rate=3e-3
+    )
+    model = {"num_layers": 1, "num_heads": 2, "width": 32}
+    params = {"model": model, "max_length": 8}
+    experiment = Experiment(RLHF["sft"], config, "small-world", params)
+    run, _ = run_experiment(experiment, tmp_path_factory.mktemp("sft") / "run", **QUIET)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    # Adapters leave embeddings, norms and biases as they are, and go slower.
+    "name, share",
+    [("ppo", 0.8), ("rloo", 0.8), ("grpo", 0.8), ("lora", 0.5)],
+)
+def test_most_of_what_can_be_gained_is_gained(name, share, reference, tmp_path):
+    algorithm, beta = RLHF["rloo" if name == "lora" else name], 0.5
+    config = algorithm.Config(
+        total_steps=20_000.0,
+        batch_size=128,
+        learning_rate=1e-2 if name == "lora" else 3e-3,
+        max_new_tokens=5,
+        kl_coef=beta,
+        lora_rank=4 if name == "lora" else 0,
+        lora_targets="query,key,value,output,up,down",
+    )
+    params = {"base": str(reference), "reward": "small-world"}
+    experiment = Experiment(algorithm, config, "small-world", params)
+    run, _ = run_experiment(experiment, tmp_path / "run", **QUIET)
+    own, ref = (log_prob_of_model(models.load(x)) for x in (run, reference))
+    gold = worlds.small().reward
+    value = partial(world.leashed_reward, ref_log_prob=ref, reward=gold, beta=beta)
+    before, after = float(value(ref)), float(value(own))
+    best = float(world.optimum(ref, gold, beta).value)
+    assert before < after <= best + 1e-4
+    assert after - before > share * (best - before), (before, after, best)
