@@ -506,6 +506,9 @@ def methods_table(found: dict[str, Any]) -> str:
 
 def leash_table(found: dict[str, Any]) -> str:
     lines = [
+        "![Gold reward and the reward model's score against the root of KL]"
+        "(figures/rlhf-leash.png)",
+        "",
         "| β | KL at the end, nats | gold reward: at first, highest, at the end | score of "
         "the reward model at the end | distinct pairs of words |",
         "|---|---|---|---|---|",
