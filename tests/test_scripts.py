@@ -69,3 +69,14 @@ def test_the_small_world_that_is_committed_is_shown():
     assert abs(k2 - reward / best) < 0.005 < 1.0 - k2
     accuracy = rows["reward-model"]["pairs"]["50000"]["accuracy"]["by_seed"]
     assert min(accuracy) >= rows["reward-model"]["bayes"] - module.BAR_ACCURACY
+
+
+def test_what_is_committed_of_the_larger_world_is_shown():
+    rows = json.loads((RESULTS / "rlhf_larger_world.json").read_text())["rows"]
+    module, page = script("rlhf_larger_world"), ROOT / "docs" / "rlhf-larger-world.md"
+    for part, row in rows.items():
+        assert module.TABLES[part](row) in page.read_text()
+    methods = rows["methods"]["rows"]
+    assert rows["methods"]["seeds"] >= 3
+    for name in ("best of 8", "PPO", "GRPO", "DPO"):
+        assert min(methods[name]["win_rate"]["by_seed"]) >= module.BAR, name
