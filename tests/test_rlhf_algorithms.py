@@ -163,7 +163,7 @@ def test_adapters_change_nothing_at_first(gold):
 
 
 def test_kl_estimates_come_near_the_exact_divergence(gold):
-    params = changed(gold.teacher.params, 0.1)
+    params = changed(gold.teacher.params, 0.05)
     config = rloo.Config(**WRITING | {"temperature": 1.0})
 
     @jax.jit
@@ -192,9 +192,9 @@ def test_kl_estimates_come_near_the_exact_divergence(gold):
     for found, value in zip((k1, k2, k3), expected, strict=True):
         error = np.std(found) / len(found) ** 0.5
         assert abs(np.mean(found) - value) < 4 * error
-    # k2 is biased, of third order; k1 is the noisiest.
-    assert 0.01 * exact < abs(expected[1] - exact) < 0.2 * exact
-    assert np.std(k3) < np.std(k1)
+    # k2 is biased, of third order; so near the reference k1 is the noisiest.
+    assert 0 < abs(expected[1] - exact) < 0.05 * exact
+    assert max(np.std(k2), np.std(k3)) < np.std(k1)
 
 
 def test_dpo_starts_at_log_2(pairs):

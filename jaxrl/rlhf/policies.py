@@ -15,12 +15,9 @@ from jaxrl.rlhf.model import GPT, Output
 from jaxrl.rlhf.tasks import Task
 from jaxrl.types import Array, Counter, PyTree, Scalar
 
-LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
-"""Of a config: see `jaxrl.rlhf.lora.LoRA`; a rank of 0 trains all parameters."""
-
 
 def adapters_of(config: Any) -> lora.LoRA | None:
-    """What is trained beside the model, if not the model itself."""
+    """What is trained beside the model, if not the model itself (`lora_rank` = 0)."""
     if config.lora_rank == 0:
         return None
     targets = tuple(config.lora_targets.split(","))
