@@ -5,13 +5,16 @@ model against the accuracy that its labels allow.
     python benchmarks/rlhf_small_world.py --parts policies
     python benchmarks/rlhf_small_world.py --quick --out DIR
 
-The small world of `jaxrl.rlhf.world`; the policy is a table of logits, one row for each
-text, so that the optimum is in its class. PPO, RLOO and GRPO see the gold reward of sampled
-answers, DPO pairs with their exact preference probabilities. All seeds of a method are one
-program. Writes results/rlhf_small_world.json and the tables of docs/rlhf-small-world.md.
+The small world of `jaxrl.rlhf.world`. In `policies` the policy is a table of logits, one
+row for each text, so that the optimum is in its class. PPO, RLOO and GRPO see the gold reward
+of sampled answers, DPO pairs with their exact preference probabilities. All seeds of a method
+are one program. In `language-model` it is a small GPT, fine-tuned and then optimised by the
+algorithms of `jaxrl.rlhf`, as runs in folders. Writes results/rlhf_small_world.json and the
+tables of docs/rlhf-small-world.md.
 """
 
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -28,14 +31,15 @@ from jaxrl.bench import script
 from jaxrl.bench.report import fill_in
 from jaxrl.bench.run import commit
 from jaxrl.experiment import versions
-from jaxrl.rlhf import objectives, world
+from jaxrl.feedback import demo, stages
+from jaxrl.rlhf import models, objectives, world
 from jaxrl.statistics import bootstrap_interval, iqm
 from jaxrl.types import Array, PyTree
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "rlhf-small-world.md"
-PARTS = ("policies", "reward-model")
+PARTS = ("policies", "language-model", "reward-model")
 
 WORLD = world.small_world()
 LENGTH = WORLD.prompts.shape[1]
@@ -301,6 +305,71 @@ def of_seeds(values: list[float]) -> dict[str, Any]:
     }
 
 
+# The same with a language model: runs of `jaxrl rlhf`.
+
+GPT = {"num_layers": 2, "num_heads": 2, "width": 32}
+RUNS: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "total_steps": 256_000,
+        "batch_size": 512,
+        "num_epochs": 4,
+        "num_minibatches": 1,
+        "learning_rate": 1e-3,
+    },
+    "rloo": {"total_steps": 409_600, "batch_size": 512, "learning_rate": 2e-3},
+    "grpo": {"total_steps": 409_600, "batch_size": 512, "learning_rate": 2e-3},
+}
+NAMES = {"ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO, not scaled"}
+QUIET = {"progress": False, "report": lambda line: None}
+
+
+def language_model(size: Size) -> dict[str, Any]:
+    """Each method with each seed: its exact distribution at the end, against the optimum of
+    the model that it started from."""
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    share = 1.0 if size == FULL else 0.002
+    with tempfile.TemporaryDirectory() as work:
+        for seed in range(min(size.seeds, 3)):
+            sft = Path(work) / f"sft-{seed}"
+            common = {"batch_size": 128, "learning_rate": 3e-3}
+            new = {"model": GPT, "max_length": 8}
+            config = common | {"total_steps": max(128.0, 60_000 * share)}
+            stages.train("sft", "small-world", new, config, sft, seed, **QUIET)
+            ref = demo.log_prob_of_model(models.load(sft))
+            optimum = world.optimum(ref, REWARD, BETA)
+            best = float(world.expected_reward(optimum.log_prob, REWARD))
+            for name, own in RUNS.items():
+                out = Path(work) / f"{name}-{seed}"
+                config = own | {"total_steps": max(512.0, own["total_steps"] * share)}
+                config |= {"max_new_tokens": WORLD.tokens.shape[1], "kl_coef": BETA}
+                judged = {"base": str(sft), "reward": "small-world"}
+                done = stages.train(
+                    name, "small-world", judged, config, out, seed, **QUIET
+                )
+                log_prob = demo.log_prob_of_model(models.load(out))
+                found = (
+                    float(world.kl(optimum.log_prob, log_prob)),
+                    float(world.expected_reward(log_prob, REWARD)) / best,
+                    float(world.kl(log_prob, ref)),
+                    done["run_seconds"],
+                )
+                rows.setdefault(NAMES[name], []).append(found)
+                print(seed, name, found, flush=True)
+    columns = ("kl", "reward", "kl_to_reference")
+    return {
+        "beta": BETA,
+        "seeds": min(size.seeds, 3),
+        "methods": {
+            name: {
+                column: of_seeds([one[i] for one in found])
+                for i, column in enumerate(columns)
+            }
+            | {"seconds": max(one[3] for one in found)}
+            for name, found in rows.items()
+        },
+    }
+
+
 # The reward model.
 
 
@@ -387,6 +456,10 @@ def interval(row: dict[str, Any], digits: int, scale: float = 1.0) -> str:
     return f"{scale * row['iqm']:.{digits}f} [{low}, {high}]"
 
 
+def language_model_table(found: dict[str, Any]) -> str:
+    return "\n".join([*methods_of(found), "", about(found)]) + "\n"
+
+
 def policies_table(found: dict[str, Any]) -> str:
     lines = [
         "| policy | E r | KL(π ‖ π_ref) | J | likeliest answers to a, b and c |",
@@ -398,8 +471,11 @@ def policies_table(found: dict[str, Any]) -> str:
             f"| {name} | {row['reward']:.3f} | {row['kl']:.3f} | {row['value']:.3f} | "
             f"{likeliest} |"
         )
-    lines += [
-        "",
+    return "\n".join([*lines, "", *methods_of(found), "", about(found)]) + "\n"
+
+
+def methods_of(found: dict[str, Any]) -> list[str]:
+    lines = [
         "| method | KL(π* ‖ π), nats | E r, % of the optimum's | within the bars "
         "| seconds |",
         "|---|---|---|---|---|",
@@ -410,7 +486,7 @@ def policies_table(found: dict[str, Any]) -> str:
             f"| {name} | {interval(row['kl'], 4)} | {interval(row['reward'], 2, 100)} | "
             f"{within} | {row['seconds']:.0f} |"
         )
-    return "\n".join([*lines, "", about(found)]) + "\n"
+    return lines
 
 
 def reached(row: dict[str, Any]) -> bool:
@@ -441,8 +517,16 @@ def about(found: dict[str, Any]) -> str:
     )
 
 
-MEASURES = {"policies": policies, "reward-model": reward_model}
-TABLES = {"policies": policies_table, "reward-model": reward_model_table}
+MEASURES = {
+    "policies": policies,
+    "language-model": language_model,
+    "reward-model": reward_model,
+}
+TABLES = {
+    "policies": policies_table,
+    "language-model": language_model_table,
+    "reward-model": reward_model_table,
+}
 
 
 def main() -> None:
