@@ -6,11 +6,11 @@ model against the accuracy that its labels allow.
     python benchmarks/rlhf_small_world.py --quick --out DIR
 
 The small world of `jaxrl.rlhf.world`. In `policies` the policy is a table of logits, one
-row for each text, so that the optimum is in its class. PPO, RLOO and GRPO see the gold reward
-of sampled answers, DPO pairs with their exact preference probabilities. All seeds of a method
-are one program. In `language-model` it is a small GPT, fine-tuned and then optimised by the
-algorithms of `jaxrl.rlhf`, as runs in folders. Writes results/rlhf_small_world.json and the
-tables of docs/rlhf-small-world.md.
+row for each text, so that the optimum is in its class. PPO, RLOO and GRPO see the gold
+reward of sampled answers, DPO pairs with their exact preference probabilities. All seeds of
+a method are one program. In `language-model` it is a small GPT, fine-tuned and then
+optimised by the algorithms of `jaxrl.rlhf`, as runs in folders. Writes
+results/rlhf_small_world.json and the tables of docs/rlhf-small-world.md.
 """
 
 import json

@@ -127,28 +127,35 @@ class _OneCommandAnAlgorithm(click.Group):
     """`jaxrl train ALGO`: flags are made from the fields of the algorithm's Config."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from jaxrl.algorithms import ALGORITHMS
-
-        return list(ALGORITHMS)
+        return list(self.algorithms())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        from jaxrl.algorithms import ALGORITHMS
-
-        if name not in ALGORITHMS:
+        known = self.algorithms()
+        if name not in known:
             from jaxrl.errors import did_you_mean
 
             raise click.UsageError(
-                f"ALGO = {name!r} is not an algorithm{did_you_mean(name, ALGORITHMS)} "
-                f"(there are: {', '.join(ALGORITHMS)})."
+                f"ALGO = {name!r} is not an algorithm{did_you_mean(name, known)} "
+                f"(there are: {', '.join(known)})."
             )
-        return self.command_of(ALGORITHMS[name])
+        return self.command_of(known[name])
+
+    def algorithms(self) -> dict[str, Any]:
+        from jaxrl.algorithms import ALGORITHMS
+
+        return ALGORITHMS
 
     def command_of(self, algorithm: Any) -> click.Command:
         return _train_command(algorithm)
 
 
 class _OneSweepAnAlgorithm(_OneCommandAnAlgorithm):
-    """`jaxrl sweep ALGO`, with the flags of `train` and those of a sweep."""
+    """`jaxrl sweep ALGO`, with the flags of `train`, or `rlhf`, and those of a sweep."""
+
+    def algorithms(self) -> dict[str, Any]:
+        from jaxrl.artifact import BY_NAME
+
+        return BY_NAME
 
     def command_of(self, algorithm: Any) -> click.Command:
         return _sweep_command(algorithm)
@@ -169,7 +176,7 @@ def sweep() -> None:
 
     Values of one field each, as a list or, for a sampler, a range LOW:HIGH or
     LOW:HIGH:log; parameters of the environment are env.NAME. All other flags are those of
-    `jaxrl train ALGO`.
+    `jaxrl train ALGO`. Algorithms of `jaxrl rlhf` are rlhf-ppo and so on, with --data.
     """
 
 
@@ -225,13 +232,7 @@ class _TakesGrid(_TakesEnvParams):
 
 
 def _sweep_command(algorithm: Any) -> click.Command:
-    from jaxrl.flags import (
-        MACHINE_OPTIONS,
-        RUN_OPTIONS,
-        SWEEP_OPTIONS,
-        config_options,
-        teacher_options,
-    )
+    from jaxrl.flags import SWEEP_OPTIONS, options_of
 
     def callback(**flags: Any) -> int:
         meta = click.get_current_context().meta
@@ -239,13 +240,7 @@ def _sweep_command(algorithm: Any) -> click.Command:
 
     return _TakesGrid(
         name=algorithm.name,
-        params=[
-            *SWEEP_OPTIONS,
-            *RUN_OPTIONS,
-            *MACHINE_OPTIONS,
-            *teacher_options(algorithm),
-            *config_options(algorithm.Config),
-        ],
+        params=[*SWEEP_OPTIONS, *options_of(algorithm)],
         callback=callback,
         help=f"Sweep {algorithm.name}: --grid NAME=VALUE,VALUE NAME=LOW:HIGH ...",
     )
@@ -314,12 +309,7 @@ def _report_sweep(result: Any, env: str, as_json: bool, received: list[int]) -> 
 
 
 def _train_command(algorithm: Any) -> click.Command:
-    from jaxrl.flags import (
-        MACHINE_OPTIONS,
-        RUN_OPTIONS,
-        config_options,
-        teacher_options,
-    )
+    from jaxrl.flags import options_of
 
     def callback(**flags: Any) -> int:
         env_params = click.get_current_context().meta["env_params"]
@@ -327,12 +317,7 @@ def _train_command(algorithm: Any) -> click.Command:
 
     return _TakesEnvParams(
         name=algorithm.name,
-        params=[
-            *RUN_OPTIONS,
-            *MACHINE_OPTIONS,
-            *teacher_options(algorithm),
-            *config_options(algorithm.Config),
-        ],
+        params=options_of(algorithm),
         callback=callback,
         help=f"Train {algorithm.name}. {algorithm.Config.__doc__}",
     )

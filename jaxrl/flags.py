@@ -273,6 +273,16 @@ def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option
     )
 
 
+def options_of(algorithm: Algorithm) -> list[click.Parameter]:
+    """Every flag of a run of an algorithm: what it is trained on, how, and where."""
+    own: list[click.Parameter] = [*MACHINE_OPTIONS, *teacher_options(algorithm)]
+    own += config_options(algorithm.Config)
+    if algorithm.problem is None:
+        return [*RUN_OPTIONS, *own]
+    run = [option for option in RUN_OPTIONS if option.name != "env"]
+    return [*task_options(algorithm), *run, *own]
+
+
 NONE = object()
 """A flag that says none, which is not the same as no flag."""
 

@@ -22,6 +22,7 @@ from jaxrl.rlhf import data, lora, models, policies, tasks, world, worlds
 from jaxrl.rlhf.model import GPT
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.session import resume_experiment, run_experiment
+from jaxrl.sweeps.plan import read_sweep
 from jaxrl.types import InvalidInput
 from tests.runs import read_json
 from tests.test_cli import refused
@@ -237,20 +238,17 @@ def test_a_run_whose_reward_model_has_changed_does_not_go_on(
 
 
 def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
-    result = jaxrl.sweep(
-        RLHF["rloo"],
-        "small-world",
-        {"learning_rate": [1e-4, 1e-2]},
-        config=RLHF["rloo"].Config(
-            total_steps=32.0, batch_size=8, max_new_tokens=5, anneal_lr=False
-        ),
-        env_params={"base": str(sft_run), "reward": "small-world", "number": 20},
-        num_seeds=2,
-        out=tmp_path / "sweep",
-        evaluation_episodes=4,
-        **QUIET,
+    command = (
+        f"sweep rlhf-rloo --data small-world --base {sft_run} --reward small-world "
+        "--number 20 --grid learning_rate=1e-4,1e-2 --num-seeds 2 --total-steps 32 "
+        "--batch-size 8 --max-new-tokens 5 --no-anneal-lr --evaluation-episodes 4"
     )
-    assert [trial.own["learning_rate"] for trial in result.trials] == [1e-4, 1e-2]
+    out = ["--quiet", "--out", str(tmp_path / "sweep")]
+    assert main([*command.split(), *out]) == 0
+    again = flags.sweep_command(read_sweep(tmp_path / "sweep"))
+    assert (
+        "sweep rlhf-rloo --grid learning_rate=0.0001,0.01 --data small-world" in again
+    )
     (run,) = (tmp_path / "sweep" / "runs").iterdir()
     logged = read_metrics(run / "metrics.jsonl")[-1]
     assert len(logged["policy/kl"]) == 4

@@ -43,18 +43,7 @@ def _training(algorithm: Algorithm, train: Train) -> click.Command:
 
     return click.Command(
         name=algorithm.name.removeprefix("rlhf-"),
-        params=[
-            *flags.task_options(algorithm),
-            *(x for x in flags.RUN_OPTIONS if x.name not in ("env", "config_file")),
-            click.Option(
-                ["--config", "config_file"],
-                type=click.Path(),
-                help="TOML or JSON with data, the names above, seed, num_seeds and a table "
-                "`config`; flags override it.",
-            ),
-            *flags.MACHINE_OPTIONS,
-            *flags.config_options(algorithm.Config),
-        ],
+        params=flags.options_of(algorithm),
         callback=callback,
         help=WORDS[algorithm.name.removeprefix("rlhf-")],
     )
