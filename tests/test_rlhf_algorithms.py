@@ -268,10 +268,9 @@ def test_a_reward_models_moments_are_those_of_its_batches(pairs):
 
 def test_the_value_is_of_the_text_before_each_token(ppo_batch, judged):
     config, agent, batch, _ = ppo_batch
-    value = agent.value | {"head": REWARD.head, "bias": REWARD.bias}
-    found = jax.jit(ppo.values)(config, judged, value, batch.answers)
-    # It starts as the reward model.
-    assert_trees_equal(value["model"], REWARD.model)
+    found = jax.jit(ppo.values)(config, judged, agent.value, batch.answers)
+    # It starts as the reward model, head and all.
+    assert_trees_equal(agent.value, REWARD)
     tokens, answer = batch.answers.tokens[0], batch.answers.answer[0]
     assert answer.sum() > 1
     for t in np.flatnonzero(answer):
@@ -280,8 +279,9 @@ def test_the_value_is_of_the_text_before_each_token(ppo_batch, judged):
 
 
 def test_without_a_reward_model_the_value_starts_as_the_reference(gold):
-    model, params = ppo.value_base(gold)
-    assert model is gold.model and params is gold.teacher.params
+    model, start = ppo.value_base(gold)
+    assert model is gold.model and start.model is gold.teacher.params
+    assert not start.head.any() and start.bias == 0.0
 
 
 def test_the_answers_to_a_prompt_stand_together(grpo_batch):
@@ -377,7 +377,7 @@ def test_only_adapters_are_trained(ppo_step):
     before, after, metrics = ppo_step
     for name in ("policy", "value"):
         own = getattr(after.agent, name)
-        own = own["model"] if name == "value" else own
+        own = own.model if name == "value" else own
         assert all(set(x) == {"a", "b"} for x in own.values())
     assert int(after.world.env_steps) == 16
     moved = jax.tree.map(

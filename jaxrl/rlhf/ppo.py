@@ -9,9 +9,9 @@ The details that matter (Huang et al., 2024, https://arxiv.org/abs/2403.17031):
 
 1. The leash is in the reward of every token, the score in that of the last one. β is fixed,
    or follows a target (`kl_target`; Ziegler et al., section 2.2).
-2. The value function is a model of its own. It starts as the reward model, whose hidden
-   states know already what a good answer is, or as the reference where the judge is a
-   program; its head starts at 0.
+2. The value function is a model of its own. It starts as the reward model, head and all,
+   which knows already what a good answer is; where the judge is a program, as the reference
+   with a head of 0.
 3. An answer that does not end loses `eos_penalty`.
 4. Rewards may be whitened, which keeps their mean; advantages are.
 5. Everything is masked: padding has no loss, no value, no reward.
@@ -32,6 +32,7 @@ from jaxrl.minibatches import minibatches
 from jaxrl.rlhf import answers, lora, models, objectives, policies
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.models import RewardParams
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
 from jaxrl.types import (
     Algorithm,
@@ -98,7 +99,7 @@ class Agent(PyTreeNode):
     """All that the policy artefact holds."""
 
     policy: PyTree
-    value: dict[str, PyTree]  # model, or its adapters; head [D]; bias []
+    value: RewardParams  # of the value function: its model, or adapters, and its head
     opt_state: PyTree
     kl_coef: Array  # []
 
@@ -133,40 +134,36 @@ def plan(config: Config, task: Task) -> Plan:
     return Plan(config.batch_size, updates, gradient_rows=rows)
 
 
-def value_base(task: Task) -> tuple[GPT, PyTree]:
-    """The model that the value function starts as: the judge's, or the reference."""
+def value_base(task: Task) -> tuple[GPT, RewardParams]:
+    """What the value function starts as: the reward model, or the reference and no head."""
     if task.judge_model is not None:
-        return task.judge_model, task.teacher.judge.model
-    return task.model, task.teacher.params
+        return task.judge_model, task.teacher.judge
+    head, bias = jnp.zeros(task.model.config.width), jnp.zeros(())
+    return task.model, RewardParams(task.teacher.params, head, bias)
 
 
 def init(config: Config, task: Task, key: Array) -> State:
     key_policy, key_value, key_world = jax.random.split(key, 3)
     policy = policies.init_trained(config, task, key_policy)
-    model, params = value_base(task)
+    _, value = value_base(task)
     adapters = policies.adapters_of(config)
-    value = {
-        "model": params if adapters is None else lora.init(adapters, params, key_value),
-        "head": jnp.zeros(model.config.width),
-        "bias": jnp.zeros(()),
-    }
+    if adapters is not None:
+        value = value._replace(model=lora.init(adapters, value.model, key_value))
     optimizer = policies.optimizer(config)
     opt_state = (optimizer.init(policy), optimizer.init(value))
     kl_coef = jnp.asarray(config.kl_coef, jnp.float32)
     return State(Agent(policy, value, opt_state, kl_coef), no_world(key_world))
 
 
-def values(
-    config: Config, task: Task, value: dict[str, PyTree], batch: Answers
-) -> Array:
+def values(config: Config, task: Task, value: RewardParams, batch: Answers) -> Array:
     """V of the text before each token, `[B, T]`."""
     model, base = value_base(task)
     adapters = policies.adapters_of(config)
-    params = value["model"]
+    params = value.model
     if adapters is not None:
-        params = lora.merge(adapters, base, params)
+        params = lora.merge(adapters, base.model, params)
     hidden = models.hidden_states(model, params, batch.tokens, batch.mask)
-    after = hidden @ value["head"] + value["bias"]
+    after = hidden @ value.head + value.bias
     return jnp.pad(after[:, :-1], ((0, 0), (1, 0)))
 
 
