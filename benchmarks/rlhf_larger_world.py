@@ -297,8 +297,9 @@ def leash(work: Work) -> dict[str, Any]:
     found = {}
     for beta in LEASHES:
         name = f"ppo-beta-{beta:g}"
-        longer = {"answers": work.size.unleashed}
-        run = work.optimised("ppo", 0, name, kl_coef=beta, **longer)
+        # In small steps: with those of `methods` the rise is over after a few batches.
+        slowly = {"answers": work.size.unleashed, "learning_rate": 1e-4}
+        run = work.optimised("ppo", 0, name, kl_coef=beta, **slowly)
         rows = read_metrics(Path(run) / "metrics.jsonl")
         found[f"{beta:g}"] = {
             "answers": [row["env_steps"] for row in rows],
