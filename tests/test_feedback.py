@@ -306,6 +306,17 @@ def test_each_round_begins_with_the_policy_of_the_last(made, tmp_path, monkeypat
     assert len({seed for *_, seed in trained}) == 3
 
 
+def test_a_stage_goes_on_only_with_what_it_was_begun_with(made):
+    before = read_json(Path(made["SFT"]) / "summary.json")
+    told = read_json(Path(made["SFT"]) / "config.json")
+    parts = ("sft", told["env"], told["env_params"])
+    same = stages.train(*parts, told["config"], Path(made["SFT"]), told["seed"])
+    assert same == before
+    other = told["config"] | {"learning_rate": 0.5}
+    with pytest.raises(InvalidInput, match="holds a run with another config: give"):
+        stages.train(*parts, other, Path(made["SFT"]), told["seed"])
+
+
 # The demo.
 
 

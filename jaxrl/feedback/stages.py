@@ -1,5 +1,6 @@
 """Stages in folders: a run of an algorithm, a file of labels. Each goes on where it was."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import numpy as np
 from jaxrl import config as configs
 from jaxrl import storage
 from jaxrl.config import require
-from jaxrl.experiment import Experiment, finished_summary
+from jaxrl.experiment import (
+    Experiment,
+    describe,
+    finished_summary,
+    json_text,
+    read_experiment,
+)
 from jaxrl.feedback import writing
 from jaxrl.feedback.writing import Sampling
 from jaxrl.rlhf import data, labelers, models, tasks, worlds
@@ -49,16 +56,32 @@ def train(
     Raises:
       InvalidInput: before anything compiles.
     """
-    done = finished_summary(out)
-    if done is not None:
-        return done
-    if (out / "config.json").exists():
-        return resume_experiment(out, **host)
     algorithm = RLHF[name]
     chosen = configs.from_dict(algorithm.Config, config)
     experiment = Experiment(algorithm, chosen, source, params, seed=seed)
-    _, summary = run_experiment(experiment, out, **host)
-    return summary
+    if not (out / "config.json").exists():
+        return run_experiment(experiment, out, **host)[1]
+    check_same(experiment, out)
+    done = finished_summary(out)
+    return resume_experiment(out, **host) if done is None else done
+
+
+def check_same(experiment: Experiment, out: Path) -> None:
+    """Refuses a folder that holds a run of something else.
+
+    Raises:
+      InvalidInput: it does; the message says in what they differ.
+    """
+    asked = ("algorithm", "env", "env_params", "seed", "config")
+    wanted, found = (
+        json.loads(json_text(describe(x))) for x in (experiment, read_experiment(out))
+    )
+    differ = [name for name in asked if wanted[name] != found[name]]
+    require(
+        not differ,
+        f"out = {str(out)!r} holds a run with another {' and '.join(differ)}: give a new "
+        f"folder.",
+    )
 
 
 # Labels.
