@@ -143,11 +143,12 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     environment = built(algorithm, description["env"], env_params)
     about = _about(algorithm, config, environment)
     if any(description.get(name) != value for name, value in about.items()):
-        kind = "an environment" if algorithm.problem is None else "data"
-        others = " and ".join(about).replace("_", " ")
+        kind, what = ("an environment", "spaces than the one")
+        if algorithm.problem is not None:
+            kind, what = ("data", "models than those")
         raise InvalidInput(
-            f"{str(run)!r} was trained on {kind} {description['env']!r} with other "
-            f"{others} than those of today."
+            f"{str(run)!r} was trained on {kind} {description['env']!r} with other {what} "
+            f"of today."
         )
     seeds = description["seeds"]
     template = jax.eval_shape(
