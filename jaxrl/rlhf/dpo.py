@@ -178,17 +178,12 @@ def samples(
     return answers.continued(rows, params, key)
 
 
-def act(*_: Any) -> Any:
-    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
-    raise NotImplementedError
-
-
 DPO = Algorithm(
     name="rlhf-dpo",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
+    act=policies.no_act,
     plan=plan,
     validate=validate,
     problem=Problem(

@@ -216,17 +216,12 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     return State(agent, world), metrics
 
 
-def act(*_: Any) -> Any:
-    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
-    raise NotImplementedError
-
-
 GRPO = Algorithm(
     name="rlhf-grpo",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
+    act=policies.no_act,
     plan=plan,
     validate=validate,
     problem=Problem(

@@ -13,7 +13,7 @@ from jaxrl.config import require
 from jaxrl.rlhf import lora, models, objectives
 from jaxrl.rlhf.model import GPT, Output
 from jaxrl.rlhf.tasks import Task
-from jaxrl.types import Array, Counter, PyTree, Scalar
+from jaxrl.types import Array, Counter, InvalidInput, PyTree, Scalar
 
 
 def adapters_of(config: Any) -> lora.LoRA | None:
@@ -99,3 +99,15 @@ def step_size(config: Any, count: Counter) -> Scalar:
 
 def optimizer(config: Any) -> Any:
     return optim.adam(config.max_grad_norm, eps=1e-8)
+
+
+def no_act(*_: Any) -> Any:
+    """A language model steps no environment, so it does not act in one.
+
+    Raises:
+      InvalidInput: always.
+    """
+    raise InvalidInput(
+        "a language model has no policy that acts in an environment: it answers prompts, "
+        "`jaxrl rlhf generate`."
+    )

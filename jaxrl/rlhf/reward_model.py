@@ -236,17 +236,12 @@ def samples(
     return shown
 
 
-def act(*_: Any) -> Any:
-    """A reward model does not act."""
-    raise NotImplementedError
-
-
 REWARD = Algorithm(
     name="rlhf-reward",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
+    act=policies.no_act,
     plan=plan,
     validate=validate,
     score=score,

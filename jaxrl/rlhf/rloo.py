@@ -14,7 +14,6 @@ The details that matter:
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 from flax.struct import PyTreeNode
@@ -147,17 +146,12 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     return State(Agent(policy, opt_state), world), metrics
 
 
-def act(*_: Any) -> Any:
-    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
-    raise NotImplementedError
-
-
 RLOO = Algorithm(
     name="rlhf-rloo",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
+    act=policies.no_act,
     plan=plan,
     validate=validate,
     problem=Problem(

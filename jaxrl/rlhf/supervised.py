@@ -155,11 +155,6 @@ def samples(
     return answers.continued(task, params, key)
 
 
-def act(*_: Any) -> Any:
-    """A language model answers whole prompts: see `jaxrl.rlhf.generation`."""
-    raise NotImplementedError
-
-
 def _algorithm(name: str, kind: Kind) -> Algorithm:
     problem = Problem(
         make=partial(texts, kind=kind),
@@ -173,7 +168,7 @@ def _algorithm(name: str, kind: Kind) -> Algorithm:
         Config=Config,
         init=init,
         train_step=train_step,
-        act=act,
+        act=policies.no_act,
         plan=plan,
         validate=validate,
         problem=problem,
