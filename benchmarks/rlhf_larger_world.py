@@ -312,28 +312,47 @@ def leash(work: Work) -> dict[str, Any]:
     return {"runs": found}
 
 
+ADAPTERS = {
+    "lora_rank": 4,
+    "lora_alpha": 16.0,
+    "lora_targets": "query,key,value,output,up,down",
+    "learning_rate": 3e-3,
+}
+
+
 def lora(work: Work) -> dict[str, Any]:
-    """GRPO with all parameters, and with adapters."""
-    sft, reward = work.sft(0), work.reward(0)
-    judge = partial(judged, work, sft, reward=reward)
-    reference, full = judge(sft), judge(grpo(work, 0))
-    adapted = {"lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 3e-3}
-    adapted |= {"lora_targets": "query,value"}
-    run = work.optimised("grpo", 0, "grpo-lora", num_minibatches=2, **adapted)
-    trained = json.loads((Path(run) / "policy" / "manifest.json").read_text())["arrays"]
-    own = [x["shape"] for n, x in trained.items() if n.startswith("policy/")]
-    number = sum(int(np.prod(shape[1:])) for shape in own)
-    rows = {
-        "full": in_numbers(full, reference),
-        "LoRA": in_numbers(judge(run), reference),
+    """GRPO with all parameters, and with adapters; every seed."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in range(work.size.seeds):
+        sft, reward = work.sft(seed), work.reward(seed)
+        judge = partial(judged, work, sft, reward=reward)
+        reference = judge(sft)
+        adapted = {"num_minibatches": 2} | ADAPTERS
+        run = work.optimised("grpo", seed, "grpo-lora", **adapted)
+        found = {"SFT": reference, "full": judge(grpo(work, seed)), "LoRA": judge(run)}
+        for name, one in found.items():
+            rows.setdefault(name, []).append(in_numbers(one, reference))
+            print(seed, name, rows[name][-1], flush=True)
+    gold = {
+        name: np.array([row["gold"] for row in each]) for name, each in rows.items()
     }
-    gained = {n: row["gold"] - float(reference.gold.mean()) for n, row in rows.items()}
+    own, full, start = gold["LoRA"], gold["full"], gold["SFT"]
+    shares = [
+        {"gold": float(x), "gain": float(y)}
+        for x, y in zip(own / full, (own - start) / (full - start), strict=True)
+    ]
     return {
-        "rows": rows | {"SFT": in_numbers(reference, reference)},
-        "share_of_parameters": number / count(sft),
-        "share_of_gold": rows["LoRA"]["gold"] / rows["full"]["gold"],
-        "share_of_gain": gained["LoRA"] / gained["full"] if gained["full"] else None,
+        "rows": {name: of_seeds(each) for name, each in rows.items()},
+        "share_of_parameters": trained(run) / count(work.sft(0)),
+        "share": of_seeds(shares),
     }
+
+
+def trained(run: str) -> int:
+    """Parameters of the policy that a run with adapters stores, of one member."""
+    arrays = json.loads((Path(run) / "policy" / "manifest.json").read_text())["arrays"]
+    shapes = [x["shape"] for name, x in arrays.items() if name.startswith("policy/")]
+    return sum(int(np.prod(shape[1:])) for shape in shapes)
 
 
 def rlaif(work: Work) -> dict[str, Any]:
@@ -488,7 +507,8 @@ def spread(row: dict[str, Any], digits: int, scale: float = 1.0) -> str:
     return f"{scale * row['mean']:.{digits}f} [{low}, {high}]"
 
 
-def methods_table(found: dict[str, Any]) -> str:
+def policies_of(found: dict[str, Any]) -> list[str]:
+    """A row for each policy: mean over the seeds, and its interval."""
     lines = [
         "| policy | gold win rate over SFT, % | gold reward | KL from SFT, nats | tokens |",
         "|---|---|---|---|---|",
@@ -500,8 +520,13 @@ def methods_table(found: dict[str, Any]) -> str:
             f"| {name} | {spread(row['win_rate'], 1, 100)} | {spread(row['gold'], 2)} | "
             f"{kl} | {row['length']['mean']:.1f} |"
         )
+    return lines
+
+
+def methods_table(found: dict[str, Any]) -> str:
     accuracy = ", ".join(f"{100 * x:.1f}" for x in found["reward_accuracy"])
-    lines += [
+    lines = [
+        *policies_of(found),
         "",
         f"Reward models: right on {accuracy} % of pairs kept back; Bayes "
         f"{100 * found['bayes_accuracy']:.1f} %. {found['parameters']:,} parameters.",
@@ -545,7 +570,21 @@ def plot_leash(found: dict[str, Any], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def rows_table(found: dict[str, Any], words: str) -> str:
+def lora_table(found: dict[str, Any]) -> str:
+    share = {name: spread(row, 1, 100) for name, row in found["share"].items()}
+    words = (
+        f"{100 * found['share_of_parameters']:.1f} % of the parameters, {share['gold']} % "
+        f"of the gold reward, {share['gain']} % of what was gained over SFT."
+    )
+    return "\n".join([*policies_of(found), "", words, "", about(found)]) + "\n"
+
+
+def rlaif_table(found: dict[str, Any]) -> str:
+    words = (
+        f"The judge agrees with gold on {100 * found['agreement_with_gold']:.1f} % of the "
+        f"pairs, the noisy labels of the gold judge with itself on "
+        f"{100 * found['agreement_of_noisy_labels_with_gold']:.1f} %."
+    )
     lines = [
         "| policy | gold win rate over SFT, % | gold reward | KL from SFT, nats |",
         "|---|---|---|---|",
@@ -556,24 +595,6 @@ def rows_table(found: dict[str, Any], words: str) -> str:
             f"{row['kl']:.2f} |"
         )
     return "\n".join([*lines, "", words, "", about(found)]) + "\n"
-
-
-def lora_table(found: dict[str, Any]) -> str:
-    words = (
-        f"{100 * found['share_of_parameters']:.1f} % of the parameters, "
-        f"{100 * found['share_of_gold']:.1f} % of the gold reward, "
-        f"{100 * (found['share_of_gain'] or 0.0):.1f} % of what was gained over SFT."
-    )
-    return rows_table(found, words)
-
-
-def rlaif_table(found: dict[str, Any]) -> str:
-    words = (
-        f"The judge agrees with gold on {100 * found['agreement_with_gold']:.1f} % of the "
-        f"pairs, the noisy labels of the gold judge with itself on "
-        f"{100 * found['agreement_of_noisy_labels_with_gold']:.1f} %."
-    )
-    return rows_table(found, words)
 
 
 def loop_table(found: dict[str, Any]) -> str:
