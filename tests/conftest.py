@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 
 from tests import runs
@@ -13,6 +14,20 @@ MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000
 """Linux gives a process 65,530 pieces of memory; a compiled program takes several, and
 where there is none left LLVM crashes."""
+
+
+FLAGS = ["--xla_backend_optimization_level=0"]
+"""Of the compiler, for the fast tests: most of their time is compiling, and what is
+compiled runs for a moment."""
+if jaxlib.version.__version_info__ < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # 0.11 has no such flag
+
+
+def pytest_configure(config):
+    """Before JAX starts. Learning tests run long: theirs is the compiler of users."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if config.option.markexpr == "not slow" and FLAGS[0] not in flags:
+        os.environ["XLA_FLAGS"] = " ".join([flags, *FLAGS])
 
 
 @pytest.fixture(scope="session", autouse=True)

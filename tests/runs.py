@@ -78,7 +78,7 @@ def run_python(program: str, devices: int = 0, **environment: str) -> list[str]:
     forced on it."""
     if devices:
         forced = f"--xla_force_host_platform_device_count={devices}"
-        environment["XLA_FLAGS"] = forced
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", program],
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,

@@ -18,14 +18,14 @@ def test_losses_and_gradient_norms_are_the_kept_ones(name):
     """Another compiler rounds otherwise, and 50 train steps enlarge that."""
     found, kept = golden.trajectory(name), golden.recorded()[name]
     assert all(len(numbers) == golden.STEPS for numbers in kept.values())
-    assert golden.distance(found, kept) < 1e-3
+    assert golden.distance(found, kept) < 5e-3
 
 
 def test_another_step_size_is_noticed(monkeypatch):
     algorithm, env_id, changes = golden.CASES["ppo"]
     changes = changes | {"learning_rate": 1.01e-3}
     monkeypatch.setitem(golden.CASES, "ppo", (algorithm, env_id, changes))
-    assert golden.distance(golden.trajectory("ppo"), golden.recorded()["ppo"]) > 1e-3
+    assert golden.distance(golden.trajectory("ppo"), golden.recorded()["ppo"]) > 1e-2
 
 
 @pytest.mark.parametrize("kept", golden.kept_runs(), ids=lambda path: path.name)
