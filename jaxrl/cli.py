@@ -744,7 +744,12 @@ def list_(what: str | None) -> None:
             click.echo(f"{name:12} {algorithm.Config.__doc__}")
     if what != "algorithms":
         from jaxrl.envs import env_ids, known_issues
+        from jaxrl.envs.suites import SUITES
 
         for env_id in env_ids():
             note = known_issues(env_id)
             click.echo(f"{env_id:28} {note}" if note else env_id)
+        click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
+        for library, what in SUITES.items():
+            name = f"{library}/NAME"
+            click.echo(f"{name:28} {what} (pip install 'jaxrl[{library}]')")

@@ -182,6 +182,11 @@ def resume_experiment(
         if summary is not None and iteration is None:
             report(f"{folder} is finished: there is nothing to resume.")
             return summary
+        configs.require(
+            not getattr(experiment.environment, "on_host", False),
+            f"RUN = {str(run)!r}: {experiment.env} has its state on the host, where no "
+            f"checkpoint reaches it: the run cannot be resumed, train anew.",
+        )
         iteration = checkpoint.chosen(folder, iteration)
         if iteration is None:
             report(f"{folder} has no checkpoint yet: training from the start.")

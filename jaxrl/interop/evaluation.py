@@ -12,12 +12,12 @@ import numpy as np
 from jaxrl import prng, spaces
 from jaxrl.artifact import Agents, check_acts
 from jaxrl.config import check_value
-from jaxrl.envs.gymnasium import from_space, make_gymnasium
+from jaxrl.envs.gymnasium import as_action, from_space, make_gymnasium, stacked
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.policy import Policy
 from jaxrl.population import member
 from jaxrl.session import EVALUATION, evaluation_of
-from jaxrl.types import Array, InvalidInput, PyTree
+from jaxrl.types import Array, InvalidInput
 
 AT_ONCE = 128
 """Environments that play at the same time."""
@@ -137,7 +137,7 @@ def _play(
     returns, live = np.zeros(count), np.ones(count, bool)
     for step in range(MAX_STEPS):
         own = None if greedy else jax.random.fold_in(key, step)
-        batch = _batch(policy.env.observation_space, obs)
+        batch = stacked(policy.env.observation_space, obs, (len(obs),))
         action, memory = policy.act(batch, memory, own, greedy)
         actions = np.asarray(action)
         for i in np.flatnonzero(live):
@@ -148,21 +148,3 @@ def _play(
         if not live.any():
             break
     return returns
-
-
-def _batch(space: Any, obs: list[PyTree]) -> PyTree:
-    """Observations as one batch, in the types that the policy was trained with."""
-
-    def stack(leaf: Any, *rows: Any) -> np.ndarray:
-        return np.stack([np.asarray(row) for row in rows]).astype(leaf.dtype)
-
-    return jax.tree.map(stack, spaces.tree(space), *obs)
-
-
-def as_action(action: np.ndarray, space: Any) -> Any:
-    """An action as that Gymnasium space wants it; of a Box within its bounds."""
-    if not hasattr(space, "low"):
-        return int(action)
-    return np.clip(action.reshape(space.shape), space.low, space.high).astype(
-        space.dtype
-    )
