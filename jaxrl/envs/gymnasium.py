@@ -128,8 +128,8 @@ def gymnasium_env(id: str, /, shortest_episode: int = 1, **arguments: Any) -> En
     check_value("shortest_episode", int, shortest_episode, low=1)
     host = Host(id, arguments)
     warnings.warn(
-        f"gymnasium/{id} is stepped in Python, one environment after another: expect some "
-        f"thousands of steps a second, not millions; it can neither be resumed nor spread.",
+        f"gymnasium/{id} is stepped in Python, one environment after another: expect "
+        f"thousands of steps a second, however many there are, and no resuming.",
         stacklevel=2,
     )
     observation_space = from_space(host.one.observation_space)
