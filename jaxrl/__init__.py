@@ -48,6 +48,8 @@ _HOME = {
     "run_experiment": "jaxrl.session",
     "resume_sweep": "jaxrl.sweeps.training",
     "sweep": "jaxrl.sweeps.training",
+    "to_gymnasium": "jaxrl.interop.gymnasium",
+    "to_gymnasium_vector": "jaxrl.interop.gymnasium",
     "train": "jaxrl.runner",
     "unroll": "jaxrl.rollout",
 }
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     from jaxrl.evaluation import evaluate as evaluate
     from jaxrl.evaluation import evaluate_population as evaluate_population
     from jaxrl.experiment import Experiment as Experiment
+    from jaxrl.interop.gymnasium import to_gymnasium as to_gymnasium
+    from jaxrl.interop.gymnasium import to_gymnasium_vector as to_gymnasium_vector
     from jaxrl.policy import load_policy as load_policy
     from jaxrl.population import member as member
     from jaxrl.population import run_chunk as run_chunk

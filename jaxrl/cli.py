@@ -491,9 +491,18 @@ def _remembered_signals() -> Iterator[list[int]]:
 @click.option("--seed", type=int, default=0, help="Seed of the episodes.")
 @click.option("--stochastic", is_flag=True, help="Sample actions, not the likeliest.")
 @click.option("--env", help="Allows the run's environment to be your own module's.")
+@click.option(
+    "--gymnasium", metavar="ID", help="In this environment of Gymnasium instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
 def evaluate(
-    run: str, episodes: int, seed: int, stochastic: bool, env: str | None, as_json: bool
+    run: str,
+    episodes: int,
+    seed: int,
+    stochastic: bool,
+    env: str | None,
+    gymnasium: str | None,
+    as_json: bool,
 ) -> None:
     """Evaluate the agents of a run folder."""
     from jaxrl.artifact import load_agents
@@ -507,7 +516,16 @@ def evaluate(
     checked_seeds(seed, 1)
     use_compilation_cache()
     policy = load_agents(run, env)
-    evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
+    if gymnasium is not None:
+        from jaxrl.artifact import check_acts
+        from jaxrl.interop.evaluation import evaluate_on_gymnasium
+
+        check_acts(policy, run)
+        evaluation = evaluate_on_gymnasium(
+            policy, gymnasium, episodes, seed, not stochastic
+        )
+    else:
+        evaluation, _ = evaluate_agents(policy, episodes, seed, not stochastic)
     _report_evaluation(evaluation, as_json)
 
 
@@ -726,7 +744,12 @@ def list_(what: str | None) -> None:
             click.echo(f"{name:12} {algorithm.Config.__doc__}")
     if what != "algorithms":
         from jaxrl.envs import env_ids, known_issues
+        from jaxrl.envs.suites import SUITES
 
         for env_id in env_ids():
             note = known_issues(env_id)
             click.echo(f"{env_id:28} {note}" if note else env_id)
+        click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
+        for library, what in SUITES.items():
+            name = f"{library}/NAME"
+            click.echo(f"{name:28} {what} (pip install 'jaxrl[{library}]')")

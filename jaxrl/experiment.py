@@ -28,7 +28,14 @@ from jaxrl.artifact import (
 from jaxrl.config import require
 from jaxrl.errors import counted, did_you_mean
 from jaxrl.population import Parallel, device_mesh
-from jaxrl.runner import Adapt, OnNan, checked_seeds, common_iterations, prepare
+from jaxrl.runner import (
+    Adapt,
+    OnNan,
+    check_host,
+    checked_seeds,
+    common_iterations,
+    prepare,
+)
 from jaxrl.settings import Setting, stacked
 from jaxrl.types import Algorithm, Env, InvalidInput, Plan
 
@@ -160,7 +167,9 @@ def checked_plan(experiment: Experiment) -> Plan:
     for config, env in experiment.pairs:
         prepare(experiment.algorithm, config, env)
     count = experiment.num_members
-    device_mesh(plan, count, experiment.parallel, experiment.num_devices)
+    spread = (experiment.parallel, experiment.num_devices)
+    check_host(experiment.environment, count, *spread)
+    device_mesh(plan, count, *spread)
     config, env, _ = stacked(experiment.pairs, experiment.varied)
     memory.check(experiment.algorithm, config, env, plan, count)
     return plan

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrl import dataset, spaces
 from jaxrl.dataset import Dataset
+from jaxrl.envs.gymnasium import from_space, to_space
 from jaxrl.types import InvalidInput, Transition
 
 ABOUT = "jaxrl"
@@ -48,8 +49,8 @@ def to_minari(data: Path | str, name: str) -> None:
             made = minari.create_dataset_from_buffers(
                 name,
                 buffers,
-                observation_space=_to_gymnasium(found.observation_space),
-                action_space=_to_gymnasium(found.action_space),
+                observation_space=to_space(found.observation_space),
+                action_space=to_space(found.action_space),
                 algorithm_name=about.get("policy", {}).get("algorithm"),
                 description=f"{about.get('env', 'recorded')}, by jaxrl",
                 jpeg_encoding=False,
@@ -94,7 +95,7 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
             "env": found.env_spec.id if found.env_spec else None,
             "policy": {"algorithm": metadata.get("algorithm_name")},
         }
-        both = [_from_gymnasium(getattr(found, part)) for part in parts]
+        both = [from_space(getattr(found, part)) for part in parts]
     episodes = map(_rows, found.iterate_episodes())
     columns = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     whole = dataset.from_columns(columns, *both)
@@ -134,39 +135,6 @@ def _rows(episode: Any) -> Transition:
         truncated=truncated,
         next_obs=jax.tree.map(lambda x: x[1:], episode.observations),
         extras={},
-    )
-
-
-def _to_gymnasium(space: Any) -> Any:
-    from gymnasium import spaces as theirs
-
-    if isinstance(space, spaces.Dict):
-        return theirs.Dict({n: _to_gymnasium(child) for n, child in space.items})
-    if isinstance(space, spaces.Discrete):
-        return theirs.Discrete(space.n)
-    low, high = (
-        np.asarray(bound, space.dtype).reshape(space.shape)
-        for bound in (space.low, space.high)
-    )
-    return theirs.Box(low, high, space.shape, np.dtype(space.dtype).type)
-
-
-def _from_gymnasium(space: Any) -> Any:
-    from gymnasium import spaces as theirs
-
-    if isinstance(space, theirs.Dict):
-        return spaces.dict_space(
-            **{name: _from_gymnasium(child) for name, child in space.items()}
-        )
-    if isinstance(space, theirs.Discrete) and space.start == 0:
-        return spaces.Discrete(int(space.n))
-    if isinstance(space, theirs.Box):
-        name = np.dtype(space.dtype).name
-        dtype = {"float64": "float32", "int64": "int32"}.get(name, name)
-        return spaces.box(space.low, space.high, space.shape, dtype)
-    raise InvalidInput(
-        f"the space {space} has no counterpart in jaxrl: there are Box, Discrete from 0, "
-        f"and Dict of them."
     )
 
 

@@ -130,7 +130,7 @@ def step_world(
         keys, world.env_state, action, env.params
     )
     episode_length = world.episode_length + 1
-    terminated, truncated = _episode_ends(env, step, episode_length)
+    terminated, truncated = episode_ends(env, step, episode_length)
     done = terminated | truncated
     transition = Transition(
         obs=world.obs,
@@ -280,7 +280,7 @@ def _reset(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
     return jax.vmap(env.reset, in_axes=(0, None))(keys, env.params)
 
 
-def _episode_ends(env: Env, step: TimeStep, length: Array) -> tuple[Array, Array]:
+def episode_ends(env: Env, step: TimeStep, length: Array) -> tuple[Array, Array]:
     """`terminated` and `truncated` `[N]`, the time limit applied, never both true."""
     terminated, truncated = step.terminated, step.truncated
     if env.horizon is not None:

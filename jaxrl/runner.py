@@ -157,7 +157,28 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
             f"a train step of this config has {name} = {count:,}, and 32 bits hold "
             f"{configs.MAX_INT:,}: reduce num_envs, or the steps of an update.",
         )
-    return plan
+    return plan._replace(shares=1) if _on_host(env) else plan
+
+
+def check_host(
+    env: Any, num_members: int, parallel: Parallel, num_devices: int | None
+) -> None:
+    """Refuses more than one agent on one device, where the environment is on the host."""
+    configs.require(
+        not _on_host(env) or (num_members == 1 and not machines.several()),
+        f"num_seeds, or settings: {num_members} agents cannot be trained together in "
+        f"{env.id}, which is stepped on the host: train one at a time, in one process.",
+    )
+    configs.require(
+        not _on_host(env) or (parallel != "data" and num_devices in (None, 1)),
+        f"parallel = {parallel}, num_devices = {num_devices}: {env.id} is stepped on the "
+        f"host and cannot be spread over devices, leave both out.",
+    )
+
+
+def _on_host(env: Any) -> bool:
+    """Of a task that takes the place of an environment: no."""
+    return bool(getattr(env, "on_host", False))
 
 
 def first_progress(job: Job) -> Progress:
@@ -392,6 +413,7 @@ def planned_job(
         plan = prepare(algorithm, *setting)
     configs.check_value("on_nan", OnNan, on_nan)
     seeds = [*checked_seeds(seed, num_seeds)] * len(settings)
+    check_host(settings[0][1], len(seeds), parallel, num_devices)
     mesh = device_mesh(plan, len(seeds), parallel, num_devices)
     config, env, values = stacked(settings, varied)
     values = {name: jnp.repeat(x, num_seeds, axis=0) for name, x in values.items()}

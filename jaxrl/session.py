@@ -182,6 +182,11 @@ def resume_experiment(
         if summary is not None and iteration is None:
             report(f"{folder} is finished: there is nothing to resume.")
             return summary
+        configs.require(
+            not getattr(experiment.environment, "on_host", False),
+            f"RUN = {str(run)!r}: {experiment.env} has its state on the host, where no "
+            f"checkpoint reaches it: the run cannot be resumed, train anew.",
+        )
         iteration = checkpoint.chosen(folder, iteration)
         if iteration is None:
             report(f"{folder} has no checkpoint yet: training from the start.")
@@ -506,14 +511,21 @@ def evaluate_agents(
         values=values,
     )
     returns = jax.device_get(episodes.episode_return)
+    return evaluation_of(agents, agents.env.id, returns, on_nan)
+
+
+def evaluation_of(
+    agents: artifact.Agents, env: str, returns: np.ndarray, on_nan: OnNan = "stop"
+) -> tuple[dict[str, Any], list[float | None]]:
+    """What `evaluate_agents` says of the returns `[K, E]` of agents in an environment."""
     finite = np.isfinite(returns).all(axis=1)
     if not (finite.all() or (on_nan == "continue" and finite.any())):
         raise NonFiniteError(
-            f"an evaluation return of {agents.env.id} is not finite: its rewards must be."
+            f"an evaluation return of {env} is not finite: its rewards must be."
         )
     evaluation = {
         "algorithm": agents.algorithm.name,
-        "env": agents.env.id,
+        "env": env,
         "seeds": [
             seed for seed, fine in zip(agents.seeds, finite, strict=True) if fine
         ],

@@ -180,6 +180,9 @@ class Env(flax.struct.PyTreeNode):
     shortest_episode: int = static(1, low=1)
     """No episode is shorter than this, whatever the policy: how often a rollout has to
     draw fresh starts. 1 is always right (see `rollout.draw`)."""
+    on_host: bool = static(False)
+    """Whether it is stepped outside the program (`envs.gymnasium`): one agent, on one
+    device, never resumed."""
     id: str = static("")
     model: Callable | None = static(None)
     """`params -> jaxrl.mdp.MDP`: the problem as a finite MDP, where it is one or can be

@@ -48,6 +48,8 @@ ROOMS = {
     "dataset": "recorded episodes",
     "minari": "datasets of Minari",
     "statistics": "many seeds, many tasks",
+    "interop.gymnasium": "our environments as Gymnasium's",
+    "interop.evaluation": "trained agents in Gymnasium's environments",
 }
 """Module -> what it holds."""
 

@@ -12,6 +12,7 @@ from jaxrl import platform
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.envs import env_ids
+from jaxrl.envs.suites import SUITES
 from jaxrl.flags import split_env_params
 from tests.runs import COMMON, FLAGS, read_json, train_argv
 
@@ -249,17 +250,25 @@ def test_list_algorithms(capsys):
     assert [line.split()[0] for line in lines] == list(ALGORITHMS)
 
 
+ELSEWHERE = ["gymnasium/ID", *(f"{library}/NAME" for library in SUITES)]
+"""Not among the ids that are there without another library's names."""
+
+
 def test_list_envs(capsys):
     assert main(["list", "envs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == env_ids()
+    assert [line.split()[0] for line in lines] == [*env_ids(), *ELSEWHERE]
     assert "CartPole-v1" in env_ids() and "probe/memory" in env_ids()
 
 
 def test_list_alone_lists_both(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [*ALGORITHMS, *env_ids()]
+    assert [line.split()[0] for line in lines] == [
+        *ALGORITHMS,
+        *env_ids(),
+        *ELSEWHERE,
+    ]
 
 
 def test_plot_draws_the_runs(ppo_run, dqn_run, tmp_path, capsys):

@@ -12,7 +12,7 @@ LAYERS = (
     {"cli"},
     {"report", "feedback"},
     {"flags", "bench"},
-    {"sweeps", "collection"},
+    {"sweeps", "collection", "interop"},
     {"session", "policy"},
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},

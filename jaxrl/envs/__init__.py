@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxrl.config import check_value
 from jaxrl.envs import wrappers
+from jaxrl.envs.gymnasium import gymnasium_factory
 from jaxrl.envs.gymnax import (
     GYMNAX_IDS,
     NEEDS_DOWNLOAD,
@@ -29,6 +30,7 @@ from jaxrl.envs.gymnax import (
 )
 from jaxrl.envs.lecture import LECTURE
 from jaxrl.envs.probes import PROBES
+from jaxrl.envs.suites import SUITES, suite_factory
 from jaxrl.errors import did_you_mean
 from jaxrl.types import Env, InvalidInput
 
@@ -57,7 +59,8 @@ def make(
     """The environment with this id, built once: equal arguments give equal programs.
 
     Args:
-      id: one of `env_ids()`, or "module:factory" for your own, where
+      id: one of `env_ids()`, "LIBRARY/NAME" of a library that is an extra (see
+        `envs.suites`), or "module:factory" for your own, where
         `factory(**params)` returns an `Env` and the module may lie in the current
         directory.
       horizon: time limit in steps; "default" is the environment's own, None is none.
@@ -133,6 +136,11 @@ def _factory(id: str) -> Factory:
             f"Environment {id!r} is left out, because gymnax downloads its data when "
             "it is built: choose another one (`jaxrl list envs` shows all)."
         )
+    library, slash, name = id.partition("/")
+    if slash and library in SUITES:
+        return suite_factory(library, name)
+    if slash and library == "gymnasium":
+        return gymnasium_factory(name)
     module, colon, name = id.partition(":")
     if colon:
         return _import_factory(id, module, name)

@@ -29,8 +29,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +38,7 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.config import check_value
+from jaxrl.envs.suites import cast, common_types, dtypes, explained, valid
 from jaxrl.errors import did_you_mean
 from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
 
@@ -138,7 +138,7 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
         for name, value in sorted(params.items())
         if name in arguments
     }
-    with _explained(id, constructor):
+    with explained(id, constructor):
         environment = _construct(factory, **constructor)
     defaults = environment.default_params
     fields = {name: getattr(defaults, name) for name in defaults.__dataclass_fields__}
@@ -149,7 +149,7 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
     replaced = {
         name: _like(name, value, fields[name]) for name, value in others.items()
     }
-    with _explained(id, params):
+    with explained(id, params):
         env = from_gymnax(environment, defaults.replace(**replaced), horizon, id)
     shortest = SHORTEST_EPISODE.get(id, 1)
     if shortest > 1 and not others:  # other parameters may be another task
@@ -196,7 +196,7 @@ def from_gymnax(
     if id in _BINARY_IMAGES:
         obs = jax.ShapeDtypeStruct(obs.shape, np.uint8)
     reset, step = _functions(
-        _Adapter(environment, step_env, action_space, _dtypes(state), _dtypes(obs))
+        _Adapter(environment, step_env, action_space, dtypes(state), dtypes(obs))
     )
     return Env(
         params=params,
@@ -239,31 +239,23 @@ def _functions(adapter: _Adapter) -> tuple[Callable, Callable]:
 
 def _reset(adapter: _Adapter, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
     obs, state = adapter.environment.reset_env(key, params)
-    return _cast(state, adapter.state_dtypes), _cast(obs, adapter.obs_dtypes)
+    return cast(state, adapter.state_dtypes), cast(obs, adapter.obs_dtypes)
 
 
 def _step(
     adapter: _Adapter, key: Array, state: PyTree, action: Array, params: PyTree
 ) -> tuple[PyTree, TimeStep]:
     obs, state, reward, terminated, info = adapter.step_env(
-        adapter.environment, key, state, _valid(action, adapter.action_space), params
+        adapter.environment, key, state, valid(action, adapter.action_space), params
     )
     step = TimeStep(
-        obs=_cast(obs, adapter.obs_dtypes),
+        obs=cast(obs, adapter.obs_dtypes),
         reward=jnp.asarray(reward, jnp.float32).reshape(()),
         terminated=jnp.asarray(terminated, bool).reshape(()),
         truncated=jnp.bool_(False),
         info=info,
     )
-    return _cast(state, adapter.state_dtypes), step
-
-
-def _valid(action: Array, space: Any) -> Array:
-    """The action in the shape and dtype gymnax expects; Box actions clipped."""
-    action = jnp.asarray(action, space.dtype).reshape(space.shape)
-    if isinstance(space, spaces.Box):
-        action = jnp.clip(action, space.low_array(), space.high_array())
-    return action
+    return cast(state, adapter.state_dtypes), step
 
 
 def _step_env(environment: Any, key: Array, state: PyTree, action: Array, params: Any):
@@ -356,25 +348,7 @@ def _signature(
         next_obs, next_state, *_ = step_env(environment, key, state, action, params)
         return (state, obs), (next_state, next_obs)
 
-    before, after = jax.eval_shape(reset_and_step, jax.random.key(0), params)
-
-    def common(x: Any, y: Any) -> jax.ShapeDtypeStruct:
-        same = x.dtype == y.dtype
-        dtype = x.dtype if same else jnp.promote_types(x.dtype, y.dtype)
-        return jax.ShapeDtypeStruct(x.shape, dtype)
-
-    return jax.tree.map(common, before, after)
-
-
-def _dtypes(tree: PyTree) -> tuple[Any, ...]:
-    return tuple(leaf.dtype for leaf in jax.tree.leaves(tree))
-
-
-def _cast(tree: PyTree, dtypes: tuple[Any, ...]) -> PyTree:
-    """The tree with each leaf in its dtype, not weakly typed."""
-    leaves, structure = jax.tree.flatten(tree)
-    cast = [jnp.asarray(x, dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
-    return jax.tree.unflatten(structure, cast)
+    return common_types(*jax.eval_shape(reset_and_step, jax.random.key(0), params))
 
 
 def _space(space: Any, value: PyTree = None) -> spaces.Space:
@@ -456,21 +430,6 @@ def _freeze(value: Any) -> Any:
 def _construct(factory: Callable, /, **arguments: Any) -> Any:
     """One instance for equal arguments: gymnax instances compare by identity."""
     return factory(**arguments)
-
-
-@contextmanager
-def _explained(id: str, arguments: dict[str, Any]) -> Iterator[None]:
-    """Whatever a constructor raises over the user's arguments, as one sentence."""
-    try:
-        yield
-    except InvalidInput:
-        raise
-    except Exception as error:
-        if not arguments:
-            raise
-        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
-        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
-        raise InvalidInput(f"{given}: {id} cannot be built ({reason}).") from error
 
 
 class _Deferred(types.ModuleType):

@@ -1,0 +1,58 @@
+"""Craftax and Craftax-Classic (Matthews et al., 2024).
+
+Parameters are the fields of Craftax's `EnvParams`. Craftax *ends* an episode at its
+`max_timesteps` (10,000, of Craftax-Classic; 100,000); here that is the `horizon`, a
+truncation. Compiling takes a minute or more.
+"""
+
+from functools import partial
+from typing import Any
+
+from jaxrl import spaces
+from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.errors import did_you_mean
+from jaxrl.types import Array, Env, InvalidInput, PyTree
+
+NAMES = (
+    "Craftax-Classic-Symbolic-v1",
+    "Craftax-Classic-Pixels-v1",
+    "Craftax-Symbolic-v1",
+    "Craftax-Pixels-v1",
+)
+NEVER = 2**31 - 2
+
+
+def build(name: str, **given: Any) -> Env:
+    """An environment of Craftax."""
+    maker = import_quietly("craftax.craftax_env").make_craftax_env_from_name
+    environment = maker(name, auto_reset=False)
+    params = environment.default_params
+    known = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
+    for field, value in given.items():
+        if field not in known:
+            raise InvalidInput(
+                f"{field} = {value!r}: craftax/{name} has no such parameter"
+                f"{did_you_mean(field, known)}."
+            )
+    horizon = int(params.max_timesteps)
+    params = params.replace(max_timesteps=NEVER, **given)
+    return adapted(
+        Suite(
+            partial(_begin, environment, params), partial(_advance, environment, params)
+        ),
+        lambda obs: spaces.box(0.0, 1.0, obs.shape, obs.dtype),
+        spaces.Discrete(int(environment.action_space(params).n)),
+        horizon,
+    )
+
+
+def _begin(environment: Any, params: Any, key: Array) -> tuple[PyTree, Array]:
+    obs, state = environment.reset_env(key, params)
+    return state, obs
+
+
+def _advance(
+    environment: Any, params: Any, key: Array, state: Any, action: Array
+) -> tuple:
+    obs, state, reward, done, info = environment.step_env(key, state, action, params)
+    return state, obs, reward, done, info

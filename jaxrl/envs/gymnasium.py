@@ -1,0 +1,290 @@
+"""Gymnasium's spaces as ours, and its environments as ours, stepped on the host.
+
+Gymnasium comes with gymnax. It is imported where it is used.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import spaces
+from jaxrl.config import check_value, require
+from jaxrl.errors import did_you_mean
+from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+
+
+def to_space(space: Any) -> Any:
+    """A space of ours as one of Gymnasium's.
+
+    A `Discrete` draws int64 there, as Gymnasium's own environments do.
+    """
+    from gymnasium import spaces as theirs
+
+    if isinstance(space, spaces.Dict):
+        return theirs.Dict({name: to_space(child) for name, child in space.items})
+    if isinstance(space, spaces.Discrete):
+        return theirs.Discrete(space.n)
+    low, high = (_bound(bound, space) for bound in (space.low, space.high))
+    return theirs.Box(low, high, space.shape, np.dtype(space.dtype).type)
+
+
+def _bound(bound: Any, space: spaces.Box) -> np.ndarray:
+    """A bound in the dtype of the space; without one the largest integer there is."""
+    numbers = np.asarray(bound, np.float64)
+    if np.issubdtype(space.dtype, np.integer):
+        limits = np.iinfo(space.dtype)
+        numbers = np.clip(numbers, limits.min, limits.max)
+    return numbers.astype(space.dtype).reshape(space.shape)
+
+
+def from_space(space: Any) -> Any:
+    """A space of Gymnasium's as one of ours. Numbers become those of 32 bits.
+
+    Raises:
+      InvalidInput: there is no such space here.
+    """
+    from gymnasium import spaces as theirs
+
+    if isinstance(space, theirs.Dict):
+        return spaces.dict_space(
+            **{name: from_space(child) for name, child in space.items()}
+        )
+    if isinstance(space, theirs.Discrete) and space.start == 0:
+        return spaces.Discrete(int(space.n))
+    if isinstance(space, theirs.Box):
+        name = np.dtype(space.dtype).name
+        dtype = {"float64": "float32", "int64": "int32"}.get(name, name)
+        return spaces.box(space.low, space.high, space.shape, dtype)
+    raise InvalidInput(
+        f"the space {space} has no counterpart in jaxrl: there are Box, Discrete from 0, "
+        f"and Dict of them."
+    )
+
+
+def make_gymnasium(id: str, **arguments: Any) -> Any:
+    """`gymnasium.make`, its errors in one sentence and its advice left out.
+
+    Raises:
+      InvalidInput: there is no such environment, or it cannot be made.
+    """
+    import gymnasium
+
+    try:
+        with warnings.catch_warnings():
+            # That a newer version of the environment exists, for example.
+            warnings.simplefilter("ignore")
+            return gymnasium.make(id, disable_env_checker=True, **arguments)
+    except gymnasium.error.UnregisteredEnv as error:
+        known = [str(name) for name in gymnasium.registry]
+        raise InvalidInput(
+            f"Gymnasium has no environment {id!r}{did_you_mean(id, known)}."
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+        raise InvalidInput(
+            f"Gymnasium cannot make {id!r}{' with ' + given if given else ''} ({reason})."
+        ) from error
+
+
+# A Gymnasium environment to train in
+
+
+class HostState(NamedTuple):
+    """Which moment of an episode it is; the rest of the state is on the host."""
+
+    seed: Array  # uint32 []: of the episode
+    steps: Array  # int32 []: steps taken in it, as the host has counted them
+
+
+@functools.cache
+def gymnasium_factory(id: str) -> Callable[..., Env]:
+    """The factory of "gymnasium/ID": the same object every time, so one program."""
+    return functools.partial(gymnasium_env, id)
+
+
+def gymnasium_env(id: str, /, shortest_episode: int = 1, **arguments: Any) -> Env:
+    """A Gymnasium environment, stepped on the host whenever the program asks.
+
+    The program's state is only `HostState`. An environment on the host belongs to a place
+    in the batch, and notices if the program is elsewhere than it is itself: that ends the
+    run. So there can be one agent, on one device, whose run cannot be resumed.
+
+    Args:
+      id: as `gymnasium.make` takes it.
+      shortest_episode: no episode has fewer steps; see `Env`. Fresh starts are drawn so
+        much more rarely, and each is a reset on the host.
+      **arguments: of `gymnasium.make`.
+
+    Raises:
+      InvalidInput: it cannot be made, a space has no counterpart here, or its resets do
+        not follow their seeds.
+    """
+    check_value("shortest_episode", int, shortest_episode, low=1)
+    host = Host(id, arguments)
+    warnings.warn(
+        f"gymnasium/{id} is stepped in Python, one environment after another: expect "
+        f"thousands of steps a second, however many there are, and no resuming.",
+        stacklevel=2,
+    )
+    observation_space = from_space(host.one.observation_space)
+    host.check_seeds()
+    return Env(
+        params=(),
+        horizon=None if host.limit is None else np.int32(host.limit),
+        reset=functools.partial(_reset, host, observation_space),
+        step=functools.partial(_step, host, observation_space),
+        observation_space=observation_space,
+        action_space=from_space(host.one.action_space),
+        shortest_episode=shortest_episode,
+        on_host=True,
+    )
+
+
+def _reset(
+    host: "Host", space: spaces.Space, key: Array, params: PyTree
+) -> tuple[HostState, PyTree]:
+    del params
+    seed = jax.random.bits(key, (), jnp.uint32)
+    obs = jax.pure_callback(
+        host.starts, _shapes(space), seed, vmap_method="broadcast_all"
+    )
+    return HostState(seed, jnp.int32(0)), obs
+
+
+def _step(
+    host: "Host",
+    space: spaces.Space,
+    key: Array,
+    state: HostState,
+    action: Array,
+    params: PyTree,
+) -> tuple[HostState, TimeStep]:
+    """The number of steps comes back from the host, so that the next step waits for it."""
+    del key, params
+    number, flag = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), bool)
+    reward = jax.ShapeDtypeStruct((), np.float32)
+    obs, reward, terminated, truncated, steps = jax.pure_callback(
+        host.steps,
+        (_shapes(space), reward, flag, flag, number),
+        *state,
+        action,
+        vmap_method="broadcast_all",
+    )
+    return HostState(state.seed, steps), TimeStep(
+        obs, reward, terminated, truncated & ~terminated, {}
+    )
+
+
+def _shapes(space: spaces.Space) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)),
+        spaces.tree(space),
+    )
+
+
+class Host:
+    """Environments of Gymnasium, one for each place of a batch.
+
+    A step asked for twice in a row is answered from memory: it is as good as pure.
+    """
+
+    def __init__(self, id: str, arguments: dict[str, Any]) -> None:
+        self.id = id
+        # The time limit is the rollout's: -1 is none.
+        self._make = functools.partial(
+            make_gymnasium, id, **{"max_episode_steps": -1} | arguments
+        )
+        limited = make_gymnasium(id, **arguments)
+        self.one = self._make()
+        self.limit = limited.spec.max_episode_steps if limited.spec else None
+        self.space = from_space(self.one.observation_space)
+        limited.close()
+        self._envs: list[Any] = []
+        self._asked: list[Any] = []  # the last step of each place
+        self._answered: list[Any] = []
+
+    def check_seeds(self) -> None:
+        """Refuses an environment whose resets do not follow their seeds."""
+        first, _, again = (self.starts(np.array([seed])) for seed in (3, 4, 3))
+        same = jax.tree.map(np.array_equal, first, again)
+        require(
+            all(jax.tree.leaves(same)),
+            f"Gymnasium's {self.id!r} begins differently with the same seed: it cannot be "
+            f"trained in.",
+        )
+
+    def starts(self, seeds: Any) -> PyTree:
+        """The first observations of the episodes with these seeds `[...]`."""
+        seeds = np.asarray(seeds)
+        rows = [self.one.reset(seed=int(seed))[0] for seed in seeds.reshape(-1)]
+        return stacked(self.space, rows, seeds.shape)
+
+    def steps(self, seeds: Any, counts: Any, actions: Any) -> tuple:
+        """A step at each place `[...]`: observation, reward, flags, steps taken."""
+        seeds, counts, actions = map(np.asarray, (seeds, counts, actions))
+        shape = seeds.shape
+        actions = actions.reshape(-1, *actions.shape[len(shape) :])
+        rows = [
+            self._step(place, int(seed), int(count), action)
+            for place, (seed, count, action) in enumerate(
+                zip(seeds.reshape(-1), counts.reshape(-1), actions, strict=True)
+            )
+        ]
+        obs, *numbers = zip(*rows, strict=True)
+        kinds = (np.float32, bool, bool, np.int32)
+        columns = [
+            np.asarray(x, kind).reshape(shape)
+            for x, kind in zip(numbers, kinds, strict=True)
+        ]
+        return (stacked(self.space, list(obs), shape), *columns)
+
+    def _step(self, place: int, seed: int, count: int, action: np.ndarray) -> tuple:
+        while len(self._envs) <= place:
+            self._envs.append(self._make())
+            self._asked.append(None)
+            self._answered.append(None)
+        env, before, asked = (
+            self._envs[place],
+            self._asked[place],
+            (seed, count, action.tobytes()),
+        )
+        if asked == before:
+            return self._answered[place]
+        if count == 0:
+            env.reset(seed=seed)
+        elif before is None or before[:2] != (seed, count - 1):
+            raise RuntimeError(
+                f"gymnasium/{self.id}: the environment on the host is not where the "
+                f"program is, which asks for step {count} of another episode; one agent "
+                f"at a time can be trained in it, from the start."
+            )
+        given = as_action(action, env.action_space)
+        obs, reward, terminated, truncated, _ = env.step(given)
+        answer = (obs, reward, terminated, truncated, count + 1)
+        self._asked[place], self._answered[place] = asked, answer
+        return answer
+
+
+def stacked(space: Any, rows: list[PyTree], shape: tuple[int, ...]) -> PyTree:
+    """Observations as one batch `[*shape, ...]`, in the types of a space of ours."""
+
+    def stack(leaf: Any, *rows: Any) -> np.ndarray:
+        x = np.stack([np.asarray(row) for row in rows]).astype(leaf.dtype)
+        return x.reshape(*shape, *leaf.shape)
+
+    return jax.tree.map(stack, spaces.tree(space), *rows)
+
+
+def as_action(action: np.ndarray, space: Any) -> Any:
+    """An action as that Gymnasium space wants it; of a Box within its bounds."""
+    if not hasattr(space, "low"):
+        return int(action)
+    return np.clip(action.reshape(space.shape), space.low, space.high).astype(
+        space.dtype
+    )

@@ -1,0 +1,1 @@
+"""Environments and policies of jaxrl in other libraries, and theirs here."""
