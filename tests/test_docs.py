@@ -210,6 +210,18 @@ def test_links_resolve(page):
             assert anchor in map(slug, headings), target
 
 
+def test_every_page_of_the_navigation_exists():
+    """Those of `reference/` and `repository/` are made by website/hooks.py."""
+    _, _, nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")
+    pages = re.findall(r": ([\w./-]+\.md)$", nav, re.M)
+    assert len(set(pages)) == len(pages) > 30
+    made = "repository/"
+    for page in pages:
+        path = page.removeprefix(made).removesuffix(".md")
+        found = [ROOT / path, ROOT / f"{path}.md"] if made in page else [DOCS / page]
+        assert any(x.exists() for x in found), page
+
+
 def test_nothing_names_this_machine():
     here = {str(ROOT), str(Path.home()), sys.prefix, os.environ.get("VIRTUAL_ENV", "")}
     places = {place.rstrip("/") + "/" for place in here} - {"/"}
