@@ -17,7 +17,7 @@ from jaxrl import cli, envs, flags
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import env_ids, known_issues, make
 from jaxrl.rlhf.registry import RLHF
-from tests import api
+from tests import api, blocks
 from tests.language import task_of
 from tests.small import taught, tiny
 
@@ -44,6 +44,37 @@ def test_program_runs(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(envs, "_registered", {})
     exec(compile(program, "<documentation>", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
+
+
+def test_every_code_block_is_run_or_says_why_not():
+    """`python -m tests.blocks`, a step of .ci/run, runs them."""
+    known = {"python", "py", "bash", "toml", "json", *blocks.NO_CODE}
+    found = [block for page in blocks.PAGES for block in blocks.blocks(page)]
+    opened = [re.findall(r"^```\w", page.read_text(), re.M) for page in blocks.PAGES]
+    assert len(found) == sum(map(len, opened)) > 100
+    assert {block.language for block in found} <= known
+    assert all(len(block.reason) > 10 for block in found if block.reason)
+    for block in found:
+        if block.language != "bash" or block.reason:
+            continue
+        for words in blocks.commands(block.text):
+            first = words[0].removeprefix(".venv/bin/")
+            assert first in ("jaxrl", "pip", "pytest", "python3"), words
+
+
+def test_commands_of_a_block():
+    text = "#!/bin/bash\njaxrl list \\\n  envs  # all\npip install . && jaxrl bench\n"
+    found = blocks.commands(text)
+    assert found == [
+        ["jaxrl", "list", "envs"],
+        ["pip", "install", "."],
+        ["jaxrl", "bench"],
+    ]
+    assert blocks.shortened(found[2])[-1] == "B1"
+    assert blocks.shortened(["jaxrl", "train", "dqn"])[-2:] == [
+        "--learning-starts",
+        "500",
+    ]
 
 
 def rows(page: Path) -> dict[str, list[str]]:
@@ -208,6 +239,18 @@ def test_links_resolve(page):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.M)
             assert anchor in map(slug, headings), target
+
+
+def test_every_page_of_the_navigation_exists():
+    """Those of `reference/` and `repository/` are made by website/hooks.py."""
+    _, _, nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")
+    pages = re.findall(r": ([\w./-]+\.md)$", nav, re.M)
+    assert len(set(pages)) == len(pages) > 30
+    made = "repository/"
+    for page in pages:
+        path = page.removeprefix(made).removesuffix(".md")
+        found = [ROOT / path, ROOT / f"{path}.md"] if made in page else [DOCS / page]
+        assert any(x.exists() for x in found), page
 
 
 def test_nothing_names_this_machine():

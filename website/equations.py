@@ -1,0 +1,35 @@
+"""Docstrings of this house for mkdocstrings: equations keep their lines, sources a name.
+
+A paragraph of equations is lines as a person aligned them; in Markdown they would run
+together, and `*` and `_` in them be emphasis.
+"""
+
+import re
+from typing import Any
+
+import griffe
+
+EQUATION = re.compile(r"[=←≤≈~∝]|\S {3,}\S")
+SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Examples?):\n")
+
+
+def is_equation(paragraph: str) -> bool:
+    lines = paragraph.split("\n")
+    shown = [line for line in lines if EQUATION.search(line) and "`" not in line]
+    return len(shown) * 2 >= len(lines) and not re.search(r"[.:;]$", paragraph)
+
+
+def formatted(text: str) -> str:
+    """Equations between the first paragraph and the arguments become code."""
+    head, *tail = re.split(r"\n\n(?=(?:Args|Returns):\n|Source: )", text, maxsplit=1)
+    first, *rest = head.split("\n\n")
+    rest = [f"```text\n{x}\n```" if is_equation(x) else x for x in rest]
+    return "\n\n".join([first, *rest, *tail])
+
+
+class Equations(griffe.Extension):
+    """Applied to every docstring before it is read as sections."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = formatted(obj.docstring.value)
