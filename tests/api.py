@@ -48,6 +48,7 @@ ROOMS = {
     "dataset": "recorded episodes",
     "minari": "datasets of Minari",
     "statistics": "many seeds, many tasks",
+    "rendering": "an agent at play, in pictures",
 }
 """Module -> what it holds."""
 
