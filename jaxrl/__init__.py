@@ -42,6 +42,8 @@ _HOME = {
     "make": "jaxrl.envs",
     "member": "jaxrl.population",
     "register": "jaxrl.envs",
+    "render": "jaxrl.rendering",
+    "render_frames": "jaxrl.rendering",
     "Range": "jaxrl.sweeps.space",
     "resume_experiment": "jaxrl.session",
     "run_chunk": "jaxrl.population",
@@ -85,6 +87,8 @@ if TYPE_CHECKING:
     from jaxrl.policy import load_policy as load_policy
     from jaxrl.population import member as member
     from jaxrl.population import run_chunk as run_chunk
+    from jaxrl.rendering import render as render
+    from jaxrl.rendering import render_frames as render_frames
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll
     from jaxrl.runner import train as train

@@ -588,6 +588,32 @@ def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) 
         click.echo(json.dumps(about))
 
 
+@jaxrl.command()
+@click.argument("run", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="GIF, MP4 or PNG file.")
+@click.option("--episodes", type=int, default=1, help="Whole episodes.")
+@click.option("--seed", type=int, default=0, help="Seed of the episodes.")
+@click.option("--stochastic", is_flag=True, help="Sample actions, not the likeliest.")
+@click.option("--member", type=int, help="Place of the agent.  [default: the first]")
+@click.option("--max-steps", type=int, help="Steps of an episode, at most.")
+@click.option("--fps", type=int, help="Steps shown in a second.")
+@click.option("--size", type=int, default=256, help="Pixels of height.")
+@click.option("--overlay", is_flag=True, help="Draw actions and value beside it.")
+@click.option("--env", help="Allows the run's environment to be your own module's.")
+def render(run: str, out: str, stochastic: bool, **choice: Any) -> None:
+    """Draw an agent of a run folder at play: a GIF, an MP4, or a PNG filmstrip."""
+    from jaxrl.platform import use_compilation_cache
+    from jaxrl.rendering import render as draw
+
+    use_compilation_cache()
+    for k, episode in enumerate(draw(run, out, greedy=not stochastic, **choice)):
+        click.echo(
+            f"episode {k}: return {episode.reward.sum():.2f}, "
+            f"{len(episode.reward):,} steps, {episode.end}"
+        )
+    click.echo(out)
+
+
 KINDS = (
     *("curves", "efficiency", "aggregates", "intervals", "profile"),
     *("slices", "heatmap"),

@@ -107,7 +107,12 @@ def restart_episodes(env: Env, world: World) -> World:
 
 
 def step_world(
-    env: Env, policy: Policy, world: World, noise: PyTree, keys: Array, fresh: tuple
+    env: Env,
+    policy: Policy,
+    world: World,
+    noise: PyTree,
+    keys: Array,
+    fresh: tuple | None,
 ) -> tuple[World, Transition]:
     """One step of every environment, with auto-reset.
 
@@ -117,7 +122,8 @@ def step_world(
       world: where the environments are.
       noise: what the policy is given.
       keys: `[N]`, for `env.step`.
-      fresh: the (env_state, obs) `[N, ...]` in which a new episode starts.
+      fresh: the (env_state, obs) `[N, ...]` in which a new episode starts; None: an
+        environment stays where its episode ended.
 
     Returns:
       The next world, whose `obs`, `env_state` and `memory` are those of a new episode
@@ -141,6 +147,8 @@ def step_world(
         next_obs=step.obs,
         extras=extras,
     )
+    if fresh is None:
+        fresh = (env_state, step.obs)
     world = world.replace(
         env_state=where(done, fresh[0], env_state),
         obs=where(done, fresh[1], step.obs),
@@ -264,6 +272,45 @@ def play(
         not_finished, step, carry
     )
     return episode_return, episode_length, ended
+
+
+class Watched(NamedTuple):
+    """The first episode of each environment, step by step (`watch`)."""
+
+    env_state: PyTree  # [T + 1, N, ...]: before each step, and after the last one
+    transition: Transition  # [T, N, ...]
+    running: Array  # bool [T, N]; what stands in the other rows means nothing
+
+
+def watch(env: Env, policy: Policy, world: World, max_steps: int) -> Watched:
+    """What `play` plays, all of it kept: for looking at, not for learning from.
+
+    After its episode an environment stays in the state in which that ended.
+    """
+    num_envs = len(world.episode_length)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
+        world, ended = carry
+        key, key_policy, key_step = jax.random.split(world.key, 3)
+        keys = jax.random.split(key_step, num_envs)
+        after, transition = step_world(env, policy, world, key_policy, keys, None)
+        row = (world.env_state, transition, ~ended)
+        world = after.replace(
+            key=key,
+            env_state=where(ended, world.env_state, after.env_state),
+            obs=where(ended, world.obs, after.obs),
+        )
+        return (world, ended | transition.terminated | transition.truncated), row
+
+    carry = (world, jnp.zeros(num_envs, bool))
+    (last, _), rows = jax.lax.scan(step, carry, length=max_steps)
+    env_state, transition, running = rows
+
+    def with_last(rows: Array, last: Array) -> Array:
+        return jnp.concatenate([rows, last[None]])
+
+    states = jax.tree.map(with_last, env_state, last.env_state)
+    return Watched(states, transition, running)
 
 
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:

@@ -189,6 +189,10 @@ class Env(flax.struct.PyTreeNode):
     approximated by one, whose `features` are what is observed. For exact values only."""
     teacher: PyTree = None
     """What an algorithm learns from beside rewards (`Algorithm.teacher`); None for most."""
+    draw: Callable | None = static(None)
+    """`(env_state, params, size) -> uint8 [H, W, 3]`: a picture, about `size` pixels high,
+    all of one shape. Called on the host, with numpy arrays of one environment, by
+    `jaxrl.rendering` alone. None: what `jaxrl.drawing.DRAW` has for the id, if anything."""
 
 
 class Transition(NamedTuple):
@@ -241,6 +245,14 @@ def no_memory(config: Any, env: Env, num_envs: int) -> Memory:
     return ()
 
 
+def no_explanation(
+    config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice is made from is not known."""
+    del config, env, agent, obs, memory
+    return {}
+
+
 def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
     """Nothing beside the returns."""
     del config, env, agents
@@ -282,6 +294,10 @@ class Algorithm(NamedTuple):
     init_memory: `(config, env, num_envs) -> Memory`, all zeros
     score:       `(config, env, agents [K]) -> {name: [K]}`, on the host: what an
                  evaluation says of the agents beside their returns
+    explain:     `(config, env, agent, obs, memory) -> {name: [N, ...]}`, from what `act`
+                 chooses, to be shown: "probability" `[N, A]` or "q" `[N, A]` of discrete
+                 actions (-inf where one is not legal), "spread" `[N, D, 3]` of continuous
+                 ones: the action at -1, 0 and 1 standard deviations
     teacher:     what `env.teacher` is, named as its flag: "data", a `dataset.Dataset`;
                  "expert", a `teachers.FrozenPolicy`; "policy", the same or None for
                  uniformly random actions. Only `train_step` and, for "policy", `act` need
@@ -298,6 +314,7 @@ class Algorithm(NamedTuple):
     validate: Callable
     init_memory: Callable = no_memory
     score: Callable = no_score
+    explain: Callable = no_explanation
     teacher: Literal["", "data", "expert", "policy"] = ""
     problem: Problem | None = None
 

@@ -50,6 +50,7 @@ ROOMS = {
     "statistics": "many seeds, many tasks",
     "interop.gymnasium": "our environments as Gymnasium's",
     "interop.evaluation": "trained agents in Gymnasium's environments",
+    "rendering": "an agent at play, in pictures",
 }
 """Module -> what it holds."""
 

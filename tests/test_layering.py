@@ -12,7 +12,7 @@ LAYERS = (
     {"cli"},
     {"report", "feedback"},
     {"flags", "bench"},
-    {"sweeps", "collection", "interop"},
+    {"sweeps", "collection", "rendering", "interop"},
     {"session", "policy"},
     {"experiment"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
@@ -22,7 +22,7 @@ LAYERS = (
     | {"minari"},
     {"dataset"},
     {"evaluation", "storage", "folders"},
-    {"settings", "machines", "teachers"},
+    {"settings", "machines", "teachers", "drawing"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

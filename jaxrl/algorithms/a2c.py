@@ -35,6 +35,7 @@ from jaxrl.networks.actor_critic import (
     Actor,
     Critic,
     action_noise,
+    explanation,
     in_blocks,
     policy_distribution,
 )
@@ -194,6 +195,15 @@ def act(
     return choose(config, env, agent, obs, memory, noise)
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    pi = policy_of(config, env, agent.params["actor"], obs)
+    return explanation(env.action_space, pi)
+
+
 def values(
     config: Config, env: Env, agent: Agent, trajectory: Transition
 ) -> tuple[Array, Array]:
@@ -307,6 +317,7 @@ A2C = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -43,6 +43,7 @@ from jaxrl.networks.actor_critic import (
     Actor,
     Critic,
     action_noise,
+    explanation,
     policy_distribution,
 )
 from jaxrl.networks.features import (
@@ -234,6 +235,15 @@ def act(
     batch = jax.tree.leaves(obs)[0].shape[:1]
     noise = None if greedy else action_noise(env.action_space, key, batch)
     return choose(config, env, agent, obs, memory, noise)
+
+
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    pi = policy_of(config, env, agent.params["actor"], obs)
+    return explanation(env.action_space, pi)
 
 
 def estimate(config: Config, env: Env, params: PyTree, trajectory: Transition) -> Array:
@@ -435,6 +445,7 @@ ACTOR_CRITIC = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -27,7 +27,12 @@ from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
 from jaxrl.algorithms import checks
-from jaxrl.networks.actor_critic import Actor, action_noise, policy_distribution
+from jaxrl.networks.actor_critic import (
+    Actor,
+    action_noise,
+    explanation,
+    policy_distribution,
+)
 from jaxrl.networks.features import (
     Network,
     action_mask,
@@ -157,6 +162,15 @@ def act(
     return action, memory, {}
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    pi = policy_of(config, env, agent.params, obs)
+    return explanation(env.action_space, pi)
+
+
 REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
 """What `loss` reports of every step, in this order."""
 
@@ -226,6 +240,7 @@ BC = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
     teacher="data",

@@ -30,7 +30,12 @@ from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim, spaces
 from jaxrl.algorithms import checks
-from jaxrl.networks.actor_critic import Actor, action_noise, policy_distribution
+from jaxrl.networks.actor_critic import (
+    Actor,
+    action_noise,
+    explanation,
+    policy_distribution,
+)
 from jaxrl.networks.features import (
     Network,
     action_mask,
@@ -185,6 +190,15 @@ def act(
     return action, memory, {}
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    pi = policy_of(config, env, agent.params, obs)
+    return explanation(env.action_space, pi)
+
+
 def mixture(config: Config, env: Env, agent: Agent, beta: Scalar) -> Policy:
     """The policy that plays, and what the expert says of each state, in its extras."""
 
@@ -289,6 +303,7 @@ DAGGER = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
     teacher="expert",

@@ -229,6 +229,14 @@ def act(
     return explorer(config, env, agent, epsilon)(obs, memory, noise)
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    return {"q": legal_q_values(config, env, agent.params, obs)}
+
+
 def explorer(config: Config, env: Env, agent: Agent, epsilon: Scalar) -> Policy:
     """The epsilon-greedy policy, which is given `exploration_noise`."""
 
@@ -360,6 +368,7 @@ DQN = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -40,6 +40,7 @@ from jaxrl.networks.actor_critic import (
     ActorCritic,
     action_noise,
     apply_step,
+    explanation,
     in_blocks,
     join,
     policy_distribution,
@@ -233,6 +234,15 @@ def act(
     return choose(config, env, agent, obs, memory, noise)
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    policy, _ = policy_and_value(config, env, agent, agent.params, obs)
+    return explanation(env.action_space, distribution(config, env, policy, obs))
+
+
 def make_batch(
     config: Config, env: Env, agent: Agent, trajectory: Transition, reward: Array
 ) -> Batch:
@@ -398,6 +408,7 @@ NATURAL_PG = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -38,6 +38,7 @@ from jaxrl.networks.actor_critic import (
     action_noise,
     apply_sequence,
     apply_step,
+    explanation,
     in_blocks,
     initial_memory,
     policy_distribution,
@@ -293,6 +294,14 @@ def act(
     return choose(config, env, agent, obs, memory, noise)
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    _, policy, _ = forward(config, env, agent, agent.params, obs, memory)
+    return explanation(env.action_space, distribution(config, env, policy, obs))
+
+
 def values(
     config: Config, env: Env, agent: Agent, trajectory: Transition
 ) -> tuple[Array, Array]:
@@ -522,6 +531,7 @@ PPO = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
     init_memory=init_memory,

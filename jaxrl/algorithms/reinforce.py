@@ -41,6 +41,7 @@ from jaxrl.networks.actor_critic import (
     ActorCritic,
     action_noise,
     apply_step,
+    explanation,
     policy_distribution,
 )
 from jaxrl.networks.features import (
@@ -196,6 +197,15 @@ def act(
     batch = jax.tree.leaves(obs)[0].shape[:1]
     noise = None if greedy else action_noise(env.action_space, key, batch)
     return choose(config, env, agent, obs, memory, noise)
+
+
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    pi, _ = policy_and_value(config, env, agent.params, obs)
+    return explanation(env.action_space, pi)
 
 
 def policy_and_value(
@@ -372,6 +382,7 @@ REINFORCE = Algorithm(
     init=init,
     train_step=train_step,
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -194,6 +194,16 @@ def act(
     return explorer(config, env, agent, epsilon)(obs, memory, noise)
 
 
+def explain(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> dict[str, Array]:
+    """What the choice of an action is made from (see `Algorithm`)."""
+    del memory
+    q = q_values(config, env, agent.params, obs)
+    mask = action_mask(env.observation_space, obs)
+    return {"q": q if mask is None else jnp.where(mask, q, -jnp.inf)}
+
+
 def next_values(
     config: Config,
     env: Env,
@@ -322,6 +332,7 @@ SARSA = Algorithm(
     init=init,
     train_step=partial(train_step, successor="taken"),
     act=act,
+    explain=explain,
     plan=plan,
     validate=validate,
 )

@@ -31,6 +31,15 @@ class StickyState(NamedTuple):
     first: Array  # bool []: no action yet in this episode
 
 
+def unwrapped(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    """State and parameters of the environment inside all wrappers of this file."""
+    while isinstance(env_state, StickyState | HistoryState):
+        if isinstance(env_state, StickyState):
+            params = params.env
+        env_state = env_state.env_state
+    return env_state, params
+
+
 def sticky_actions(env: Env, prob: float | Array) -> Env:
     """With probability `prob` the previous action is carried out, not the new one.
 

@@ -208,6 +208,17 @@ def action_noise(
     return jax.random.normal(key, (*shape, action_space.size))
 
 
+def explanation(
+    action_space: spaces.Box | spaces.Discrete, pi: Any
+) -> dict[str, Array]:
+    """A distribution of `policy_distribution`, as `Algorithm.explain` shows it."""
+    if isinstance(action_space, spaces.Discrete):
+        return {"probability": pi.probs}
+    shape = pi.mode().shape
+    each = [pi.from_noise(jnp.full(shape, z)) for z in (-1.0, 0.0, 1.0)]
+    return {"spread": jnp.stack(each, axis=-1)}
+
+
 def policy_distribution(
     action_space: spaces.Box | spaces.Discrete,
     policy: PolicyParams,
