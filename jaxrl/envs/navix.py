@@ -1,6 +1,6 @@
 """Navix: MiniGrid in JAX (Pignatelli et al., 2024).
 
-Parameters are those of Navix: `max_steps`, the time limit (100), which becomes the
+Parameters are those of Navix: `max_steps`, the time limit, which becomes the
 `horizon`, and `observation_fn`, one of `OBSERVATIONS`. Navix's auto-reset is not used.
 Navix declares that a symbol is at most 8, or 255; the agent's is 10, the largest: the space
 here says so.
