@@ -4,10 +4,10 @@ python -m tests.blocks              # all pages, minutes
 python -m tests.blocks ppo cli      # some pages
 python -m tests.blocks --list       # what is not run here, and why
 
-`python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks are run in
-this process; `toml` becomes the file that the page names; `json` is read; `text` and `bibtex`
-are no code. A page has a folder of its own. A block that cannot run says why in a comment on
-the line above it: `<!-- not run: the reason -->`.
+`python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks run in
+this process; `toml` becomes the file that the page names; `json` is read; `text` and
+`bibtex` are no code. A page has a folder of its own. A block that cannot run says why in a
+comment on the line above it: `<!-- not run: the reason -->`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SMALL = {
 BEFORE = {
     "getting-started": "jaxrl train dqn --env CartPole-v1",
     "td": "jaxrl train ppo --env CartPole-v1",
-    "rlhf-training": "jaxrl rlhf sft --data small-world --out runs/sft",
+    "rlhf-training": "jaxrl rlhf sft --data small-world --out runs/sft-small",
 }
 """Runs that a page speaks of and another page makes."""
 

@@ -205,6 +205,13 @@ def test_the_index_is_that_of_the_docstrings():
     assert api.index() in api.PAGE.read_text()
 
 
+def test_every_function_of_the_index_has_a_docstring():
+    for module in api.ROOMS:
+        assert [x for x, said in api.functions(module).items() if not said] == [], (
+            module
+        )
+
+
 def test_every_formula_of_the_index_is_a_function():
     names = set(re.findall(r"`(jaxrl\.[\w.]+)`", api.PAGE.read_text()))
     found = {n for n in names if n.removeprefix("jaxrl.") not in api.ROOMS}

@@ -256,4 +256,5 @@ MOST_SHOWN = 48
 
 
 def decoded(task: Task, tokens: Any, mask: Any) -> str:
+    """The text of tokens `[T]` that a mask `[T]` holds."""
     return task.tokenizer.decode(np.asarray(tokens)[np.asarray(mask)])
