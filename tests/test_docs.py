@@ -47,7 +47,7 @@ def test_program_runs(program, tmp_path, monkeypatch, capsys):
 
 
 def test_every_code_block_is_run_or_says_why_not():
-    """`python -m tests.blocks`, a step of .ci/run, runs them."""
+    """`python -m tests.blocks` runs them."""
     known = {"python", "py", "bash", "toml", "json", *blocks.NO_CODE}
     found = [block for page in blocks.PAGES for block in blocks.blocks(page)]
     opened = [re.findall(r"^```\w", page.read_text(), re.M) for page in blocks.PAGES]
