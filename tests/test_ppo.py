@@ -278,3 +278,22 @@ def test_dict_actions_are_refused():
     env = env.replace(action_space=spaces.dict_space(a=spaces.Discrete(2)))
     with pytest.raises(InvalidInput, match="Discrete action space or a Box"):
         PPO.validate(tiny(PPO), env)
+
+
+def test_a_variant_is_made_by_passing_a_loss():
+    env, config = make("probe/action"), tiny(PPO)
+    state = PPO.init(config.replace(ent_coef=0.0, vf_coef=0.0), env, KEY)
+
+    def nothing(config, env, agent, batch, pi, log_prob):
+        return 0.0 * log_prob
+
+    still = config.replace(ent_coef=0.0, vf_coef=0.0)
+    for policy_loss, moves in ((nothing, False), (ppo.policy_loss, True)):
+        loss_fn = partial(ppo.loss, policy_loss_fn=policy_loss)
+        after, _ = jax.jit(partial(ppo.train_step, still, env, loss_fn=loss_fn))(state)
+        pairs = zip(
+            jax.tree.leaves(state.agent.params),
+            jax.tree.leaves(after.agent.params),
+            strict=True,
+        )
+        assert any((a != b).any() for a, b in pairs) == moves

@@ -21,6 +21,7 @@ The details that matter, in the order of the code:
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -397,7 +398,13 @@ REPORTED = (
 
 
 def loss(
-    params: PyTree, config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
+    params: PyTree,
+    config: Config,
+    env: Env,
+    agent: Agent,
+    batch: Batch,
+    memory: Memory,
+    policy_loss_fn: Callable = policy_loss,
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss, and what is `REPORTED` of every step of the minibatch."""
     _, policy, value = forward(
@@ -405,7 +412,7 @@ def loss(
     )
     pi = distribution(config, env, policy, batch.obs)
     log_prob = pi.log_prob(batch.action)
-    loss_policy = policy_loss(config, env, agent, batch, pi, log_prob)
+    loss_policy = policy_loss_fn(config, env, agent, batch, pi, log_prob)
     loss_value = value_loss(config, batch, value)
     entropy = pi.entropy()
     clipped = jnp.abs(jnp.exp(log_prob - batch.log_prob) - 1.0) > config.clip_eps
@@ -422,6 +429,7 @@ def update(
     memory: Memory,
     key: Array,
     learning_rate: Scalar,
+    loss_fn: Callable = loss,
 ) -> tuple[Agent, Metrics]:
     """`num_epochs` passes of `num_minibatches` gradient steps over one batch.
 
@@ -433,7 +441,7 @@ def update(
     params, unflatten = optim.flat(agent.params)
 
     def loss_of(params: Array, rows: Batch, start: Memory) -> tuple[Array, tuple]:
-        return loss(unflatten(params), config, env, agent, rows, start)
+        return loss_fn(unflatten(params), config, env, agent, rows, start)
 
     def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = carry
@@ -479,8 +487,10 @@ def adapt_kl_coef(
     return agent.replace(kl_coef=coef)
 
 
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
-    """One rollout of `num_steps` and its updates."""
+def train_step(
+    config: Config, env: Env, state: State, loss_fn: Callable = loss
+) -> tuple[State, Metrics]:
+    """One rollout of `num_steps` and its updates, by `loss` or one of your own."""
     agent, world = state.agent, state.world
     progress = optim.progress(world.env_steps, config.total_steps)
     key, key_update = jax.random.split(world.key)
@@ -505,7 +515,7 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     if config.anneal_lr:
         learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
     new_agent, metrics = update(
-        config, env, agent, batch, memory, key_update, learning_rate
+        config, env, agent, batch, memory, key_update, learning_rate, loss_fn
     )
     new_agent = new_agent.replace(
         reward_stats=reward_stats,
