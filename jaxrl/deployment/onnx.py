@@ -49,7 +49,7 @@ def exported(
                 input_names=names,
                 output_names=outputs,
             )
-    except (NotImplementedError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # of another library, which has many kinds of its own
         reason = str(error).split("\n")[0]
         raise InvalidInput(
             f"format = 'onnx': the policy cannot be translated ({reason}); "
