@@ -107,16 +107,22 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
     np.testing.assert_array_equal(answer(policy, jnp.asarray(obs))["action"], action)
 
 
-def test_illegal_actions_are_never_chosen():
-    space = spaces.dict_space(
-        action_mask=spaces.box(0, 1, (2,), bool), x=spaces.box(-1, 1, (1,))
+@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_illegal_actions_are_never_chosen(name, format):
+    """Where each action in turn is the legal one, though its score is the lowest."""
+    policy = untrained(name, jaxrl.make("probe/masked"))
+    call = exporting.reader(
+        exporting.exported(exporting.program(policy), format), format
     )
-    env = counting_env(horizon=5).replace(observation_space=space)
-    obs = {"action_mask": np.eye(2, dtype=bool), "x": np.zeros((2, 1), np.float32)}
-    for name in ("ppo", "dqn"):
-        policy = untrained(name, env)
-        found = answer(policy, obs)
-        np.testing.assert_array_equal(found["action"], [0, 1])
+    obs = jax.device_get(spaces.zeros(policy.env.observation_space, (4,)))
+    obs["action_mask"] = np.eye(4, dtype=bool)
+    found = call(obs)
+    np.testing.assert_array_equal(found["action"], np.arange(4))
+    np.testing.assert_array_equal(policy.act(obs)[0], np.arange(4))
+    scores = found["q_values" if name == "dqn" else "probabilities"]
+    illegal = -np.inf if name == "dqn" else 0.0
+    np.testing.assert_array_equal(scores[~obs["action_mask"]], illegal)
 
 
 ALONE = """
@@ -149,7 +155,7 @@ def test_stablehlo_is_read_where_there_is_jax_alone(gru_run, folder, tmp_path):
     assert line == "['action', 'next_memory', 'probabilities', 'value'] False"
 
 
-def test_a_table_of_ones_own_is_exported(tmp_path, format="stablehlo"):
+def test_a_table_of_ones_own_is_exported(tmp_path):
     tiles = tiling([0.0, 0.0], [1.0, 1.0], num_tilings=4, num_tiles=4)
     weights = np.random.default_rng(0).normal(size=(tiles.num_features, 3))
     weights = weights.astype(np.float32)
@@ -159,10 +165,16 @@ def test_a_table_of_ones_own_is_exported(tmp_path, format="stablehlo"):
         return {"action": jnp.argmax(q, -1), "q_values": q}
 
     row = {"obs": np.zeros(2, np.float32)}
-    export_function(greedy, row, tmp_path / "table", format)
+    export_function(greedy, row, tmp_path / "table")
     obs = np.random.default_rng(1).uniform(size=(1000, 2)).astype(np.float32)
-    found = exporting.reader((tmp_path / "table").read_bytes(), format)(obs)
+    found = exporting.reader((tmp_path / "table").read_bytes(), "stablehlo")(obs)
     np.testing.assert_allclose(found["q_values"], greedy(obs)["q_values"], atol=1e-5)
+    # The converter has no translation of the tile coder.
+    sentence = r"^format = 'onnx': the policy cannot be translated \(.*\); give format"
+    with pytest.raises(InvalidInput, match=sentence) as refusal:
+        export_function(greedy, row, tmp_path / "table.onnx", "onnx")
+    assert "\n" not in str(refusal.value) and refusal.value.__cause__ is not None
+    assert not (tmp_path / "table.onnx").exists()
 
 
 def test_the_program_of_the_card_runs(folder):
@@ -194,7 +206,7 @@ def test_the_card_says_what_is_known(ppo_run, tmp_path, capsys):
     finally:
         (tmp_path / "away").rename(ppo_run / "summary.json")
     text = (tmp_path / "it.md").read_text()
-    assert "holds no evaluation" in text and "trained with" not in text
+    assert "holds no evaluation" in text and "| trained with |" not in text
     assert "| licence of the weights | not stated |" in text
 
 
