@@ -45,7 +45,8 @@ POLICIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "PPO, discrete": ("ppo", "CartPole-v1", {}),
     "DQN": ("dqn", "CartPole-v1", {}),
     "PPO, normalised, continuous": ("ppo", "Pendulum-v1", {"normalize_obs": True}),
-    "PPO, images": ("ppo", "Breakout-MinAtar", {}),
+    "PPO, masked actions": ("ppo", "probe/masked", {}),
+    "PPO, images": ("ppo", "Breakout-MinAtar", {"total_steps": 4_096.0}),
     "PPO, GRU": (
         "ppo",
         "MemoryChain-bsuite",
@@ -55,7 +56,7 @@ POLICIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 """What is exported: algorithm, environment, config."""
 
 STEPS = 20_480
-"""Environment steps that each is trained."""
+"""Environment steps that each is trained, where its config says nothing else."""
 
 
 def main() -> None:
@@ -91,9 +92,8 @@ def trained(folder: Path, name: str, steps: int) -> Path:
         kind = ALGORITHMS[algorithm]
         if algorithm == "dqn":
             config = config | {"learning_starts": 1_000, "buffer_size": 10_000}
-        experiment = Experiment(
-            kind, kind.Config(total_steps=float(steps), **config), env
-        )
+        config = {"total_steps": float(steps)} | config
+        experiment = Experiment(kind, kind.Config(**config), env)
         run_experiment(experiment, out, progress=False, report=lambda line: None)
     return out
 
