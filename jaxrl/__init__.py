@@ -36,6 +36,7 @@ _HOME = {
     "env_ids": "jaxrl.envs",
     "evaluate": "jaxrl.evaluation",
     "evaluate_population": "jaxrl.evaluation",
+    "export": "jaxrl.deployment.export",
     "init_world": "jaxrl.rollout",
     "load_agents": "jaxrl.artifact",
     "load_policy": "jaxrl.policy",
@@ -52,6 +53,7 @@ _HOME = {
     "sweep": "jaxrl.sweeps.training",
     "to_gymnasium": "jaxrl.interop.gymnasium",
     "to_gymnasium_vector": "jaxrl.interop.gymnasium",
+    "serve": "jaxrl.deployment.serving",
     "train": "jaxrl.runner",
     "unroll": "jaxrl.rollout",
 }
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from jaxrl.artifact import load_agents as load_agents
     from jaxrl.collection import collect as collect
     from jaxrl.dataset import Dataset as Dataset
+    from jaxrl.deployment.export import export as export
+    from jaxrl.deployment.serving import serve as serve
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make
     from jaxrl.envs import register as register

@@ -759,6 +759,112 @@ def bench(
     click.echo(markdown(results))
 
 
+@jaxrl.command()
+@click.argument("run", type=click.Path())
+@click.option(
+    "--format",
+    "kind",
+    default="stablehlo",
+    show_default=True,
+    help="stablehlo, onnx",
+)
+@click.option("--out", required=True, type=click.Path(), help="The file.")
+@click.option("--seed", type=int, help="Seed of the agent.  [default: the first]")
+@click.option("--index", type=int, help="Place of the agent, where seeds are shared.")
+@click.option(
+    "--observations",
+    type=int,
+    default=1_000,
+    help="On which file and policy must agree.",
+)
+@click.option("--licence", help="Of the weights, for the model card: apache-2.0.")
+@click.option(
+    "--push-to-hub", metavar="REPO", help="Of the Hugging Face hub: name/model."
+)
+@click.option("--env", help="Allows the run's environment to be your own module's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
+def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
+    """Write an agent of a run folder as a file that needs no jaxrl, and its model card."""
+    from jaxrl.deployment.export import export as write
+    from jaxrl.platform import use_compilation_cache
+
+    use_compilation_cache()
+    about = write(run, out, kind, **choice)
+    found = about["agreement"]
+    click.echo(
+        f"{about['algorithm']} on {about['env']}, seed {about['seed']}: agrees with the "
+        f"policy on {found['within']} of {found['observations']} observations, largest "
+        f"difference {found['largest']:.1e}"
+    )
+    for name in ("file", "card", "hub"):
+        if name in about:
+            click.echo(about[name])
+    if as_json:
+        click.echo(json.dumps(about))
+
+
+@jaxrl.command()
+@click.argument("run", type=click.Path())
+@click.option("--host", default="127.0.0.1", show_default=True, help="Who can ask.")
+@click.option("--port", default=8000, show_default=True, help="0: any that is free.")
+@click.option("--seed", type=int, help="Seed of the agent.  [default: the first]")
+@click.option("--index", type=int, help="Place of the agent, where seeds are shared.")
+@click.option("--stochastic", is_flag=True, help="Sample actions, not the likeliest.")
+@click.option("--key", default=0, show_default=True, help="Seed of the samples.")
+@click.option(
+    "--max-batch", default=64, show_default=True, help="Observations at a time."
+)
+@click.option(
+    "--max-body", default=1 << 20, show_default=True, help="Bytes of a request."
+)
+@click.option("--max-connections", default=128, show_default=True, help="At a time.")
+@click.option("--env", help="Allows the run's environment to be your own module's.")
+def serve(
+    run: str,
+    stochastic: bool,
+    max_batch: int,
+    max_body: int,
+    max_connections: int,
+    **choice: Any,
+) -> None:
+    """Answer observations with the actions of an agent, over HTTP, until stopped."""
+    from jaxrl.deployment.serving import Limits
+    from jaxrl.deployment.serving import serve as serve_run
+    from jaxrl.platform import use_compilation_cache
+
+    use_compilation_cache()
+    with _remembered_signals() as received:
+        serve_run(
+            run,
+            greedy=not stochastic,
+            limits=Limits(max_batch, max_body, max_connections),
+            report=click.echo,
+            interrupted=lambda: bool(received),
+            **choice,
+        )
+
+
+@jaxrl.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
+def doctor(as_json: bool) -> int:
+    """Look at the installation: versions, devices, cache, combinations known to be bad.
+
+    Exit code 1 if something is.
+    """
+    from jaxrl.doctor import diagnosed
+
+    findings = diagnosed()
+    for finding in findings:
+        click.echo(f"{finding.state:4} {finding.what:22} {finding.words}")
+        if finding.fix:
+            click.echo(f"     {'':22} to mend it: {finding.fix}")
+    bad = [finding.what for finding in findings if finding.state == "BAD"]
+    click.echo(f"bad: {', '.join(bad)}" if bad else "nothing is known to be bad")
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    return 1 if bad else 0
+
+
 @jaxrl.command("list")
 @click.argument("what", required=False, type=click.Choice(["algorithms", "envs"]))
 def list_(what: str | None) -> None:

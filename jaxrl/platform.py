@@ -56,8 +56,7 @@ def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
     Returns:
       The folder, or None where it cannot be made: the cache is then off.
     """
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl"
-    folder = Path(folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
+    folder = Path(folder or cache_folder())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -66,6 +65,12 @@ def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
+
+
+def cache_folder() -> Path:
+    """Where `use_compilation_cache` keeps programs by default."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl"
+    return Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
 
 
 def hardware() -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import prng, spaces
-from jaxrl.artifact import check_acts, load_agents
+from jaxrl.artifact import Agents, check_acts, load_agents
 from jaxrl.config import require
 from jaxrl.population import member
 from jaxrl.types import Algorithm, Array, Env, InvalidInput, Memory, PyTree
@@ -122,6 +122,30 @@ def load_policy(
     """
     agents = load_agents(run, env)
     check_acts(agents, run)
+    return policy_of(agents, chosen(agents, run, seed, index))
+
+
+def policy_of(agents: Agents, k: int) -> Policy:
+    """The k-th of the agents that are there, ready to act."""
+    config, environment = agents.settings[k]
+    agent = jax.tree.map(jnp.asarray, member(agents.agents, k))
+    return Policy(agents.algorithm, config, environment, agent)
+
+
+def chosen(
+    agents: Agents, run: Path | str, seed: int | None = None, index: int | None = None
+) -> int:
+    """Which of the agents is meant, by its place among those that are there.
+
+    Args:
+      agents: of a run folder.
+      run: what it is called, for messages.
+      seed: which agent, if it was trained with several; by default the first.
+      index: which agent by its place in training, where several settings share seeds.
+
+    Raises:
+      InvalidInput: there is no such agent, or more than one.
+    """
     members = agents.members or range(len(agents.seeds))
     found = [
         k
@@ -141,9 +165,7 @@ def load_policy(
         f"{asked}: {str(run)!r} has several such agents, give index, one of "
         f"{', '.join(str(members[k]) for k in found)}.",
     )
-    config, environment = agents.settings[found[0]]
-    agent = jax.tree.map(jnp.asarray, member(agents.agents, found[0]))
-    return Policy(agents.algorithm, config, environment, agent)
+    return found[0]
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))

@@ -10,8 +10,8 @@ import jaxrl
 
 LAYERS = (
     {"cli"},
-    {"report", "feedback"},
-    {"flags", "bench"},
+    {"report", "feedback", "deployment"},
+    {"flags", "bench", "doctor"},
     {"sweeps", "collection", "rendering", "interop"},
     {"session", "policy"},
     {"experiment"},
@@ -19,7 +19,7 @@ LAYERS = (
     {"runner"},
     {"memory", "rlhf"},
     {"population", "statistics", "algorithms", "platform", "tabular", "diagnostics"}
-    | {"minari"},
+    | {"minari", "web"},
     {"dataset"},
     {"evaluation", "storage", "folders"},
     {"settings", "machines", "teachers", "drawing"},

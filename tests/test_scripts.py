@@ -23,7 +23,7 @@ def script(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world"])
+@pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world", "serving"])
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     before = (RESULTS / f"{name}.json").read_bytes()
     words = ["--quick"] + (["--out", str(tmp_path)] if name != "values" else [])
@@ -45,6 +45,18 @@ def test_the_values_that_are_committed_are_shown():
     assert found["seeds"] >= 30 and found["trajectories"] == 1_000
     rms = {name: row["rms"] for name, row in found["methods"].items()}
     assert len(rms) == 4 and max(rms, key=rms.get) == "TD(1)"
+
+
+def test_what_is_committed_of_exports_and_serving_is_shown():
+    rows = json.loads((RESULTS / "serving.json").read_text())["rows"]
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    assert all(table in page for table in script("serving").tables(rows).values())
+    for row in rows.get("export", ()):
+        assert row["within"] == row["observations"] == 1_000 and row["largest"] <= 1e-5
+    assert rows["load"]["failed"] == 0 and rows["load"]["seconds"] == 60
+    malformed = rows["malformed"]
+    assert malformed["refused_4xx"] == malformed["requests"] == 1_000
+    assert malformed["alive"] and rows["load"]["alive"]
 
 
 def test_the_small_world_that_is_committed_is_shown():

@@ -7,21 +7,20 @@ know a random token; texts reach the page as JSON and are shown as text, never a
 import dataclasses
 import json
 import secrets
-import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from jaxrl import config as configs
+from jaxrl import web
 from jaxrl.errors import counted
-from jaxrl.types import InvalidInput
 
-HOST = "127.0.0.1"
+HOST = web.LOCAL
 PAGE = Path(__file__).with_name("page.html")
 PATIENCE = 10.0
 """Seconds until a request gives up: one that says nothing, or whose choice nobody takes."""
@@ -133,28 +132,15 @@ class _Desk:
             self.told.wait(2.0)
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(web.Server):
     """With what its handlers need."""
 
     desk: _Desk
     token: str
-    # Threads of connections that a browser opens ahead, and uses never, are not waited for.
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that is closed while it is answered is no error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
 
 def _server(desk: _Desk, token: str, port: int) -> _Server:
-    try:
-        server = _Server((HOST, port), _Handler)
-    except OSError as error:
-        raise InvalidInput(
-            f"port = {port}: cannot be opened ({error.strerror}); give another one, or 0 "
-            f"for any that is free."
-        ) from error
+    server = web.opened(_Server, _Handler, HOST, port)
     server.desk, server.token = desk, token
     return server
 
@@ -241,19 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind: str = "text/plain",
         policy: str = "default-src 'none'",
     ) -> None:
-        body = content.encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            "Content-Security-Policy": policy,
-            "Cache-Control": "no-store",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        web.send(self, status, content, kind, Content_Security_Policy=policy)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal is the caller's."""

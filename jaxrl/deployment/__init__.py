@@ -1,0 +1,1 @@
+"""A trained policy outside the laboratory: exported, served, described, published."""
