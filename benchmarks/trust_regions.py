@@ -146,6 +146,7 @@ Four ways to keep a policy near the one that collected the data: the
 a bound on the KL divergence, and [PPO](ppo.md) with an adaptive KL penalty or a clipped
 ratio. Made by
 
+<!-- not run: long of training; nothing of it runs in CI -->
 ```bash
 python benchmarks/trust_regions.py
 ```
