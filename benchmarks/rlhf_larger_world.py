@@ -448,7 +448,7 @@ def instructions(work: Work) -> dict[str, Any]:
     """Fine-tuned on ten tasks: right answers to new problems, also of the eleventh."""
     params = {
         "base": work.base(),
-        "max_length": larger_world.INSTRUCTION_TOKENS,
+        "max_length": larger_world.INSTRUCTION_TOKENS + larger_world.SOLUTION_TOKENS,
         "number": work.size.instructions,
     }
     config = {"total_steps": 2 * work.size.instructions, "batch_size": 64}
@@ -480,7 +480,7 @@ def exact_matches(
         jnp.asarray(tokens),
         jnp.asarray(mask),
         jax.random.key(0),
-        8,
+        larger_world.SOLUTION_TOKENS,
         eos=tokenizer.eos,
         greedy=True,
         pad=tokenizer.pad,
