@@ -451,7 +451,8 @@ def instructions(work: Work) -> dict[str, Any]:
         "max_length": larger_world.INSTRUCTION_TOKENS + larger_world.SOLUTION_TOKENS,
         "number": work.size.instructions,
     }
-    config = {"total_steps": 2 * work.size.instructions, "batch_size": 64}
+    # Copying words takes thousands of gradient steps to appear.
+    config = {"total_steps": 5 * work.size.instructions, "batch_size": 32}
     run = work.train(
         "sft", "instructions", params, config | {"learning_rate": 1e-3}, "instructed"
     )
