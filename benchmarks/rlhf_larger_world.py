@@ -448,10 +448,11 @@ def instructions(work: Work) -> dict[str, Any]:
     """Fine-tuned on ten tasks: right answers to new problems, also of the eleventh."""
     params = {
         "base": work.base(),
-        "max_length": larger_world.INSTRUCTION_TOKENS,
+        "max_length": larger_world.INSTRUCTION_TOKENS + larger_world.SOLUTION_TOKENS,
         "number": work.size.instructions,
     }
-    config = {"total_steps": 2 * work.size.instructions, "batch_size": 64}
+    # Copying words takes thousands of gradient steps to appear.
+    config = {"total_steps": 5 * work.size.instructions, "batch_size": 32}
     run = work.train(
         "sft", "instructions", params, config | {"learning_rate": 1e-3}, "instructed"
     )
@@ -480,7 +481,7 @@ def exact_matches(
         jnp.asarray(tokens),
         jnp.asarray(mask),
         jax.random.key(0),
-        8,
+        larger_world.SOLUTION_TOKENS,
         eos=tokenizer.eos,
         greedy=True,
         pad=tokenizer.pad,

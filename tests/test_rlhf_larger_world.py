@@ -163,6 +163,7 @@ def test_instructions(task):
     for shots in (0, world.MAX_SHOTS):
         for prompt, answer in world.instructions(task, 30, seed=0, shots=shots):
             assert len(TOKENIZER.encode(prompt)) <= world.INSTRUCTION_TOKENS
+            assert len(TOKENIZER.encode(answer)) < world.SOLUTION_TOKENS
             assert len(TOKENIZER.encode(answer)) < world.ANSWER_TOKENS
             problems = f"{prompt} {answer}".split(" ; ")
             assert len(problems) == shots + 1

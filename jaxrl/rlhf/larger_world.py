@@ -107,6 +107,8 @@ PROMPT_TOKENS = 9
 """The most of what `prompts` gives."""
 INSTRUCTION_TOKENS = 62
 """The most of an instruction's prompt, with `MAX_SHOTS` examples."""
+SOLUTION_TOKENS = 6
+"""The most of what answers an instruction, EOS included."""
 JUDGE_TOKENS = 83
 """The most of a judge's prompt. The verdict has two: a word and EOS."""
 CORPUS_TOKENS = 48
