@@ -252,6 +252,22 @@ def test_every_function_of_the_index_has_a_docstring():
         )
 
 
+@pytest.mark.parametrize("module", api.FORMULAS)
+def test_every_formula_says_its_shapes_and_its_source(module):
+    plumbing = set(api.WITHOUT_SOURCE.get(module, "").split())
+    assert api.without_shapes(module) == []
+    assert set(api.without_source(module)) == plumbing
+
+
+def test_what_says_no_shape_or_source_is_found():
+    shaped = ("V `[T, N]`.", "A scalar.", "`[...]`", "any pytree", "`[*batch, A]`")
+    assert all(api.SHAPE.search(said) for said in shaped)
+    assert not api.SHAPE.search("The best of all, as `V` is.")
+    assert api.SOURCE.search("Source: S&B, section 6.6.")
+    assert not api.SOURCE.search("The sources (two) of 2018.")
+    assert api.FORMULAS and api.WITHOUT_SOURCE.keys() <= set(api.FORMULAS)
+
+
 def test_every_formula_of_the_index_is_a_function():
     names = set(re.findall(r"`(jaxrl\.[\w.]+)`", api.PAGE.read_text()))
     found = {n for n in names if n.removeprefix("jaxrl.") not in api.ROOMS}
