@@ -78,6 +78,9 @@ FORMULAS = (
 )
 """Modules of which every public function says its shapes and its source."""
 
+ARRAYS = ("rollout", "evaluation", "teachers")
+"""Modules of which every public function says its shapes."""
+
 WITHOUT_SOURCE = {
     "diagnostics": "gradient_samples gradient_noise",
     "estimators": "first_episode_mask action_value",

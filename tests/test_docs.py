@@ -173,15 +173,15 @@ def logged() -> dict[str, str]:
     texts = {f"`rlhf {n}`": {x for x in words if n in words[x]} for n in RLHF}
     names = {x for found in (*each.values(), *texts.values()) for x in found}
     return {
-        name: f"{among(name, each, 'all')} {among(name, texts, 'all of `rlhf`')}".strip()
+        name: ", ".join(among(name, each, "all") + among(name, texts, "all of `rlhf`"))
         for name in names
         if re.fullmatch(r"[a-z]+/[a-z_0-9]+", name)
     }
 
 
-def among(name: str, pages: dict[str, set[str]], everyone: str) -> str:
+def among(name: str, pages: dict[str, set[str]], everyone: str) -> list[str]:
     found = [algorithm for algorithm, names in pages.items() if name in names]
-    return everyone if len(found) == len(pages) else " ".join(found)
+    return [everyone] if len(found) == len(pages) else found
 
 
 def test_the_glossary_has_every_metric_and_who_logs_it():
@@ -250,6 +250,11 @@ def test_every_function_of_the_index_has_a_docstring():
         assert [x for x, said in api.functions(module).items() if not said] == [], (
             module
         )
+
+
+@pytest.mark.parametrize("module", api.ARRAYS)
+def test_every_function_of_arrays_says_its_shapes(module):
+    assert api.without_shapes(module) == []
 
 
 @pytest.mark.parametrize("module", api.FORMULAS)
