@@ -221,6 +221,9 @@ def simplex_saturation(
 
     Returns:
       `Saturation`.
+
+    Source: Mei et al. (2020), "Escaping the gravitational pull of softmax", for the
+    corners that hold a softmax policy.
     """
     largest = probability.max(-1)
     return Saturation(

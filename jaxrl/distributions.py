@@ -80,6 +80,8 @@ def diag_normal(mean: Array, log_std: Array) -> "DiagNormal":
 
     Returns:
       The distribution; actions are float32 `[..., A]`.
+
+    Source: Sutton and Barto (2018), section 13.7.
     """
     mean, log_std = _float(mean), _float(log_std)
     scale = jnp.broadcast_to(jnp.exp(log_std), mean.shape)

@@ -370,6 +370,9 @@ def successor_values(
 
     Returns:
       `[T, N]` V(s_{t+1}); arbitrary, but finite, where the episode terminated.
+
+    Source: Pardo et al. (2018), https://arxiv.org/abs/1712.00378, for the value of a
+    successor that a time limit cut off.
     """
     num_steps, num_envs = value.shape
     time = jnp.arange(num_steps)[:, None]

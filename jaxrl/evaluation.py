@@ -47,6 +47,9 @@ def evaluate(
       greedy: the most likely action, or a sampled one.
       max_steps: where to cut an episode; by default the environment's time limit, or
         `MAX_STEPS` if it has none.
+
+    Returns:
+      `Episodes`, arrays `[E]`.
     """
 
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:

@@ -24,6 +24,8 @@ def epsilon_greedy(
 
     Returns:
       int32 `[...]` actions.
+
+    Source: Sutton and Barto (2018), section 2.2.
     """
     # One column decides whether to explore, the rest is the score when so.
     explore = noise[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]

@@ -288,6 +288,11 @@ def squared_norm(params: PyTree) -> Array:
     """The penalty of L2 regularisation: a scalar.
 
     L = ½ ‖θ‖²,    over all parameters together
+
+    Args:
+      params: θ, any pytree.
+
+    Source: Krogh and Hertz (1991), "A simple weight decay can improve generalization".
     """
     return 0.5 * jnp.stack([jnp.square(x).sum() for x in jax.tree.leaves(params)]).sum()
 

@@ -215,7 +215,7 @@ def policy_iteration(mdp: MDP, gamma: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_return(mdp: MDP, policy: np.ndarray, gamma: float) -> float:
-    """J = Σ_s p(s_0 = s) V(s), the return that a policy has on average."""
+    """J = Σ_s p(s_0 = s) V(s), the return that a policy `[S, A]` has on average."""
     return float(mdp.start @ policy_evaluation(mdp, policy, gamma))
 
 

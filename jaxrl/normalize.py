@@ -41,7 +41,10 @@ class RewardStats(flax.struct.PyTreeNode):
 
 
 def init(shape: tuple[int, ...] = ()) -> RunningStats:
-    """Statistics before any data: mean 0, variance 1; the first batch replaces both."""
+    """Statistics before any data, of arrays `[*shape]`: mean 0, variance 1.
+
+    The first batch replaces both.
+    """
     return RunningStats(
         mean=jnp.zeros(shape, jnp.float32),
         var=jnp.ones(shape, jnp.float32),
@@ -90,6 +93,9 @@ def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
 
     Returns:
       float32 `[..., *shape]`.
+
+    Source: Engstrom et al. (2020), https://arxiv.org/abs/2005.12729, "Observation
+    normalization" and "Observation clipping".
     """
     x = jnp.asarray(x, jnp.float32)
     axes = tuple(range(x.ndim - stats.mean.ndim))
@@ -99,7 +105,7 @@ def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
 
 
 def init_reward() -> RewardStats:
-    """Reward statistics before any data: rewards pass unscaled."""
+    """Reward statistics before any data, scalars: rewards pass unscaled."""
     return RewardStats(returns=init(()))
 
 
@@ -145,6 +151,17 @@ def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Arra
     Not centred: a shift of the rewards changes which policy is best, a scale does not.
     Where returns do not vary at all there is nothing to scale by, and rewards pass as
     they are.
+
+    Args:
+      stats: of the discounted return.
+      reward: `[...]` r.
+      clip: the largest absolute value that is returned.
+
+    Returns:
+      float32 `[...]`.
+
+    Source: Engstrom et al. (2020), https://arxiv.org/abs/2005.12729, section 3,
+    "Reward scaling".
     """
     var = stats.returns.var
     scale = jnp.where(var > EPS, jax.lax.rsqrt(var + EPS), 1.0)
@@ -165,6 +182,9 @@ def scaled_rollout(
 
     Returns:
       (reward, stats, trace).
+
+    Source: Engstrom et al. (2020), https://arxiv.org/abs/2005.12729, section 3,
+    "Reward scaling".
     """
     if stats is None:
         return reward, None, trace

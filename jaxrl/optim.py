@@ -36,8 +36,8 @@ def adam(
       b2: decay of the second moment v.
 
     Returns:
-      A gradient transformation for `apply`. Its state has one structure, whether the
-      gradient is clipped or not.
+      A transformation of gradients, any pytree, for `apply`. Its state has one structure,
+      whether the gradient is clipped or not.
 
     Source: Kingma and Ba (2015), https://arxiv.org/abs/1412.6980, algorithm 1;
     Pascanu et al. (2013), https://arxiv.org/abs/1211.5063, algorithm 1.
@@ -63,8 +63,8 @@ def rmsprop(
       decay: of the second moment v.
 
     Returns:
-      A gradient transformation for `apply`. Its state has one structure, whether the
-      gradient is clipped or not.
+      A transformation of gradients, any pytree, for `apply`. Its state has one structure,
+      whether the gradient is clipped or not.
 
     Source: Mnih et al. (2016), https://arxiv.org/abs/1602.01783, equation 1, with one v
     for all environments.
@@ -103,7 +103,16 @@ def apply(
 
 
 def global_norm(grads: PyTree) -> Array:
-    """‖g‖, the Euclidean norm over all leaves together, before any clip."""
+    """‖g‖, the Euclidean norm over all leaves together, before any clip.
+
+    Args:
+      grads: any pytree.
+
+    Returns:
+      A scalar.
+
+    Source: Pascanu et al. (2013), https://arxiv.org/abs/1211.5063, algorithm 1.
+    """
     return optax.tree.norm(grads)
 
 
@@ -111,6 +120,14 @@ def linear_schedule(initial: Scalar, final: Scalar, fraction: Scalar) -> Array:
     """From `initial` to `final`, in a straight line and exact at both ends.
 
     (1 - f) · initial + f · final,    f = fraction, clipped to [0, 1]
+
+    Args:
+      initial: a scalar, the value at f = 0.
+      final: a scalar, the value at f = 1.
+      fraction: f, a scalar.
+
+    Source: Schulman et al. (2017), https://arxiv.org/abs/1707.06347, table 5, for the
+    learning rate.
     """
     fraction = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
     return (1.0 - fraction) * initial + fraction * final
@@ -121,6 +138,11 @@ def polyak(target: PyTree, params: PyTree, tau: Scalar) -> PyTree:
 
     At τ = 0 and τ = 1 the result is `target` or `params` bit for bit, so a τ that is
     zero except at every k-th update is a periodic copy, without a `cond`.
+
+    Args:
+      target: the parameters that follow, any pytree.
+      params: those that are followed, structured as `target`.
+      tau: τ, a scalar.
 
     Source: Lillicrap et al. (2016), https://arxiv.org/abs/1509.02971, section 3.
     """

@@ -48,7 +48,10 @@ class Draws(NamedTuple):
 
 
 def step_keys(key: Array, shape: tuple[int, int]) -> Array:
-    """The noise of a policy that draws for itself: one key for each step."""
+    """The noise of a policy that draws for itself: a key for each step, `[T]` of them.
+
+    `shape` is (T, N).
+    """
     return jax.random.split(parallel.own_key(key), shape[0])
 
 
@@ -95,7 +98,7 @@ def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> Worl
 
 
 def restart_episodes(env: Env, world: World) -> World:
-    """The same world with every environment at the start of a new episode.
+    """The same world `[N]` with every environment at the start of a new episode.
 
     For estimators that need whole episodes. What was running is dropped and does not
     enter the episode statistics.
@@ -283,7 +286,7 @@ class Watched(NamedTuple):
 
 
 def watch(env: Env, policy: Policy, world: World, max_steps: int) -> Watched:
-    """What `play` plays, all of it kept: for looking at, not for learning from.
+    """What `play` plays, all of it kept `[T, N, ...]`: for looking at, not for learning.
 
     After its episode an environment stays in the state in which that ended.
     """

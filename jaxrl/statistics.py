@@ -8,10 +8,17 @@ from scipy import stats
 
 
 def iqm(x: Any, axis: int | None = None) -> Any:
-    """Interquartile mean: the mean of the middle half.
+    """Interquartile mean: the mean of the middle half. Robust like a median, less noisy.
 
-    Robust like a median, but less noisy: Agarwal et al. (2021), "Deep Reinforcement
-    Learning at the Edge of the Statistical Precipice", section 4.3.
+    Args:
+      x: `[...]`.
+      axis: over which; None for all numbers together.
+
+    Returns:
+      A scalar, or `[...]` without that axis.
+
+    Source: Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the
+    Statistical Precipice", section 4.3.
     """
     return stats.trim_mean(np.asarray(x, float), 0.25, axis=axis)
 
@@ -20,7 +27,20 @@ def bootstrap_interval(
     x: Any, axis: int = 0, level: float = 0.95, num_resamples: int = 10_000
 ) -> tuple[Any, Any]:
     """Percentile bootstrap interval of the IQM along `axis`, always the same for the
-    same numbers. A single number is its own interval."""
+    same numbers. A single number is its own interval.
+
+    Args:
+      x: `[...]`.
+      axis: of the independent repetitions.
+      level: of the interval.
+      num_resamples: how often they are drawn again, with replacement.
+
+    Returns:
+      (low, high), each `[...]` without that axis.
+
+    Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13;
+    Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.1.
+    """
     x = np.asarray(x, float)
     if x.shape[axis] < 2:
         value = iqm(x, axis=axis)
@@ -40,7 +60,19 @@ def bootstrap_interval(
 def bootstrap_difference(
     x: Any, y: Any, level: float = 0.95, num_resamples: int = 10_000
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of mean(x) - mean(y), of two independent samples."""
+    """Percentile bootstrap interval of mean(x) - mean(y), of two independent samples.
+
+    Args:
+      x: `[n]`.
+      y: `[m]`.
+      level: of the interval.
+      num_resamples: how often both are drawn again, with replacement.
+
+    Returns:
+      (low, high), two numbers.
+
+    Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13.
+    """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if np.ptp(x) == np.ptp(y) == 0.0:
         return float(x[0] - y[0]), float(x[0] - y[0])
@@ -61,7 +93,7 @@ may have different numbers of runs."""
 
 
 def aggregate_iqm(scores: Scores) -> float:
-    """IQM of the runs of all tasks together.
+    """IQM of the runs `[n]` of all tasks together.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
     """
@@ -70,6 +102,8 @@ def aggregate_iqm(scores: Scores) -> float:
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> float:
     """By how much the runs fall short of a score: target - mean(min(score, target)).
+
+    A number, from the scores `[n]` of each task.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
     """
@@ -90,6 +124,8 @@ def performance_profile(scores: Scores, thresholds: Any) -> np.ndarray:
 
 def probability_of_improvement(x: Scores, y: Scores) -> float:
     """P(X > Y) + P(X = Y) / 2 of a run of each, mean over the tasks.
+
+    A number, from the scores `[n]` and `[m]` of each task.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
     """
@@ -135,8 +171,8 @@ def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
     """Columns of a table about the runs of one setting.
 
     Args:
-      returns: the mean evaluation return of each seed; None for one that broke, which is
-        counted and left out of the rest.
+      returns: `[K]` the mean evaluation return of each seed; None for one that broke,
+        which is counted and left out of the rest.
     """
     whole = [x for x in returns if x is not None]
     row: dict[str, Any] = {"seeds": len(returns), "broken": len(returns) - len(whole)}
@@ -161,6 +197,8 @@ def summarize_returns(episode_return: Any) -> dict[str, Any]:
 
     IQM and interval are over the K seeds' means, because seeds, not episodes, are the
     independent repetitions of an experiment; over the E episodes when K = 1.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.
     """
     episode_return = np.asarray(episode_return, float)
     num_seeds, num_episodes = episode_return.shape

@@ -6,6 +6,7 @@ python -m tests.api --update   # writes it to docs/api.md
 
 import argparse
 import ast
+import re
 from pathlib import Path
 
 from jaxrl.bench.report import fill_in
@@ -57,15 +58,86 @@ ROOMS = {
 }
 """Module -> what it holds."""
 
+FORMULAS = (
+    "estimators",
+    "losses",
+    "optim",
+    "distributions",
+    "exploration",
+    "normalize",
+    "mdp",
+    "tabular.prediction",
+    "tabular.control",
+    "tabular.updates",
+    "networks.tiles",
+    "diagnostics",
+    "replay.ring",
+    "statistics",
+    "rlhf.objectives",
+    "rlhf.world",
+    "rlhf.model",
+    "rlhf.generation",
+    "rlhf.lora",
+)
+"""Modules of which every public function says its shapes and its source."""
+
+ARRAYS = ("rollout", "evaluation", "teachers")
+"""Modules of which every public function says its shapes."""
+
+WITHOUT_SOURCE = {
+    "diagnostics": "gradient_samples gradient_noise",
+    "estimators": "first_episode_mask action_value",
+    "exploration": "epsilon_noise",
+    "losses": "masked_mean",
+    "normalize": "init init_reward",
+    "optim": "flat apply progress",
+    "replay.ring": "init take num_stored",
+    "rlhf.objectives": "masked_sum preference_accuracy last_token length",
+    "rlhf.world": "answers small_world gold_reward text_of table_logits table_of "
+    "token_log_probs_of_answers log_prob_of_answers log_prob_of_table expected_reward "
+    "sample_answers label_accuracy",
+    "rlhf.model": "init_cache",
+    "statistics": "row_of_seeds",
+}
+"""Plumbing among them: making, indexing, reshaping, counting has no source by nature."""
+
+SHAPE = re.compile(
+    r"\[[A-Z0-9*.a-z_, ()+/^|-]*\]|`\(\)`|\b(scalars?|numbers?|pytree|structured as)\b"
+)
+"""An array's axes in brackets, or a word for what has none or any."""
+SOURCE = re.compile(r"\bSource: \S|\(\d{4}\)")
+
+
+def tree(module: str) -> ast.Module:
+    path = ROOT / "jaxrl" / f"{module.replace('.', '/')}.py"
+    return ast.parse(path.read_text())
+
+
+def docstrings(module: str) -> dict[str, str]:
+    """The public functions of a module, with their docstrings."""
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in tree(module).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
 
 def functions(module: str) -> dict[str, str]:
     """The public functions of a module, with the first line of their docstrings."""
-    path = ROOT / "jaxrl" / f"{module.replace('.', '/')}.py"
-    return {
-        node.name: (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    }
+    found = docstrings(module)
+    return {n: said.split("\n\n")[0].replace("\n", " ") for n, said in found.items()}
+
+
+def without_shapes(module: str) -> list[str]:
+    return [n for n, said in docstrings(module).items() if not SHAPE.search(said)]
+
+
+def without_source(module: str) -> list[str]:
+    """Those that name no paper or book, where the module does not name one for all."""
+    head = ast.get_docstring(tree(module)) or ""
+    if re.search(r"\bSource( of\s+all equations)?:", head):
+        return []
+    return [n for n, said in docstrings(module).items() if not SOURCE.search(said)]
 
 
 def index() -> str:

@@ -162,6 +162,46 @@ def test_page_of_rlhf_has_every_metric_and_no_other(name):
     )
 
 
+def logged() -> dict[str, str]:
+    """Metric -> who logs it, as the glossary writes it.
+
+    The tests above hold each algorithm's page to what its train step returns.
+    """
+    each = {f"`{name}`": set(rows(page_of(name))) for name in ALGORITHMS}
+    table = rows(RLHF_PAGE)
+    words = {row: set(cells[0].split()) for row, cells in table.items() if "/" in row}
+    texts = {f"`rlhf {n}`": {x for x in words if n in words[x]} for n in RLHF}
+    names = {x for found in (*each.values(), *texts.values()) for x in found}
+    return {
+        name: ", ".join(among(name, each, "all") + among(name, texts, "all of `rlhf`"))
+        for name in names
+        if re.fullmatch(r"[a-z]+/[a-z_0-9]+", name)
+    }
+
+
+def among(name: str, pages: dict[str, set[str]], everyone: str) -> list[str]:
+    found = [algorithm for algorithm, names in pages.items() if name in names]
+    return [everyone] if len(found) == len(pages) else found
+
+
+def test_the_glossary_has_every_metric_and_who_logs_it():
+    table = rows(DOCS / "metrics.md")
+    assert {name: cells[-1] for name, cells in table.items()} == logged()
+    assert len(table) > 40
+    for name, (meaning, *_) in table.items():
+        assert len(meaning) > 10, name
+
+
+def test_the_glossary_has_every_metric_that_is_named_in_the_code():
+    """Also those that only some settings log."""
+    text = r'"((?:rollout|loss|policy|value|optim|explore|reward|text|imitation)/\w+)"'
+    files = [*ROOT.glob("jaxrl/algorithms/*.py"), *ROOT.glob("jaxrl/rlhf/*.py")]
+    found = {x for path in files for x in re.findall(text, path.read_text())}
+    found -= {"text/plain"}  # what the labelling page answers
+    assert len(found) > 30
+    assert found <= rows(DOCS / "metrics.md").keys()
+
+
 @pytest.mark.parametrize("name", RLHF)
 def test_page_of_rlhf_has_every_word_of_a_task(name):
     table = rows(RLHF_PAGE)
@@ -210,6 +250,27 @@ def test_every_function_of_the_index_has_a_docstring():
         assert [x for x, said in api.functions(module).items() if not said] == [], (
             module
         )
+
+
+@pytest.mark.parametrize("module", api.ARRAYS)
+def test_every_function_of_arrays_says_its_shapes(module):
+    assert api.without_shapes(module) == []
+
+
+@pytest.mark.parametrize("module", api.FORMULAS)
+def test_every_formula_says_its_shapes_and_its_source(module):
+    plumbing = set(api.WITHOUT_SOURCE.get(module, "").split())
+    assert api.without_shapes(module) == []
+    assert set(api.without_source(module)) == plumbing
+
+
+def test_what_says_no_shape_or_source_is_found():
+    shaped = ("V `[T, N]`.", "A scalar.", "`[...]`", "any pytree", "`[*batch, A]`")
+    assert all(api.SHAPE.search(said) for said in shaped)
+    assert not api.SHAPE.search("The best of all, as `V` is.")
+    assert api.SOURCE.search("Source: S&B, section 6.6.")
+    assert not api.SOURCE.search("The sources (two) of 2018.")
+    assert api.FORMULAS and api.WITHOUT_SOURCE.keys() <= set(api.FORMULAS)
 
 
 def test_every_formula_of_the_index_is_a_function():

@@ -1,12 +1,14 @@
 """Imports inside the package point strictly downwards, and never in a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import jaxrl
+from website import layers
 
 LAYERS = (
     {"cli"},
@@ -88,6 +90,14 @@ def test_imports_point_strictly_downwards(module):
     for other in imports_of(module):
         below = LEVEL[room(module)] < LEVEL[room(other)]
         assert below or room(module) == room(other), f"{module} imports {other}"
+
+
+def test_the_drawing_is_of_these_floors():
+    """If not: `python -m website.layers`."""
+    assert layers.FILE.read_text() == layers.drawing(LAYERS)
+    assert layers.STOREYS.keys() <= LEVEL.keys()
+    for name in LEVEL:
+        assert re.search(rf">(?:.*  )?{name}(?:  .*)?<", layers.FILE.read_text()), name
 
 
 def test_no_cycles():

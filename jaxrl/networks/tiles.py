@@ -38,6 +38,8 @@ def tiling(
 
     Raises:
       InvalidInput: for bounds that are no box.
+
+    Source: Sutton and Barto (2018), section 9.5.4.
     """
     low_array, high_array = np.asarray(low, float), np.asarray(high, float)
     sound = low_array.shape == high_array.shape and low_array.ndim == 1
@@ -87,6 +89,13 @@ def active_tiles(tiles: Tiles, obs: Array) -> Array:
 
 
 def tile_features(tiles: Tiles, obs: Array) -> Array:
-    """`active_tiles` as float32 features `[..., F]`, zeros but for K ones."""
+    """`active_tiles` as float32 features `[..., F]`, zeros but for K ones.
+
+    Args:
+      tiles: the tile coder.
+      obs: `[..., D]`.
+
+    Source: Sutton and Barto (2018), section 9.5.4.
+    """
     active = active_tiles(tiles, obs)[..., None]
     return (active == jnp.arange(tiles.num_features)).any(-2).astype(jnp.float32)

@@ -36,7 +36,8 @@ def init(example: PyTree, capacity: int, num_envs: int, chunk: int = 1) -> Ring:
     """An empty ring of at least `capacity` transitions.
 
     Args:
-      example: one transition, without batch axes: arrays or `jax.ShapeDtypeStruct`s.
+      example: one transition, a pytree without batch axes: arrays or
+        `jax.ShapeDtypeStruct`s.
       capacity: transitions to hold; rounded up to ceil(capacity / num_envs) rows, and
         that to a multiple of `chunk`.
       num_envs: N, the transitions in a row.
@@ -80,6 +81,10 @@ def add(ring: Ring, batch: PyTree) -> Ring:
 
     Raises:
       InvalidInput: when T is not a multiple of `chunk`.
+
+    Source: Lin (1992), "Self-improving reactive agents based on reinforcement learning,
+    planning and teaching"; Mnih et al. (2015), "Human-level control through deep
+    reinforcement learning".
     """
     num_rows = len(jax.tree.leaves(batch)[0])
     if num_rows == ring.chunk:
@@ -103,6 +108,10 @@ def sample(ring: Ring, key: Array, batch_size: int) -> PyTree:
 
     Returns:
       A transition with arrays `[B, ...]`.
+
+    Source: Lin (1992), "Self-improving reactive agents based on reinforcement learning,
+    planning and teaching"; Mnih et al. (2015), "Human-level control through deep
+    reinforcement learning".
     """
     return take(ring, sample_indices(ring, key, (batch_size,)))
 

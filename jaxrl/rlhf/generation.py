@@ -65,6 +65,10 @@ def generate(
     Raises:
       InvalidInput: a value that cannot be, a prompt with padding on its right, or more
         columns than the model reads.
+
+    Source: temperature and top-p as Holtzman et al. (2020),
+    https://arxiv.org/abs/1904.09751, section 3; top-k as Fan et al. (2018),
+    https://arxiv.org/abs/1805.04833.
     """
     vocab_size, shape = model.config.vocab_size, jnp.shape(prompt)
     _check(vocab_size, shape, max_new_tokens, top_k)
@@ -154,6 +158,9 @@ def candidates(
 
     Returns:
       (logits `[..., k]`, -inf for tokens cut off by top-p; tokens `[..., k]`).
+
+    Source: Fan et al. (2018), https://arxiv.org/abs/1805.04833 (top-k);
+    Holtzman et al. (2020), https://arxiv.org/abs/1904.09751, section 3.1 (top-p).
     """
     sorted_logits, tokens = jax.lax.top_k(logits, top_k or logits.shape[-1])
     if top_p is not None:

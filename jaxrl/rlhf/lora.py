@@ -53,6 +53,8 @@ class LoRA:
 def init(lora: LoRA, params: PyTree, key: Array) -> Adapters:
     """New adapters: A is normal with variance 1 / inputs, B is 0, so A B is too.
 
+    Of a matrix W `[inputs, outputs]`, A is `[inputs, rank]` and B `[rank, outputs]`.
+
     Args:
       lora: rank and targets.
       params: the model's.
@@ -73,7 +75,7 @@ def init(lora: LoRA, params: PyTree, key: Array) -> Adapters:
 
 
 def merge(lora: LoRA, params: PyTree, adapters: Adapters) -> PyTree:
-    """Parameters with the adapters in them: W + (alpha / rank) A B.
+    """Parameters with the adapters in them: W + (alpha / rank) A B, `[inputs, outputs]`.
 
     With B = 0 these are the parameters, bit for bit. For training, differentiate
     `loss(merge(lora, params, adapters))` by the adapters.
@@ -82,7 +84,7 @@ def merge(lora: LoRA, params: PyTree, adapters: Adapters) -> PyTree:
 
 
 def unmerge(lora: LoRA, params: PyTree, adapters: Adapters) -> PyTree:
-    """Undoes `merge`, up to rounding: W - (alpha / rank) A B."""
+    """Undoes `merge`, up to rounding: W - (alpha / rank) A B, `[inputs, outputs]`."""
     return _added(params, adapters, -lora.alpha / lora.rank)
 
 

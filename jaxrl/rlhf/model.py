@@ -134,6 +134,8 @@ class Output(NamedTuple):
 def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
     """An empty cache for `batch` sequences of at most `length` columns.
 
+    Keys and values are `[L, batch, length, K, E]` each.
+
     Raises:
       InvalidInput: the model cannot read that many.
     """

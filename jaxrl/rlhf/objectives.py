@@ -104,7 +104,10 @@ def preference_loss(chosen: Array, rejected: Array, margin: Scalar = 0.0) -> Arr
 
 def ranking_pairs(k: int) -> np.ndarray:
     """All pairs of a ranking of k, best first: int32 `[k (k - 1) / 2, 2]`, better before
-    worse."""
+    worse.
+
+    Source: Ouyang et al. (2022), https://arxiv.org/abs/2203.02155, section 3.5.
+    """
     better, worse = np.triu_indices(k, 1)
     return np.stack([better, worse], 1).astype(np.int32)
 
@@ -256,6 +259,8 @@ def kl_from_logits(logits: Array, ref_logits: Array) -> Array:
 
     Returns:
       `[...]`, in nats.
+
+    Source: Kullback and Leibler (1951), "On information and sufficiency".
     """
     chex.assert_equal_shape([logits, ref_logits])
     return categorical(logits).kl_divergence(categorical(ref_logits))
@@ -339,8 +344,8 @@ def proportional_kl_coef(
     e = clip(KL / target - 1, -0.2, 0.2),    β <- β (1 + K e)
 
     Args:
-      coef: β.
-      kl: the divergence measured, KL(π ‖ π_ref).
+      coef: β, a scalar.
+      kl: the divergence measured, KL(π ‖ π_ref), a scalar.
       target: the one wanted, in nats.
       gain: K.
 
@@ -507,6 +512,8 @@ def entropy(logits: Array) -> Array:
 
     Returns:
       `[...]`, in nats.
+
+    Source: Shannon (1948), "A mathematical theory of communication", section 6.
     """
     return categorical(logits).entropy()
 

@@ -50,6 +50,8 @@ def gold_reward(prompt: str, answer: str) -> float:
     """What is wanted: the prompt's symbol twice, many symbols, in alphabetical order.
 
     min(2, how often the prompt occurs) + ¼ (distinct symbols) - ½ (descents)
+
+    A number, of one answer.
     """
     descents = sum(x > y for x, y in pairwise(answer))
     return min(2, answer.count(prompt)) + 0.25 * len(set(answer)) - 0.5 * descents
@@ -63,7 +65,7 @@ def small_world(
     eos_penalty: float = 1.0,
     seed: int = 0,
 ) -> World:
-    """A world with a random reference policy.
+    """A world with a random reference policy, a table `[P, M, S + 1]`.
 
     Args:
       symbols: S different characters.
@@ -118,7 +120,7 @@ def answers(num_symbols: int, max_length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def text_of(world: World, index: int) -> str:
-    """An answer as it reads: its symbols, and "." where it ends."""
+    """The answer of this number as it reads: its symbols, and "." where it ends."""
     signs = world.symbols + "."
     tokens, mask = world.tokens[index], world.mask[index]
     return "".join(signs[t] for t in tokens[mask])
@@ -216,14 +218,20 @@ def expected_reward(log_prob: Array, reward: Array) -> Array:
 
 
 def kl(log_prob: Array, other_log_prob: Array) -> Array:
-    """E_x KL(π(·|x) ‖ π'(·|x)), of `[P, N]` each: a scalar, in nats."""
+    """E_x KL(π(·|x) ‖ π'(·|x)), of `[P, N]` each: a scalar, in nats.
+
+    Source: Kullback and Leibler (1951), "On information and sufficiency".
+    """
     return objectives.kl_from_logits(log_prob, other_log_prob).mean()
 
 
 def leashed_reward(
     log_prob: Array, ref_log_prob: Array, reward: Array, beta: Scalar
 ) -> Array:
-    """What RLHF maximises: J(π) = E r - β KL(π ‖ π_ref), of `[P, N]` each: a scalar."""
+    """What RLHF maximises: J(π) = E r - β KL(π ‖ π_ref), of `[P, N]` each: a scalar.
+
+    Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, equation 2.
+    """
     return expected_reward(log_prob, reward) - beta * kl(log_prob, ref_log_prob)
 
 
@@ -328,6 +336,8 @@ def sample_pairs(
       reward: `[P, N]`, the gold reward.
       number: K; prompts are drawn uniformly.
       temperature: τ.
+
+    Source: Bradley and Terry (1952), "Rank analysis of incomplete block designs".
     """
     key_prompt, key_first, key_second, key_label = jax.random.split(key, 4)
     reward = jnp.asarray(reward)
@@ -352,6 +362,9 @@ def bayes_accuracy(log_prob: Array, reward: Array, temperature: Scalar) -> Array
       log_prob: `[P, N]`, the policy whose answers are shown.
       reward: `[P, N]`, the gold reward.
       temperature: τ.
+
+    Source: Devroye, Györfi and Lugosi (1996), "A probabilistic theory of pattern
+    recognition", chapter 2.
     """
     p = preference_probability(*_both(reward), temperature)
     return _mean_over_pairs(log_prob, jnp.maximum(p, 1.0 - p))

@@ -34,7 +34,7 @@ class Episode(NamedTuple):
 
 
 def observed(obs: Array) -> Array:
-    """The features are what is observed."""
+    """The features `[F]` are what is observed."""
     return obs
 
 
@@ -165,7 +165,7 @@ def greedy_episode(
     features: Callable[[Any], Array] = observed,
     max_steps: int = 1_000,
 ) -> Episode:
-    """One episode of the greedy policy of fixed weights, cut after `max_steps`."""
+    """One episode of the greedy policy of fixed weights `[A, F]`, cut after `max_steps`."""
     return td_control_episode(
         env,
         weights,

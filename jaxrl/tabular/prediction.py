@@ -122,6 +122,8 @@ def monte_carlo(
 
     w ← w + α (G_t - wᵀx_t) x_t for t = 0, 1, ..., when the returns are known
 
+    From weights `[F]` to weights `[F]`, as all functions here.
+
     Source: S&B, equation 6.1; section 9.3, "Gradient Monte Carlo".
     """
     next_value = linear(weights, steps.next_obs)
@@ -136,7 +138,7 @@ def lambda_return(
 
     w ← w + α (G^λ_t - wᵀx_t) x_t for t = 0, 1, ...
 
-    with G^λ from `estimators.lambda_returns` and the weights before the episode: the
+    with G^λ from `estimators.lambda_returns` and the weights `[F]` before the episode: the
     off-line λ-return algorithm.
 
     Source: S&B, section 12.1, equation 12.4, and figure 12.3.
@@ -153,7 +155,7 @@ def n_step_td(
 
     w ← w + α (G_{t:t+n} - wᵀx_t) x_t,    G_{t:t+n} of `estimators.n_step_returns`
 
-    The update of s_t is made as soon as s_{t+n} is known, with the weights of that moment:
+    The update of s_t is made as soon as s_{t+n} is known, with the weights `[F]` of then:
     those after the update of s_{t-1}.
 
     Source: S&B, section 7.1, equation 7.2.
@@ -236,7 +238,10 @@ def episodes(
 
 
 def uniform(env: Env) -> Policy:
-    """The policy that takes each of an environment's discrete actions equally often."""
+    """The policy that takes each of an environment's discrete actions equally often.
+
+    Its actions are int32 `[]`, of one environment.
+    """
 
     def policy(obs: Array, memory: tuple, key: Array) -> tuple[Array, tuple, dict]:
         shape = obs.shape[:1]

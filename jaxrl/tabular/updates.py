@@ -53,5 +53,8 @@ def td_step(
 
 
 def linear(weights: Array, features: Array) -> Array:
-    """wᵀ x: V `[...]` of features `[..., F]`; or Q `[..., A]` where w is `[A, F]`."""
+    """wᵀ x: V `[...]` of features `[..., F]`; or Q `[..., A]` where w is `[A, F]`.
+
+    Source: Sutton and Barto (2018), equation 9.8.
+    """
     return jnp.asarray(features, jnp.float32) @ weights.T
