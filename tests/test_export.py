@@ -15,7 +15,7 @@ from jaxrl import spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.deployment import export as exporting
-from jaxrl.deployment import hub
+from jaxrl.deployment import hub, onnx
 from jaxrl.deployment.answers import answer, check_answers
 from jaxrl.deployment.export import export, export_function
 from jaxrl.networks.tiles import tile_features, tiling
@@ -175,6 +175,17 @@ def test_a_table_of_ones_own_is_exported(tmp_path):
         export_function(greedy, row, tmp_path / "table.onnx", "onnx")
     assert "\n" not in str(refusal.value) and refusal.value.__cause__ is not None
     assert not (tmp_path / "table.onnx").exists()
+
+
+def test_what_traces_after_an_export_finds_numpy_as_it_was():
+    """jax2onnx 0.17 leaves a `jnp.cumsum` behind that takes no axis by its place."""
+    before = jnp.cumsum
+    row = jax.ShapeDtypeStruct((3,), jnp.float32)
+    for _ in range(2):
+        content = onnx.exported(lambda x: {"y": jnp.cumsum(x, axis=1)}, {"x": row})
+        assert jnp.cumsum is before
+        found = onnx.reader(content)(np.ones((2, 3), np.float32))["y"]
+        np.testing.assert_allclose(found, [[1, 2, 3]] * 2)
 
 
 def test_the_program_of_the_card_runs(folder):

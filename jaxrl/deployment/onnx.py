@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.types import Array, InvalidInput, PyTree
@@ -41,7 +42,7 @@ def exported(
         for x in rows
     ]
     try:
-        with _quiet():
+        with _quiet(), _numpy_kept():
             model = to_onnx(
                 flat_function,
                 batched,
@@ -99,3 +100,14 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _numpy_kept() -> Iterator[None]:
+    """The converter leaves a `jnp.cumsum` of its own behind, which takes no axis by its
+    place: whatever traces after it in this process would fail."""
+    before = dict(vars(jnp))
+    try:
+        yield
+    finally:
+        vars(jnp).update(before)
