@@ -121,10 +121,10 @@ CONTINUOUS = ("reinforce", "a2c", "natural_pg", "trpo", "ppo")
 )
 def test_every_algorithm_explains_itself(name, id):
     algorithm = ALGORITHMS[name]
-    config = tiny(algorithm)
+    config, made = tiny(algorithm), jaxrl.make(id)
 
     def explained():
-        env = taught(algorithm, jaxrl.make(id))
+        env = taught(algorithm, made)
         agent = algorithm.init(config, env, jax.random.key(0)).agent
         memory = algorithm.init_memory(config, env, 5)
         obs = jnp.zeros((5, *env.observation_space.shape))
