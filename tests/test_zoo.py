@@ -39,8 +39,9 @@ def test_a_preset_is_a_config_of_its_algorithm_on_an_environment(name):
 
 
 def test_every_preset_was_searched_for_and_keeps_what_was_given():
-    for name in presets.names():
-        search, own = zoo.SEARCHES[name], presets.content(name)["config"]
+    assert presets.names() == sorted(zoo.SEARCHES)
+    for name, search in zoo.SEARCHES.items():
+        own = presets.content(name)["config"]
         assert own.keys() == search.config.keys() | search.space.keys()
         assert search.config.items() <= own.items()
         zoo.sweep_of(search)
