@@ -272,7 +272,8 @@ def _grid(story: Story, width: int, height: int) -> Any:
         complete_style="cyan",
         finished_style="cyan",
     )
-    grid.add_row(*["", percent(story), bar][:columns])
+    first: list[Any] = ["", percent(story), bar]
+    grid.add_row(*first[:columns])
     for entry in entries(story, curve_width if columns == 3 else 0, height):
         grid.add_row(*entry[:columns])
     return grid
@@ -446,7 +447,7 @@ class View:
             getattr(self._screen, action)(*arguments)
         except Exception as error:
             # A pipe that is gone, a terminal that is odd: no reason to end a run.
-            self._screen, broken = None, self._screen
+            broken, self._screen = self._screen, None
             with suppress(Exception):
                 broken.leave()
                 what = f"{type(error).__name__}: {error}"

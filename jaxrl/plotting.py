@@ -34,7 +34,7 @@ BLACK, PALE = COLOURS[4], COLOURS[5]
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # of matplotlib's rcParams
     "figure.figsize": (4.5, 3.0),  # inches
     "figure.constrained_layout.h_pad": 0.02,
     "figure.constrained_layout.w_pad": 0.02,
