@@ -352,7 +352,7 @@ def _taken(flags: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _host(quiet: bool, received: list[int]) -> dict[str, Any]:
-    """What a run needs of the program: bar, lines for a person, and when to stop.
+    """What a run needs of the program: the live view, lines for a person, and when to stop.
 
     Of several processes the first alone speaks.
     """
@@ -402,7 +402,7 @@ def _report_run(folder: Path, env: str, summary: dict[str, Any], as_json: bool) 
     "--checkpoint", type=int, help="Train step to go on from.  [default: last]"
 )
 @click.option("--env", help="Allows the run's environment to be your own module's.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="Do not show how far it is.")
 @click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")
 @click.option("--coordinator", help="As for `jaxrl train`.")
 @click.option("--num-processes", type=int, help="As for `jaxrl train`.")

@@ -135,7 +135,7 @@ RUN_OPTIONS = (
         default=None,
         help="The same result every time on a GPU too, which may be slower.",
     ),
-    click.Option(["--quiet"], is_flag=True, help="No plan and no progress bar."),
+    click.Option(["--quiet"], is_flag=True, help="Neither the plan nor how far it is."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
 

@@ -1,5 +1,5 @@
-"""Where the rows of a run go: a file for programs, a bar for people, and if asked for
-TensorBoard or Weights & Biases."""
+"""Where the rows of a run go: a file for programs, and if asked for TensorBoard or
+Weights & Biases. What a person sees is in `jaxrl.live`."""
 
 import importlib.util
 import json
@@ -175,44 +175,6 @@ def _columns(row: Row, count: int) -> dict[str, list[float | None]]:
             values = [sum(known) / len(known) if known else None]
         columns[name] = values
     return columns
-
-
-class ProgressBar:
-    """Return, steps per second and time left, from the rows of `train`.
-
-    Drawn from the first row on, when compiling is over.
-    """
-
-    def __init__(self, total_env_steps: int, disable: bool = False) -> None:
-        self._total, self._disable = total_env_steps, disable
-        self._bar: Any = None
-
-    def write(self, row: Row) -> None:
-        if self._disable:
-            return
-        if self._bar is None:
-            self._bar = self._drawn(row["env_steps"])
-        episode_return = mean_return(row)
-        if episode_return is not None:
-            self._bar.set_postfix_str(f"return {episode_return:.1f}", refresh=False)
-        self._bar.update(row["env_steps"] - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _drawn(self, env_steps: int) -> Any:
-        """The bar; its clock starts here, so the steps so far do not count in the rate."""
-        from tqdm import tqdm
-
-        return tqdm(
-            total=self._total,
-            initial=env_steps,
-            unit=" steps",
-            unit_scale=True,
-            mininterval=0.5,
-            dynamic_ncols=True,
-        )
 
 
 def mean_return(row: Row) -> float | None:

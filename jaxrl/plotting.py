@@ -1,9 +1,14 @@
-"""Learning curves, readable in print and safe for the colour-blind."""
+"""Figures for a column of a paper: readable in print, in grey, and by the colour-blind.
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+A series has a colour, a line style and a marker of its own, so that no two need their
+colour to be told apart. Everything that is a matter of taste is in `STYLE`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 
@@ -16,8 +21,133 @@ from jaxrl.statistics import (
     stratified_interval,
 )
 
-# Okabe & Ito (2008), "Color Universal Design".
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+P = ParamSpec("P")
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+"""Okabe & Ito (2008), "Color Universal Design", the palest two last."""
+
+LINES = COLOURS[:5]
+"""Those that a thin line on white paper can have: of a contrast of 3 at least."""
+
+BLACK, PALE = COLOURS[4], COLOURS[5]
+
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+STYLE: Any = {  # of matplotlib's rcParams
+    "figure.figsize": (4.5, 3.0),  # inches
+    "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.w_pad": 0.02,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    # Letters, not outlines: journals ask for fonts that are embedded (TrueType).
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+NAMES = {
+    "rollout/episode_return": "episode return",
+    "rollout/episode_length": "episode length (steps)",
+    "loss/policy": "policy loss",
+    "loss/value": "value loss",
+    "loss/critic": "critic loss",
+    "loss/td": "TD loss",
+    "loss/imitation": "imitation loss",
+    "policy/entropy": "policy entropy (nats)",
+    "policy/kl": "KL divergence (nats)",
+    "policy/approx_kl": "approximate KL divergence (nats)",
+    "policy/clip_fraction": "share of clipped samples",
+    "value/explained_variance": "explained variance",
+    "value/q": "Q(s, a)",
+    "value/v": "V(s)",
+    "optim/grad_norm": "gradient norm",
+    "optim/learning_rate": "learning rate",
+    "explore/epsilon": "ε",
+    "reward/gold": "gold reward",
+    "seconds": "seconds",
+    "env_steps_per_second": "environment steps per second",
+}
+"""What an axis says for a metric; others go by the name that they have in the rows."""
+
+
+def style() -> AbstractContextManager[None]:
+    """Within it `STYLE` holds, to make a figure and to save it; nothing stays."""
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
+def _styled(draw: Callable[P, None]) -> Callable[P, None]:
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+        with style():
+            draw(*args, **kwargs)
+
+    return drawn
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Of the i-th series: no two of the first 28 have the same dashes and marker, no two
+    of the first 5 the same colour."""
+    return {
+        "color": LINES[i % len(LINES)],
+        "linestyle": DASHES[i % len(DASHES)],
+        "marker": MARKERS[i % len(MARKERS)],
+    }
+
+
+def draw_line(
+    axes: Any, i: int, count: int, x: Any, y: Any, label: str, **more: Any
+) -> str:
+    """The i-th of `count` series, with a marker here and there; returns its colour.
+
+    One alone needs no markers, but a point alone does.
+    """
+    given = line_style(i)
+    if len(x) == 1:
+        given["markersize"] = 6
+    elif count == 1:
+        given["marker"] = None
+    # In shares of the diagonal of the axes; not all curves at the same places.
+    places = (0.02 + 0.13 * i / count, 0.13) if len(x) > 1 else None
+    axes.plot(
+        x,
+        y,
+        label=label,
+        markevery=places,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        **given | more,
+    )
+    return given["color"]
+
+
+def name_of(metric: str) -> str:
+    """For an axis."""
+    return NAMES.get(metric, metric)
+
+
+def _steps_axis(axes: Any) -> None:
+    """Environment steps below: 200k, 1M."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlabel("environment steps per seed")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def curve(rows: Sequence[Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +194,7 @@ def _empty(size: tuple[float, float]) -> Any:
 
 def figure_of(
     title: str,
-    size: tuple[float, float] = (6, 4),
+    size: tuple[float, float] = (4.5, 3.0),
     grid: Literal["both", "x"] | None = "both",
 ) -> tuple[Any, Any]:
     """A figure of one panel, and its axes."""
@@ -72,13 +202,8 @@ def figure_of(
     axes = figure.subplots()
     axes.set_title(title)
     if grid is not None:
-        axes.grid(alpha=0.3, axis=grid)
+        axes.grid(axis=grid)
     return figure, axes
-
-
-def _line(i: int) -> str:
-    """Dashed where the colours begin again."""
-    return ("-", "--")[i // len(COLOURS) % 2]
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -86,13 +211,16 @@ def _legend(figure: Any, axes: Any) -> None:
     _, labels = axes.get_legend_handles_labels()
     if len(labels) <= 4 and all(len(label) <= 40 for label in labels):
         if labels:
-            axes.legend(frameon=False, fontsize="small")
+            axes.legend()
         return
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.17 * len(labels) + 0.1)
-    figure.legend(loc="outside lower left", frameon=False, fontsize="x-small")
+    columns = 2 if max(map(len, labels)) <= 28 else 1
+    lines = -(-len(labels) // columns)
+    figure.set_size_inches(width, height + 0.165 * lines + 0.1)
+    figure.legend(loc="outside lower left", fontsize="small", ncols=columns)
 
 
+@_styled
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Row]],
     out: Path,
@@ -110,34 +238,25 @@ def plot_learning_curves(
     figure, axes = figure_of(title)
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
-        colour = COLOURS[i % len(COLOURS)]
         num_seeds = values.shape[1] if len(values) else 0
         name = f"{label} ({num_seeds} seed{'s' if num_seeds != 1 else ''})"
         if not len(values):
             continue
-        # A line through a single point is invisible.
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(
-            steps,
-            iqm(values, axis=1),
-            color=colour,
-            linestyle=_line(i),
-            label=name,
-            marker=marker,
-        )
+        colour = draw_line(axes, i, len(runs), steps, iqm(values, axis=1), name)
         if num_seeds > 1:
             low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xlabel("environment steps per seed")
-    axes.set_ylabel(metric)
+    _steps_axis(axes)
+    axes.set_ylabel(name_of(metric))
     _legend(figure, axes)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
 Table = Sequence[tuple[Mapping[str, Any], Sequence[float]]]
 """Settings, each with the returns of its seeds."""
 
 
+@_styled
 def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") -> None:
     """The return against each hyper-parameter.
 
@@ -152,15 +271,17 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
     """
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    size = (4.0 * columns + 0.5, 3.2 * rows + 0.4)
+    size = (2.6 * columns + 0.5, 2.2 * rows + 0.3)
     figure = _empty(size)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    for axes, name in zip(panels, names, strict=False):
+    for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
         _draw_slice(axes, name, [(own[name], returns) for own, returns in table])
+        if i % columns == 0:
+            axes.set_ylabel("return (IQM over seeds)")
     for axes in list(panels)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle(title)
-    figure.savefig(out, dpi=150)
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(out)
 
 
 def _draw_slice(
@@ -172,7 +293,7 @@ def _draw_slice(
         middle = iqm(returns)
         bars = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
         axes.errorbar(
-            places[i], middle, bars, fmt="o", color=COLOURS[0], alpha=0.7, capsize=3
+            places[i], middle, bars, fmt="o", color=COLOURS[0], alpha=0.7, capsize=2
         )
     shared = {
         place: [
@@ -183,14 +304,14 @@ def _draw_slice(
         ]
         for place in sorted(set(places))
     }
-    axes.plot(list(shared), [iqm(x) for x in shared.values()], color=COLOURS[1])
+    means = [iqm(x) for x in shared.values()]
+    axes.plot(list(shared), means, color=COLOURS[1], linestyle="--")
     if labels is not None:
         axes.set_xticks(range(len(labels)), labels)
     elif min(places) > 0 and max(places) >= 10 * min(places):
         axes.set_xscale("log")
     axes.set_xlabel(name)
-    axes.set_ylabel("return (IQM over seeds)")
-    axes.grid(alpha=0.3)
+    axes.grid()
 
 
 def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
@@ -205,6 +326,7 @@ def _label(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@_styled
 def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> None:
     """The return for each pair of values of two hyper-parameters: IQM of all seeds.
 
@@ -225,9 +347,10 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
             for r in found
         ]
         grid[i, j] = iqm(returns) if returns else np.nan
-    width, height = 1.1 * len(columns) + 2.5, 0.7 * len(rows) + 1.8
-    size = min(max(width, 4.0), 14.0), min(max(height, 3.0), 14.0)
+    width, height = 0.7 * len(columns) + 1.9, 0.45 * len(rows) + 1.1
+    size = min(max(width, 3.5), 11.0), min(max(height, 2.4), 11.0)
     figure, axes = figure_of(title, size, grid=None)
+    axes.spines[:].set_visible(False)
     image = axes.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for i, j in np.ndindex(grid.shape):
@@ -239,7 +362,7 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     figure.colorbar(image, label="return (IQM over seeds)")
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
 def _key(value: Any) -> Any:
@@ -253,6 +376,7 @@ def _in_order(values: set[Any]) -> list[Any]:
         return sorted(values, key=str)
 
 
+@_styled
 def plot_intervals(
     scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
 ) -> None:
@@ -263,18 +387,27 @@ def plot_intervals(
       out: a PNG, PDF or SVG file.
       title: above the axes.
     """
-    figure, axes = figure_of(title, (7.0, 0.45 * len(scores) + 1.3), grid="x")
+    figure, axes = figure_of(title, (4.5, 0.3 * len(scores) + 0.9), grid="x")
     for i, returns in enumerate(scores.values()):
         low, high = bootstrap_interval(returns, num_resamples=2_000)
-        axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
-        axes.vlines(iqm(returns), i - 0.3, i + 0.3, color=COLOURS[6])
-        axes.plot(returns, [i] * len(returns), "|", color=COLOURS[1], alpha=0.6)
+        _draw_interval(axes, i, iqm(returns), low, high)
+        axes.plot(
+            returns, [i] * len(returns), "o", color=BLACK, markersize=2.2, alpha=0.7
+        )
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel("return")
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
+def _draw_interval(axes: Any, i: int, middle: float, low: float, high: float) -> None:
+    """A pale bar on the i-th line, and a black one across at the middle."""
+    axes.use_sticky_edges = False  # the left end of a bar is no zero
+    axes.barh(i, high - low, left=low, height=0.6, color=PALE, alpha=0.7)
+    axes.vlines(middle, i - 0.3, i + 0.3, color=BLACK, linewidth=2)
+
+
+@_styled
 def plot_aggregates(
     rows: Sequence[Mapping[str, Any]], out: Path, title: str = ""
 ) -> None:
@@ -285,23 +418,25 @@ def plot_aggregates(
       out: a PNG, PDF or SVG file.
       title: above the figure.
     """
-    figure = _empty((8.0, 0.45 * len(rows) + 1.5))
+    figure = _empty((5.5, 0.3 * len(rows) + 0.9))
     panels = figure.subplots(1, 2, sharey=True)
-    names = {"iqm": "IQM, higher is better", "gap": "optimality gap, lower is better"}
+    names = {
+        "iqm": "IQM of normalised scores\n(higher is better)",
+        "gap": "optimality gap\n(lower is better)",
+    }
     for axes, (name, words) in zip(panels, names.items(), strict=True):
         for i, row in enumerate(rows):
             low, high = row[f"score_{name}_low"], row[f"score_{name}_high"]
-            axes.barh(i, high - low, left=low, height=0.6, color=COLOURS[5], alpha=0.8)
-            middle = row[f"score_{name}"]
-            axes.vlines(middle, i - 0.3, i + 0.3, color=COLOURS[6])
-        axes.set_xlabel(f"normalised score: {words}")
-        axes.grid(alpha=0.3, axis="x")
+            _draw_interval(axes, i, row[f"score_{name}"], low, high)
+        axes.set_xlabel(words)
+        axes.grid(axis="x")
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
-    figure.suptitle(title)
-    figure.savefig(out, dpi=150)
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(out)
 
 
+@_styled
 def plot_profiles(
     scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
 ) -> None:
@@ -317,10 +452,10 @@ def plot_profiles(
     margin = 0.05 * max(float(np.ptp(every)), 1e-6)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
     for i, (label, returns) in enumerate(scores.items()):
-        colour = COLOURS[i % len(COLOURS)]
         profile = partial(performance_profile, thresholds=thresholds)
-        axes.step(
-            thresholds, profile([returns]), color=colour, label=label, where="post"
+        share = profile([returns])
+        colour = draw_line(
+            axes, i, len(scores), thresholds, share, label, drawstyle="steps-post"
         )
         if len(returns) > 1:
             low, high = stratified_interval(profile, [returns], num_resamples=1_000)
@@ -330,9 +465,10 @@ def plot_profiles(
     axes.set_xlabel("return")
     axes.set_ylabel("share of seeds above")
     _legend(figure, axes)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
+@_styled
 def plot_efficiency(
     runs: Mapping[str, Mapping[str, Sequence[Row]]],
     out: Path,
@@ -368,7 +504,6 @@ def plot_efficiency(
     for i, (label, by_env) in enumerate(curves.items()):
         if not by_env:
             continue
-        colour = COLOURS[i % len(COLOURS)]
         steps = np.linspace(
             max(x[0] for x, _ in by_env.values()),
             min(x[-1] for x, _ in by_env.values()),
@@ -385,14 +520,14 @@ def plot_efficiency(
             )
             for j in range(len(steps))
         ]
-        axes.plot(steps, middle, color=colour, linestyle=_line(i), label=label)
+        colour = draw_line(axes, i, len(curves), steps, middle, label)
         axes.fill_between(
             steps, *np.transpose(bands), color=colour, alpha=0.2, linewidth=0
         )
-    axes.set_xlabel("environment steps per seed")
-    axes.set_ylabel(f"normalised {metric}, IQM")
+    _steps_axis(axes)
+    axes.set_ylabel(f"normalised {name_of(metric)}")
     _legend(figure, axes)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
 def _normalised(

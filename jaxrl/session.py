@@ -27,6 +27,7 @@ from jaxrl import (
     artifact,
     checkpoint,
     folders,
+    live,
     loggers,
     machines,
     plotting,
@@ -112,7 +113,7 @@ def run_experiment(
       experiment: what to train.
       out: the run folder, new or empty; by default the first free
         `runs/ALGO-ENV-SEED-n`.
-      progress: whether to draw a progress bar.
+      progress: whether to show how far it is, on stderr.
       report: called with lines for a person.
       interrupted: asked every few seconds; True ends the run early, artefacts and all.
       start: the progress to begin with and the rows that led there; by default none.
@@ -159,7 +160,7 @@ def resume_experiment(
         removed.
       env: the environment's id, needed where it is "module:factory", which is code.
       algorithm: needed where it was a variant and not one of `ALGORITHMS`.
-      progress: whether to draw a progress bar.
+      progress: whether to show how far it is, on stderr.
       report: called with lines for a person.
       interrupted: asked every few seconds; True ends the run early, artefacts and all.
       start: as for `run_experiment`, if there is no checkpoint yet.
@@ -196,7 +197,7 @@ def resume_experiment(
 
 
 def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
-    """`train`, its rows going to the metrics file and the progress bar.
+    """`train`, its rows going to the metrics file and the live view.
 
     From the checkpoint of that iteration, or from the start.
     """
@@ -210,14 +211,14 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
         metrics = loggers.MetricsFile(
             folder / "metrics.jsonl" if first else Path(os.devnull)
         )
-        bar = loggers.ProgressBar(total, disable=not (first and session.progress))
+        view = _view(session, total)
         others = _other_loggers(session, iteration or 0) if first else []
-        for logger in (metrics, bar, *others):
+        for logger in (metrics, view, *others):
             stack.enter_context(closing(logger))
-        if iteration is None:
-            if first:
-                metrics.truncate(0)
-            start = start and partial(_begun, start, [metrics, *others])
+        if iteration is None and first:
+            metrics.truncate(0)
+        unwritten = [metrics, *others] if iteration is None else []
+        start = start and partial(_begun, start, unwritten, view)
         samples = _Samples(session, iteration or 0)
         saver = checkpoint.Saver(
             folder,
@@ -229,10 +230,12 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
         )
 
         def on_chunk(row: Row) -> None:
-            for logger in (metrics, bar, *others):
+            for logger in (metrics, view, *others):
                 logger.write(row)
 
         def between(progress: Progress) -> bool:
+            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
+            view.go_to(env_steps, progress.seconds)
             saver.save_if_due(progress)
             samples.write_if_due(progress)
             return session.interrupted()
@@ -245,10 +248,23 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
             stop=partial(_reached, experiment.stop_return),
             between=between,
             adapt=experiment.adapt,
-            report=session.report,
+            report=view.beside(session.report),
         )
         saver.save(result.progress)
         return result
+
+
+def _view(session: Session, total_env_steps: int) -> live.View:
+    """What a person sees of it; nothing unless it is asked for, by the first process."""
+    experiment = session.experiment
+    story = live.Story(
+        title=f"{experiment.algorithm.name} on {experiment.env}",
+        total=total_env_steps,
+        agents=len(experiment.settings) * experiment.num_seeds,
+        folder=str(session.folder),
+    )
+    shown = session.progress and machines.is_first()
+    return live.View(story, live.screen() if shown else None, session.interrupted)
 
 
 class _Samples:
@@ -329,10 +345,11 @@ def _name(folder: Path) -> str:
 
 
 def _begun(
-    start: Start, written_to: Sequence[Any], job: Job
+    start: Start, written_to: Sequence[Any], view: live.View, job: Job
 ) -> tuple[Progress, list[Row]]:
-    """What `start` gives; its rows are written down first."""
+    """What `start` gives; its rows are written down and shown first."""
     progress, rows = start(job)
+    view.remember(rows)
     for row in rows:
         for logger in written_to:
             logger.write(row)

@@ -17,7 +17,7 @@ LAYERS = (
     {"flags", "bench", "doctor"},
     {"sweeps", "collection", "rendering", "interop"},
     {"session", "policy"},
-    {"experiment"},
+    {"experiment", "live"},
     {"artifact", "checkpoint", "loggers", "plotting", "pbt"},
     {"runner"},
     {"memory", "rlhf"},

@@ -1,4 +1,4 @@
-"""`jaxrl.loggers`: the metrics file and the progress bar."""
+"""`jaxrl.loggers`: the metrics file, TensorBoard and Weights & Biases."""
 
 import json
 import re
@@ -11,7 +11,6 @@ from jaxrl import loggers, session
 from jaxrl.cli import main
 from jaxrl.loggers import (
     MetricsFile,
-    ProgressBar,
     TensorBoard,
     mean_return,
     read_metrics,
@@ -70,31 +69,6 @@ def test_half_a_line_is_an_error(path):
 )
 def test_the_mean_return_is_over_the_seeds_that_have_one(by_seed, mean):
     assert mean_return({"rollout/episode_return": by_seed}) == mean
-
-
-def test_the_bar_shows_steps_and_return(capsys):
-    bar = ProgressBar(100)
-    bar.write(ROW)
-    bar.write(ROW | {"env_steps": 100, "rollout/episode_return": [7.0, 8.0]})
-    bar.close()
-    shown = capsys.readouterr().err
-    assert "100%" in shown and "100/100" in shown and "return 7.5" in shown
-
-
-def test_the_bar_keeps_its_return_where_no_episode_ended(capsys):
-    bar = ProgressBar(100)
-    bar.write(ROW)
-    bar.write(ROW | {"env_steps": 60, "rollout/episode_return": [None, None]})
-    bar.close()
-    shown = capsys.readouterr().err
-    assert "60%" in shown and "return 1.5" in shown
-
-
-def test_a_disabled_bar_is_silent(capsys):
-    bar = ProgressBar(100, disable=True)
-    bar.write(ROW)
-    bar.close()
-    assert capsys.readouterr().err == ""
 
 
 def scalars(folder):

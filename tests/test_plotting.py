@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from jaxrl import plotting
 from jaxrl.plotting import COLOURS, curve, plot_learning_curves
 
 METRIC = "rollout/episode_return"
@@ -105,3 +108,59 @@ assert "matplotlib.pyplot" not in sys.modules
     }
     subprocess.run([sys.executable, "-c", script], env=headless, check=True)
     assert pixels(out, COLOURS[0]) > 500
+
+
+def luminance(colour):
+    """Relative luminance, of WCAG 2."""
+    x = np.array(to_rgb(colour))
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_no_two_series_need_their_colour_to_be_told_apart():
+    found = [plotting.line_style(i) for i in range(28)]
+    in_grey = {(str(x["linestyle"]), x["marker"]) for x in found}
+    assert len(in_grey) == len(found)
+    few = found[: len(plotting.LINES)]
+    assert len({x["color"] for x in few}) == len({x["marker"] for x in few}) == len(few)
+    assert len({str(x["linestyle"]) for x in found[:4]}) == 4
+
+
+@pytest.mark.parametrize("colour", plotting.LINES)
+def test_the_colour_of_a_line_has_a_contrast_of_three_to_white_paper(colour):
+    assert 1.05 / (luminance(colour) + 0.05) >= 3
+
+
+def test_black_stands_out_of_what_is_pale():
+    pale, black = (luminance(c) + 0.05 for c in (plotting.PALE, plotting.BLACK))
+    assert pale / black >= 7
+
+
+def test_the_letters_of_a_pdf_are_letters_of_an_embedded_font(tmp_path):
+    out = tmp_path / "curves.pdf"
+    plot_learning_curves({"a": rows([1.0], [2.0])}, out)
+    content = out.read_bytes()
+    assert b"/FontFile2" in content and b"/Type3" not in content
+
+
+def test_the_style_ends_with_the_figure(tmp_path):
+    before = dict(rcParams)
+    plot_learning_curves({"a": rows([1.0], [2.0])}, tmp_path / "curves.png")
+    assert dict(rcParams) == before
+
+
+def test_axes_speak_to_people(tmp_path):
+    out = tmp_path / "curves.svg"
+    million = [row | {"env_steps": row["env_steps"] * 50_000} for row in rows([1], [2])]
+    with plotting.style():
+        rcParams["svg.fonttype"] = "none"
+        plot_learning_curves({"a": million}, out)
+    text = out.read_text()
+    assert "episode return" in text and METRIC not in text
+    assert ">1M<" in text and ">600k<" in text
+
+
+def test_names_are_of_metrics_that_there_are():
+    page = Path(__file__).parents[1] / "docs" / "metrics.md"
+    for name in plotting.NAMES:
+        assert f"`{name}`" in page.read_text(), name

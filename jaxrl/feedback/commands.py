@@ -281,7 +281,7 @@ def label(**given: Any) -> None:
 @NUMBER
 @SEED
 @CONFIG
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="Do not show how far it is.")
 @click.option(
     "--out", required=True, type=click.Path(), help="Folder; an unfinished one goes on."
 )
@@ -350,7 +350,7 @@ def generate(run: str, prompt: str, as_json: bool, **given: Any) -> None:
     help="Folder; an unfinished one goes on.",
 )
 @click.option("--quick", is_flag=True, help="A thousandth of it, to see that it runs.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="Do not show how far it is.")
 @JSON
 def demo(out: str, quick: bool, quiet: bool, as_json: bool) -> None:
     """SFT, reward model and PPO on the small world, compared with the exact optimum."""

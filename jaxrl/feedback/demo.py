@@ -195,11 +195,18 @@ def in_words(rows: list[dict[str, Any]]) -> str:
 
 def plot(found: dict[str, list[Row]], out: Path) -> None:
     """Gold reward against √KL."""
-    from jaxrl.plotting import COLOURS, figure_of
+    from jaxrl.plotting import style
+
+    with style():
+        _plot(found, out)
+
+
+def _plot(found: dict[str, list[Row]], out: Path) -> None:
+    from jaxrl.plotting import BLACK, COLOURS, figure_of
 
     figure, axes = figure_of("RLHF on the small world")
     frontier = _points(found["frontier"])
-    axes.plot(*frontier, "-", color=COLOURS[6], label="no policy is above")
+    axes.plot(*frontier, "-", color=BLACK, label="no policy is above")
     axes.plot(
         *_points(found["best_of_n"]),
         "o-",
@@ -211,13 +218,13 @@ def plot(found: dict[str, list[Row]], out: Path) -> None:
             *_points([row]),
             "sD"[i - 1],
             color=COLOURS[i],
-            markersize=9,
+            markersize=6,
             label=row["policy"],
         )
     axes.set_xlabel("√KL(π ‖ π_ref), nats")
     axes.set_ylabel("gold reward")
     axes.legend()
-    figure.savefig(out, dpi=150)
+    figure.savefig(out)
 
 
 def _points(rows: list[Row]) -> tuple[list[float], list[float]]:

@@ -117,7 +117,7 @@ def sweep(
       shard: (i, n) for every n-th setting, from the i-th of 0, ..., n - 1; see `merge`.
       confirm_seeds: fresh seeds with which the best setting is trained again.
       out: a new folder; by default the first free `runs/sweep-ALGO-ENV-SEED-n`.
-      progress: whether to draw a progress bar.
+      progress: whether to show how far it is, on stderr.
       report: called with lines for a person.
       **options: further fields of `Experiment`, such as `evaluation_episodes`.
 
@@ -186,7 +186,7 @@ def resume_sweep(
       folder: of the sweep.
       env: the environment's id, needed where it is "module:factory", which is code.
       algorithm: needed where it was a variant and not one of `ALGORITHMS`.
-      progress: whether to draw a progress bar.
+      progress: whether to show how far it is, on stderr.
       report: called with lines for a person.
       interrupted: asked every few seconds; True ends the sweep early.
 
