@@ -291,6 +291,10 @@ def test_page_of_environments_has_every_id():
         assert env_id in differences or "MinAtar" in env_id, env_id
 
 
+INSTALL = json.loads(NOTEBOOKS[0].read_text())["cells"]
+INSTALL = next("".join(x["source"]) for x in INSTALL if x["cell_type"] == "code")
+
+
 def slug(heading: str) -> str:
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -359,6 +363,8 @@ def test_notebook_is_valid_and_has_no_outputs(path):
     notebook = nbformat.from_dict(json.loads(path.read_text()))
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert "".join(first.source) == INSTALL, "the cell that installs jaxrl in Colab"
     for cell in notebook.cells:
         assert cell.id
         if cell.cell_type == "code":

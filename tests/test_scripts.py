@@ -92,3 +92,29 @@ def test_what_is_committed_of_the_larger_world_is_shown():
     assert rows["methods"]["seeds"] >= 3
     for name in ("best of 8", "PPO", "GRPO", "DPO"):
         assert min(methods[name]["win_rate"]["by_seed"]) >= module.BAR, name
+
+
+def test_a_newcomer_finds_every_block_of_first_contact():
+    module = script("first_contact")
+    for milestone in module.MILESTONES:
+        found = module.below(
+            ROOT / milestone.page, milestone.heading, milestone.language
+        )
+        assert len(found) >= milestone.count, milestone
+        assert milestone.language != "bash" or "jaxrl train " in found[0]
+    with pytest.raises(SystemExit, match=r'no heading "Nowhere"'):
+        module.below(ROOT / "README.md", "Nowhere", "bash")
+    none = module.MILESTONES[0]._replace(language="python")
+    with pytest.raises(SystemExit, match="mend the page"):
+        module.followed(ROOT, none)
+
+
+def test_what_is_committed_of_first_contact_is_shown_and_met():
+    rows = json.loads((RESULTS / "first_contact.json").read_text())["rows"]
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    module = script("first_contact")
+    assert module.table(rows) in page
+    assert [x["name"] for x in rows["milestones"]["steps"]] == [
+        x.name for x in module.MILESTONES
+    ]
+    assert all(x["met"] for x in (*rows["milestones"]["steps"], rows["import"]))
