@@ -109,7 +109,7 @@ def questions(
     for attempt in range(MOST_ATTEMPTS):
         written = writing.several(task, sampling, 2, seed + attempt, pairs)
         found += [
-            Question(one.prompt, *one.texts)
+            Question(one.prompt, one.texts[0], one.texts[1])
             for one in written
             if one.texts[0] != one.texts[1] and all(one.texts)
         ]

@@ -91,7 +91,7 @@ def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> An
 def _one(task: Task, some: answers.Answers) -> Written:
     tokens = [t[a] for t, a in zip(some.tokens, some.answer, strict=True)]
     prompt = answers.decoded(task, some.tokens[0], some.mask[0] & ~some.answer[0])
-    texts = [task.tokenizer.decode(x) for x in tokens]
+    texts = [tokenizers.written(task.tokenizer, x) for x in tokens]
     return Written(prompt, texts, np.asarray(some.score), tokens)
 
 
@@ -133,15 +133,16 @@ def summarised(
         rows.append(row | {"score": score, "mean_score": float(written.scores.mean())})
         tokens.append(written.tokens[best])
         lengths.append(np.mean([len(x) for x in written.tokens]))
-    padded, mask = tokenizers.padded(tokens, 0)
+    padded, mask = map(jnp.asarray, tokenizers.padded(tokens, 0))
     numbers = {
         name: float(np.mean([row[name] for row in rows]))
         for name in ("score", "mean_score")
     }
-    numbers |= {"length": float(mask.sum(1).mean()), "mean_length": np.mean(lengths)}
+    numbers["length"] = float(mask.sum(1).mean())
+    numbers["mean_length"] = float(np.mean(lengths))
     for n in (1, 2):
-        numbers[f"distinct_{n}"] = objectives.distinct_n(padded, mask, n)
-    return rows, {name: round(float(x), 6) for name, x in numbers.items()}
+        numbers[f"distinct_{n}"] = float(objectives.distinct_n(padded, mask, n))
+    return rows, numbers
 
 
 def to_prompt(
@@ -182,4 +183,7 @@ def to_prompt(
     )
     width = tokens.shape[1]
     new, real = np.asarray(done.tokens)[:, width:], np.asarray(done.mask)[:, width:]
-    return [known.tokenizer.decode(t[m]) for t, m in zip(new, real, strict=True)]
+    return [
+        tokenizers.written(known.tokenizer, t[m])
+        for t, m in zip(new, real, strict=True)
+    ]

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.config import require
-from jaxrl.rlhf import objectives, policies
+from jaxrl.rlhf import objectives, policies, tokenizers
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.generation import generate
 from jaxrl.rlhf.tasks import Task, drawn
-from jaxrl.rlhf.tokenizers import padded
 from jaxrl.types import BAD_REWARD, Array, Metrics, PyTree, World, mean
 
 
@@ -264,7 +263,7 @@ def _gone_on(
         list(tokens[mask & ~target]) or list(tokens[mask][: max(1, mask.sum() // 4)])
         for tokens, mask, target in zip(*rows, strict=True)
     ]
-    prompts, mask = padded(beginnings, task.tokenizer.pad)
+    prompts, mask = tokenizers.padded(beginnings, task.tokenizer.pad)
     width = prompts.shape[1]
     new = min(MOST_SHOWN, task.model.config.max_length - width)
     if new < 1:
@@ -289,4 +288,4 @@ MOST_SHOWN = 48
 
 def decoded(task: Task, tokens: Any, mask: Any) -> str:
     """The text of tokens `[T]` that a mask `[T]` holds."""
-    return task.tokenizer.decode(np.asarray(tokens)[np.asarray(mask)])
+    return tokenizers.written(task.tokenizer, np.asarray(tokens)[np.asarray(mask)])
