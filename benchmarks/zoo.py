@@ -103,9 +103,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 def interval(row: dict[str, Any]) -> str:
     if row["episode_return_iqm"] is None:
         return "every seed broke"
-    return (
-        f"{row['episode_return_iqm']:.2f} [{row['ci95_low']:.2f}, {row['ci95_high']:.2f}]"
-    )
+    return f"{row['episode_return_iqm']:.2f} [{row['ci95_low']:.2f}, {row['ci95_high']:.2f}]"
 
 
 def table(rows: dict[str, Any]) -> str:

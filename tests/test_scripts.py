@@ -92,6 +92,26 @@ def test_what_is_committed_of_the_larger_world_is_shown():
     assert rows["methods"]["seeds"] >= 3
     for name in ("best of 8", "PPO", "GRPO", "DPO"):
         assert min(methods[name]["win_rate"]["by_seed"]) >= module.BAR, name
+    lora = rows["lora"]
+    assert lora["seeds"] >= 3 and lora["share_of_parameters"] <= 0.05
+    assert lora["share"]["gold"]["mean"] >= 0.95
+    assert lora["rows"]["LoRA"]["kl"]["mean"] <= lora["rows"]["full"]["kl"]["mean"]
+    runs = rows["leash"]["runs"]
+    assert len(runs) == 4
+    # Without a leash gold turns over while the reward model's score goes on rising.
+    free = runs["0"]
+    assert free["gold"][-1] < free["gold"][0] < max(free["gold"])
+    assert free["score"][-1] > max(runs["0.3"]["score"])
+
+
+def test_what_is_committed_beside_trl_is_shown():
+    rows = json.loads((RESULTS / "rlhf_speed.json").read_text())["rows"]
+    module, page = script("rlhf_speed"), ROOT / "docs" / "rlhf-speed.md"
+    for row in rows.values():
+        assert module.table(row) in page.read_text()
+    assert rows["tiny"]["ratio"]["median"] >= 3.0
+    low, high = rows["tiny"]["reward_difference"]
+    assert low <= 0.0 <= high
 
 
 def test_a_newcomer_finds_every_block_of_first_contact():
