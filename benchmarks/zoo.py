@@ -103,7 +103,8 @@ def line(name: str, row: dict[str, Any]) -> str:
 def interval(row: dict[str, Any]) -> str:
     if row["episode_return_iqm"] is None:
         return "every seed broke"
-    return f"{row['episode_return_iqm']:.2f} [{row['ci95_low']:.2f}, {row['ci95_high']:.2f}]"
+    low, high = row["ci95_low"], row["ci95_high"]
+    return f"{row['episode_return_iqm']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def table(rows: dict[str, Any]) -> str:
