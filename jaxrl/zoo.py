@@ -123,8 +123,6 @@ SEARCHES = {
             "CartPole-v1",
             {"total_steps": 100_000, "learning_starts": 2_000},
             OFF_POLICY,
-            12,
-            2,
         ),
         Search(
             "dqn",
