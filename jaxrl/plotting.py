@@ -142,7 +142,7 @@ def name_of(metric: str) -> str:
     return NAMES.get(metric, metric)
 
 
-def _steps_axis(axes: Any) -> None:
+def steps_axis(axes: Any) -> None:
     """Environment steps below: 200k, 1M."""
     from matplotlib.ticker import EngFormatter
 
@@ -246,7 +246,7 @@ def plot_learning_curves(
         if num_seeds > 1:
             low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-    _steps_axis(axes)
+    steps_axis(axes)
     axes.set_ylabel(name_of(metric))
     _legend(figure, axes)
     figure.savefig(out)
@@ -524,7 +524,7 @@ def plot_efficiency(
         axes.fill_between(
             steps, *np.transpose(bands), color=colour, alpha=0.2, linewidth=0
         )
-    _steps_axis(axes)
+    steps_axis(axes)
     axes.set_ylabel(f"normalised {name_of(metric)}")
     _legend(figure, axes)
     figure.savefig(out)
