@@ -895,7 +895,9 @@ def _zoo_line(name: str, row: dict[str, Any]) -> str:
 
 
 @jaxrl.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="All findings as JSON, last line."
+)
 def doctor(as_json: bool) -> int:
     """Look at the installation: versions, devices, cache, combinations known to be bad.
 

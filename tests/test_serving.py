@@ -292,6 +292,7 @@ def test_a_signal_ends_it_in_order(number, dqn_run):
     [
         ("nowhere", ["RUN = 'nowhere'"]),
         ("RUN --port 99999", ["port = 99999", "at most 65535"]),
+        (f"RUN --key {2**70}", ["key = 1180591620717411303424", "at most"]),
         ("RUN --max-batch 0", ["max_batch = 0", "at least 1"]),
         ("RUN --seed 7", ["seed = 7"]),
         ("RUN --host 203.0.113.1", ["host = '203.0.113.1'", "cannot be opened"]),

@@ -3,8 +3,8 @@
 python -m website.training              # writes docs/figures/training.gif, in minutes
 python -m website.training --out FILE   # another GIF or MP4
 
-PPO on Pendulum-v1: a pendulum that is to be swung up and held. The first of the agents is kept at a
-few moments of its training, and at each of them plays the same episode, greedily.
+PPO on Pendulum-v1: a pendulum that is to be swung up and held. The first of the agents is
+kept at a few moments of its training, and at each of them plays the same episode, greedily.
 """
 
 import argparse

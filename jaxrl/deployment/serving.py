@@ -87,6 +87,7 @@ def serve(
       InvalidInput: there is no such agent, or the port cannot be had.
     """
     configs.check_value("port", int, port, low=0, high=65535)
+    configs.check_value("key", int, key, low=0, high=configs.MAX_INT)
     for name, value in limits._asdict().items():
         configs.check_value(name, int, value, low=1)
     agents = load_agents(run, env)
