@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxrl import presets
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -138,3 +140,14 @@ def test_what_is_committed_of_first_contact_is_shown_and_met():
         x.name for x in module.MILESTONES
     ]
     assert all(x["met"] for x in (*rows["milestones"]["steps"], rows["import"]))
+
+
+def test_the_zoo_that_is_committed_is_shown_and_is_that_of_the_presets():
+    rows = json.loads((RESULTS / "zoo.json").read_text())
+    module, page = script("zoo"), ROOT / "docs" / "zoo.md"
+    assert list(rows) == presets.names()
+    assert module.table(rows) in page.read_text()
+    for name, row in rows.items():
+        assert row["config"] == presets.content(name)["config"], name
+        assert len(row["returns"]) == len(row["untuned"]["returns"]) >= 10
+        assert max(row["seeds"]) < row["search"]["first_seed"]
