@@ -93,9 +93,17 @@ def commands(text: str) -> list[list[str]]:
 def shortened(words: list[str]) -> list[str]:
     """The arguments of a `jaxrl` command, with `SMALL` flags and patterns filled in."""
     arguments = [x for w in words[1:] for x in (sorted(glob.glob(w)) or [w])]
+    arguments = [less(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
     called = " ".join(arguments)
     fits = next((name for name in ordered() if called.startswith(name)), None)
     return arguments + (SMALL[fits].split() if fits else [])
+
+
+def less(flag: str, value: str) -> str:
+    """Of a sweep's jobs one, which is then all there is to merge; of many trials few."""
+    if flag == "--shard":
+        return "0/1"
+    return str(min(int(value), 16)) if flag == "--trials" else value
 
 
 def ordered() -> list[str]:

@@ -71,6 +71,8 @@ def test_commands_of_a_block():
         ["jaxrl", "bench"],
     ]
     assert blocks.shortened(found[2])[-1] == "B1"
+    sweep = ["jaxrl", "sweep", "ppo", "--trials", "256", "--shard", "3/8"]
+    assert blocks.shortened(sweep)[2:6] == ["--trials", "16", "--shard", "0/1"]
     assert blocks.shortened(["jaxrl", "train", "dqn"])[-2:] == [
         "--learning-starts",
         "500",
