@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl import env_ids
-
-from jaxrl import presets
+from jaxrl import env_ids, presets
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
