@@ -11,9 +11,14 @@ end. Needs Chromium and its chromedriver on the PATH (Debian: `chromium chromium
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
+import threading
 from base64 import b64decode
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests import webdriver
@@ -66,11 +71,12 @@ def look(folder: Path, pages: list[Path], size: str, out: Path | None) -> list[s
     """The pages that are wider than the screen."""
     wrong = []
     with (
+        served(folder) as address,
         tempfile.TemporaryDirectory() as profile,
         webdriver.session(*SIZES[size], profile) as ask,
     ):
         for page in pages:
-            ask("POST", "/url", url=(folder / page).as_uri())
+            ask("POST", "/url", url=f"{address}/{page.as_posix()}")
             wider = webdriver.run(ask, WIDER)
             if wider:
                 wrong.append(f"{page}, {size}: {wider}")
@@ -79,6 +85,21 @@ def look(folder: Path, pages: list[Path], size: str, out: Path | None) -> list[s
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(picture(ask, SIZES[size][0]))
     return wrong
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        del words
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Over HTTP, without which the site has no search; only to this machine."""
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def picture(ask: webdriver.Ask, width: int) -> bytes:
