@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxrl import cli, loggers, plotting, statistics
+from jaxrl import cli, loggers, plotting
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = "benchmarks/configs"
@@ -306,7 +306,7 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
         "compile_seconds": summary["compile_seconds"],
         "device": summary["device"],
         "versions": summary["versions"],
-        "curve": thinned_curve(rows),
+        "curve": plotting.summary_of_curve(rows),
     }
 
 
@@ -323,21 +323,6 @@ def bar_met(row: Row, iqm: float, low: float) -> bool | None:
     if row.bar is None:
         return None
     return iqm >= row.bar and low >= row.bar - 0.05 * abs(row.bar)
-
-
-def thinned_curve(rows: list[loggers.Row]) -> dict[str, list[float]]:
-    """IQM and interval of the training return over seeds, at about 50 points."""
-    steps, values = plotting.curve(rows, "rollout/episode_return")
-    every = max(1, len(steps) // 50)
-    steps, values = steps[::every], values[::every]
-    if not len(steps):
-        return {"env_steps": [], "iqm": [], "low": [], "high": []}
-    low, high = statistics.bootstrap_interval(values, axis=1, num_resamples=2_000)
-    iqm = statistics.iqm(values, axis=1)
-    rounded = {"iqm": iqm, "low": low, "high": high}
-    return {"env_steps": steps.tolist()} | {
-        name: [round(float(v), 3) for v in array] for name, array in rounded.items()
-    }
 
 
 def commit() -> str:

@@ -42,6 +42,7 @@ _HOME = {
     "load_policy": "jaxrl.policy",
     "make": "jaxrl.envs",
     "member": "jaxrl.population",
+    "preset": "jaxrl.presets",
     "register": "jaxrl.envs",
     "render": "jaxrl.rendering",
     "render_frames": "jaxrl.rendering",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from jaxrl.policy import load_policy as load_policy
     from jaxrl.population import member as member
     from jaxrl.population import run_chunk as run_chunk
+    from jaxrl.presets import preset as preset
     from jaxrl.rendering import render as render
     from jaxrl.rendering import render_frames as render_frames
     from jaxrl.rollout import init_world as init_world

@@ -845,7 +845,59 @@ def serve(
 
 
 @jaxrl.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, last line.")
+@click.argument("names", nargs=-1)
+@click.option("--out", default="zoo", show_default=True, help="Folder, new or begun.")
+@click.option("--seed", default=0, show_default=True, help="First seed.")
+@click.option("--num-seeds", default=10, show_default=True, help="Agents of each.")
+@click.option("--tune", is_flag=True, help="Search for the preset of each instead.")
+@click.option("--quiet", is_flag=True, help="No plan and no progress.")
+def zoo(
+    names: tuple[str, ...],
+    out: str,
+    seed: int,
+    num_seeds: int,
+    tune: bool,
+    quiet: bool,
+) -> int:
+    """Train reference agents with the presets, all of them or those of these NAMES.
+
+    `jaxrl list presets` has the names. What is finished in the folder is only read.
+    """
+    from jaxrl import platform
+    from jaxrl import zoo as animals
+    from jaxrl.config import check_value
+
+    check_value("num_seeds", int, num_seeds, low=1)
+    platform.use_compilation_cache()
+    platform.use_all_cores()
+    with _remembered_signals() as received:
+        host = _host(quiet, received)
+        if tune:
+            for name in names or animals.SEARCHES:
+                found = animals.tune(name, out, **host)
+                click.echo(found or f"{name}: interrupted")
+        else:
+            rows = animals.build(names, out, seed=seed, num_seeds=num_seeds, **host)
+            for name, row in rows.items():
+                click.echo(_zoo_line(name, row))
+            click.echo(Path(out) / "report" / "report.html")
+    return 128 + received[0] if received else 0
+
+
+def _zoo_line(name: str, row: dict[str, Any]) -> str:
+    if row["episode_return_iqm"] is None:
+        return f"{name:24} every seed broke"
+    return (
+        f"{name:24} return {row['episode_return_iqm']:.2f} (IQM), 95 % interval "
+        f"[{row['ci95_low']:.2f}, {row['ci95_high']:.2f}], {len(row['seeds'])} seeds, "
+        f"{row['env_steps']:,} steps, sha256 {row['sha256'][:12]}"
+    )
+
+
+@jaxrl.command()
+@click.option(
+    "--json", "as_json", is_flag=True, help="All findings as JSON, last line."
+)
 def doctor(as_json: bool) -> int:
     """Look at the installation: versions, devices, cache, combinations known to be bad.
 
@@ -866,15 +918,17 @@ def doctor(as_json: bool) -> int:
 
 
 @jaxrl.command("list")
-@click.argument("what", required=False, type=click.Choice(["algorithms", "envs"]))
+@click.argument(
+    "what", required=False, type=click.Choice(["algorithms", "envs", "presets"])
+)
 def list_(what: str | None) -> None:
-    """List the algorithms, the environments, or both."""
-    if what != "envs":
+    """List the algorithms, the environments, the presets, or all."""
+    if what in (None, "algorithms"):
         from jaxrl.algorithms import ALGORITHMS
 
         for name, algorithm in ALGORITHMS.items():
             click.echo(f"{name:12} {algorithm.Config.__doc__}")
-    if what != "algorithms":
+    if what in (None, "envs"):
         from jaxrl.envs import env_ids, known_issues
         from jaxrl.envs.suites import SUITES
 
@@ -882,6 +936,13 @@ def list_(what: str | None) -> None:
             note = known_issues(env_id)
             click.echo(f"{env_id:28} {note}" if note else env_id)
         click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
-        for library, what in SUITES.items():
+        for library, what_it_has in SUITES.items():
             name = f"{library}/NAME"
-            click.echo(f"{name:28} {what} (pip install 'jaxrl[{library}]')")
+            click.echo(f"{name:28} {what_it_has} (pip install 'jaxrl[{library}]')")
+    if what in (None, "presets"):
+        from jaxrl import presets
+
+        for name in presets.names():
+            own = presets.content(name)
+            command = f"jaxrl train {own['algorithm']} --env {own['env']} --preset"
+            click.echo(f"{name:28} {command}")

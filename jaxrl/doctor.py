@@ -77,15 +77,24 @@ def _requirement(line: str) -> tuple[str, str, bool]:
 def _package(
     name: str, bounds: str, installed: str | None, optional: bool = False
 ) -> Finding:
-    from packaging.specifiers import SpecifierSet
-
     fix = FIXES.get(name, f"pip install '{name}{bounds}'")
     if installed is None:
         return Finding("BAD", name, "is not installed", fix)
-    if SpecifierSet(bounds).contains(installed, prereleases=True):
+    if _within(bounds, installed):
         return Finding("ok", name, installed)
     words = f"{installed}, known to work is {bounds}"
     return Finding("note" if optional else "BAD", name, words, fix)
+
+
+def _within(bounds: str, installed: str) -> bool:
+    """Whether the version is one of those; what is no version at all is none of them."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        return SpecifierSet(bounds).contains(installed, prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def version(name: str) -> str | None:
@@ -98,12 +107,10 @@ def version(name: str) -> str | None:
 
 def _jaxlib() -> Finding:
     """jaxlib is never newer than jax."""
-    from packaging.version import Version
-
     jax, jaxlib = version("jax"), version("jaxlib")
     if jaxlib is None:
         return Finding("BAD", "jaxlib", "is not installed", "pip install --upgrade jax")
-    if jax is not None and Version(jaxlib) > Version(jax):
+    if jax is not None and not _within(f"<={jax}", jaxlib):
         words = f"{jaxlib} is newer than jax {jax}"
         return Finding("BAD", "jaxlib", words, f"pip install 'jaxlib=={jax}'")
     return Finding("ok", "jaxlib", jaxlib)
@@ -152,7 +159,10 @@ def _devices() -> list[Finding]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         words = f"JAX does not start ({type(error).__name__}: {reason})"
-        return [Finding("BAD", "devices", words, "pip install --upgrade jax jaxlib")]
+        asked = os.environ.get("JAX_PLATFORMS")
+        fix = f"unset JAX_PLATFORMS, which is {asked!r}, or " if asked else ""
+        fix += "pip install --upgrade jax jaxlib"
+        return [Finding("BAD", "devices", words, fix)]
     devices = found[0]
     words = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     if devices[0].platform != "cpu" or not NVIDIA.exists():
@@ -169,7 +179,7 @@ def _cache() -> Finding:
     """The folder of compiled programs: where, how large, and whether it can be written."""
     try:
         from jaxrl.platform import cache_folder
-    except ImportError:  # without JAX there is nothing to keep
+    except Exception:  # of a jax that is missing, or does not fit its jaxlib
         return Finding("note", "compilation cache", "is not looked at without jax")
     folder = cache_folder()
     try:

@@ -1,7 +1,7 @@
 """The flags of `jaxrl train ALGO`, and the experiment they describe.
 
 Every field of an algorithm's Config is a flag, with its docstring as help. Precedence:
-defaults, then the file given with `--config`, then flags.
+defaults, then the preset (`--preset`), then the file given with `--config`, then flags.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import click
 
 from jaxrl import config as configs
+from jaxrl import presets
 from jaxrl.errors import did_you_mean
 from jaxrl.experiment import Experiment
 from jaxrl.sweeps.plan import Sweep
@@ -82,6 +83,13 @@ RUN_OPTIONS = (
         type=click.Path(),
         help="TOML or JSON with env, env_params, seed, num_seeds and a table `config`; "
         "flags override it.",
+    ),
+    click.Option(
+        ["--preset"],
+        is_flag=True,
+        default=None,
+        help="Begin with the tuned hyper-parameters for this environment; see "
+        "`jaxrl list presets`.",
     ),
     click.Option(
         ["--stop-return"], type=float, help="Stop at this mean training return."
@@ -279,7 +287,7 @@ def options_of(algorithm: Algorithm) -> list[click.Parameter]:
     own += config_options(algorithm.Config)
     if algorithm.problem is None:
         return [*RUN_OPTIONS, *own]
-    run = [option for option in RUN_OPTIONS if option.name != "env"]
+    run = [option for option in RUN_OPTIONS if option.name not in ("env", "preset")]
     return [*task_options(algorithm), *run, *own]
 
 
@@ -432,6 +440,8 @@ def experiment_from_flags(
         raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
     if "id" in env_params:
         raise InvalidInput("env.id is not a parameter: choose with --env ID.")
+    if run.pop("preset", False):
+        values = presets.read(algorithm.name, env_id)["config"] | values
     if algorithm.problem is not None:
         _check_task(algorithm, env_params)
     config = configs.from_dict(algorithm.Config, values)

@@ -105,6 +105,10 @@ class TensorBoard:
                 if name == RETURN:
                     self._last[k] = value
 
+    def show(self, samples: Sequence[dict[str, Any]], env_steps: int) -> None:
+        """Texts of a language model, as a table."""
+        self._writers[0].add_text("samples", markdown_table(samples), env_steps)
+
     def close(self) -> None:
         for writer, own, last in zip(
             self._writers, self._settings, self._last, strict=True
@@ -148,8 +152,28 @@ class WandB:
         numbers = {n: x for n, x in (means | each).items() if x is not None}
         self._run.log(numbers, step=row["env_steps"])
 
+    def show(self, samples: Sequence[dict[str, Any]], env_steps: int) -> None:
+        """Texts of a language model, as a table."""
+        import wandb
+
+        cells = [[str(x) for x in row.values()] for row in samples]
+        table = wandb.Table(columns=list(samples[0]), data=cells)
+        self._run.log({"samples": table}, step=env_steps)
+
     def close(self) -> None:
         self._run.finish()
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with equal columns, one or more, as a table of Markdown."""
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in cells)
+
+
+def _cell(value: Any) -> str:
+    """On one line, with nothing that ends it early."""
+    shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return shown.replace("\n", "⏎").replace("|", "\\|").replace("<", "&lt;")
 
 
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}

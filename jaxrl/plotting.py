@@ -168,6 +168,23 @@ def curve(rows: Sequence[Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
     return steps[known], values[known]
 
 
+def summary_of_curve(
+    rows: Sequence[Row], metric: str = "rollout/episode_return", points: int = 50
+) -> dict[str, list[float]]:
+    """A curve in a few numbers, for a file: environment steps, IQM over the seeds, and
+    its 95 % bootstrap interval, at about so many points."""
+    steps, values = curve(rows, metric)
+    every = max(1, len(steps) // points)
+    steps, values = steps[::every], values[::every]
+    if not len(steps):
+        return {"env_steps": [], "iqm": [], "low": [], "high": []}
+    low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
+    summary = {"iqm": iqm(values, axis=1), "low": low, "high": high}
+    return {"env_steps": steps.tolist()} | {
+        name: [round(float(v), 3) for v in array] for name, array in summary.items()
+    }
+
+
 def _empty(size: tuple[float, float]) -> Any:
     """The object interface: no pyplot, no global state, no display."""
     from matplotlib.figure import Figure

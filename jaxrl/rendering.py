@@ -24,7 +24,7 @@ from jaxrl.policy import Policy
 from jaxrl.population import member as of_population
 from jaxrl.rollout import Watched, init_world, watch
 from jaxrl.runner import checked_seeds
-from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
+from jaxrl.types import Algorithm, Array, Env, InvalidInput, Memory, PyTree
 
 RENDERING = 0x726E64
 """Folded into the seed of the episodes, which are then not those of an evaluation."""
@@ -233,7 +233,7 @@ def render(
       The episodes.
 
     Raises:
-      InvalidInput: before anything compiles or is written.
+      InvalidInput: before anything compiles or is written; or the disk does not take it.
     """
     path = Path(out)
     check_value("fps", int | None, fps, low=1, high=240)
@@ -242,12 +242,17 @@ def render(
     policy = _loaded(run, env, member)
     fps = fps or drawing_of(policy.env).fps
     played = record(policy, episodes, seed=seed, greedy=greedy, max_steps=max_steps)
-    if path.suffix == ".png":
-        rows = [_strip(policy, episode, size, overlay) for episode in played]
-        write_filmstrip(rows, path)
-    else:
-        each = (frames_of(policy, episode, size, overlay) for episode in played)
-        write_moving((frame for frames in each for frame in frames), path, fps)
+    try:
+        if path.suffix == ".png":
+            rows = [_strip(policy, episode, size, overlay) for episode in played]
+            write_filmstrip(rows, path)
+        else:
+            each = (frames_of(policy, episode, size, overlay) for episode in played)
+            write_moving((frame for frames in each for frame in frames), path, fps)
+    except OSError as error:
+        raise InvalidInput(
+            f"out = {str(out)!r} cannot be written ({error})."
+        ) from error
     return played
 
 

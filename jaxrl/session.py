@@ -219,7 +219,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
             metrics.truncate(0)
         unwritten = [metrics, *others] if iteration is None else []
         start = start and partial(_begun, start, unwritten, view)
-        samples = _Samples(session, iteration or 0)
+        samples = _Samples(session, iteration or 0, others)
         saver = checkpoint.Saver(
             folder,
             about | {"versions": versions()},
@@ -272,9 +272,10 @@ class _Samples:
     about ten times a run, always at the end of a chunk, and at the end of it; nothing where
     the algorithm has no `problem`."""
 
-    def __init__(self, session: Session, iteration: int) -> None:
-        """Lines from that train step on belong to a run that was killed."""
-        self._session = session
+    def __init__(self, session: Session, iteration: int, others: list[Any]) -> None:
+        """Lines from that train step on belong to a run that was killed; `others` are the
+        loggers that are shown a table too."""
+        self._session, self._others = session, others
         chunk = chunk_length(session.iterations)
         self._every = chunk * math.ceil(session.iterations / chunk / 10)
         self._path = session.folder / "samples.jsonl"
@@ -304,6 +305,10 @@ class _Samples:
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
+        plan = self._session.plan
+        for logger in self._others if rows else []:
+            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
+            logger.show(rows, env_steps)
 
 
 def _is_before(line: str, iteration: int) -> bool:

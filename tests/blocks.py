@@ -5,14 +5,20 @@ python -m tests.blocks ppo cli      # some pages
 python -m tests.blocks --list       # what is not run here, and why
 
 `python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks run in
-this process; `toml` becomes the file that the page names; `json` is read; `text` and
-`bibtex` are no code. A page has a folder of its own. A block that cannot run says why in a
-comment on the line above it: `<!-- not run: the reason -->`.
+the process of the page; `toml` becomes the file that the page names; `json` is read; `text`
+and `bibtex` are no code. A page has a folder of its own, and several are run at a time. A
+block that cannot run says why in a comment on the line above it: `<!-- not run: the reason
+-->`. Where the reason names a file of tests, another page or `.ci/run`, that runs it. What
+is compiled is shared, and not optimised. Of a block that fails, all it said is shown.
 """
 
 import argparse
+import contextlib
+import gc
 import glob
+import io
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -22,6 +28,8 @@ import tempfile
 import time
 import tomllib
 import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +56,6 @@ SMALL = {
 """Flags added to a command, of which the last one counts: the first name that fits."""
 
 BEFORE = {
-    "getting-started": "jaxrl train dqn --env CartPole-v1",
     "td": "jaxrl train ppo --env CartPole-v1",
     "rlhf-training": "jaxrl rlhf sft --data small-world --out runs/sft-small",
 }
@@ -78,6 +85,7 @@ def commands(text: str) -> list[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
             words = shlex.split(os.path.expandvars(part), comments=True)
+            words = words[1:] if words[:1] == ["exec"] else words
             found += [words] if words else []
     return found
 
@@ -85,9 +93,17 @@ def commands(text: str) -> list[list[str]]:
 def shortened(words: list[str]) -> list[str]:
     """The arguments of a `jaxrl` command, with `SMALL` flags and patterns filled in."""
     arguments = [x for w in words[1:] for x in (sorted(glob.glob(w)) or [w])]
+    arguments = [less(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
     called = " ".join(arguments)
     fits = next((name for name in ordered() if called.startswith(name)), None)
     return arguments + (SMALL[fits].split() if fits else [])
+
+
+def less(flag: str, value: str) -> str:
+    """Of a sweep's jobs one, which is then all there is to merge; of many trials few."""
+    if flag == "--shard":
+        return "0/1"
+    return str(min(int(value), 16)) if flag == "--trials" else value
 
 
 def ordered() -> list[str]:
@@ -136,7 +152,7 @@ def run(block: Block, names: dict[str, Any]) -> None:
         for path in re.findall(r'collect\("[^"]+", "([^"]+)"', block.text):
             clear(path)
         where = f"{block.page.name}:{block.line}"
-        exec(compile(block.text, where, "exec"), names)
+        exec(compile(cut_short(block.text), where, "exec"), names)
         module = block.text.partition("jaxrl.register(")[0]
         Path("my_module.py").write_text(module)  # what pages call it
     elif block.language == "bash":
@@ -150,6 +166,15 @@ def run(block: Block, names: dict[str, Any]) -> None:
         raise AssertionError(f"a block in {block.language or 'no language'}")
 
 
+def cut_short(program: str) -> str:
+    """Its longest runs take 4,000 steps."""
+
+    def fewer(found: re.Match) -> str:
+        return f"total_steps={min(int(found[1]), 4_000)}"
+
+    return re.sub(r"\btotal_steps=([\d_]+)", fewer, program)
+
+
 def namespace() -> dict[str, Any]:
     """What fragments may use without saying so."""
     import jax
@@ -157,75 +182,160 @@ def namespace() -> dict[str, Any]:
 
     import jaxrl
     from jaxrl import dataset
+    from jaxrl.algorithms import ppo
 
     names: dict[str, Any] = {"__name__": "__main__", "jax": jax, "jnp": jnp}
     return names | {
         "jaxrl": jaxrl,
         "dataset": dataset,
         "my_train_step": jaxrl.PPO.train_step,
+        "my_policy_loss": ppo.policy_loss,
     }
 
 
-def run_page(page: Path) -> list[str]:
-    """What failed."""
+class Outcome(NamedTuple):
+    """Of one block that was run."""
+
+    where: str
+    seconds: float
+    busy: float
+    """Seconds of this process's processors, which a busy machine does not lengthen."""
+
+    failure: str
+    """What it said, if it failed."""
+
+
+def run_page(page: Path, root: str) -> list[Outcome]:
+    """All its blocks, in order, in a folder of its own below `root`."""
     from jaxrl import envs
 
-    failed = []
+    place = Path(root) / page.stem
+    place.mkdir()
     names = namespace()
     envs._registered.clear()
     sys.modules.pop("my_module", None)
-    for words in commands(BEFORE.get(page.stem, "")):
-        run_command(words)
-    for block in blocks(page):
-        if block.language in NO_CODE or block.reason:
-            continue
-        started = time.perf_counter()
+    before = commands(BEFORE.get(page.stem, ""))
+    with contextlib.chdir(place), on_path(place):
+        with contextlib.redirect_stdout(io.StringIO()):
+            for words in before:
+                run_command(words)
+        found = [tried(block, names) for block in blocks(page) if runs_here(block)]
+    forget_programs()
+    return found
+
+
+def tried(block: Block, names: dict[str, Any]) -> Outcome:
+    said, failed = io.StringIO(), False
+    started, busy = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             run(block, names)
         except (Exception, SystemExit):
+            failed = True
             traceback.print_exc()
-            failed.append(f"{page.name}:{block.line}")
-        seconds = time.perf_counter() - started
-        print(
-            f"-- {page.name}:{block.line} {block.language}, {seconds:.1f} s", flush=True
-        )
-    return failed
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    where = f"{block.page.name}:{block.line}"
+    return Outcome(where, seconds, busy, said.getvalue() if failed else "")
 
 
-def left_out() -> list[str]:
-    """Blocks of code that are not run, with the reason that the page gives."""
-    found = [block for page in PAGES for block in blocks(page) if block.reason]
-    return [f"{block.page.name}:{block.line}: {block.reason}" for block in found]
+@contextlib.contextmanager
+def on_path(place: Path) -> Iterator[None]:
+    sys.path.insert(0, str(place))
+    yield
+    sys.path.remove(str(place))
+
+
+def forget_programs() -> None:
+    """A process has room for so many compiled programs only."""
+    import jax
+
+    from tests.conftest import MAPS, MOST_MAPS
+
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def runs_here(block: Block) -> bool:
+    return block.language not in NO_CODE and not block.reason
+
+
+def prepare(folder: str) -> None:
+    """What every process of this run has in common: programs, once compiled, on disk."""
+    from tests.conftest import FLAGS
+
+    os.environ |= {
+        "SLURM_ARRAY_TASK_ID": "0",
+        "MINARI_DATASETS_PATH": f"{folder}/minari",
+        "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]),
+    }
+
+
+def run_pages(pages: list[Path], processes: int) -> list[Outcome]:
+    """The longest first, so that no process is left with one at the end."""
+    size = {page: sum(map(runs_here, blocks(page))) for page in pages}
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(folder)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context) as pool:
+            ordered = sorted(
+                filter(size.get, pages), key=size.__getitem__, reverse=True
+            )
+            for done in as_completed(
+                [pool.submit(run_page, x, folder) for x in ordered]
+            ):
+                for outcome in done.result():
+                    print(line(outcome), flush=True)
+                found += done.result()
+    return found
+
+
+def line(outcome: Outcome) -> str:
+    word = "FAILED" if outcome.failure else "ran"
+    times = f"{outcome.seconds:6.1f} s {outcome.busy:6.1f} s of processors"
+    return f"{times}  {word:6}  {outcome.where}"
+
+
+def left_out() -> list[Block]:
+    """Blocks of code that are not run here."""
+    return [block for page in PAGES for block in blocks(page) if block.reason]
+
+
+def elsewhere(block: Block) -> bool:
+    """Whether its reason names what runs it in CI."""
+    return bool(re.search(r"\.ci/run|tests/test_\w+\.py|docs/[\w-]+\.md", block.reason))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pages", nargs="*", help="names without .md; all by default")
     parser.add_argument("--list", action="store_true", help="what is not run, and why")
+    parser.add_argument("--processes", type=int, default=2, help="pages at a time")
     arguments = parser.parse_args()
-    everything = [
-        b for page in PAGES for b in blocks(page) if b.language not in NO_CODE
-    ]
-    print(*left_out(), sep="\n")
-    print(f"{len(everything)} blocks of code, {len(left_out())} of them not run")
-    if arguments.list:
-        return
-    os.environ |= {"SLURM_ARRAY_TASK_ID": "0"}
-    failed = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MINARI_DATASETS_PATH"] = f"{folder}/minari"
-        for page in PAGES:
-            if arguments.pages and page.stem not in arguments.pages:
-                continue
-            place = Path(folder) / page.stem
-            place.mkdir()
-            os.chdir(place)
-            sys.path.insert(0, str(place))
-            failed += run_page(page)
-            sys.path.remove(str(place))
-        os.chdir(ROOT)
+    started = time.perf_counter()
+    pages = [x for x in PAGES if x.stem in arguments.pages or not arguments.pages]
+    found = [] if arguments.list else run_pages(pages, arguments.processes)
+    for block in left_out():
+        print(f"not run: {block.page.name}:{block.line}: {block.reason}")
+    for outcome in found:
+        if outcome.failure:
+            print(f"\n== {outcome.where}\n{outcome.failure}")
+    print(summary(found), f"in {time.perf_counter() - started:.0f} s")
+    failed = [outcome.where for outcome in found if outcome.failure]
     if failed:
         sys.exit("failed: " + ", ".join(failed))
+
+
+def summary(found: list[Outcome]) -> str:
+    code = [b for page in PAGES for b in blocks(page) if b.language not in NO_CODE]
+    others = sum(map(elsewhere, left_out()))
+    return (
+        f"{len(code)} blocks of code: {len(found)} run, {others} run by other steps and "
+        f"tests of CI, {len(left_out()) - others} not run in CI"
+    )
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ def test_commands_of_a_block():
         ["jaxrl", "bench"],
     ]
     assert blocks.shortened(found[2])[-1] == "B1"
+    sweep = ["jaxrl", "sweep", "ppo", "--trials", "256", "--shard", "3/8"]
+    assert blocks.shortened(sweep)[2:6] == ["--trials", "16", "--shard", "0/1"]
     assert blocks.shortened(["jaxrl", "train", "dqn"])[-2:] == [
         "--learning-starts",
         "500",
@@ -291,6 +293,10 @@ def test_page_of_environments_has_every_id():
         assert env_id in differences or "MinAtar" in env_id, env_id
 
 
+INSTALL = json.loads(NOTEBOOKS[0].read_text())["cells"]
+INSTALL = next("".join(x["source"]) for x in INSTALL if x["cell_type"] == "code")
+
+
 def slug(heading: str) -> str:
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -359,6 +365,8 @@ def test_notebook_is_valid_and_has_no_outputs(path):
     notebook = nbformat.from_dict(json.loads(path.read_text()))
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert "".join(first.source) == INSTALL, "the cell that installs jaxrl in Colab"
     for cell in notebook.cells:
         assert cell.id
         if cell.cell_type == "code":

@@ -1,6 +1,7 @@
 """`jaxrl doctor`: what is known to be bad is named, with what mends it."""
 
 import json
+import sys
 
 import pytest
 
@@ -60,8 +61,28 @@ def test_jax_that_does_not_start_is_bad(monkeypatch):
         raise RuntimeError("no such\nplatform")
 
     monkeypatch.setattr("jax.devices", broken)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     (finding,) = doctor._devices()
     assert finding.state == "BAD" and "no such platform" in finding.words
+    assert finding.fix.startswith("unset JAX_PLATFORMS, which is 'cuda', or pip")
+
+
+def test_jax_that_cannot_be_imported_is_no_traceback(monkeypatch):
+    """As with a jaxlib that does not fit, at which jax raises no ImportError."""
+
+    class Broken:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "jaxrl.platform":
+                raise RuntimeError("jaxlib version 99 is newer than jax")
+
+    monkeypatch.delitem(sys.modules, "jaxrl.platform", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
+    assert doctor._cache().state == "note"
+
+
+def test_what_is_no_version_is_bad():
+    assert doctor._package("optax", ">=0.2", "from-a-branch").state == "BAD"
 
 
 def test_few_cores_with_the_jaxlib_that_deadlocks_are_noted(monkeypatch):

@@ -238,6 +238,21 @@ def test_a_program_that_differs_is_not_written(ppo_run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path, monkeypatch):
+    def write(path, content):
+        path.write_bytes(content[:1])
+        if "md" in path.name:
+            raise OSError("no space left")
+
+    (tmp_path / "it").write_bytes(b"old")
+    (tmp_path / "it.new").write_bytes(b"somebody's")
+    monkeypatch.setattr(exporting.storage, "write_file", write)
+    with pytest.raises(InvalidInput, match=r"it' cannot be written \(no space left\)"):
+        exporting._write({tmp_path / "it": b"new", tmp_path / "it.md": b"card"})
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {"it": b"old", "it.new": b"somebody's"}
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -133,6 +133,22 @@ def test_generate(made, capsys):
     assert len(set(capsys.readouterr().out.splitlines())) == 1
 
 
+def test_generate_from_a_file_into_a_folder(made, tmp_path, capsys):
+    path, out = tmp_path / "say.toml", tmp_path / "said"
+    path.write_text("prompt = 'b'\nnumber = 2\nmax_new_tokens = 5")
+    words = ["rlhf", "generate", made["SFT"], "--config", str(path)]
+    assert main([*words, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [{"prompt": "b", "answer": text} for text in lines]
+    assert len(lines) == 2 and data.read(out / "answers.jsonl") == rows
+    assert "is not empty" in refused([*words, "--out", str(out)], capsys)
+    path.write_text("prmpt = 'b'")
+    assert "did you mean 'prompt'" in refused(words, capsys)
+    path = tmp_path / "say.json"
+    path.write_text("[]")
+    assert "must be a table" in refused([*words[:-1], str(path)], capsys)
+
+
 def test_best_of_n(made, tmp_path, capsys):
     # In the order of the file; its prompts are too few for a part to be kept back.
     data.write_rows(tmp_path / "p.jsonl", [{"prompt": x} for x in "ca"])
@@ -151,6 +167,25 @@ def test_best_of_n(made, tmp_path, capsys):
     summary = json.loads(lines[-1])
     assert summary == read_json(tmp_path / "out" / "summary.json")
     assert summary["prompts"] == 2 and lines[-2].endswith("answers.jsonl")
+    # EOS counts too, where there is one.
+    words = [len(row["answer"]) for row in rows]
+    assert sum(words) / 2 <= summary["length"] <= sum(words) / 2 + 1
+    assert 1 <= summary["mean_length"] <= 5
+
+
+def test_length_and_diversity_of_the_best():
+    scores, tokens = np.array([0.0, 1.0]), [np.array([1]), np.array([1, 2, 1])]
+    one = writing.Written("p", ["x", "y"], scores, tokens)
+    rows, found = writing.summarised([(one, 1), (one, 1)])
+    assert rows == [{"prompt": "p", "answer": "y", "score": 1.0, "mean_score": 0.5}] * 2
+    assert found == {
+        "score": 1.0,
+        "mean_score": 0.5,
+        "length": 3.0,
+        "mean_length": 2.0,
+        "distinct_1": pytest.approx(2 / 6, abs=1e-6),
+        "distinct_2": 0.5,
+    }
 
 
 def test_a_score_that_is_no_number_is_refused(made, tmp_path):
@@ -267,6 +302,7 @@ def test_one_round_of_the_loop(made, tmp_path, capsys):
     summary = read_json(out / "round-1" / "reward" / "summary.json")
     assert summary["evaluation"]["episode_return_mean"] == found["reward_accuracy"]
     assert len(data.read(out / "round-1" / "all.jsonl")) == 12
+    assert found.keys() >= loop.LOGGED.keys() and 1 <= found["length"] <= 5
     # Again: nothing is done twice.
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*/policy/manifest.json")}
     assert main(words) == 0
@@ -331,8 +367,10 @@ def trained_before(made, monkeypatch):
 
 
 def test_the_demo_compares_with_what_is_exact(trained_before, tmp_path, capsys):
-    out = tmp_path / "demo"
-    assert main(["rlhf", "demo", "--quick", "--out", str(out), "--json"]) == 0
+    out, path = tmp_path / "demo", tmp_path / "demo.toml"
+    path.write_text("quick = true")
+    words = ["rlhf", "demo", "--config", str(path)]
+    assert main([*words, "--out", str(out), "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = json.loads(lines[-1])["table"]
     stored = read_json(out / "table.json")
@@ -387,6 +425,7 @@ BAD = {
     "ppo": "data is missing",
     "sft --data nosuch.jsonl": "nosuch.jsonl cannot be read",
     "sft --data nosuch.txt": "must end in .jsonl or .parquet",
+    "sft --data small-wrld": "or one of the worlds small-world",
     f"sft {NEW} --held-out 2": "held_out = 2.0: must be at most 0.9",
     f"sft {NEW} --number 1": "number = 1",
     f"sft {NEW} --lora-rank 2": "lora_rank = 2: adapters need a model",
@@ -471,6 +510,13 @@ def test_a_bad_row_is_named_by_its_line(row, made, capsys, empty_folder):
     shown = refused(argv(line, made), capsys)
     assert f"rows.jsonl, {ROWS[row]}" in shown
     assert [path.name for path in empty_folder.iterdir()] == ["rows.jsonl"]
+
+
+def test_of_one_row_none_can_be_kept_back(made, capsys, empty_folder):
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    line = "sft --data rows.jsonl --base SFT --max-length 8"
+    shown = refused(argv(line, made), capsys)
+    assert "held_out = 0.1: of 1 row no part can be kept back" in shown
 
 
 def test_prompts_that_are_too_long(made, capsys, empty_folder):

@@ -1,18 +1,16 @@
 """Environments of ours as Gymnasium's, held against Gymnasium's own checks."""
 
-import re
-
 import gymnasium
 import jax
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env, data_equivalence
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from jaxrl import env_ids, make
 from jaxrl.interop.gymnasium import MODES, to_gymnasium, to_gymnasium_vector
 from jaxrl.types import InvalidInput
+from tests.gymnasium_api import single_test, vector_test
 from tests.small import counting_env
 
 CHECKED = ("CartPole-v1", "Pendulum-v1", "FrozenLake-misc", "probe/masked")
@@ -35,15 +33,7 @@ NORMALIZED = "ignore:.*we recommend using a symmetric and normalized:UserWarning
     ],
 )
 def test_gymnasiums_checker_finds_nothing(id):
-    """Through `gymnasium.make`: with a spec more is checked."""
-    own = f"test/{re.sub(r'[^A-Za-z]', '', id)}-v0"
-    gymnasium.register(own, entry_point=lambda: to_gymnasium(make(id)))
-    try:
-        env = gymnasium.make(own).unwrapped
-        check_env(env)
-        assert env.metadata["jaxrl_id"] == id
-    finally:
-        del gymnasium.registry[own]
+    single_test(id)
 
 
 def test_time_limits_and_ends():
@@ -83,42 +73,7 @@ def test_seeds():
     [*(("CartPole-v1", mode) for mode in MODES), ("probe/masked", "same_step")],
 )
 def test_a_vector_is_what_gymnasium_makes_of_single_ones(id, mode):
-    """Gymnasium's own vector of our single environments says what is right."""
-    env, num_envs = make(id, horizon=9), 3
-    ours = to_gymnasium_vector(env, num_envs, mode)
-    theirs = SyncVectorEnv([lambda: to_gymnasium(env)] * 3, autoreset_mode=MODES[mode])
-    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"]
-    for name in ("observation_space", "action_space"):
-        assert getattr(ours, name) == getattr(theirs, name)
-        single = f"single_{name}"
-        assert getattr(ours, single) == getattr(theirs, single)
-
-    def compare(one, other, what):
-        assert data_equivalence(one, other), (what, one, other)
-
-    compare(ours.reset(seed=5), theirs.reset(seed=5), "reset")
-    ours.action_space.seed(1)
-    actions = ours.action_space.sample()
-    ended, ends = np.zeros(num_envs, bool), 0
-    for step in range(25):
-        if mode == "disabled" and ended.any():
-            options = {"reset_mask": ended}
-            with pytest.raises(ResetNeeded, match="have ended"):
-                ours.step(actions)
-            compare(
-                ours.reset(options=dict(options)), theirs.reset(options=options), step
-            )
-        actions = ours.action_space.sample()
-        one, other = ours.step(actions), theirs.step(actions)
-        for a, b in zip(one[:4], other[:4], strict=True):
-            compare(a, b, step)
-        compare(one[4], other[4], step)
-        assert one[0] in ours.observation_space
-        ended = one[2] | one[3]
-        ends += ended.sum()
-    assert ends > 4
-    seeds = [3, None, 4]
-    compare(ours.reset(seed=seeds), theirs.reset(seed=seeds), "seeds")
+    assert vector_test(make(id, horizon=9), mode) > 4
 
 
 def test_the_last_observation_in_each_mode():

@@ -12,6 +12,7 @@ from website import layers
 
 LAYERS = (
     {"cli"},
+    {"zoo"},
     {"report", "feedback", "deployment"},
     {"flags", "bench", "doctor"},
     {"sweeps", "collection", "rendering", "interop"},
@@ -24,7 +25,7 @@ LAYERS = (
     | {"minari", "web"},
     {"dataset"},
     {"evaluation", "storage", "folders"},
-    {"settings", "machines", "teachers", "drawing"},
+    {"settings", "machines", "teachers", "drawing", "presets"},
     {"networks", "rollout", "replay", "envs"},
     {"config", "spaces", "normalize", "distributions", "exploration", "mdp"}
     | {"estimators", "losses", "optim", "minibatches", "prng"},

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from jaxrl.cli import main
 from jaxrl.loggers import (
     MetricsFile,
     TensorBoard,
+    WandB,
     mean_return,
     read_metrics,
 )
@@ -110,6 +112,41 @@ def test_tensorboard_gets_the_hyperparameters_of_each_agent(tmp_path):
     hparams = data.session_start_info.hparams
     assert hparams["gamma"].number_value == 0.9
     assert hparams["hidden_sizes"].string_value == "[8]"
+
+
+SAMPLES = [
+    {"prompt": "a|b", "answer": "<b>\nc", "score": 0.12345},
+    {"prompt": "", "answer": "d", "score": 1.0},
+]
+
+
+def test_samples_are_a_table_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoard(tmp_path, [{}, {}], 0)
+    board.show(SAMPLES, 50)
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "agent-0"))
+    events.Reload()
+    (event,) = events.Tensors("samples/text_summary")
+    lines = event.tensor_proto.string_val[0].decode().split("\n")
+    assert event.step == 50 and lines == [
+        "| prompt | answer | score |",
+        "| --- | --- | --- |",
+        "| a\\|b | &lt;b>⏎c | 0.123 |",
+        "|  | d | 1 |",
+    ]
+
+
+def test_samples_are_a_table_in_wandb():
+    logged = []
+    board = object.__new__(WandB)
+    board._run = SimpleNamespace(log=lambda row, step: logged.append((row, step)))
+    board.show(SAMPLES, 50)
+    ((row, step),) = logged
+    table = row["samples"]
+    assert step == 50 and table.columns == ["prompt", "answer", "score"]
+    assert table.data[1] == ["", "d", "1.0"]
 
 
 def test_tensorboard_of_a_large_population_has_the_mean(tmp_path):

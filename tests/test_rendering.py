@@ -192,6 +192,22 @@ def test_bad_input_is_refused_and_nothing_is_written(
     assert not list(empty_folder.iterdir())
 
 
+def test_a_disk_that_is_full_leaves_the_picture_that_was_there(
+    cart_run, tmp_path, capsys, monkeypatch
+):
+    def write(frames, out, fps):
+        out.write_bytes(b"half")
+        raise OSError("no space left")
+
+    (tmp_path / "a.gif").write_bytes(b"old")
+    monkeypatch.setattr("jaxrl.drawing.files._write_gif", write)
+    words = f"render {cart_run} --out {tmp_path / 'a.gif'} --size 64 --max-steps 5"
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert "a.gif' cannot be written (no space left)" in error
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
 def test_an_environment_that_nothing_draws_is_refused(
     cart_run, tmp_path, capsys, monkeypatch
 ):

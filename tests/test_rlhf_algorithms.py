@@ -202,7 +202,9 @@ def test_dpo_starts_at_log_2(pairs):
     rows = pairs.teacher.rows
     params = pairs.teacher.params
     reference = jax.jit(dpo.of_answers)(pairs, params, rows)
-    value, log_prob = jax.jit(dpo.loss)(params, config, pairs, rows, reference)
+    value, (log_prob, entropy) = jax.jit(dpo.loss)(
+        params, config, pairs, rows, reference
+    )
     close(value, math.log(2.0))
     reward = objectives.implicit_reward(log_prob, reference, config.beta)
     assert (objectives.preference_accuracy(reward[:, 0], reward[:, 1]) == 0.5).all()
@@ -212,6 +214,11 @@ def test_dpo_starts_at_log_2(pairs):
     each = [jax.nn.log_softmax(logits[t - 1])[tokens[t]] for t in range(1, len(tokens))]
     close(reference[0, 1], sum(each), 1e-4)
     assert tokens[-1] == WORDS.eos
+    flat = [x.reshape(-1, x.shape[-1]) for x in rows[:3]]
+    logits = jax.jit(GPT(MODEL).apply)(params, *flat[:2]).logits
+    log_p = jax.nn.log_softmax(logits)
+    exact = -(jnp.exp(log_p) * log_p).sum(-1)[:, :-1]
+    close(entropy, exact[flat[2][:, 1:]].mean(), 1e-4)
 
 
 def test_a_reward_model_starts_at_one_half(pairs):

@@ -111,6 +111,8 @@ def test_older_configs_have_the_base_of_rotary_positions_elsewhere(copied, loade
         ("llama", {"attention_bias": True}, "attention_bias = True: only False"),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type = 'yarn'"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "no field 'factor'"),
+        ("llama", {"rope_parameters": "x"}, "config.json has a field of another type"),
+        ("gpt2", {"n_embd": "24"}, "width = '24'"),
         ("llama", {"num_hidden_layers": 3}, "'layers.2.*' is missing"),
         ("gpt2", {"n_layer": 1}, r"tensors \['h.1.*no place in this model"),
         ("gpt2", {"n_positions": 64}, r"'wpe.weight' has shape \(80, 24\).*\(64, 24\)"),

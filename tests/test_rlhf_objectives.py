@@ -75,7 +75,12 @@ def test_ranking_is_all_its_pairs():
     ]
     close(o.ranking_loss(jnp.asarray(reward)), expected)
     pair = jnp.asarray(reward[:, :2])
-    close(o.ranking_loss(pair), o.preference_loss(pair[:, 0], pair[:, 1]))
+    margin = jnp.array([0.5, 2.0])
+    close(
+        o.ranking_loss(pair, margin), o.preference_loss(pair[:, 0], pair[:, 1], margin)
+    )
+    wider = o.ranking_loss(jnp.array([[3.0, 2.0, 0.0]]), 1.0)
+    close(wider, [np.mean([np.log1p(np.exp(1.0 - d)) for d in (1, 3, 2)])])
 
 
 def test_preference_accuracy():
@@ -107,13 +112,13 @@ def test_what_is_true_is_calibrated_and_what_boasts_is_not():
 
 def test_gain_and_bias_normalise_the_reference_samples():
     reward = jnp.asarray(RNG.normal(3, 5, 100))
-    gain, bias = o.gain_and_bias(reward)
+    gain, bias = o.gain_and_bias(reward.mean(), reward.std())
     close((gain * reward + bias).mean(), 0.0)
     close((gain * reward + bias).std(), 1.0)
-    gain, bias = o.gain_and_bias(reward, 2.0, 0.5)
+    gain, bias = o.gain_and_bias(reward.mean(), reward.std(), 2.0, 0.5)
     close((gain * reward + bias).mean(), 2.0)
     close((gain * reward + bias).std(), 0.5)
-    close(o.gain_and_bias(jnp.full(3, 7.0)), (1.0, -7.0))
+    close(o.gain_and_bias(7.0, 0.0), (1.0, -7.0))  # all alike
 
 
 @pytest.fixture(scope="module")

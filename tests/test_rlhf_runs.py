@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl import checkpoint, flags, storage
+from jaxrl import checkpoint, flags, session, storage
 from jaxrl.cli import main
 from jaxrl.experiment import Experiment, read_experiment
 from jaxrl.feedback.demo import log_prob_of_model
@@ -207,8 +208,15 @@ def test_samples_are_of_the_beginning_and_the_end(ppo):
     assert abs(lines[0]["kl"]) < 1e-5 < abs(lines[-1]["kl"])
 
 
-def test_samples_are_about_ten_times_a_run(ppo, tmp_path):
+def test_samples_are_about_ten_times_a_run(ppo, tmp_path, monkeypatch):
     _, experiment, _ = ppo
+    shown = []
+    board = SimpleNamespace(
+        write=lambda row: None,
+        close=lambda: None,
+        show=lambda rows, env_steps: shown.append((env_steps, len(rows))),
+    )
+    monkeypatch.setattr(session, "_other_loggers", lambda *_: [board])
     config = experiment.config.replace(total_steps=8.0 * 230)
     experiment = dataclasses.replace(experiment, config=config)
     run, _ = run_experiment(experiment, tmp_path / "run", **QUIET)
@@ -216,6 +224,8 @@ def test_samples_are_about_ten_times_a_run(ppo, tmp_path):
     steps = sorted({json.loads(x)["iteration"] for x in lines})
     # Chunks have 3 train steps: every eighth of the 77, and the end.
     assert steps == [*range(0, 230, 24), 230]
+    # The other loggers are shown the same tables, of two prompts kept back.
+    assert shown == [(8 * step, 2) for step in steps]
 
 
 def test_a_run_whose_reward_model_has_changed_does_not_go_on(
@@ -355,6 +365,15 @@ def test_preferences_of_a_file(sft_run, tmp_path, kind):
     first = read_metrics(run / "metrics.jsonl")[0]
     assert first["loss/preference"] == pytest.approx([np.log(2)], abs=1e-5)
     assert first["reward/accuracy"] == [0.5]
+    if kind == "dpo":  # of answers of its own, at most as many as there is room for
+        (length,), (ended,) = (
+            summary["evaluation"]["scores"][x]
+            for x in ("answer_length", "answers_ended")
+        )
+        assert 1 <= length <= 7 and 0 <= ended <= 1
+        shares = [summary["evaluation"]["scores"][f"distinct_{n}"][0] for n in (1, 2)]
+        assert 0 < shares[0] < shares[1] <= 1
+        assert first["policy/entropy"][0] > 0
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
     assert "answer" in line or len(line["answers"]) == len(line["scores"])
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxrl.feedback import writing
 from jaxrl.rlhf import tokenizers
 from jaxrl.types import InvalidInput
 from tests.language import GPT2
@@ -118,6 +119,18 @@ def test_a_model_must_know_every_token():
     tokenizers.check_vocabulary(tokenizers.bytes_of_text(), bigger)
     with pytest.raises(InvalidInput, match=r"has 258 tokens, .* vocab_size is 11"):
         tokenizers.check_vocabulary(tokenizers.bytes_of_text(), GPT2)
+
+
+def test_a_token_that_only_the_model_has_can_be_shown():
+    """The golden GPT-2 has 41 tokens and 33 in its tokenizer, as padded tables do."""
+    known = tokenizers.characters("ab")
+    assert tokenizers.written(known, np.array([0, 9, 4, 1, known.eos])) == "a��b"
+    with pytest.raises(InvalidInput, match="does not exist"):
+        known.decode([9])
+    done = writing.to_prompt(
+        str(GOLDEN / "gpt2"), "a", 8, 16, 1.0, None, None, False, 0
+    )
+    assert any("�" in text for text in done)
 
 
 def test_prompts_are_padded_on_the_left():

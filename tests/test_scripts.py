@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxrl import presets
 from website import training
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,60 @@ def test_what_is_committed_of_the_larger_world_is_shown():
     assert rows["methods"]["seeds"] >= 3
     for name in ("best of 8", "PPO", "GRPO", "DPO"):
         assert min(methods[name]["win_rate"]["by_seed"]) >= module.BAR, name
+    lora = rows["lora"]
+    assert lora["seeds"] >= 3 and lora["share_of_parameters"] <= 0.05
+    assert lora["share"]["gold"]["mean"] >= 0.95
+    assert lora["rows"]["LoRA"]["kl"]["mean"] <= lora["rows"]["full"]["kl"]["mean"]
+    runs = rows["leash"]["runs"]
+    assert len(runs) == 4
+    # Without a leash gold turns over while the reward model's score goes on rising.
+    free = runs["0"]
+    assert free["gold"][-1] < free["gold"][0] < max(free["gold"])
+    assert free["score"][-1] > max(runs["0.3"]["score"])
+
+
+def test_what_is_committed_beside_trl_is_shown():
+    rows = json.loads((RESULTS / "rlhf_speed.json").read_text())["rows"]
+    module, page = script("rlhf_speed"), ROOT / "docs" / "rlhf-speed.md"
+    for row in rows.values():
+        assert module.table(row) in page.read_text()
+    assert rows["tiny"]["ratio"]["median"] >= 3.0
+    low, high = rows["tiny"]["reward_difference"]
+    assert low <= 0.0 <= high
+
+
+def test_a_newcomer_finds_every_block_of_first_contact():
+    module = script("first_contact")
+    for milestone in module.MILESTONES:
+        found = module.below(
+            ROOT / milestone.page, milestone.heading, milestone.language
+        )
+        assert len(found) >= milestone.count, milestone
+        assert milestone.language != "bash" or "jaxrl train " in found[0]
+    with pytest.raises(SystemExit, match=r'no heading "Nowhere"'):
+        module.below(ROOT / "README.md", "Nowhere", "bash")
+    none = module.MILESTONES[0]._replace(language="python")
+    with pytest.raises(SystemExit, match="mend the page"):
+        module.followed(ROOT, none)
+
+
+def test_what_is_committed_of_first_contact_is_shown_and_met():
+    rows = json.loads((RESULTS / "first_contact.json").read_text())["rows"]
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    module = script("first_contact")
+    assert module.table(rows) in page
+    assert [x["name"] for x in rows["milestones"]["steps"]] == [
+        x.name for x in module.MILESTONES
+    ]
+    assert all(x["met"] for x in (*rows["milestones"]["steps"], rows["import"]))
+
+
+def test_the_zoo_that_is_committed_is_shown_and_is_that_of_the_presets():
+    rows = json.loads((RESULTS / "zoo.json").read_text())
+    module, page = script("zoo"), ROOT / "docs" / "zoo.md"
+    assert list(rows) == presets.names()
+    assert module.table(rows) in page.read_text()
+    for name, row in rows.items():
+        assert row["config"] == presets.content(name)["config"], name
+        assert len(row["returns"]) == len(row["untuned"]["returns"]) >= 10
+        assert max(row["seeds"]) < row["search"]["first_seed"]

@@ -123,7 +123,11 @@ def test_a_bad_body_is_refused_with_a_sentence(body, parts, server):
 
 
 def test_a_memory_that_does_not_fit_is_refused(recurrent):
-    for memory, words in (([0.0] * 3, "here it is [4]"), (["a"] * 4, "numbers")):
+    for memory, words in (
+        ([0.0] * 3, "here it is [4]"),
+        (["a"] * 4, "numbers"),
+        ([3e38, -3e38, 3e38, -3e38], "no finite answer"),
+    ):
         status, content = ask(recurrent, {"obs": [0.0, 0.0], "memory": memory})
         assert status == 400 and words in content["error"]
 
@@ -192,6 +196,24 @@ def test_too_many_connections_are_told_to_come_again(policy):
         first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
         assert raw(server, b"").startswith(b"HTTP/1.1 503")
+
+
+def test_who_waits_for_leave_to_send_the_body_has_it_at_once(server):
+    head = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 14\r\n"
+    with socket.create_connection(server.server_address, timeout=20) as connection:
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(b'{"obs": [0.0]}')
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_outlives_the_server_is_told_so(policy):
+    with served(policy, limits=Limits(max_batch=1)) as server:
+        kept = http.client.HTTPConnection(*server.server_address, timeout=20)
+        kept.request("GET", "/health")
+        assert kept.getresponse().read()
+    kept.request("POST", "/act", json.dumps({"obs": [0.0]}))
+    assert kept.getresponse().status == 503
 
 
 def test_actions_are_sampled_where_that_is_asked(policy):
@@ -270,6 +292,7 @@ def test_a_signal_ends_it_in_order(number, dqn_run):
     [
         ("nowhere", ["RUN = 'nowhere'"]),
         ("RUN --port 99999", ["port = 99999", "at most 65535"]),
+        (f"RUN --key {2**70}", ["key = 1180591620717411303424", "at most"]),
         ("RUN --max-batch 0", ["max_batch = 0", "at least 1"]),
         ("RUN --seed 7", ["seed = 7"]),
         ("RUN --host 203.0.113.1", ["host = '203.0.113.1'", "cannot be opened"]),

@@ -154,6 +154,16 @@ def test_parameters():
         make("pgx/minatar-breakout", stick=1)
 
 
+@pytest.mark.slow
+def test_a_dead_player_of_craftax_is_in_the_space():
+    needs("craftax")
+    renderer = importlib.import_module("craftax.craftax_classic.renderer")
+    env = make("craftax/Craftax-Classic-Symbolic-v1")
+    state, _ = jax.jit(env.reset)(KEY, env.params)
+    dead = renderer.render_craftax_symbolic(state.replace(player_health=-4))
+    assert dead.min() < 0 and spaces.contains(env.observation_space, dead)
+
+
 # Without the libraries
 
 

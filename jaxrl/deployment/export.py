@@ -106,8 +106,7 @@ def export(
     about = card.describe(run, agents, k, policy, format, found._asdict(), licence)
     about |= {"file": str(out), "card": f"{out}.md"}
     files = {Path(out): content, Path(about["card"]): card.text(about).encode()}
-    for path, data in files.items():
-        _write(path, data)
+    _write(files)
     if push_to_hub is not None:
         names = {Path(out): Path(out).name, Path(about["card"]): "README.md"}
         about["hub"] = hub.push(names, push_to_hub)
@@ -283,16 +282,21 @@ def _check_request(
         hub.check(push_to_hub)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Beside its place, and moved there whole."""
-    new = path.with_name(path.name + ".new")
+def _write(files: dict[Path, bytes]) -> None:
+    """Beside their places, and moved there when all are whole."""
+    parts = {path: path.with_name(f".{path.name}.part") for path in files}
     try:
-        storage.write_file(new, content)
-        storage.rename(new, path)
+        for path, part in parts.items():
+            storage.write_file(part, files[path])
+        for path, part in parts.items():
+            storage.rename(part, path)
     except OSError as error:
         raise InvalidInput(
-            f"out = {str(path)!r} cannot be written ({error})."
+            f"out = {str(next(iter(files)))!r} cannot be written ({error})."
         ) from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def export_function(
@@ -315,4 +319,4 @@ def export_function(
     """
     _check_request(out, format, 1, None)
     rows = {name: _rows(jax.tree.map(jnp.asarray, x)) for name, x in inputs.items()}
-    _write(Path(out), exported(Program(function, rows), format))
+    _write({Path(out): exported(Program(function, rows), format)})

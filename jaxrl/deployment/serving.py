@@ -87,6 +87,7 @@ def serve(
       InvalidInput: there is no such agent, or the port cannot be had.
     """
     configs.check_value("port", int, port, low=0, high=65535)
+    configs.check_value("key", int, key, low=0, high=configs.MAX_INT)
     for name, value in limits._asdict().items():
         configs.check_value(name, int, value, low=1)
     agents = load_agents(run, env)
@@ -95,7 +96,7 @@ def serve(
     policy = policy_of(agents, chosen(agents, run, seed, index))
     with served(policy, host, port, greedy, key, limits) as server:
         report(f"{policy.algorithm.name} on {policy.env.id}: {server.address}")
-        if host != web.LOCAL:
+        if not server.only_here:
             report(f"{host} may be reached from outside: nobody is asked who they are")
         while not interrupted():
             time.sleep(0.05)
@@ -112,7 +113,11 @@ def served(
 ) -> Iterator["Service"]:
     """A policy is served while the block runs; what is being asked is answered first."""
     server = web.opened(Service, _Handler, host, port)
-    server.begin(policy, greedy, key, limits)
+    try:
+        server.begin(policy, greedy, key, limits)
+    except BaseException:
+        server.server_close()
+        raise
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -263,6 +268,11 @@ class Service(web.Server):
         self.slots = threading.BoundedSemaphore(limits.max_connections)
 
     @property
+    def only_here(self) -> bool:
+        """Whether nobody but this machine can ask."""
+        return str(self.server_address[0]).startswith("127.")
+
+    @property
     def address(self) -> str:
         return f"http://{self.server_address[0]!s}:{self.server_port}"
 
@@ -303,7 +313,11 @@ class Service(web.Server):
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for each connection, of which there are not too many."""
         if self.slots.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # no thread could be begun, so none gives it back
+                self.slots.release()
+                raise
             return
         line = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
         request.sendall(f"{line}Retry-After: 1\r\nConnection: close\r\n\r\n".encode())
@@ -344,6 +358,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._any_method
         raise AttributeError(name)
 
+    def handle_expect_100(self) -> bool:
+        """Who waits for this line before the body is to have it now."""
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
+
     def _any_method(self) -> None:
         self.server.count(1)
         # Its answer has no body, which the next request would have to know.
@@ -378,10 +398,17 @@ class _Handler(BaseHTTPRequestHandler):
             request = requests.read(self.server.form, body)
         except InvalidInput as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, one_line(str(error))) from error
+        if self.server.ending:  # of a connection kept alive: nobody would answer
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the server is ending.")
         found = self.server.batcher.ask(request)
         if found is None:
             raise _Refused(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "the policy could not be computed."
+            )
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(found)):
+            raise _Refused(
+                HTTPStatus.BAD_REQUEST,
+                "the policy has no finite answer to this: its numbers are too large.",
             )
         action, memory = found
         answer = {"action": action}
@@ -431,14 +458,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_host(self) -> None:
         """Keeps out a foreign name that points to this machine, if only it may ask."""
-        if self.server.server_address[0] != web.LOCAL:
+        if not self.server.only_here:
             return
         name = (self.headers.get("Host") or "").rpartition(":")[0]
         name = name or self.headers.get("Host") or ""
-        if name not in (web.LOCAL, "localhost"):
-            raise _Refused(
-                HTTPStatus.FORBIDDEN, f"Host must be {web.LOCAL} or localhost."
-            )
+        here = str(self.server.server_address[0])
+        if name not in (here, "localhost"):
+            raise _Refused(HTTPStatus.FORBIDDEN, f"Host must be {here} or localhost.")
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None

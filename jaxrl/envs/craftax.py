@@ -2,11 +2,15 @@
 
 Parameters are the fields of Craftax's `EnvParams`. Craftax *ends* an episode at its
 `max_timesteps` (10,000, of Craftax-Classic; 100,000); here that is the `horizon`, a
-truncation. Compiling takes a minute or more.
+truncation. Craftax declares that its observations lie between 0 and 1; of the symbolic ones
+that is not so, health and food being shares of 10 that a strong player exceeds and a dead
+one falls below: the space here has no bounds. Compiling takes a minute or more.
 """
 
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from jaxrl import spaces
 from jaxrl.envs.suites import Suite, adapted, import_quietly
@@ -35,12 +39,13 @@ def build(name: str, **given: Any) -> Env:
                 f"{did_you_mean(field, known)}."
             )
     horizon = int(params.max_timesteps)
+    low, high = (0.0, 1.0) if "Pixels" in name else (-np.inf, np.inf)
     params = params.replace(max_timesteps=NEVER, **given)
     return adapted(
         Suite(
             partial(_begin, environment, params), partial(_advance, environment, params)
         ),
-        lambda obs: spaces.box(0.0, 1.0, obs.shape, obs.dtype),
+        lambda obs: spaces.box(low, high, obs.shape, obs.dtype),
         spaces.Discrete(int(environment.action_space(params).n)),
         horizon,
     )

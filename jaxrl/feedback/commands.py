@@ -98,6 +98,8 @@ class _FromFile(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         path = _value_of(args, "--config")
         content = flags.read_file(path) if path else {}
+        if not isinstance(content, dict):
+            raise InvalidInput(f"config = {path!r} must be a table of options.")
         tables = {n: v for n, v in content.items() if isinstance(v, dict)}
         known = {p.name for p in self.params if p.name}
         for name in content.keys() - tables.keys() - known:
@@ -162,7 +164,8 @@ def _tables(*names: str) -> list[dict[str, Any]]:
 def best_of_n(**given: Any) -> None:
     """Write n answers to every prompt, and keep the best by the reward model.
 
-    OUT/answers.jsonl has the columns prompt, answer, score and mean_score.
+    OUT/answers.jsonl has the columns prompt, answer, score and mean_score; OUT/summary.json
+    has their means, and length and diversity of the answers that were kept.
     """
     _tables()
     _start()
@@ -170,14 +173,9 @@ def best_of_n(**given: Any) -> None:
     sampling = _sampling(given)._replace(eos_penalty=given["eos_penalty"])
     best = writing.best_of_n(task, sampling, given["n"], given["seed"])
     folder = folders.new(given["out"], "best-of-n")
-    rows = list(best)
+    rows, summary = writing.summarised(best)
     data.write_rows(folder / "answers.jsonl", rows)
-    summary = {
-        "prompts": len(rows),
-        "n": given["n"],
-        "score": sum(row["score"] for row in rows) / len(rows),
-        "mean_score": sum(row["mean_score"] for row in rows) / len(rows),
-    }
+    summary = {"prompts": len(rows), "n": given["n"], **summary}
     storage.write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     click.echo(
         f"{len(rows):,} prompts: score {summary['score']:.3f} of the best of "
@@ -320,7 +318,7 @@ def loop(**given: Any) -> None:
     _end(str(out), given["as_json"], {"rounds": done})
 
 
-@click.command()
+@click.command(cls=_FromFile)
 @click.argument("run", type=click.Path())
 @click.option("--prompt", required=True, help="The text to go on from.")
 @click.option("--number", type=int, default=1, show_default=True, help="Answers.")
@@ -330,18 +328,28 @@ def loop(**given: Any) -> None:
 @click.option("--top-p", type=float, help="Only the likeliest of this probability.")
 @click.option("--greedy", is_flag=True, help="The likeliest token, not a drawn one.")
 @SEED
+@CONFIG
+@click.option("--out", type=click.Path(), help="New folder for answers.jsonl.")
 @JSON
-def generate(run: str, prompt: str, as_json: bool, **given: Any) -> None:
+def generate(
+    run: str, prompt: str, out: str | None, as_json: bool, **given: Any
+) -> None:
     """Answers of a model: RUN is a run folder, or a folder of Hugging Face."""
+    _tables()
     _start()
+    given.pop("config_file")
     texts = writing.to_prompt(run, prompt, **given)
+    if out is not None:
+        rows = [{"prompt": prompt, "answer": text} for text in texts]
+        data.write_rows(folders.new(out, "generate") / "answers.jsonl", rows)
     for text in texts:
         click.echo(text)
     if as_json:
         click.echo(json.dumps({"prompt": prompt, "answers": texts}))
 
 
-@click.command()
+@click.command(cls=_FromFile)
+@CONFIG
 @click.option(
     "--out",
     default="runs/rlhf-demo",
@@ -352,8 +360,12 @@ def generate(run: str, prompt: str, as_json: bool, **given: Any) -> None:
 @click.option("--quick", is_flag=True, help="A thousandth of it, to see that it runs.")
 @click.option("--quiet", is_flag=True, help="Do not show how far it is.")
 @JSON
-def demo(out: str, quick: bool, quiet: bool, as_json: bool) -> None:
+def demo(
+    config_file: str | None, out: str, quick: bool, quiet: bool, as_json: bool
+) -> None:
     """SFT, reward model and PPO on the small world, compared with the exact optimum."""
+    del config_file  # it is read already
+    _tables()
     _start()
     size = demonstration.QUICK if quick else demonstration.FULL
     host = {"report": click.echo, "progress": not quiet}

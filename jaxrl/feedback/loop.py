@@ -24,6 +24,7 @@ from jaxrl import folders, storage
 from jaxrl.config import require
 from jaxrl.feedback import stages
 from jaxrl.feedback.writing import Sampling
+from jaxrl.loggers import read_metrics
 from jaxrl.rlhf import answers, data, labelers, tasks
 from jaxrl.rlhf.labelers import Labeler
 from jaxrl.rlhf.registry import RLHF
@@ -73,7 +74,7 @@ def run(
     Returns:
       For each round `{"round", "base", "policy", "reward_accuracy", "score"}`: its
       folders, the reward model's accuracy on pairs kept back, and what that model thinks
-      of the new policy's answers.
+      of the new policy's answers; and the last that was logged of `LOGGED`.
 
     Raises:
       InvalidInput: something does not fit; the folder holds another loop.
@@ -91,11 +92,29 @@ def run(
         done = {"round": number, "base": base, "policy": str(folder / "policy")}
         scores = [s["evaluation"]["episode_return_mean"] for s in summaries]
         found.append(
-            done | dict(zip(("reward_accuracy", "score"), scores, strict=True))
+            done
+            | dict(zip(("reward_accuracy", "score"), scores, strict=True))
+            | _logged(folder / "policy")
         )
         base = str(folder / "policy")
     storage.write_text(out / "rounds.json", json.dumps(found, indent=1) + "\n")
     return found
+
+
+LOGGED = {
+    "kl": "policy/kl",
+    "entropy": "policy/entropy",
+    "length": "rollout/episode_length",
+    "distinct_1": "text/distinct_1",
+    "distinct_2": "text/distinct_2",
+}
+"""Of the last answers of each round, by their names in `metrics.jsonl`; `kl` is that from
+the policy of the round before."""
+
+
+def _logged(run: Path) -> dict[str, float]:
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    return {name: last[full][0] for name, full in LOGGED.items() if full in last}
 
 
 def check(loop: Loop) -> None:

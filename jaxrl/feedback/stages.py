@@ -109,9 +109,9 @@ def questions(
     for attempt in range(MOST_ATTEMPTS):
         written = writing.several(task, sampling, 2, seed + attempt, pairs)
         found += [
-            Question(prompt, texts[0], texts[1])
-            for prompt, texts, _ in written
-            if texts[0] != texts[1] and all(texts)
+            Question(one.prompt, one.texts[0], one.texts[1])
+            for one in written
+            if one.texts[0] != one.texts[1] and all(one.texts)
         ]
         if len(found) >= pairs:
             return found[:pairs]

@@ -1,6 +1,6 @@
 """Answers of a trained model as text: one to a prompt, several, or the best of several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,12 +27,21 @@ class Sampling(NamedTuple):
     eos_penalty: float = 0.0
 
 
+class Written(NamedTuple):
+    """A prompt with its answers."""
+
+    prompt: str
+    texts: list[str]
+    scores: np.ndarray  # [number]; NaN where nobody judges
+    tokens: list[np.ndarray]  # of each answer, with its EOS
+
+
 PROMPTS_AT_A_TIME = 64
 
 
 def several(
     task: Task, sampling: Sampling, number: int, seed: int, count: int | None = None
-) -> Iterator[tuple[str, list[str], np.ndarray]]:
+) -> Iterator[Written]:
     """Prompts of a task with `number` answers to each, and the scores of the answers.
 
     Args:
@@ -43,7 +52,7 @@ def several(
       count: how many prompts, over and over if there are fewer; by default each once.
 
     Returns:
-      One by one (prompt, answers, scores `[number]`; NaN where the task has no judge).
+      One by one, `Written`.
 
     Raises:
       InvalidInput: at once, the answers do not fit into the model.
@@ -60,7 +69,7 @@ def several(
 
 def _several(
     task: Task, sampling: Sampling, number: int, seed: int, count: int
-) -> Iterator[tuple[str, list[str], np.ndarray]]:
+) -> Iterator[Written]:
     rows = task.teacher.rows
     for start in range(0, count, PROMPTS_AT_A_TIME):
         # The last batch is filled up, so that all are one program.
@@ -79,20 +88,17 @@ def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> An
     return answers.write(sampling, task, task.teacher.params, prompts, key)
 
 
-def _one(task: Task, some: answers.Answers) -> tuple[str, list[str], np.ndarray]:
-    show = partial(answers.decoded, task)
-    texts = [show(t, a) for t, a in zip(some.tokens, some.answer, strict=True)]
-    prompt = show(some.tokens[0], some.mask[0] & ~some.answer[0])
-    return prompt, texts, np.asarray(some.score)
+def _one(task: Task, some: answers.Answers) -> Written:
+    tokens = [t[a] for t, a in zip(some.tokens, some.answer, strict=True)]
+    prompt = answers.decoded(task, some.tokens[0], some.mask[0] & ~some.answer[0])
+    texts = [tokenizers.written(task.tokenizer, x) for x in tokens]
+    return Written(prompt, texts, np.asarray(some.score), tokens)
 
 
 def best_of_n(
     task: Task, sampling: Sampling, n: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    """The best of n answers by the judge, for every prompt.
-
-    Returns:
-      One by one {"prompt", "answer", "score", "mean_score"}: the last is of all n.
+) -> Iterator[tuple[Written, int]]:
+    """n answers to every prompt, and which of them is the best by the judge.
 
     Raises:
       InvalidInput: at once, nobody judges, or the answers do not fit; later, a score is no
@@ -103,20 +109,40 @@ def best_of_n(
     return map(_best, several(task, sampling, n, seed))
 
 
-def _best(written: tuple[str, list[str], np.ndarray]) -> dict[str, Any]:
-    prompt, texts, scores = written
+def _best(written: Written) -> tuple[Written, int]:
     require(
-        bool(np.isfinite(scores).all()),
-        f"an answer to {prompt[:60]!r} has a score that is no finite number: look at what "
-        f"judges.",
+        bool(np.isfinite(written.scores).all()),
+        f"an answer to {written.prompt[:60]!r} has a score that is no finite number: look "
+        f"at what judges.",
     )
-    best = int(objectives.best_of_n(jnp.asarray(scores)))
-    return {
-        "prompt": prompt,
-        "answer": texts[best],
-        "score": float(scores[best]),
-        "mean_score": float(np.mean(scores)),
+    return written, int(objectives.best_of_n(jnp.asarray(written.scores)))
+
+
+def summarised(
+    chosen: Iterable[tuple[Written, int]],
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """What `best_of_n` gives as rows {"prompt", "answer", "score", "mean_score"}, and in
+    numbers: "mean_score" and "mean_length" are of all n answers, "score", "length",
+    "distinct_1" and "distinct_2" of those that were chosen. Lost diversity and length
+    hacking show in their difference.
+    """
+    rows, tokens, lengths = [], [], []
+    for written, best in chosen:
+        row = {"prompt": written.prompt, "answer": written.texts[best]}
+        score = float(written.scores[best])
+        rows.append(row | {"score": score, "mean_score": float(written.scores.mean())})
+        tokens.append(written.tokens[best])
+        lengths.append(np.mean([len(x) for x in written.tokens]))
+    padded, mask = map(jnp.asarray, tokenizers.padded(tokens, 0))
+    numbers = {
+        name: float(np.mean([row[name] for row in rows]))
+        for name in ("score", "mean_score")
     }
+    numbers["length"] = float(mask.sum(1).mean())
+    numbers["mean_length"] = float(np.mean(lengths))
+    for n in (1, 2):
+        numbers[f"distinct_{n}"] = float(objectives.distinct_n(padded, mask, n))
+    return rows, numbers
 
 
 def to_prompt(
@@ -157,4 +183,7 @@ def to_prompt(
     )
     width = tokens.shape[1]
     new, real = np.asarray(done.tokens)[:, width:], np.asarray(done.mask)[:, width:]
-    return [known.tokenizer.decode(t[m]) for t, m in zip(new, real, strict=True)]
+    return [
+        tokenizers.written(known.tokenizer, t[m])
+        for t, m in zip(new, real, strict=True)
+    ]

@@ -49,9 +49,10 @@ def evaluate_on_gymnasium(
     """
     check_value("episodes", int, num_episodes, low=1)
     check_acts(agents, agents.env.id)
-    envs = [make_gymnasium(id) for _ in range(min(num_episodes, AT_ONCE))]
+    envs = [make_gymnasium(id)]
     try:
         check_spaces(agents.env, envs[0], id)
+        envs += [make_gymnasium(id) for _ in range(1, min(num_episodes, AT_ONCE))]
         returns = [
             _returns(_policy(agents, k), envs, num_episodes, (seed, k), greedy)
             for k in range(len(agents.seeds))

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.config import require
-from jaxrl.rlhf import objectives, policies
+from jaxrl.rlhf import objectives, policies, tokenizers
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.generation import generate
 from jaxrl.rlhf.tasks import Task, drawn
-from jaxrl.rlhf.tokenizers import padded
 from jaxrl.types import BAD_REWARD, Array, Metrics, PyTree, World, mean
 
 
@@ -217,19 +216,58 @@ def samples(config: Any, task: Task, agent: Any, key: Array) -> list[dict[str, A
 _written = jax.jit(write, static_argnames="greedy")
 
 
-def continued(task: Task, params: PyTree, key: Array) -> list[dict[str, Any]]:
-    """How a model goes on with the beginnings of some texts kept back."""
-    rows: Texts = jax.device_get(
-        jax.tree.map(lambda x: x[:SHOWN], task.teacher.held_out)
-    )
+def continued(
+    task: Task, kept: Texts, params: PyTree, key: Array
+) -> list[dict[str, Any]]:
+    """How a model goes on with the beginnings of some texts."""
+    written = _gone_on(task, kept, params, key, SHOWN)
+    if written is None:
+        return []
+    prompts, mask, tokens, real = written
+    return [
+        {
+            "prompt": decoded(task, prompts[i], mask[i]),
+            "answer": decoded(task, tokens[i], real[i]),
+        }
+        for i in range(len(tokens))
+    ]
+
+
+def diversity(task: Task, kept: Texts, params: PyTree, key: Array) -> dict[str, Array]:
+    """Of a model's own answers to the prompts of some texts: their mean length, the share
+    that ends, and distinct tokens and pairs of tokens as a share of all."""
+    written = _gone_on(task, kept, params, key, JUDGED)
+    if written is None:
+        return {}
+    _, _, tokens, real = map(jnp.asarray, written)
+    ended = (real & (tokens == task.tokenizer.eos)).any(1)
+    return {
+        "answer_length": jnp.mean(objectives.length(real).astype(jnp.float32)),
+        "answers_ended": jnp.mean(ended.astype(jnp.float32)),
+        "distinct_1": objectives.distinct_n(tokens, real, 1),
+        "distinct_2": objectives.distinct_n(tokens, real, 2),
+    }
+
+
+JUDGED = 64
+"""Answers of which `diversity` is told."""
+
+
+def _gone_on(
+    task: Task, kept: Texts, params: PyTree, key: Array, number: int
+) -> tuple[np.ndarray, ...] | None:
+    """Beginnings `[B, P]` and what a model adds to them `[B, N]`, with their masks; None
+    where there is no room for it."""
+    rows: Texts = jax.device_get(jax.tree.map(lambda x: x[:number], kept))
     beginnings = [
         list(tokens[mask & ~target]) or list(tokens[mask][: max(1, mask.sum() // 4)])
         for tokens, mask, target in zip(*rows, strict=True)
     ]
-    prompts, mask = padded(beginnings, task.tokenizer.pad)
-    new = min(MOST_SHOWN, task.model.config.max_length - prompts.shape[1])
+    prompts, mask = tokenizers.padded(beginnings, task.tokenizer.pad)
+    width = prompts.shape[1]
+    new = min(MOST_SHOWN, task.model.config.max_length - width)
     if new < 1:
-        return []
+        return None
     done = generate(
         task.model,
         params,
@@ -240,15 +278,8 @@ def continued(task: Task, params: PyTree, key: Array) -> list[dict[str, Any]]:
         eos=task.tokenizer.eos,
         pad=task.tokenizer.pad,
     )
-    width = prompts.shape[1]
     tokens, real = np.asarray(done.tokens), np.asarray(done.mask)
-    return [
-        {
-            "prompt": decoded(task, tokens[i, :width], mask[i]),
-            "answer": decoded(task, tokens[i, width:], real[i, width:]),
-        }
-        for i in range(len(tokens))
-    ]
+    return prompts, mask, tokens[:, width:], real[:, width:]
 
 
 MOST_SHOWN = 48
@@ -257,4 +288,4 @@ MOST_SHOWN = 48
 
 def decoded(task: Task, tokens: Any, mask: Any) -> str:
     """The text of tokens `[T]` that a mask `[T]` holds."""
-    return task.tokenizer.decode(np.asarray(tokens)[np.asarray(mask)])
+    return tokenizers.written(task.tokenizer, np.asarray(tokens)[np.asarray(mask)])

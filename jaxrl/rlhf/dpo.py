@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import optim
+from jaxrl import losses, optim
 from jaxrl.rlhf import answers, objectives, policies
-from jaxrl.rlhf.data import Pairs
+from jaxrl.rlhf.data import Pairs, Texts
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
 from jaxrl.types import (
     Algorithm,
@@ -90,20 +90,28 @@ def init(config: Config, task: Task, key: Array) -> State:
     return State(agent, no_world(key_world))
 
 
-def of_answers(task: Task, params: PyTree, rows: Pairs) -> Array:
-    """log π(y|x) of every answer of rows `[B, K, T]`: `[B, K]`."""
+def read(task: Task, params: PyTree, rows: Pairs) -> tuple[Array, Array]:
+    """log π(y|x) of every answer of rows `[B, K, T]`, `[B, K]`, and the entropy of each
+    next token in them, a mean."""
     shape = rows.tokens.shape
     tokens, mask, answer = (x.reshape(-1, shape[-1]) for x in rows[:3])
     logits = policies.logits(task.model, params, tokens, mask)
     log_prob = objectives.token_log_probs(logits, tokens)
-    return objectives.masked_sum(log_prob, answer).reshape(shape[:2])
+    entropy = losses.masked_mean(objectives.entropy(logits[:, :-1]), answer[:, 1:])
+    return objectives.masked_sum(log_prob, answer).reshape(shape[:2]), entropy
+
+
+def of_answers(task: Task, params: PyTree, rows: Pairs) -> Array:
+    """log π(y|x) of every answer of rows `[B, K, T]`: `[B, K]`."""
+    return read(task, params, rows)[0]
 
 
 def loss(
     policy: PyTree, config: Config, task: Task, rows: Pairs, reference: Array
-) -> tuple[Array, Array]:
-    """The mean loss over all pairs of all rows, and log π of the answers `[B, K]`."""
-    log_prob = of_answers(task, policies.weights(config, task, policy), rows)
+) -> tuple[Array, tuple[Array, Array]]:
+    """The mean loss over all pairs of all rows; log π of the answers `[B, K]`, and the
+    policy's entropy."""
+    log_prob, entropy = read(task, policies.weights(config, task, policy), rows)
     better, worse = objectives.ranking_pairs(log_prob.shape[1]).T
     each = objectives.dpo_loss(
         log_prob[:, better],
@@ -112,7 +120,7 @@ def loss(
         reference[:, worse],
         config.beta,
     )
-    return each.mean(), log_prob
+    return each.mean(), (log_prob, entropy)
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
@@ -124,7 +132,9 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     reference = of_answers(task, task.teacher.params, rows)
     rate = policies.step_size(config, world.env_steps)
     of = jax.value_and_grad(loss, has_aux=True)
-    (value, log_prob), grads = of(agent.policy, config, task, rows, reference)
+    (value, (log_prob, entropy)), grads = of(
+        agent.policy, config, task, rows, reference
+    )
     optimizer = policies.optimizer(config)
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate
@@ -138,6 +148,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
         "loss/preference": mean(value),
         "reward/accuracy": mean(right),
         "reward/gap": mean(reward[:, 0] - reward[:, -1]),
+        "policy/entropy": mean(entropy),
         "policy/chosen_log_ratio": mean(moved[:, 0]),
         "policy/rejected_log_ratio": mean(moved[:, -1]),
         "optim/grad_norm": mean(optim.global_norm(grads)),
@@ -171,11 +182,24 @@ def samples(
 ) -> list[dict[str, Any]]:
     """How the policy answers the prompts of rows kept back."""
     params = policies.weights(config, task, agent.policy)
-    tokens, mask, answer = (x[:, 0] for x in task.teacher.held_out[:3])
-    rows = task.replace(
-        teacher=task.teacher._replace(held_out=answers.Texts(tokens, mask, answer))
-    )
-    return answers.continued(rows, params, key)
+    return answers.continued(task, chosen(task), params, key)
+
+
+def chosen(task: Task) -> Texts:
+    """The preferred answers of rows kept back."""
+    return Texts(*(x[:, 0] for x in task.teacher.held_out[:3]))
+
+
+def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
+    """What an evaluation says of the answers that agents `[K]` write themselves: training
+    never looks at them, so length hacking and lost diversity would not show."""
+    count = len(jax.tree.leaves(agents)[0])
+    found = []
+    for k in range(count):
+        policy = jax.tree.map(lambda x, k=k: x[k], agents.policy)
+        params = policies.weights(config, task, policy)
+        found.append(answers.diversity(task, chosen(task), params, jax.random.key(0)))
+    return {name: jnp.stack([one[name] for one in found]) for name in found[0]}
 
 
 DPO = Algorithm(
@@ -186,6 +210,7 @@ DPO = Algorithm(
     act=policies.no_act,
     plan=plan,
     validate=validate,
+    score=score,
     problem=Problem(
         make=pairs,
         returns=returns,

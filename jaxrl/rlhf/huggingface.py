@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.config import require
-from jaxrl.errors import did_you_mean
+from jaxrl.errors import did_you_mean, one_line
 from jaxrl.rlhf import tokenizers
 from jaxrl.rlhf.model import GPT, ModelConfig
 from jaxrl.rlhf.tokenizers import Tokenizer
@@ -81,6 +81,13 @@ def _load(
         config = config_of(path, described)
     except KeyError as error:
         raise InvalidInput(f"{path} has no field {error}.") from error
+    except InvalidInput:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput(
+            f"{path} has a field of another type ({one_line(str(error))}): take the file "
+            f"as it was published."
+        ) from error
     params = _filled(folder, config, places_of(config))
     return Pretrained(config, params, _tokenizer(folder, config, described))
 

@@ -154,9 +154,8 @@ def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
     """
     number, first, second = np.asarray(moments, float)
     mean, square = (x / max(number, 1e-8) for x in (first, second))
-    spread = max(square - mean**2, 0.0) ** 0.5
-    gain = 1.0 / spread if spread > 0.0 else 1.0
-    return params._replace(head=gain * params.head, bias=gain * (params.bias - mean))
+    gain, bias = objectives.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 
 def hidden_states(model: GPT, params: PyTree, tokens: Array, mask: Array) -> Array:

@@ -112,13 +112,14 @@ def ranking_pairs(k: int) -> np.ndarray:
     return np.stack([better, worse], 1).astype(np.int32)
 
 
-def ranking_loss(reward: Array) -> Array:
+def ranking_loss(reward: Array, margin: Scalar = 0.0) -> Array:
     """`preference_loss` of a ranking: the mean over all its pairs.
 
-    L = -1 / (K choose 2) Σ_{i<j} log σ(r_i - r_j)
+    L = -1 / (K choose 2) Σ_{i<j} log σ(r_i - r_j - m)
 
     Args:
       reward: `[..., K]` r of K answers to one prompt, ranked from best to worst.
+      margin: m, of all pairs of a ranking; `[...]` or a number.
 
     Returns:
       `[...]` L.
@@ -126,7 +127,8 @@ def ranking_loss(reward: Array) -> Array:
     Source: Ouyang et al. (2022), https://arxiv.org/abs/2203.02155, equation 1.
     """
     better, worse = ranking_pairs(reward.shape[-1]).T
-    return preference_loss(reward[..., better], reward[..., worse]).mean(-1)
+    margin = jnp.asarray(margin)[..., None]
+    return preference_loss(reward[..., better], reward[..., worse], margin).mean(-1)
 
 
 def preference_accuracy(chosen: Array, rejected: Array) -> Array:
@@ -185,14 +187,15 @@ def calibration(
 
 
 def gain_and_bias(
-    reward: Array, mean: Scalar = 0.0, std: Scalar = 1.0
+    own_mean: Scalar, own_std: Scalar, mean: Scalar = 0.0, std: Scalar = 1.0
 ) -> tuple[Array, Array]:
     """The line that gives rewards of reference answers a mean and a standard deviation.
 
     g = std / std(r),    b = mean - g mean(r),    then g r + b is used for r
 
     Args:
-      reward: `[N]` r of answers of the reference policy.
+      own_mean: mean(r) over answers of the reference policy, a scalar.
+      own_std: std(r) of the same.
       mean: wanted.
       std: wanted.
 
@@ -201,9 +204,9 @@ def gain_and_bias(
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
-    spread = jnp.std(reward)
-    gain = jnp.where(spread > 0.0, std / jnp.where(spread > 0.0, spread, 1.0), 1.0)
-    return gain, mean - gain * jnp.mean(reward)
+    differ = jnp.asarray(own_std) > 0.0
+    gain = jnp.where(differ, std / jnp.where(differ, own_std, 1.0), 1.0)
+    return gain, mean - gain * own_mean
 
 
 # The leash: divergence from the reference policy, and rewards that hold it.

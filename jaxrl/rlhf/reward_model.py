@@ -120,11 +120,7 @@ def loss(
 ) -> tuple[Array, Array]:
     """The mean loss over all pairs of all rows, and the scores `[B, K]`."""
     found = scores(config, task, reward, rows)
-    better, worse = objectives.ranking_pairs(found.shape[1]).T
-    each = objectives.preference_loss(
-        found[:, better], found[:, worse], rows.margin[:, None]
-    )
-    return each.mean(), found
+    return objectives.ranking_loss(found, rows.margin).mean(), found
 
 
 DECAY = 0.95

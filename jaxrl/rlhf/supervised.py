@@ -152,7 +152,7 @@ def samples(
 ) -> list[dict[str, Any]]:
     """How the model goes on with the beginnings of rows kept back."""
     params = policies.weights(config, task, agent.policy)
-    return answers.continued(task, params, key)
+    return answers.continued(task, task.teacher.held_out, params, key)
 
 
 def _algorithm(name: str, kind: Kind) -> Algorithm:

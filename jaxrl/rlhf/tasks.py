@@ -20,6 +20,7 @@ from flax.struct import PyTreeNode
 from jaxrl import config as configs
 from jaxrl import storage
 from jaxrl.config import require
+from jaxrl.errors import did_you_mean
 from jaxrl.rlhf import data, models, tokenizers, worlds
 from jaxrl.rlhf.model import GPT, ModelConfig
 from jaxrl.rlhf.tokenizers import Tokenizer
@@ -118,7 +119,7 @@ def texts(
       too_long: a row of more tokens is an "error", or it is dropped ("drop") and counted.
       pack: whether texts to continue stand one behind the other in rows of that length.
       held_out: the share of the rows that is kept back.
-      template: how conversations become text; see `data.templates`.
+      template: how conversations become text; see `chat.template`.
       number: rows of a world; files have their own.
 
     Raises:
@@ -278,6 +279,11 @@ def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
 def _rows(source: str, kind: Kind, number: int) -> list[data.Row]:
     if source in worlds.WORLDS:
         return worlds.rows(source, kind, number)
+    require(
+        Path(source).suffix != "" or Path(source).exists(),
+        f"data = {source!r}: must be a .jsonl or .parquet file, or one of the worlds "
+        f"{', '.join(worlds.WORLDS)}{did_you_mean(source, worlds.WORLDS)}.",
+    )
     return data.read(source)
 
 
@@ -323,6 +329,11 @@ def _task(
     configs.check_value("held_out", float, held_out, low=0.0, high=0.9)
     arrays = jax.tree.map(jnp.asarray, read(rows))
     places = list(range(len(jax.tree.leaves(arrays)[0])))
+    require(
+        len(places) > 1 or not held_out,
+        f"held_out = {held_out}: of 1 row no part can be kept back; give 2 rows or more, "
+        f"or held_out = 0.",
+    )
     learned, kept = data.split(places, held_out, seed=0) if held_out else (places, [])
     # With nothing kept back the rows that are learned from are looked at.
     own, others = (drawn(arrays, jnp.array(x)) for x in (learned, kept or learned))

@@ -5,6 +5,7 @@ Neither function adds or keeps special tokens; `eos` and `pad` are for the calle
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -198,6 +199,20 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
         tokenizer.vocab_size <= config.vocab_size,
         f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
         f"{config.vocab_size}: use the tokenizer that the model was trained with.",
+    )
+
+
+def written(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+    """The text of tokens that a model wrote. A model with more tokens than its tokenizer
+    may write one that nobody knows: it is shown as "�"."""
+
+    def known(token: int) -> bool:
+        return 0 <= token < tokenizer.vocab_size
+
+    runs = itertools.groupby(map(int, tokens), known)
+    return "".join(
+        tokenizer.decode(run) if is_known else "�" * len(list(run))
+        for is_known, run in runs
     )
 
 
