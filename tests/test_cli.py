@@ -8,7 +8,7 @@ import click
 import pytest
 
 from jaxrl import config as configs
-from jaxrl import platform
+from jaxrl import platform, presets
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.envs import env_ids
@@ -56,10 +56,10 @@ def test_a_run_on_code_of_ones_own_is_evaluated_by_naming_it_again(tmp_path, cap
     assert "give --env jaxrl.envs.probes:action" in refused(["evaluate", run], capsys)
 
 
-def test_train_draws_a_progress_bar_unless_quiet(tmp_path, capsys):
+def test_train_shows_how_it_goes_unless_quiet(tmp_path, capsys):
     assert main(train_argv("ppo", "--out", str(tmp_path / "a"))) == 0
     shown = capsys.readouterr()
-    assert "100%" in shown.err and "return " in shown.err and "compiling" in shown.out
+    assert "100 %" in shown.err and "return " in shown.err and "compiling" in shown.out
     assert main(train_argv("ppo", "--quiet", "--out", str(tmp_path / "b"))) == 0
     shown = capsys.readouterr()
     assert shown.err == "" and len(shown.out.splitlines()) == 2
@@ -261,13 +261,14 @@ def test_list_envs(capsys):
     assert "CartPole-v1" in env_ids() and "probe/memory" in env_ids()
 
 
-def test_list_alone_lists_both(capsys):
+def test_list_alone_lists_all(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         *ALGORITHMS,
         *env_ids(),
         *ELSEWHERE,
+        *presets.names(),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl import env_ids, presets
+from website import training
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,6 +40,20 @@ def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (RESULTS / f"{name}.json").read_bytes() == before
     assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_gif_of_training_can_be_drawn_again(tmp_path):
+    small = training.CONFIG.replace(
+        total_steps=1_600, num_envs=2, num_steps=40, num_epochs=1, num_minibatches=1
+    )
+    drawn = list(training.frames(small))
+    assert len({frame.shape for frame in drawn}) == 1
+    assert len({frame.tobytes() for frame in drawn}) > len(training.MOMENTS) * 10
+
+
+def test_the_gif_of_training_is_small():
+    assert training.OUT.stat().st_size < 1_500_000
 
 
 def test_the_values_that_are_committed_are_shown():

@@ -21,7 +21,7 @@ from jaxrl.drawing.files import write_moving
 from jaxrl.policy import Policy
 from jaxrl.statistics import bootstrap_interval, iqm
 
-FILE = Path(__file__).parent.parent / "docs" / "figures" / "training.gif"
+OUT = Path(__file__).parent.parent / "docs" / "figures" / "training.gif"
 ENV, SEEDS = "Pendulum-v1", 8
 CONFIG = jaxrl.PPO.Config(
     total_steps=200_000,
@@ -34,7 +34,7 @@ CONFIG = jaxrl.PPO.Config(
     ent_coef=0.0,
     normalize_obs=True,
 )
-MOMENTS = (0.0, 0.1, 0.3, 1.0)
+MOMENTS = (0.0, 0.1, 0.17, 1.0)
 """Shares of the training at which the agent is kept."""
 
 HEIGHT, STEPS, STRIDE, FPS = 220, 120, 2, 10
@@ -94,13 +94,22 @@ def panel(
 
 
 def frames(config: Any) -> Iterator[np.ndarray]:
-    """Of each moment an episode, and in between the curve that grows."""
+    """Of each moment an episode, and in between the curve that grows.
+
+    It begins with how it ends: where a GIF stands still, that is what is seen.
+    """
     env = jaxrl.make(ENV)
     moments, steps, values = trained(config, env)
+    played = [
+        jaxrl.render_frames(
+            Policy(jaxrl.PPO, config, env, agent), max_steps=STEPS, size=HEIGHT
+        )
+        for _, agent in moments
+    ]
+    end = f"{SEEDS} agents, trained for {moments[-1][0]:,} steps"
+    yield from [beside(played[-1][-1], panel(steps, values, steps[-1], end))] * FPS
     before = 0
-    for at, agent in moments:
-        policy = Policy(jaxrl.PPO, config, env, agent)
-        pictures = jaxrl.render_frames(policy, max_steps=STEPS, size=HEIGHT)
+    for (at, _), pictures in zip(moments, played, strict=True):
         growth = np.linspace(before, at, GROWING, endpoint=False) if at else []
         for until in growth:
             words = f"learning: {int(until):,} steps"
@@ -124,7 +133,7 @@ def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=FILE, help="a GIF or MP4")
+    parser.add_argument("--out", type=Path, default=OUT, help="a GIF or MP4")
     write_moving(frames(CONFIG), parser.parse_args().out, FPS)
 
 
