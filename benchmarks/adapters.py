@@ -47,6 +47,11 @@ SUITES = {
 }
 
 
+ROUNDING = {"brax/ant": 0.05}
+"""By how much floats may differ between one program of three environments and three of
+one: contacts enlarge rounding. Observations of 0.006 were seen; a wrong reset is of 1."""
+
+
 def main() -> None:
     parser = script.parser(__doc__, PARTS)
     parser.add_argument(
@@ -75,12 +80,15 @@ def checked(id: str) -> dict[str, Any]:
     checks = {"check_env": tried(lambda: single_test(id))}
     for mode in MODES:
         checks[f"vector, {mode}"] = tried(lambda mode=mode: ends(id, mode))
-    return {"checks": checks, "passed": all(x["passed"] for x in checks.values())}
+    passed = all(x["passed"] for x in checks.values())
+    return {"checks": checks, "passed": passed, "tolerance": ROUNDING.get(id, 1e-5)}
 
 
 def ends(id: str, mode: str) -> None:
     """Without an episode that ended, autoreset was not seen."""
-    assert vector_test(make(id, horizon=9), mode) > 0, "no episode ended"
+    tolerance = ROUNDING.get(id, 0.0)
+    ended = vector_test(make(id, horizon=9), mode, tolerance=tolerance)
+    assert ended > 0, "no episode ended"
 
 
 def tried(check: Callable[[], Any]) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def tried(check: Callable[[], Any]) -> dict[str, Any]:
             check()
             reason = ""
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"[:300]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     said = {str(x.message) for x in caught if "WARN" in str(x.message)}
     return {"passed": not reason, "reason": reason, "warnings": sorted(said)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl import presets
+from jaxrl import env_ids, presets
 from website import training
 
 ROOT = Path(__file__).parent.parent
@@ -166,3 +166,12 @@ def test_the_zoo_that_is_committed_is_shown_and_is_that_of_the_presets():
         assert row["config"] == presets.content(name)["config"], name
         assert len(row["returns"]) == len(row["untuned"]["returns"]) >= 10
         assert max(row["seeds"]) < row["search"]["first_seed"]
+
+
+def test_what_is_committed_of_the_adapters_is_shown_and_passes():
+    rows = json.loads((RESULTS / "adapters.json").read_text())["rows"]
+    module = script("adapters")
+    assert module.table(rows) in (ROOT / "docs" / "gymnasium.md").read_text()
+    assert set(env_ids()) <= set(rows)
+    assert {module.group(id).strip("/") for id in rows} >= set(module.SUITES)
+    assert [id for id, row in rows.items() if not row["passed"]] == []
