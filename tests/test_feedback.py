@@ -112,7 +112,7 @@ def test_grpo_from_a_file(made, tmp_path, capsys):
     assert main(["rlhf", "grpo", "--config", str(path), "--out", str(out)]) == 0
     shown = capsys.readouterr()
     assert shown.out.splitlines()[-1] == f"jaxrl evaluate {out}"
-    assert "100%" in shown.err
+    assert "100 %" in shown.err
     written = read_json(out / "config.json")
     assert written["algorithm"] == "rlhf-grpo" and written["env"] == "small-world"
 
