@@ -295,9 +295,8 @@ class Lines:
     not within a hundredth, and at the end: at most about a hundred, however long it is."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, float] | None = (
-            None  # steps and seconds of the last line
-        )
+        self._last: tuple[int, float] | None = None
+        """Steps and seconds of the last line."""
 
     def show(self, story: Story, ended: bool) -> None:
         if self._last is None:

@@ -165,7 +165,7 @@ def build(
 
     Raises:
       InvalidInput: before anything is trained: there is no such preset, or the folder
-        holds other runs.
+        holds other runs or a damaged index.
     """
     wanted = {
         name: _experiment(name, seed, num_seeds)
@@ -173,6 +173,7 @@ def build(
     }
     for name, experiment in wanted.items():
         _check_same(Path(out) / name, experiment)
+    before = _read_index(Path(out))
     host: Host = dict(progress=progress, report=report, interrupted=interrupted)
     rows = {}
     for name, experiment in wanted.items():
@@ -182,8 +183,7 @@ def build(
         summary = _trained(experiment, Path(out) / name, host)
         if summary["finished"]:
             rows[name] = row_of(name, Path(out) / name, experiment, summary)
-            whole = _read_index(Path(out)) | rows
-            storage.write_text(Path(out) / "zoo.json", json_text(whole))
+            storage.write_text(Path(out) / "zoo.json", json_text(before | rows))
     if rows:
         for line in write_report([Path(out) / n for n in rows], Path(out) / "report"):
             report(f"note: {line}")
