@@ -28,13 +28,12 @@ from typing import Any
 
 import jax
 
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
 from jaxrl import env_ids, make
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
 from jaxrl.interop.gymnasium import MODES
-from tests.gymnasium_api import single_test, vector_test
+from jaxrl.runs.experiment import commit, versions
+from tests.support.gymnasium_api import single_test, vector_test
 
 HERE = Path(__file__).parent
 PARTS = ["ours", "suites"]

@@ -20,10 +20,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from jaxrl import PPO, dataset, experiment, session, spaces
-from jaxrl import config as configs
+from jaxrl import PPO, spaces
 from jaxrl.cli import main
-from jaxrl.teachers import FrozenPolicy
+from jaxrl.core import config as configs
+from jaxrl.data import dataset
+from jaxrl.data.frozen_policy import FrozenPolicy
+from jaxrl.runs import experiment, session
 from jaxrl.types import Algorithm, Transition
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")

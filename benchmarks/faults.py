@@ -1,8 +1,8 @@
 """Kills, damage and hostile files: what a run survives, counted.
 
-    python benchmarks/faults.py                     # the whole campaign, hours
-    python benchmarks/faults.py --parts kills --runs 2
-    python benchmarks/faults.py --quick --out DIR   # a little of each, minutes
+    python -m benchmarks.faults                     # the whole campaign, hours
+    python -m benchmarks.faults --parts kills --runs 2
+    python -m benchmarks.faults --quick --out DIR   # a little of each, minutes
 
 kills    `kill -9` at random moments, several in each run, then `jaxrl resume`: parameters,
          statistics and metrics (but for wall-clock fields) against the uninterrupted run
@@ -39,16 +39,16 @@ import bad_configs
 import jax
 import jax.numpy as jnp
 
-from jaxrl import env_ids, make, storage
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
+from jaxrl import env_ids, make
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.checkpoint import saved
+from jaxrl.core import storage
 from jaxrl.envs.check import check_env
-from jaxrl.experiment import versions
-from jaxrl.loggers import read_metrics
-from jaxrl.types import InvalidInput
+from jaxrl.errors import InvalidInput
+from jaxrl.runs.checkpoint import saved
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.runs.loggers import read_metrics
 
 HERE = Path(__file__).parent
 PARTS = ["kills", "points", "damage", "hostile", "configs", "envs"]
@@ -66,9 +66,10 @@ RUNS = {
 
 CHILD = """
 import sys
-from jaxrl import checkpoint, runner
+from jaxrl.runs import checkpoint
+from jaxrl.training import loop
 checkpoint.SHARE = float("inf")  # as often as --checkpoint-every asks
-runner.CALL_SECONDS = 0.05
+loop.CALL_SECONDS = 0.05
 from jaxrl.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -217,8 +218,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.struct import PyTreeNode
 
-from jaxrl import checkpoint, storage
-from jaxrl.runner import Progress
+from jaxrl.runs import checkpoint
+from jaxrl.core import storage
+from jaxrl.training.loop import Progress
 
 folder, point, saves = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 operations = sys.argv[4:]
@@ -324,8 +326,8 @@ HOSTILE = """
 import json, pickle, random, sys
 from pathlib import Path
 
-from jaxrl import storage
-from jaxrl.types import InvalidInput
+from jaxrl.core import storage
+from jaxrl.errors import InvalidInput
 
 folder, trials = Path(sys.argv[1]), int(sys.argv[2])
 WATCHED = (

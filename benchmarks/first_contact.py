@@ -1,7 +1,7 @@
 """How long a newcomer waits: the commands of the pages, on a clean clone.
 
-    python benchmarks/first_contact.py                    # ten minutes on two cores
-    python benchmarks/first_contact.py --parts import
+    python -m benchmarks.first_contact                    # ten minutes on two cores
+    python -m benchmarks.first_contact --parts import
 
 milestones  a clone of the last commit, and in it the blocks of README.md and docs/ in the
             order in which the pages say them, word for word and at their size: a new
@@ -25,11 +25,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.platform import hardware
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.training.devices import hardware
 
 ROOT = Path(__file__).parent.parent
 PARTS = ["milestones", "import"]
@@ -110,7 +109,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         rows[part] = measures[part]() | {"commit": commit(), "load_before": load}
         about = {"versions": versions(), "hardware": hardware()}
-        about |= {"command": "python benchmarks/first_contact.py"}
+        about |= {"command": "python -m benchmarks.first_contact"}
         file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
     if not arguments.out:

@@ -1,7 +1,7 @@
 """How good is one episode's policy gradient? Every weight of the score against the truth.
 
-    python benchmarks/gradients.py                    # a few minutes on two cores
-    python benchmarks/gradients.py --quick --out DIR
+    python -m benchmarks.gradients                    # a few minutes on two cores
+    python -m benchmarks.gradients --quick --out DIR
 
 The problem is a corridor of 5 cells (`probe/shortest-path`): each step costs 1, and a
 policy that has learned nothing takes 20 of them on average. Its model is known, so values
@@ -28,12 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.speed.report import fill_in
 from jaxrl import diagnostics, distributions, estimators, losses, make
 from jaxrl.algorithms import actor_critic, reinforce
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
 from jaxrl.envs.tabular import tabular_env
-from jaxrl.experiment import versions
 from jaxrl.mdp import (
     MDP,
     action_values,
@@ -45,6 +43,7 @@ from jaxrl.mdp import (
 from jaxrl.networks.actor_critic import action_noise
 from jaxrl.plotting import COLOURS
 from jaxrl.rollout import init_world, unroll
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.types import Array, Env, Transition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +86,7 @@ def main() -> None:
     problems = {f"corridor of {n} cells": corridor(n) for n in LENGTHS}
     problems[RANDOM] = random_model()
     results = {
-        "command": "python benchmarks/gradients.py" + " --quick" * arguments.quick,
+        "command": "python -m benchmarks.gradients" + " --quick" * arguments.quick,
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,

@@ -1,8 +1,8 @@
 """Imitation: behaviour cloning of recorded episodes against DAgger at as many labels.
 
-    python benchmarks/imitation.py                       # all environments
-    python benchmarks/imitation.py --parts CartPole-v1   # the others are kept
-    python benchmarks/imitation.py --quick --out DIR
+    python -m benchmarks.imitation                       # all environments
+    python -m benchmarks.imitation --parts CartPole-v1   # the others are kept
+    python -m benchmarks.imitation --quick --out DIR
 
 Experts are trained by PPO with the settings of the scorecard. From each, episodes are
 recorded, and two learners clone them; two others are taught by DAgger, which is given as
@@ -31,16 +31,17 @@ import jax
 import numpy as np
 
 import jaxrl
-from jaxrl import BC, DAGGER, PPO, TD, dataset, losses, population
-from jaxrl import config as configs
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.dataset import Dataset
-from jaxrl.experiment import versions
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
+from jaxrl import BC, DAGGER, PPO, TD, losses
+from jaxrl.core import config as configs
+from jaxrl.data import dataset
+from jaxrl.data.dataset import Dataset
+from jaxrl.data.frozen_policy import FrozenPolicy, teacher_action
 from jaxrl.plotting import COLOURS
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_interval, iqm
-from jaxrl.teachers import FrozenPolicy, teacher_action
+from jaxrl.training import population
 from jaxrl.types import Algorithm, Array, Env, PyTree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +95,7 @@ def main() -> None:
     measured_at = commit()
     for env_id in arguments.parts:
         rows[env_id] = measure(env_id, size) | {
-            "command": f"python benchmarks/imitation.py --parts {env_id}",
+            "command": f"python -m benchmarks.imitation --parts {env_id}",
             "commit": measured_at,
         }
         found = {

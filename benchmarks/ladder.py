@@ -1,8 +1,8 @@
 """The classical methods against the numbers of the textbook.
 
-    python benchmarks/ladder.py                      # all rows, minutes
-    python benchmarks/ladder.py --rows cliff         # the rows whose name begins so
-    python benchmarks/ladder.py --quick              # few runs, writes nothing
+    python -m benchmarks.ladder                      # all rows, minutes
+    python -m benchmarks.ladder --rows cliff         # the rows whose name begins so
+    python -m benchmarks.ladder --quick              # few runs, writes nothing
 
 Prediction on random walks, Boyan's chain and Baird's counterexample; control on cliff
 walking, mountain car and the short corridor. Step sizes of the 19-state walk are chosen on
@@ -24,14 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.speed.report import fill_in
 from jaxrl import make
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
 from jaxrl.envs.lecture import BAIRD_BEHAVIOUR, BAIRD_WEIGHTS, mdp_of
-from jaxrl.experiment import versions
 from jaxrl.mdp import expected_return, finite_mdp, policy_evaluation, value_iteration
 from jaxrl.networks.tiles import tile_features, tiling
 from jaxrl.plotting import COLOURS
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.tabular import prediction
 from jaxrl.tabular.control import greedy_episode, reinforce_episode, td_control_episode
 
@@ -83,7 +82,7 @@ def main() -> None:
 
 def about() -> Found:
     return {
-        "command": "python benchmarks/ladder.py",
+        "command": "python -m benchmarks.ladder",
         "commit": commit(),
         "jax": versions().get("jax"),
         "device": jax.devices()[0].platform,

@@ -1,7 +1,7 @@
 """What watching, logging and checkpoints cost.
 
-    python benchmarks/overhead.py                    # ten minutes on two cores
-    python benchmarks/overhead.py --quick --out DIR
+    python -m benchmarks.overhead                    # ten minutes on two cores
+    python -m benchmarks.overhead --quick --out DIR
 
 guard    a train step with what watches for NaN and Inf, against the same without it; by
          turns in one process, medians
@@ -24,14 +24,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import Experiment, make, population, rollout, run_experiment, runner
+from benchmarks.speed import script
+from benchmarks.speed.cases import CASES
+from benchmarks.speed.report import fill_in
+from jaxrl import Experiment, make, rollout, run_experiment
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.bench import script
-from jaxrl.bench.cases import CASES
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.config import with_floats
-from jaxrl.experiment import versions
+from jaxrl.core.config import with_floats
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.training import loop, population
 
 HERE = Path(__file__).parent
 PARTS = ["guard", "cadence"]
@@ -52,7 +52,7 @@ def main() -> None:
     if "cadence" in arguments.parts:
         for name, total in RUNS.items():
             rows[f"cadence, {name}"] = cadence(name, max(30e3, total * share))
-    about = {"versions": versions(), "command": "python benchmarks/overhead.py"}
+    about = {"versions": versions(), "command": "python -m benchmarks.overhead"}
     file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
     if not arguments.out:
@@ -64,7 +64,7 @@ def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
     case = CASES[name]
     algorithm = ALGORITHMS[case.algorithm]
     config, env = with_floats(algorithm.Config(**case.config)), make(case.env)
-    state = jax.jit(partial(algorithm.init, config, env))(runner.keys([0])[0])
+    state = jax.jit(partial(algorithm.init, config, env))(loop.keys([0])[0])
     programs = [
         partial(compiled(partial(loop, algorithm, config, env), state), state)
         for loop in (watched, unwatched)
@@ -119,7 +119,7 @@ def cadence(name: str, total_steps: float) -> dict[str, float]:
     case = CASES[name]
     algorithm = ALGORITHMS[case.algorithm]
     config = algorithm.Config(**case.config | {"total_steps": total_steps})
-    on_device, programs, advance = [0.0], [], runner.advance
+    on_device, programs, advance = [0.0], [], loop.advance
 
     def timed(job: Any, progress: Any, length: int) -> Any:
         started = time.perf_counter()
@@ -129,7 +129,7 @@ def cadence(name: str, total_steps: float) -> dict[str, float]:
         programs.append(population.run_population._cache_size())
         return progress
 
-    runner.advance = timed
+    loop.advance = timed
     try:
         with tempfile.TemporaryDirectory() as folder:
             _, summary = run_experiment(
@@ -139,7 +139,7 @@ def cadence(name: str, total_steps: float) -> dict[str, float]:
                 report=lambda line: None,
             )
     finally:
-        runner.advance = advance
+        loop.advance = advance
     seconds = summary["run_seconds"]
     return {
         "run_seconds": seconds,

@@ -1,8 +1,8 @@
 """What populations and sweeps cost and give.
 
-    python benchmarks/populations.py                    # about an hour on two cores
-    python benchmarks/populations.py --parts members
-    python benchmarks/populations.py --quick --out DIR
+    python -m benchmarks.populations                    # about an hour on two cores
+    python -m benchmarks.populations --parts members
+    python -m benchmarks.populations --quick --out DIR
 
 newcomer    one command for 4 learning rates x 16 seeds with figures, one for the report
 members     256 PPO agents on CartPole by one command, against one agent at a time
@@ -34,24 +34,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import (
-    PPO,
-    Range,
-    evaluate_population,
-    make,
-    memory,
-    population,
-    prng,
-    runner,
-    sweep,
-    train,
-)
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.config import with_floats
-from jaxrl.experiment import versions
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
+from jaxrl import PPO, Range, evaluate_population, make, sweep, train
+from jaxrl.core import prng
+from jaxrl.core.config import with_floats
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_difference, bootstrap_interval, iqm
+from jaxrl.training import footprint, loop, population
 
 HERE = Path(__file__).parent
 PARTS = [
@@ -74,7 +64,7 @@ def main() -> None:
         "halving": partial(scheduled, "halving"),
         "pbt": partial(scheduled, "pbt"),
     }
-    about = {"versions": versions(), "command": "python benchmarks/populations.py"}
+    about = {"versions": versions(), "command": "python -m benchmarks.populations"}
     for part in arguments.parts:
         rows[part] = measures[part](arguments.quick) | {"commit": commit()}
         file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
@@ -177,14 +167,14 @@ def bytes_of_a_member(quick: bool) -> dict[str, Any]:
     del quick
     config, env = with_floats(PPO.Config(total_steps=1e8)), make("CartPole-v1")
     few, more = 64, 256
-    taken = [memory.compiled_bytes(PPO, config, env, n) for n in (few, more)]
+    taken = [footprint.compiled_bytes(PPO, config, env, n) for n in (few, more)]
     each = (taken[1] - taken[0]) / (more - few)
     key = jax.eval_shape(lambda: prng.key(0))
     state = jax.eval_shape(partial(PPO.init, config, env), key)
     return {
         "bytes_each": each,
-        "state_bytes": memory.size(state),
-        "beyond_bytes": max(each - memory.size(state), 0.0),
+        "state_bytes": footprint.size(state),
+        "beyond_bytes": max(each - footprint.size(state), 0.0),
         "of_which_rollouts": "those of a group of eight a device, not of every agent",
         "total_steps": 1e8,
     }
@@ -258,7 +248,7 @@ def worker(count: int, steps: int) -> None:
     """Prints steps per second of 64 agents on so many devices; with `steps` 0, the
     collectives of their program."""
     config, env = PPO.Config(), make("CartPole-v1")
-    job, plan = runner.planned_job(
+    job, plan = loop.planned_job(
         PPO,
         config,
         env,
@@ -269,20 +259,20 @@ def worker(count: int, steps: int) -> None:
         num_devices=count,
         on_nan="stop",
     )
-    progress = runner.first_progress(job)
+    progress = loop.first_progress(job)
     if not steps:
         print(json.dumps({"collectives": collectives(job, progress)}))
         return
-    progress = runner.advance(job, progress, 1)
+    progress = loop.advance(job, progress, 1)
     jax.block_until_ready(progress.state)
     started = time.perf_counter()
-    progress = runner.advance(job, progress, steps)
+    progress = loop.advance(job, progress, steps)
     jax.block_until_ready(progress.state)
     rate = 64 * steps * plan.env_steps / (time.perf_counter() - started)
     print(json.dumps({"rate": rate}))
 
 
-def collectives(job: runner.Job, progress: runner.Progress) -> int:
+def collectives(job: loop.Job, progress: loop.Progress) -> int:
     """The messages between devices in the compiled train step."""
     program = population.run_population.lower(
         PPO,

@@ -1,12 +1,12 @@
 """RLHF with a model of a million parameters, and a gold judge that is a program.
 
-    python benchmarks/rlhf_larger_world.py                    # about an hour on two cores
-    python benchmarks/rlhf_larger_world.py --parts methods
-    python benchmarks/rlhf_larger_world.py --quick --out DIR
+    python -m benchmarks.rlhf_larger_world                    # about an hour on two cores
+    python -m benchmarks.rlhf_larger_world --parts methods
+    python -m benchmarks.rlhf_larger_world --quick --out DIR
 
-The larger world of `jaxrl.rlhf.larger_world`: pretraining, SFT, labels by the gold judge
-with noise, a reward model, and what is optimised against it. Every stage is a run in a
-folder under --work, so a benchmark that was killed goes on where it was. Writes
+The larger world of `jaxrl.rlhf.testbeds.larger_world`: pretraining, SFT, labels by the
+gold judge with noise, a reward model, and what is optimised against it. Every stage is a
+run in a folder under --work, so a benchmark that was killed goes on where it was. Writes
 results/rlhf_larger_world.json, the tables of docs/rlhf-larger-world.md and its figure.
 
   methods       gold win rate over SFT of best-of-8, PPO, GRPO and DPO
@@ -27,18 +27,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.feedback import loop, stages
-from jaxrl.feedback.writing import Sampling
-from jaxrl.loggers import read_metrics
-from jaxrl.platform import use_compilation_cache
-from jaxrl.rlhf import answers, data, labelers, larger_world, models, tasks, tokenizers
-from jaxrl.rlhf.generation import generate
-from jaxrl.rlhf.model import GPT
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
+from jaxrl.pipelines.rlhf import loop, stages
+from jaxrl.pipelines.rlhf.writing import Sampling
+from jaxrl.rlhf import answers, data, tasks
+from jaxrl.rlhf.labels import labelers
+from jaxrl.rlhf.models import language_model, tokenizers
+from jaxrl.rlhf.models.generation import generate
+from jaxrl.rlhf.models.transformer import GPT
+from jaxrl.rlhf.testbeds import larger_world
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.runs.loggers import read_metrics
 from jaxrl.statistics import bootstrap_interval
+from jaxrl.training.devices import use_compilation_cache
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -177,7 +179,7 @@ class Judged(NamedTuple):
 def judged(work: Work, sft: str, policy: str, reward: str, best_of: int = 1) -> Judged:
     """Answers of a policy, or the best of several by the reward model."""
     task = tasks.prompts(WORLD, base=sft, reward=reward)
-    params = models.load(policy).params
+    params = language_model.load(policy).params
     written: list[Judged] = []
 
     @jax.jit
@@ -377,7 +379,7 @@ def rlaif(work: Work) -> dict[str, Any]:
     params = {"base": work.base(), "max_length": larger_world.JUDGE_TOKENS}
     config = {"total_steps": 2 * len(rows), "batch_size": 32, "learning_rate": 5e-4}
     judge_run = work.train("sft", str(file), params, config, "judge")
-    known = models.load(judge_run)
+    known = language_model.load(judge_run)
     judge = labelers.language_model(
         GPT(known.config),
         known.params,
@@ -456,7 +458,7 @@ def instructions(work: Work) -> dict[str, Any]:
     run = work.train(
         "sft", "instructions", params, config | {"learning_rate": 1e-3}, "instructed"
     )
-    known = models.load(run)
+    known = language_model.load(run)
     number = max(8, work.size.prompts // 4)
     right = {
         task: [exact_matches(known, task, number, shots) for shots in range(4)]
@@ -466,7 +468,7 @@ def instructions(work: Work) -> dict[str, Any]:
 
 
 def exact_matches(
-    known: models.LanguageModel, task: str, number: int, shots: int
+    known: language_model.LanguageModel, task: str, number: int, shots: int
 ) -> float:
     """The share of problems whose greedy answer is right as a whole."""
     rows = larger_world.instructions(task, number, seed=99, shots=shots)
@@ -492,7 +494,7 @@ def exact_matches(
 
 
 def count(run: str) -> int:
-    return sum(x.size for x in jax.tree.leaves(models.load(run).params))
+    return sum(x.size for x in jax.tree.leaves(language_model.load(run).params))
 
 
 def _summary(run: str) -> dict[str, Any]:
@@ -666,7 +668,7 @@ def main() -> None:
         "seeds": size.seeds,
     }
     for part in arguments.parts:
-        command = f"python benchmarks/rlhf_larger_world.py --parts {part}"
+        command = f"python -m benchmarks.rlhf_larger_world --parts {part}"
         measured = MEASURES[part](Work(folder, size))
         rows[part] = {"command": command} | origin | measured
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")

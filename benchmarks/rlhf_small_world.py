@@ -1,16 +1,16 @@
 """RLHF where the answer is known: four optimisers against the exact optimum, and a reward
 model against the accuracy that its labels allow.
 
-    python benchmarks/rlhf_small_world.py                  # a quarter of an hour
-    python benchmarks/rlhf_small_world.py --parts policies
-    python benchmarks/rlhf_small_world.py --quick --out DIR
+    python -m benchmarks.rlhf_small_world                  # a quarter of an hour
+    python -m benchmarks.rlhf_small_world --parts policies
+    python -m benchmarks.rlhf_small_world --quick --out DIR
 
-The small world of `jaxrl.rlhf.world`. In `policies` the policy is a table of logits, one
-row for each text, so that the optimum is in its class. PPO, RLOO and GRPO see the gold
-reward of sampled answers, DPO pairs with their exact preference probabilities. All seeds of
-a method are one program. In `language-model` it is a small GPT, fine-tuned and then
-optimised by the algorithms of `jaxrl.rlhf`, as runs in folders. Writes
-results/rlhf_small_world.json and the tables of docs/rlhf-small-world.md.
+The small world of `jaxrl.rlhf.testbeds.small_world`. In `policies` the policy is a table
+of logits, one row for each text, so that the optimum is in its class. PPO, RLOO and GRPO
+see the gold reward of sampled answers, DPO pairs with their exact preference
+probabilities. All seeds of a method are one program. In `language-model` it is a small
+GPT, fine-tuned and then optimised by the algorithms of `jaxrl.rlhf`, as runs in folders.
+Writes results/rlhf_small_world.json and the tables of docs/rlhf-small-world.md.
 """
 
 import json
@@ -26,13 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
 from jaxrl import losses, optim
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.feedback import demo, stages
-from jaxrl.rlhf import models, objectives, world
+from jaxrl.pipelines.rlhf import demo, stages
+from jaxrl.rlhf import objectives
+from jaxrl.rlhf.models import language_model
+from jaxrl.rlhf.testbeds import small_world
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_interval, iqm
 from jaxrl.types import Array, PyTree
 
@@ -41,7 +42,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "rlhf-small-world.md"
 PARTS = ("policies", "language-model", "reward-model")
 
-WORLD = world.small_world()
+WORLD = small_world.small_world()
 LENGTH = WORLD.prompts.shape[1]
 ANSWERS = jnp.asarray(WORLD.mask)
 REFERENCE = jnp.asarray(WORLD.reference, jnp.float32)
@@ -71,18 +72,18 @@ PPO_EPOCHS, CLIP, GAE_LAMBDA = 4, 0.2, 0.95
 
 def of_tokens(table: Array) -> Array:
     """log π of each token of each answer: `[P, N, L]`."""
-    return world.token_log_probs_of_answers(
-        WORLD, partial(world.table_logits, WORLD, table)
+    return small_world.token_log_probs_of_answers(
+        WORLD, partial(small_world.table_logits, WORLD, table)
     )
 
 
 def of_answers(table: Array) -> Array:
     """log π of each answer: `[P, N]`."""
-    return world.log_prob_of_table(WORLD, table)
+    return small_world.log_prob_of_table(WORLD, table)
 
 
 REFERENCE_TOKENS, REFERENCE_ANSWERS = of_tokens(REFERENCE), of_answers(REFERENCE)
-OPTIMUM = world.optimum(REFERENCE_ANSWERS, REWARD, BETA)
+OPTIMUM = small_world.optimum(REFERENCE_ANSWERS, REWARD, BETA)
 
 
 def chosen(x: Array, index: Array) -> Array:
@@ -103,7 +104,7 @@ def descended(state: State, loss: Callable[[PyTree], Array], rate: Array) -> Sta
 
 def rloo(state: State, key: Array, rate: Array, size: Size) -> State:
     """REINFORCE, the leash in the reward, each answer against the group's others."""
-    index = world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
+    index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
     reward = leashed(state[0], index)
     weight = grouped(objectives.rloo_advantage, reward)
 
@@ -126,7 +127,7 @@ def grpo(
     """Each answer against its group's mean. As published it is scaled by the deviation,
     has k3 in the loss, and a mean over the tokens of each answer."""
     old = of_tokens(state[0])
-    index = world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
+    index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
     in_reward = leash == "reward"
     reward = leashed(state[0], index) if in_reward else chosen(REWARD, index)
     weight = grouped(partial(objectives.grpo_advantage, scale=scale), reward)
@@ -154,7 +155,7 @@ def grpo(
 def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
     """The leash in every token's reward, GAE, clipped ratio; a table of values."""
     (table, values), _ = state
-    index = world.sample_answers(key, of_answers(table), size.groups * GROUP)
+    index = small_world.sample_answers(key, of_answers(table), size.groups * GROUP)
     mask, score = ANSWERS[index].reshape(-1, ANSWERS.shape[1]), chosen(REWARD, index)
 
     def rows(x: Array) -> Array:  # [P, N, L] -> [P K, L]
@@ -183,7 +184,7 @@ def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
     prompt = jax.random.randint(key_prompt, (size.pairs,), 0, len(REWARD))
     shape = (2, size.pairs)
     first, second = jax.random.randint(key_answers, shape, 0, REWARD.shape[1])
-    probability = world.preference_probability(
+    probability = small_world.preference_probability(
         REWARD[prompt, first], REWARD[prompt, second], TEMPERATURE
     )
 
@@ -218,7 +219,9 @@ def values_of(values: Array) -> Array:
         ],
         axis=1,
     )
-    value = world.table_logits(WORLD, values[..., None], tokens)[:, LENGTH - 1 : -1, 0]
+    value = small_world.table_logits(WORLD, values[..., None], tokens)[
+        :, LENGTH - 1 : -1, 0
+    ]
     return value.reshape(len(WORLD.prompts), *WORLD.tokens.shape)
 
 
@@ -245,7 +248,7 @@ def trained(step: Step, size: Size, with_values: bool, key: Array) -> tuple:
         rate = optim.linear_schedule(fastest, 0.0, i / size.iterations)
         state = step(state, jax.random.fold_in(key, i), rate, size)
         table = state[0][0] if with_values else state[0]
-        return state, world.kl(OPTIMUM.log_prob, of_answers(table))
+        return state, small_world.kl(OPTIMUM.log_prob, of_answers(table))
 
     zeros = jnp.zeros(REFERENCE.shape[:2])
     params = (REFERENCE, zeros) if with_values else REFERENCE
@@ -258,18 +261,20 @@ def trained(step: Step, size: Size, with_values: bool, key: Array) -> tuple:
 def policies(size: Size) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), size.seeds)
     found: dict[str, Any] = {"beta": BETA, "optimum": exact_values(), "methods": {}}
-    best = float(world.expected_reward(OPTIMUM.log_prob, REWARD))
+    best = float(small_world.expected_reward(OPTIMUM.log_prob, REWARD))
     for name, step in METHODS.items():
         begun = time.monotonic()
         run = jax.jit(jax.vmap(partial(trained, step, size, name == "PPO")))
         curves, log_probs = jax.block_until_ready(run(keys))
         seconds = time.monotonic() - begun
-        reward = [float(world.expected_reward(x, REWARD)) for x in log_probs]
+        reward = [float(small_world.expected_reward(x, REWARD)) for x in log_probs]
         found["methods"][name] = row = {
-            "kl": of_seeds([float(world.kl(OPTIMUM.log_prob, x)) for x in log_probs]),
+            "kl": of_seeds(
+                [float(small_world.kl(OPTIMUM.log_prob, x)) for x in log_probs]
+            ),
             "reward": of_seeds([r / best for r in reward]),
             "kl_to_reference": of_seeds(
-                [float(world.kl(x, REFERENCE_ANSWERS)) for x in log_probs]
+                [float(small_world.kl(x, REFERENCE_ANSWERS)) for x in log_probs]
             ),
             "curve": [round(float(x), 5) for x in iqm(np.asarray(curves), axis=0)],
             "seconds": round(seconds, 1),
@@ -284,13 +289,13 @@ def exact_values() -> dict[str, Any]:
     for name, log_prob in (("reference", REFERENCE_ANSWERS), ("π*", OPTIMUM.log_prob)):
         likeliest = np.argsort(-np.asarray(log_prob), axis=1)[:, :3]
         found[name] = {
-            "reward": float(world.expected_reward(log_prob, REWARD)),
-            "kl": float(world.kl(log_prob, REFERENCE_ANSWERS)),
+            "reward": float(small_world.expected_reward(log_prob, REWARD)),
+            "kl": float(small_world.kl(log_prob, REFERENCE_ANSWERS)),
             "value": float(
-                world.leashed_reward(log_prob, REFERENCE_ANSWERS, REWARD, BETA)
+                small_world.leashed_reward(log_prob, REFERENCE_ANSWERS, REWARD, BETA)
             ),
             "likeliest": [
-                [world.text_of(WORLD, int(i)) for i in row] for row in likeliest
+                [small_world.text_of(WORLD, int(i)) for i in row] for row in likeliest
             ],
         }
     return found
@@ -323,7 +328,7 @@ NAMES = {"ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO, not scaled"}
 QUIET = {"progress": False, "report": lambda line: None}
 
 
-def language_model(size: Size) -> dict[str, Any]:
+def train_language_models(size: Size) -> dict[str, Any]:
     """Each method with each seed: its exact distribution at the end, against the optimum of
     the model that it started from."""
     rows: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -335,9 +340,9 @@ def language_model(size: Size) -> dict[str, Any]:
             new = {"model": GPT, "max_length": 8}
             config = common | {"total_steps": max(128.0, 60_000 * share)}
             stages.train("sft", "small-world", new, config, sft, seed, **QUIET)
-            ref = demo.log_prob_of_model(models.load(sft))
-            optimum = world.optimum(ref, REWARD, BETA)
-            best = float(world.expected_reward(optimum.log_prob, REWARD))
+            ref = demo.log_prob_of_model(language_model.load(sft))
+            optimum = small_world.optimum(ref, REWARD, BETA)
+            best = float(small_world.expected_reward(optimum.log_prob, REWARD))
             for name, own in RUNS.items():
                 out = Path(work) / f"{name}-{seed}"
                 config = own | {"total_steps": max(512.0, own["total_steps"] * share)}
@@ -346,11 +351,11 @@ def language_model(size: Size) -> dict[str, Any]:
                 done = stages.train(
                     name, "small-world", judged, config, out, seed, **QUIET
                 )
-                log_prob = demo.log_prob_of_model(models.load(out))
+                log_prob = demo.log_prob_of_model(language_model.load(out))
                 found = (
-                    float(world.kl(optimum.log_prob, log_prob)),
-                    float(world.expected_reward(log_prob, REWARD)) / best,
-                    float(world.kl(log_prob, ref)),
+                    float(small_world.kl(optimum.log_prob, log_prob)),
+                    float(small_world.expected_reward(log_prob, REWARD)) / best,
+                    float(small_world.kl(log_prob, ref)),
                     done["run_seconds"],
                 )
                 rows.setdefault(NAMES[name], []).append(found)
@@ -395,13 +400,15 @@ def features() -> Array:
 def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
     """Exact accuracy, and calibration error on new labels, after a fit to so many pairs."""
     key_data, key_init, key_steps, key_new = jax.random.split(key, 4)
-    sample = partial(world.sample_pairs, log_prob=REFERENCE_ANSWERS, reward=REWARD)
+    sample = partial(
+        small_world.sample_pairs, log_prob=REFERENCE_ANSWERS, reward=REWARD
+    )
     most = {"number": size.labels[-1], "temperature": TEMPERATURE}
     pairs, new = sample(key_data, **most), sample(key_new, **most)
     model, x = RewardModel(), features()
     params = model.init(key_init, x)
 
-    def differences(params: PyTree, pairs: world.Pairs) -> tuple[Array, Array]:
+    def differences(params: PyTree, pairs: small_world.Pairs) -> tuple[Array, Array]:
         score = model.apply(params, x)
         return score[pairs.prompt, pairs.chosen], score[pairs.prompt, pairs.rejected]
 
@@ -417,7 +424,7 @@ def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
 
     start = (params, ADAM.init(params))
     (params, _), _ = jax.lax.scan(step, start, jnp.arange(size.steps))
-    accuracy = world.label_accuracy(
+    accuracy = small_world.label_accuracy(
         model.apply(params, x), REFERENCE_ANSWERS, REWARD, TEMPERATURE
     )
     return accuracy, calibration_error(*differences(params, new))
@@ -433,7 +440,7 @@ def calibration_error(chosen: Array, rejected: Array) -> Array:
 
 def reward_model(size: Size) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(1), size.seeds)
-    bayes = float(world.bayes_accuracy(REFERENCE_ANSWERS, REWARD, TEMPERATURE))
+    bayes = float(small_world.bayes_accuracy(REFERENCE_ANSWERS, REWARD, TEMPERATURE))
     found: dict[str, Any] = {"temperature": TEMPERATURE, "bayes": bayes, "pairs": {}}
     fit = jax.jit(jax.vmap(partial(fitted, size), in_axes=(0, None)))
     for number in size.labels:
@@ -540,7 +547,7 @@ def main() -> None:
         "seeds": size.seeds,
     }
     for part in arguments.parts:
-        command = f"python benchmarks/rlhf_small_world.py --parts {part}"
+        command = f"python -m benchmarks.rlhf_small_world --parts {part}"
         rows[part] = {"command": command} | origin | MEASURES[part](size)
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
         if not arguments.out:

@@ -1,8 +1,8 @@
 """GRPO here against TRL's GRPOTrainer: seconds for generation and update, reward reached.
 
-    python benchmarks/rlhf_speed.py                     # a quarter of an hour
-    python benchmarks/rlhf_speed.py --parts tiny
-    python benchmarks/rlhf_speed.py --quick --out DIR   # a few steps of a smaller model
+    python -m benchmarks.rlhf_speed                     # a quarter of an hour
+    python -m benchmarks.rlhf_speed --parts tiny
+    python -m benchmarks.rlhf_speed --quick --out DIR   # a few steps of a smaller model
 
 Both sides load the same random GPT-2 of a folder, draw prompts from the same pool, write K
 answers to each, and are paid the share of even tokens in an answer. Both take one step of
@@ -28,16 +28,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.bench import script
-from jaxrl.bench.host import spread
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.rlhf import grpo, objectives, tokenizers
+from benchmarks.speed import script
+from benchmarks.speed.host import spread
+from benchmarks.speed.report import fill_in
+from jaxrl.rlhf import grpo, objectives
 from jaxrl.rlhf.data import Prompts
-from jaxrl.rlhf.huggingface import load_gpt2
-from jaxrl.rlhf.model import GPT
+from jaxrl.rlhf.models import tokenizers
+from jaxrl.rlhf.models.huggingface import load_gpt2
+from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.tasks import Lessons, Task
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_difference
 from jaxrl.types import Array
 
@@ -364,7 +364,7 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     for part in arguments.parts:
-        command = f"python benchmarks/rlhf_speed.py --parts {part}"
+        command = f"python -m benchmarks.rlhf_speed --parts {part}"
         settings = QUICK if arguments.quick else PARTS[part]
         rows[part] = {"command": command} | origin | measure(settings, python)
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")

@@ -1,8 +1,8 @@
 """The scorecard: does every algorithm learn what is published?
 
-    python benchmarks/scorecard.py                    # all rows, 10 seeds
-    python benchmarks/scorecard.py --rows cartpole    # those whose name contains it
-    python benchmarks/scorecard.py --quick            # tiny, for CI; use another --out
+    python -m benchmarks.scorecard                    # all rows, 10 seeds
+    python -m benchmarks.scorecard --rows cartpole    # those whose name contains it
+    python -m benchmarks.scorecard --quick            # tiny, for CI; use another --out
 
 Each row is one `jaxrl train` command. The results go to benchmarks/results/scorecard.json
 (rows that are not run again are kept), the table to docs/scorecard.md, the learning curves
@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxrl import cli, loggers, plotting
+from jaxrl import cli, plotting
+from jaxrl.runs import loggers
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = "benchmarks/configs"
@@ -339,7 +340,7 @@ def scorecard_page(results: dict[str, Any]) -> str:
     lines = [
         "# Scorecard",
         "",
-        "Made by `python benchmarks/scorecard.py`; every number comes from",
+        "Made by `python -m benchmarks.scorecard`; every number comes from",
         "`benchmarks/results/scorecard.json`, which also holds the commands, versions and",
         "learning curves. Returns are of greedy evaluation episodes; mean, IQM and 95 %",
         "bootstrap interval of the IQM are over seeds. The verdict compares with the",

@@ -1,7 +1,7 @@
 """Exported policies against their originals, and a policy behind HTTP under load.
 
-    python benchmarks/serving.py                    # five minutes on two cores
-    python benchmarks/serving.py --quick --out DIR
+    python -m benchmarks.serving                    # five minutes on two cores
+    python -m benchmarks.serving --quick --out DIR
 
 export     policies of several kinds, trained a little, as StableHLO and ONNX: on how many
            of 1,000 observations they agree with `Policy.act`, and the largest difference
@@ -30,13 +30,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speed import script
+from benchmarks.speed.report import fill_in
 from jaxrl import Experiment, run_experiment
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.bench import script
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.platform import hardware
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.training.devices import hardware
 
 HERE = Path(__file__).parent
 PARTS = ["export", "load", "malformed"]
@@ -75,7 +74,7 @@ def main() -> None:
     about = {
         "versions": versions(),
         "hardware": hardware(),
-        "command": "python benchmarks/serving.py",
+        "command": "python -m benchmarks.serving",
     }
     file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     for mark, shown in tables(rows).items():

@@ -1,14 +1,15 @@
 """Training speed, ours and the peers', in one run on one machine.
 
-    python benchmarks/throughput.py                    # everything, an hour on two cores
-    python benchmarks/throughput.py --quick --out DIR  # everything, a little of each
-    python benchmarks/throughput.py --cases B1 B5 --peers rejax
+    python -m benchmarks.throughput                    # everything, an hour on two cores
+    python -m benchmarks.throughput --quick --out DIR  # everything, a little of each
+    python -m benchmarks.throughput --cases B1 B5 --peers rejax
 
-Our half is `jaxrl bench`. Each peer lives in a virtual environment of its own, which this
-script makes from the packages and versions of `peers/peers.toml`; `--peers-from DIR` takes
-the wheels from a folder, for machines that reach no package index. Runs of ours and of a
-peer take turns. A peer that cannot be installed or run is named in the table with the
-reason. Writes throughput.json, .md and .png, and the tables of docs/performance.md.
+With an empty `--peers` only jaxrl is measured. Each peer lives in a virtual environment of
+its own, which this script makes from the packages and versions of `peers/peers.toml`;
+`--peers-from DIR` takes the wheels from a folder, for machines that reach no package index.
+Runs of ours and of a peer take turns. A peer that cannot be installed or run is named in
+the table with the reason. Writes throughput.json, .md and .png, and the tables of
+docs/performance.md.
 """
 
 import argparse
@@ -18,10 +19,10 @@ import tomllib
 import venv
 from pathlib import Path
 
-from jaxrl.bench.host import chosen_cases
-from jaxrl.bench.report import fill_in, markdown
-from jaxrl.bench.run import run_benchmark
-from jaxrl.types import InvalidInput
+from benchmarks.speed.host import chosen_cases
+from benchmarks.speed.report import fill_in, markdown
+from benchmarks.speed.run import run_benchmark
+from jaxrl.errors import InvalidInput
 
 PARTS = ["speed", "learning"]
 HERE = Path(__file__).parent

@@ -1,6 +1,6 @@
 """What each trick of the core gains: its own time, against the plain way.
 
-    python benchmarks/tricks.py
+    python -m benchmarks.tricks
 
 Each pair is compiled, run by turns in one process, and its medians are compared. Writes
 results/tricks.json, from which docs/performance.md and the comments in the code have their
@@ -20,29 +20,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl import (
-    PPO,
-    evaluate_population,
-    make,
-    minibatches,
-    optim,
-    population,
-    runner,
-    train,
-)
+from benchmarks.speed.cases import CASES
+from benchmarks.speed.cases import PPO as PPO_CONFIG
+from benchmarks.speed.report import fill_in
+from jaxrl import PPO, evaluate_population, make, optim, train
 from jaxrl.algorithms import ppo
-from jaxrl.bench.cases import CASES
-from jaxrl.bench.cases import PPO as PPO_CONFIG
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.config import with_floats
-from jaxrl.experiment import versions
-from jaxrl.minibatches import shuffled
+from jaxrl.core import minibatches
+from jaxrl.core.config import with_floats
+from jaxrl.core.minibatches import shuffled
+from jaxrl.core.prng import key
 from jaxrl.networks.actor_critic import in_blocks
 from jaxrl.networks.product import matrix_product
-from jaxrl.platform import use_all_cores
-from jaxrl.prng import key
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_difference
+from jaxrl.training import loop, population
+from jaxrl.training.devices import use_all_cores
 
 RESULTS = Path(__file__).parent / "results"
 Pair = tuple[Callable, Callable, Any, Any, int]
@@ -179,10 +171,10 @@ def training(
 ) -> tuple[Callable, Any]:
     """`steps` train steps of PPO on CartPole, and the state that they start from."""
     env, config = make("CartPole-v1"), PPO.Config(**fields)
-    plan = runner.prepare(PPO, config, env)
+    plan = loop.prepare(PPO, config, env)
     mesh = population.device_mesh(plan, members, num_devices=devices)
-    job = runner.Job(PPO, with_floats(config), env, {}, list(range(members)), mesh)
-    start = runner.first_progress(job)
+    job = loop.Job(PPO, with_floats(config), env, {}, list(range(members)), mesh)
+    start = loop.first_progress(job)
 
     def run(start: tuple) -> Any:
         # Both are looked up while this is traced.

@@ -1,8 +1,8 @@
 """Four ways to keep a policy's step small, on equal terms.
 
-    python benchmarks/trust_regions.py                       # 10 seeds
-    python benchmarks/trust_regions.py --envs CartPole-v1    # the others are kept
-    python benchmarks/trust_regions.py --quick --out DIR
+    python -m benchmarks.trust_regions                       # 10 seeds
+    python -m benchmarks.trust_regions --envs CartPole-v1    # the others are kept
+    python -m benchmarks.trust_regions --quick --out DIR
 
 Natural policy gradient, TRPO, PPO with an adaptive KL penalty and PPO with the clipped
 ratio: the same networks, rollouts, estimators, reward scaling, value loss and number of
@@ -148,7 +148,7 @@ ratio. Made by
 
 <!-- not run: long of training; nothing of it runs in CI -->
 ```bash
-python benchmarks/trust_regions.py
+python -m benchmarks.trust_regions
 ```
 
 Networks, rollouts, advantages, reward scaling, the value's loss, its passes and step size,
@@ -192,7 +192,7 @@ def main() -> None:
             methods[method] = found
             print(env_id, method, found["iqm"], found["ci95"], found["kl"], flush=True)
         results[env_id] = {
-            "command": f"python benchmarks/trust_regions.py --envs {env_id}",
+            "command": f"python -m benchmarks.trust_regions --envs {env_id}",
             "commit": measured_at,
             "date": date.today().isoformat(),
             "jax": jax.__version__,

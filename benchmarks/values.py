@@ -1,7 +1,7 @@
 """V of the uniform policy on the walk on [-3, 3]: regression on returns against TD(0).
 
-    python benchmarks/values.py            # 30 seeds, about a quarter of an hour
-    python benchmarks/values.py --quick    # a check; writes nothing
+    python -m benchmarks.values            # 30 seeds, about a quarter of an hour
+    python -m benchmarks.values --quick    # a check; writes nothing
 
 Each seed draws 1,000 trajectories, which all methods learn from, one trajectory a
 gradient step, pass after pass. TD(1) regresses on the returns; TD(0) on r + V'(s'), where
@@ -21,15 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.speed.report import fill_in
 from jaxrl import make
 from jaxrl.algorithms import td
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
 from jaxrl.envs.lecture import continuous_walk_values
-from jaxrl.experiment import versions
 from jaxrl.optim import linear_schedule
 from jaxrl.plotting import COLOURS
 from jaxrl.rollout import init_world, unroll
+from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_interval, iqm
 from jaxrl.types import Array, Transition
 
@@ -72,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     found: dict[str, Any] = {
-        "command": "python benchmarks/values.py",
+        "command": "python -m benchmarks.values",
         "commit": commit(),
         "jax": versions()["jax"],
         "device": jax.devices()[0].platform,

@@ -1,8 +1,8 @@
 """What the presets are worth: the agents of the zoo, and the same untuned.
 
-    python benchmarks/zoo.py --runs DIR                 # about 20 minutes on two cores
-    python benchmarks/zoo.py --runs DIR --names ppo-CartPole-v1
-    python benchmarks/zoo.py --runs DIR --quick --out DIR2
+    python -m benchmarks.zoo --runs DIR                 # about 20 minutes on two cores
+    python -m benchmarks.zoo --runs DIR --names ppo-CartPole-v1
+    python -m benchmarks.zoo --runs DIR --quick --out DIR2
 
 *Untuned* has the sizes and lengths that the search was given, and the algorithm's defaults
 for what was searched; seeds are the same. Run folders go to DIR, which may hold those of
@@ -15,15 +15,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxrl import config as configs
-from jaxrl import platform, plotting, presets, zoo
+from benchmarks.speed.report import fill_in
+from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.bench.report import fill_in
-from jaxrl.bench.run import commit
-from jaxrl.experiment import Experiment, finished_summary
-from jaxrl.loggers import read_metrics
-from jaxrl.session import run_experiment
+from jaxrl.core import config as configs
+from jaxrl.pipelines import zoo
+from jaxrl.runs import presets
+from jaxrl.runs.experiment import Experiment, commit, finished_summary
+from jaxrl.runs.loggers import read_metrics
+from jaxrl.runs.session import run_experiment
 from jaxrl.statistics import bootstrap_difference, row_of_seeds
+from jaxrl.training import devices
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 10
@@ -38,8 +40,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick and not arguments.out:
         parser.error("--quick needs --out, or it would overwrite the real results")
-    platform.use_compilation_cache()
-    platform.use_all_cores()
+    devices.use_compilation_cache()
+    devices.use_all_cores()
     file = Path(arguments.out or ROOT / "benchmarks" / "results") / "zoo.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(file.read_text()) if file.exists() else {}
@@ -118,7 +120,7 @@ def table(rows: dict[str, Any]) -> str:
         "",
         "![Returns in training, tuned and untuned](figures/zoo.png)",
         "",
-        f"`python benchmarks/zoo.py --runs DIR`. Device: {'; '.join(sorted(devices))}; "
+        f"`python -m benchmarks.zoo --runs DIR`. Device: {'; '.join(sorted(devices))}; "
         f"commit {', '.join(sorted(commits))}.",
     ]
     return "\n".join(lines) + "\n"

@@ -25,37 +25,37 @@ _HOME = {
     "TD": "jaxrl.algorithms.td",
     "TRPO": "jaxrl.algorithms.trpo",
     "Algorithm": "jaxrl.types",
-    "Dataset": "jaxrl.dataset",
+    "Dataset": "jaxrl.data.dataset",
     "Env": "jaxrl.types",
-    "Experiment": "jaxrl.experiment",
-    "InvalidInput": "jaxrl.types",
+    "Experiment": "jaxrl.runs.experiment",
+    "InvalidInput": "jaxrl.errors",
     "TimeStep": "jaxrl.types",
     "Transition": "jaxrl.types",
     "World": "jaxrl.types",
-    "collect": "jaxrl.collection",
+    "collect": "jaxrl.runs.collect",
     "env_ids": "jaxrl.envs",
     "evaluate": "jaxrl.evaluation",
     "evaluate_population": "jaxrl.evaluation",
     "export": "jaxrl.deployment.export",
     "init_world": "jaxrl.rollout",
-    "load_agents": "jaxrl.artifact",
-    "load_policy": "jaxrl.policy",
+    "load_agents": "jaxrl.runs.artifact",
+    "load_policy": "jaxrl.runs.policy",
     "make": "jaxrl.envs",
-    "member": "jaxrl.population",
-    "preset": "jaxrl.presets",
+    "member": "jaxrl.training.population",
+    "preset": "jaxrl.runs.presets",
     "register": "jaxrl.envs",
     "render": "jaxrl.rendering",
     "render_frames": "jaxrl.rendering",
     "Range": "jaxrl.sweeps.space",
-    "resume_experiment": "jaxrl.session",
-    "run_chunk": "jaxrl.population",
-    "run_experiment": "jaxrl.session",
+    "resume_experiment": "jaxrl.runs.session",
+    "run_chunk": "jaxrl.training.population",
+    "run_experiment": "jaxrl.runs.session",
     "resume_sweep": "jaxrl.sweeps.training",
     "sweep": "jaxrl.sweeps.training",
     "to_gymnasium": "jaxrl.interop.gymnasium",
     "to_gymnasium_vector": "jaxrl.interop.gymnasium",
     "serve": "jaxrl.deployment.serving",
-    "train": "jaxrl.runner",
+    "train": "jaxrl.training.loop",
     "unroll": "jaxrl.rollout",
 }
 
@@ -76,36 +76,36 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.sarsa import SARSA as SARSA
     from jaxrl.algorithms.td import TD as TD
     from jaxrl.algorithms.trpo import TRPO as TRPO
-    from jaxrl.artifact import load_agents as load_agents
-    from jaxrl.collection import collect as collect
-    from jaxrl.dataset import Dataset as Dataset
+    from jaxrl.data.dataset import Dataset as Dataset
     from jaxrl.deployment.export import export as export
     from jaxrl.deployment.serving import serve as serve
     from jaxrl.envs import env_ids as env_ids
     from jaxrl.envs import make as make
     from jaxrl.envs import register as register
+    from jaxrl.errors import InvalidInput as InvalidInput
     from jaxrl.evaluation import evaluate as evaluate
     from jaxrl.evaluation import evaluate_population as evaluate_population
-    from jaxrl.experiment import Experiment as Experiment
     from jaxrl.interop.gymnasium import to_gymnasium as to_gymnasium
     from jaxrl.interop.gymnasium import to_gymnasium_vector as to_gymnasium_vector
-    from jaxrl.policy import load_policy as load_policy
-    from jaxrl.population import member as member
-    from jaxrl.population import run_chunk as run_chunk
-    from jaxrl.presets import preset as preset
     from jaxrl.rendering import render as render
     from jaxrl.rendering import render_frames as render_frames
     from jaxrl.rollout import init_world as init_world
     from jaxrl.rollout import unroll as unroll
-    from jaxrl.runner import train as train
-    from jaxrl.session import resume_experiment as resume_experiment
-    from jaxrl.session import run_experiment as run_experiment
+    from jaxrl.runs.artifact import load_agents as load_agents
+    from jaxrl.runs.collect import collect as collect
+    from jaxrl.runs.experiment import Experiment as Experiment
+    from jaxrl.runs.policy import load_policy as load_policy
+    from jaxrl.runs.presets import preset as preset
+    from jaxrl.runs.session import resume_experiment as resume_experiment
+    from jaxrl.runs.session import run_experiment as run_experiment
     from jaxrl.sweeps.space import Range as Range
     from jaxrl.sweeps.training import resume_sweep as resume_sweep
     from jaxrl.sweeps.training import sweep as sweep
+    from jaxrl.training.loop import train as train
+    from jaxrl.training.population import member as member
+    from jaxrl.training.population import run_chunk as run_chunk
     from jaxrl.types import Algorithm as Algorithm
     from jaxrl.types import Env as Env
-    from jaxrl.types import InvalidInput as InvalidInput
     from jaxrl.types import TimeStep as TimeStep
     from jaxrl.types import Transition as Transition
     from jaxrl.types import World as World

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import optim
+from jaxrl.errors import InvalidInput
 from jaxrl.losses import explained_variance as explained_variance
 from jaxrl.mdp import MDP, action_values, discounted_visits, policy_evaluation
-from jaxrl.types import Array, InvalidInput, PyTree
+from jaxrl.types import Array, PyTree
 
 GradFn = Callable[[PyTree, Array], PyTree]
 """`(params, key) -> ` an estimate of the gradient, structured as `params`."""

@@ -1,7 +1,17 @@
-"""Words for messages: the nearest valid name, a count with its noun, one line."""
+"""Errors of the user, and helpers for their messages. Imports nothing of jaxrl."""
 
 import difflib
 from collections.abc import Iterable
+
+
+class InvalidInput(ValueError):
+    """Bad input from the user: one sentence naming the field, the value and the fix."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `InvalidInput(message)` unless the condition holds."""
+    if not condition:
+        raise InvalidInput(message)
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:

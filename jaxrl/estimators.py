@@ -19,7 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrl import parallel
+from jaxrl.core import parallel
 from jaxrl.types import Array, PyTree, Scalar
 
 

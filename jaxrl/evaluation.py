@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrl.core.variants import Values, with_values
 from jaxrl.rollout import init_world, play
-from jaxrl.settings import Values, with_values
 from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
 
 MAX_STEPS = 10_000

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.types import InvalidInput
+from jaxrl.errors import InvalidInput
 
 
 class MDP(NamedTuple):

@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxrl import parallel
+from jaxrl.core import parallel
 from jaxrl.types import Array, Scalar
 
 EPS = 1e-8

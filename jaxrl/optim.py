@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxrl import parallel
+from jaxrl.core import parallel
 from jaxrl.types import Array, Counter, PyTree, Scalar
 
 

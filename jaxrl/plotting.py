@@ -12,7 +12,6 @@ from typing import Any, Literal, ParamSpec
 
 import numpy as np
 
-from jaxrl.runner import Row
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_interval,
@@ -20,6 +19,7 @@ from jaxrl.statistics import (
     performance_profile,
     stratified_interval,
 )
+from jaxrl.types import Row
 
 P = ParamSpec("P")
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrl import parallel
+from jaxrl.core import parallel
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,

@@ -40,7 +40,7 @@ def static(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     Args:
       default: the default value; without one the field is required.
       **limits: `low`, `high` (inclusive), `above` (exclusive), checked by
-        `jaxrl.config.check`.
+        `jaxrl.core.config.check`.
     """
     return _field(default, False, limits)
 
@@ -59,7 +59,7 @@ def _field(default: Any, pytree_node: bool, limits: dict[str, Any]) -> Any:
 def per_env() -> Any:
     """A field of a state whose arrays have a leading axis of environments `[N]`.
 
-    Along it a run that is spread over several devices is cut (see `jaxrl.parallel`).
+    Along it a run that is spread over several devices is cut (see `jaxrl.core.parallel`).
     """
     return flax.struct.field(metadata={"per_env": True})
 
@@ -123,6 +123,10 @@ def mean(x: Scalar, where: Array | None = None) -> Mean:
 
 
 Metrics = dict[str, Mean]
+
+Row = dict[str, Any]
+"""One chunk as the host sees it: `iteration`, `env_steps`, `seconds`,
+`env_steps_per_second`, and every metric as a list with one number for each seed."""
 
 
 def packed_sums(rows: Iterable[Array]) -> Array:
@@ -192,7 +196,8 @@ class Env(flax.struct.PyTreeNode):
     draw: Callable | None = static(None)
     """`(env_state, params, size) -> uint8 [H, W, 3]`: a picture, about `size` pixels high,
     all of one shape. Called on the host, with numpy arrays of one environment, by
-    `jaxrl.rendering` alone. None: what `jaxrl.drawing.DRAW` has for the id, if anything."""
+    `jaxrl.rendering` alone. None: what `jaxrl.rendering.drawing.DRAW` has for the id, if
+    anything."""
 
 
 class Transition(NamedTuple):
@@ -317,7 +322,3 @@ class Algorithm(NamedTuple):
     explain: Callable = no_explanation
     teacher: Literal["", "data", "expert", "policy"] = ""
     problem: Problem | None = None
-
-
-class InvalidInput(ValueError):
-    """Bad input from the user: one sentence naming the field, the value and the fix."""

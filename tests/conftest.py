@@ -8,7 +8,7 @@ import jax
 import jaxlib
 import pytest
 
-from tests import runs
+from tests.support import runs
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000

@@ -5,7 +5,6 @@ import json
 import sys
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +16,12 @@ from jaxrl import diagnostics, distributions, estimators, losses, spaces
 from jaxrl.algorithms import actor_critic, reinforce
 from jaxrl.algorithms.actor_critic import Values
 from jaxrl.envs.tabular import tabular_env
-from jaxrl.mdp import (
-    MDP,
-    action_values,
-    expected_return,
-    finite_mdp,
-    policy_evaluation,
-)
+from jaxrl.errors import InvalidInput
+from jaxrl.mdp import MDP, action_values, expected_return, finite_mdp, policy_evaluation
 from jaxrl.rollout import init_world, unroll
-from jaxrl.types import Env, InvalidInput
+from jaxrl.types import Env
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 STATES, ACTIONS, STEPS = 3, 2, 28
 NUM_KEYS = 40_000
 PARAMS = jnp.array([[0.5, -0.5], [0.0, 0.3], [-0.8, 0.4]])  # logits

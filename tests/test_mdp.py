@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl.envs.lecture import PROBLEMS, mdp_of
+from jaxrl.errors import InvalidInput
 from jaxrl.mdp import (
     action_values,
     discounted_visits,
@@ -19,7 +20,6 @@ from jaxrl.mdp import (
     uniform_policy,
     value_iteration,
 )
-from jaxrl.types import InvalidInput
 
 
 def two_states(p=0.5, **changes):

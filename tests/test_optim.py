@@ -8,7 +8,7 @@ import pytest
 
 from jaxrl import optim
 from jaxrl.types import counter
-from tests.small import assert_trees_equal
+from tests.support.small import assert_trees_equal
 
 PARAMS = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5])}
 GRADS = {"w": jnp.array([[3.0, 0.0]]), "b": jnp.array([4.0])}  # of norm 5

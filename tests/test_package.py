@@ -42,7 +42,7 @@ def test_every_public_name_is_there(name):
 
 def test_names_load_when_they_are_first_used():
     modules = modules_after("import jaxrl; jaxrl.InvalidInput")
-    assert "jaxrl.types" in modules and "jaxrl.runner" not in modules
+    assert "jaxrl.errors" in modules and "jaxrl.training.loop" not in modules
 
 
 def test_star_import_brings_the_public_names():

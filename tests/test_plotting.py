@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from matplotlib.image import imread
 
 from jaxrl import plotting
 from jaxrl.plotting import COLOURS, curve, plot_learning_curves
+from tests.support.paths import ROOT
 
 METRIC = "rollout/episode_return"
 
@@ -161,6 +161,6 @@ def test_axes_speak_to_people(tmp_path):
 
 
 def test_names_are_of_metrics_that_there_are():
-    page = Path(__file__).parents[1] / "docs" / "metrics.md"
+    page = ROOT / "docs" / "metrics.md"
     for name in plotting.NAMES:
         assert f"`{name}`" in page.read_text(), name

@@ -5,16 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.rollout import (
-    draw,
-    init_world,
-    play,
-    restart_episodes,
-    step_keys,
-    unroll,
-)
+from jaxrl.rollout import draw, init_world, play, restart_episodes, step_keys, unroll
 from jaxrl.types import TimeStep, counter
-from tests.small import counting_env
+from tests.support.small import counting_env
 
 KEY = jax.random.key(0)
 

@@ -1,7 +1,6 @@
 """`jaxrl.statistics`: interquartile mean and bootstrap interval, by hand."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from jaxrl.statistics import (
     stratified_interval,
     summarize_returns,
 )
+from tests.support.paths import GOLDEN
 
 
 def normal(size):
@@ -128,7 +128,7 @@ def test_a_summary_holds_plain_numbers():
     assert {type(x) for x in numbers} == {float}
 
 
-RLIABLE = json.loads((Path(__file__).parent / "golden" / "rliable.json").read_text())
+RLIABLE = json.loads((GOLDEN / "rliable.json").read_text())
 """Values that rliable gave (tests/golden/rliable_values.py)."""
 
 STATISTICS = {

@@ -29,8 +29,9 @@ import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim, parallel
+from jaxrl import estimators, losses, optim
 from jaxrl.algorithms import checks
+from jaxrl.core import parallel
 from jaxrl.networks.actor_critic import (
     Actor,
     Critic,

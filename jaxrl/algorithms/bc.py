@@ -2,7 +2,7 @@
 
     max_θ E_{(s, a) ~ D}[ log pi_θ(a | s) ]
 
-D is a dataset of whole episodes (`--data DATA`, see `jaxrl.dataset`). Discrete (also
+D is a dataset of whole episodes (`--data DATA`, see `jaxrl.data.dataset`). Discrete (also
 masked) and continuous actions; MLP and CNN policies.
 
 The details that matter:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from jaxrl.config import require
-from jaxrl.dataset import Dataset, check_spaces
+from jaxrl.data.dataset import Dataset, check_spaces
+from jaxrl.data.frozen_policy import FrozenPolicy
+from jaxrl.errors import require
 from jaxrl.networks.features import mask_space, uses_image
 from jaxrl.spaces import Box, Dict, Discrete
-from jaxrl.teachers import FrozenPolicy
 from jaxrl.types import Env
 
 
@@ -70,7 +70,7 @@ def check_frozen_policy(name: str, env: Env, required: bool = True) -> None:
     require(
         isinstance(teacher, FrozenPolicy) or (teacher is None and not required),
         f"teacher is a {type(teacher).__name__}: {name} needs a "
-        f"jaxrl.teachers.FrozenPolicy there.",
+        f"jaxrl.data.frozen_policy.FrozenPolicy there.",
     )
 
 
@@ -79,7 +79,7 @@ def check_dataset(name: str, env: Env) -> None:
     require(
         isinstance(env.teacher, Dataset),
         f"teacher is a {type(env.teacher).__name__}: {name} needs a "
-        f"jaxrl.dataset.Dataset there.",
+        f"jaxrl.data.dataset.Dataset there.",
     )
     check_spaces(env.teacher, env, "the dataset")
 

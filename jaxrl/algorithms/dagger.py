@@ -30,6 +30,7 @@ from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim, spaces
 from jaxrl.algorithms import checks
+from jaxrl.data.frozen_policy import teacher_action
 from jaxrl.networks.actor_critic import (
     Actor,
     action_noise,
@@ -46,7 +47,6 @@ from jaxrl.networks.features import (
 from jaxrl.networks.torso import Activation
 from jaxrl.replay import ring
 from jaxrl.rollout import Policy, init_world, unroll, where
-from jaxrl.teachers import teacher_action
 from jaxrl.types import (
     Algorithm,
     Array,

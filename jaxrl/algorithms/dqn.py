@@ -26,7 +26,7 @@ from flax.struct import PyTreeNode
 
 from jaxrl import estimators, losses, optim
 from jaxrl.algorithms import checks
-from jaxrl.config import require
+from jaxrl.errors import require
 from jaxrl.exploration import epsilon_greedy, epsilon_noise
 from jaxrl.networks.features import (
     Network,

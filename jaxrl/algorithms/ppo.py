@@ -29,10 +29,11 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, normalize, optim, parallel
+from jaxrl import estimators, losses, normalize, optim
 from jaxrl.algorithms import checks
-from jaxrl.config import require
-from jaxrl.minibatches import minibatches, reader
+from jaxrl.core import parallel
+from jaxrl.core.minibatches import minibatches, reader
+from jaxrl.errors import InvalidInput, require
 from jaxrl.networks.actor_critic import (
     ActorCritic,
     PolicyParams,
@@ -58,7 +59,6 @@ from jaxrl.types import (
     Algorithm,
     Array,
     Env,
-    InvalidInput,
     Memory,
     Metrics,
     Plan,

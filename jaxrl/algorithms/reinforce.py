@@ -34,9 +34,10 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim, parallel
+from jaxrl import estimators, losses, optim
 from jaxrl.algorithms import checks
-from jaxrl.config import require
+from jaxrl.core import parallel
+from jaxrl.errors import require
 from jaxrl.networks.actor_critic import (
     ActorCritic,
     action_noise,

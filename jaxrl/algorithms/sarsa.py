@@ -33,10 +33,11 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim, parallel
+from jaxrl import estimators, losses, optim
 from jaxrl.algorithms import checks
+from jaxrl.core import parallel
+from jaxrl.core.minibatches import minibatches, reader
 from jaxrl.exploration import epsilon_greedy, epsilon_greedy_value, epsilon_noise
-from jaxrl.minibatches import minibatches, reader
 from jaxrl.networks.features import (
     Network,
     action_mask,

@@ -37,10 +37,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, mdp, optim, parallel, spaces
+from jaxrl import estimators, losses, mdp, optim, spaces
 from jaxrl.algorithms import checks
+from jaxrl.core import parallel
+from jaxrl.core.minibatches import minibatches, reader
+from jaxrl.data.frozen_policy import teacher_action
+from jaxrl.errors import InvalidInput
 from jaxrl.exploration import epsilon_greedy, epsilon_noise
-from jaxrl.minibatches import minibatches, reader
 from jaxrl.networks.actor_critic import Critic, in_blocks
 from jaxrl.networks.features import (
     Network,
@@ -52,12 +55,10 @@ from jaxrl.networks.features import (
 from jaxrl.networks.torso import Activation
 from jaxrl.rollout import init_world, restart_episodes, unroll
 from jaxrl.spaces import Discrete
-from jaxrl.teachers import teacher_action
 from jaxrl.types import (
     Algorithm,
     Array,
     Env,
-    InvalidInput,
     Memory,
     Metrics,
     Plan,

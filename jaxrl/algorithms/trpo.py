@@ -33,9 +33,10 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, normalize, optim, parallel
+from jaxrl import estimators, losses, normalize, optim
 from jaxrl.algorithms import checks
-from jaxrl.minibatches import minibatches, reader
+from jaxrl.core import parallel
+from jaxrl.core.minibatches import minibatches, reader
 from jaxrl.networks.actor_critic import (
     ActorCritic,
     action_noise,

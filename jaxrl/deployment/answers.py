@@ -23,9 +23,9 @@ from jaxrl.algorithms import (
     sarsa,
     trpo,
 )
-from jaxrl.config import require
+from jaxrl.errors import require
 from jaxrl.networks.features import action_mask
-from jaxrl.policy import Policy
+from jaxrl.runs.policy import Policy
 from jaxrl.spaces import Discrete
 from jaxrl.types import Algorithm, Array, Memory, PyTree
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
-from jaxrl import config as configs
-from jaxrl import spaces, storage
-from jaxrl.artifact import Agents
-from jaxrl.bench.run import commit
-from jaxrl.experiment import versions
-from jaxrl.policy import Policy
+from jaxrl import spaces
+from jaxrl.core import config as configs
+from jaxrl.core import storage
+from jaxrl.runs.artifact import Agents
+from jaxrl.runs.experiment import commit, versions
+from jaxrl.runs.policy import Policy
 
 
 def describe(

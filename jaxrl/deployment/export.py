@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import config as configs
-from jaxrl import prng, spaces, storage
-from jaxrl.artifact import check_acts, load_agents
-from jaxrl.config import require
+from jaxrl import spaces
+from jaxrl.core import config as configs
+from jaxrl.core import prng, storage
 from jaxrl.deployment import card, hub, onnx
 from jaxrl.deployment.answers import Answer, answer, check_answers
-from jaxrl.policy import Policy, chosen, policy_of
+from jaxrl.errors import InvalidInput, require
 from jaxrl.rollout import init_world, unroll
-from jaxrl.types import Array, InvalidInput, Memory, PyTree
+from jaxrl.runs.artifact import check_acts, load_agents
+from jaxrl.runs.policy import Policy, chosen, policy_of
+from jaxrl.types import Array, Memory, PyTree
 
 Format = Literal["stablehlo", "onnx"]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxrl.config import require
-from jaxrl.types import InvalidInput
+from jaxrl.errors import InvalidInput, require
 
 
 def check(repo: str) -> None:

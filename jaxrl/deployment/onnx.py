@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.types import Array, InvalidInput, PyTree
+from jaxrl.errors import InvalidInput
+from jaxrl.types import Array, PyTree
 
 
 def exported(

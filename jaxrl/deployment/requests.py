@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.config import require
-from jaxrl.errors import did_you_mean
-from jaxrl.policy import Policy
-from jaxrl.types import InvalidInput, PyTree
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.runs.policy import Policy
+from jaxrl.types import PyTree
 
 
 class Form(NamedTuple):

@@ -26,15 +26,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrl import config as configs
-from jaxrl import prng, spaces, web
-from jaxrl.artifact import check_acts, load_agents
+from jaxrl import spaces
+from jaxrl.core import config as configs
+from jaxrl.core import http_server, prng
 from jaxrl.deployment import requests
 from jaxrl.deployment.answers import check_answers
 from jaxrl.deployment.requests import Form, Request
-from jaxrl.errors import one_line
-from jaxrl.policy import Policy, chosen, policy_of
-from jaxrl.types import Array, InvalidInput, PyTree
+from jaxrl.errors import InvalidInput, one_line
+from jaxrl.runs.artifact import check_acts, load_agents
+from jaxrl.runs.policy import Policy, chosen, policy_of
+from jaxrl.types import Array, PyTree
 
 PATIENCE = 30.0
 """Seconds after which a connection is closed that says nothing."""
@@ -57,7 +58,7 @@ class Limits(NamedTuple):
 def serve(
     run: Path | str,
     *,
-    host: str = web.LOCAL,
+    host: str = http_server.LOCAL,
     port: int = 8000,
     seed: int | None = None,
     index: int | None = None,
@@ -105,14 +106,14 @@ def serve(
 @contextmanager
 def served(
     policy: Policy,
-    host: str = web.LOCAL,
+    host: str = http_server.LOCAL,
     port: int = 0,
     greedy: bool = True,
     key: int = 0,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator["Service"]:
     """A policy is served while the block runs; what is being asked is answered first."""
-    server = web.opened(Service, _Handler, host, port)
+    server = http_server.opened(Service, _Handler, host, port)
     try:
         server.begin(policy, greedy, key, limits)
     except BaseException:
@@ -251,7 +252,7 @@ def _padded(size: int, x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.repeat(x[:1], more, axis=0)]) if more else x
 
 
-class Service(web.Server):
+class Service(http_server.Server):
     """Listens, and counts."""
 
     request_queue_size = 128
@@ -483,7 +484,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection or self.server.ending:
             headers["Connection"] = "close"
         text = json.dumps(content, allow_nan=False)
-        web.send(self, status, text, "application/json", **headers)
+        http_server.send(self, status, text, "application/json", **headers)
         self.wfile.flush()
 
     def finish(self) -> None:

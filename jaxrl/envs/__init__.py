@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrl.config import check_value
+from jaxrl.core.config import check_value
 from jaxrl.envs import wrappers
 from jaxrl.envs.gymnasium import gymnasium_factory
 from jaxrl.envs.gymnax import (
@@ -31,8 +31,8 @@ from jaxrl.envs.gymnax import (
 from jaxrl.envs.lecture import LECTURE
 from jaxrl.envs.probes import PROBES
 from jaxrl.envs.suites import SUITES, suite_factory
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Env, InvalidInput
+from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.types import Env
 
 __all__ = ["env_ids", "from_gymnax", "known_issues", "make", "register"]
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.envs.suites import Suite, adapted, import_quietly
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Array, Env, InvalidInput, PyTree
+from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.types import Array, Env, PyTree
 
 NAMES = (
     "Craftax-Classic-Symbolic-v1",

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.config import check_value, require
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+from jaxrl.core.config import check_value
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 
 def to_space(space: Any) -> Any:

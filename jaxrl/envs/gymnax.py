@@ -37,10 +37,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.config import check_value
+from jaxrl.core.config import check_value
 from jaxrl.envs.suites import cast, common_types, dtypes, explained, valid
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 GYMNAX_IDS = (
     "CartPole-v1",

@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.envs.tabular import tabular_env
-from jaxrl.errors import did_you_mean
+from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.mdp import MDP, finite_mdp, interpolated, policy_evaluation
-from jaxrl.types import Array, Env, InvalidInput, TimeStep
+from jaxrl.types import Array, Env, TimeStep
 
 LEFT, RIGHT = 0, 1
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from jaxrl import spaces
 from jaxrl.envs.suites import Suite, adapted, import_quietly
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Array, Env, InvalidInput, PyTree
+from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.types import Array, Env, PyTree
 
 NAMES = (
     *(f"Navix-Empty-{size}-v0" for size in ("5x5", "6x6", "8x8", "16x16")),

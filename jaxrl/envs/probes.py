@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+from jaxrl.errors import InvalidInput
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 SIGN = spaces.box(-1.0, 1.0, (1,))
 ONE = spaces.box(1.0, 1.0, (1,))

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.errors import did_you_mean
-from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 SUITES = {
     "brax": "physics: ant, halfcheetah, hopper, ...",

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.errors import InvalidInput
 from jaxrl.spaces import MASK
-from jaxrl.types import Array, Env, InvalidInput, PyTree, TimeStep
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 """The key of the legal actions in a dictionary observation: never stacked."""
 

@@ -9,15 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import prng, spaces
-from jaxrl.artifact import Agents, check_acts
-from jaxrl.config import check_value
+from jaxrl import spaces
+from jaxrl.core import prng
+from jaxrl.core.config import check_value
 from jaxrl.envs.gymnasium import as_action, from_space, make_gymnasium, stacked
+from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import MAX_STEPS
-from jaxrl.policy import Policy
-from jaxrl.population import member
-from jaxrl.session import EVALUATION, evaluation_of
-from jaxrl.types import Array, InvalidInput
+from jaxrl.runs.artifact import Agents, check_acts
+from jaxrl.runs.policy import Policy
+from jaxrl.runs.session import EVALUATION, evaluation_of
+from jaxrl.training.population import member
+from jaxrl.types import Array
 
 AT_ONCE = 128
 """Environments that play at the same time."""

@@ -22,10 +22,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from jaxrl import prng, spaces
-from jaxrl.config import check_value, require
+from jaxrl import spaces
+from jaxrl.core import prng
+from jaxrl.core.config import check_value
 from jaxrl.envs.gymnasium import to_space
-from jaxrl.errors import did_you_mean
+from jaxrl.errors import did_you_mean, require
 from jaxrl.rollout import episode_ends, where
 from jaxrl.types import Array, Env, PyTree
 

@@ -1,0 +1,1 @@
+"""Flax modules, and the way from an observation to their input."""

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.types import Array, InvalidInput
+from jaxrl.errors import InvalidInput
+from jaxrl.types import Array
 
 
 class Tiles(NamedTuple):

@@ -14,7 +14,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Array, InvalidInput, PyTree, Shared
+from jaxrl.errors import InvalidInput
+from jaxrl.types import Array, PyTree, Shared
 
 
 class Head(flax.struct.PyTreeNode, Shared):

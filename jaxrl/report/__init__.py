@@ -13,7 +13,8 @@ DIR/*.png, *.pdf     the figures
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxrl import storage
+from jaxrl.core import storage
+from jaxrl.errors import InvalidInput
 from jaxrl.report.entries import all_entries, warnings_about
 from jaxrl.report.figures import draw_all
 from jaxrl.report.page import page
@@ -27,7 +28,6 @@ from jaxrl.report.tables import (
     seeds_csv,
 )
 from jaxrl.sweeps.results import csv_text
-from jaxrl.types import InvalidInput
 
 
 def write_report(

@@ -5,20 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import counted, did_you_mean
-from jaxrl.experiment import (
+from jaxrl.errors import InvalidInput, counted, did_you_mean
+from jaxrl.runs.experiment import (
     Experiment,
     finished_summary,
     named_env,
     read_experiment,
+    train_command,
 )
-from jaxrl.flags import sweep_command, train_command
-from jaxrl.runner import Row
 from jaxrl.sweeps import results
-from jaxrl.sweeps.plan import Block, read_sweep
+from jaxrl.sweeps.plan import Block, read_sweep, sweep_command
 from jaxrl.sweeps.results import Trial
 from jaxrl.sweeps.training import is_sweep
-from jaxrl.types import InvalidInput
+from jaxrl.types import Row
 
 
 @dataclass(frozen=True)

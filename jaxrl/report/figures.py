@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from jaxrl import plotting
-from jaxrl.experiment import named_env
+from jaxrl.errors import InvalidInput
 from jaxrl.report.entries import Entry, all_entries, check_metric
 from jaxrl.report.tables import Reference, aggregates
-from jaxrl.runner import Row
+from jaxrl.runs.experiment import named_env
 from jaxrl.statistics import iqm
 from jaxrl.sweeps import results
 from jaxrl.sweeps.plan import Sweep, read_sweep
 from jaxrl.sweeps.training import is_sweep
-from jaxrl.types import InvalidInput
+from jaxrl.types import Row
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 import jaxrl
+from jaxrl.errors import InvalidInput
 from jaxrl.report.entries import Entry
 from jaxrl.statistics import (
     aggregate_iqm,
@@ -14,7 +15,6 @@ from jaxrl.statistics import (
     stratified_interval,
 )
 from jaxrl.sweeps.results import csv_text
-from jaxrl.types import InvalidInput
 
 
 def row_of(entry: Entry) -> dict[str, Any]:

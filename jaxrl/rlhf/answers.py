@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.config import require
-from jaxrl.rlhf import objectives, policies, tokenizers
+from jaxrl.errors import require
+from jaxrl.rlhf import objectives, policies
 from jaxrl.rlhf.data import Texts
-from jaxrl.rlhf.generation import generate
+from jaxrl.rlhf.models import tokenizers
+from jaxrl.rlhf.models.generation import generate
 from jaxrl.rlhf.tasks import Task, drawn
 from jaxrl.types import BAD_REWARD, Array, Metrics, PyTree, World, mean
 

@@ -8,8 +8,9 @@ Files are JSONL or Parquet, with the columns of TRL:
     prompt ranked                     rankings: a list of answers, best first
     prompt                            prompts to be answered
 
-Other columns are not looked at. A value is a string or a conversation (`jaxrl.rlhf.chat`).
-A row that cannot be used is refused by file and line; none is dropped in silence.
+Other columns are not looked at. A value is a string or a conversation
+(`jaxrl.rlhf.models.chat`). A row that cannot be used is refused by file and line; none is
+dropped in silence.
 
 Shapes: R rows, K answers to one prompt, T columns, P columns of a prompt.
 """
@@ -25,14 +26,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxrl import config as configs
-from jaxrl import storage
-from jaxrl.config import require
-from jaxrl.errors import counted, did_you_mean, one_line
-from jaxrl.rlhf import chat, tokenizers
-from jaxrl.rlhf.chat import Message, Template
-from jaxrl.rlhf.tokenizers import Tokenizer
-from jaxrl.types import InvalidInput
+from jaxrl.core import config as configs
+from jaxrl.core import storage
+from jaxrl.errors import InvalidInput, counted, did_you_mean, one_line, require
+from jaxrl.rlhf.models import chat, tokenizers
+from jaxrl.rlhf.models.chat import Message, Template
+from jaxrl.rlhf.models.tokenizers import Tokenizer
 
 Report = Callable[[str], None]
 Item = TypeVar("Item")

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
-from jaxrl.config import require
-from jaxrl.minibatches import minibatches
+from jaxrl.core.minibatches import minibatches
+from jaxrl.errors import require
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import optim
-from jaxrl.config import require
-from jaxrl.rlhf import lora, models, objectives
-from jaxrl.rlhf.model import GPT, Output
+from jaxrl.errors import InvalidInput, require
+from jaxrl.rlhf import objectives
+from jaxrl.rlhf.models import language_model, lora
+from jaxrl.rlhf.models.transformer import GPT, Output
 from jaxrl.rlhf.tasks import Task
-from jaxrl.types import Array, Counter, InvalidInput, PyTree, Scalar
+from jaxrl.types import Array, Counter, PyTree, Scalar
 
 
 def adapters_of(config: Any) -> lora.LoRA | None:
@@ -79,7 +80,7 @@ def reference_log_probs(
 def described(kind: str, config: Any, task: Task) -> dict[str, Any]:
     """What the artefact says of the model (`Problem.describe`)."""
     adapters = adapters_of(config)
-    about = models.described(
+    about = language_model.described(
         kind,
         task.model.config,
         task.tokenizer,

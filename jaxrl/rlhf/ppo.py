@@ -27,12 +27,13 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
-from jaxrl.config import require
-from jaxrl.minibatches import minibatches
-from jaxrl.rlhf import answers, lora, models, objectives, policies
+from jaxrl.core.minibatches import minibatches
+from jaxrl.errors import require
+from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.answers import Answers
-from jaxrl.rlhf.model import GPT
-from jaxrl.rlhf.models import RewardParams
+from jaxrl.rlhf.models import language_model, lora
+from jaxrl.rlhf.models.language_model import RewardParams
+from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
 from jaxrl.types import (
     Algorithm,
@@ -162,7 +163,7 @@ def values(config: Config, task: Task, value: RewardParams, batch: Answers) -> A
     params = value.model
     if adapters is not None:
         params = lora.merge(adapters, base.model, params)
-    hidden = models.hidden_states(model, params, batch.tokens, batch.mask)
+    hidden = language_model.hidden_states(model, params, batch.tokens, batch.mask)
     after = hidden @ value.head + value.bias
     return jnp.pad(after[:, :-1], ((0, 0), (1, 0)))
 

@@ -28,9 +28,10 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import optim
-from jaxrl.rlhf import answers, models, objectives, policies
+from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.data import Pairs
-from jaxrl.rlhf.models import RewardParams
+from jaxrl.rlhf.models import language_model
+from jaxrl.rlhf.models.language_model import RewardParams
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
 from jaxrl.types import (
     Algorithm,
@@ -109,7 +110,7 @@ def scores(config: Config, task: Task, reward: dict[str, PyTree], rows: Pairs) -
     )
     shape = rows.tokens.shape
     flat = [x.reshape(-1, shape[-1]) for x in (rows.tokens, rows.mask, rows.answer)]
-    return models.score(task.model, params, *flat).reshape(shape[:2])
+    return language_model.score(task.model, params, *flat).reshape(shape[:2])
 
 
 _scores = jax.jit(scores)

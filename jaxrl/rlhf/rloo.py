@@ -19,7 +19,7 @@ import jax
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
-from jaxrl.config import require
+from jaxrl.errors import require
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.tasks import Task, digests, no_world, prompts

@@ -26,7 +26,7 @@ from jaxrl import optim
 from jaxrl.rlhf import answers, objectives, policies
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, texts
-from jaxrl.rlhf.worlds import Kind
+from jaxrl.rlhf.testbeds import Kind
 from jaxrl.types import (
     Algorithm,
     Array,

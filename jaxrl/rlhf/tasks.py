@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import config as configs
-from jaxrl import storage
-from jaxrl.config import require
-from jaxrl.errors import did_you_mean
-from jaxrl.rlhf import data, models, tokenizers, worlds
-from jaxrl.rlhf.model import GPT, ModelConfig
-from jaxrl.rlhf.tokenizers import Tokenizer
-from jaxrl.rlhf.worlds import Kind
+from jaxrl.core import config as configs
+from jaxrl.core import storage
+from jaxrl.errors import did_you_mean, require
+from jaxrl.rlhf import data, testbeds
+from jaxrl.rlhf.models import language_model, tokenizers
+from jaxrl.rlhf.models.tokenizers import Tokenizer
+from jaxrl.rlhf.models.transformer import GPT, ModelConfig
+from jaxrl.rlhf.testbeds import Kind
 from jaxrl.types import Array, PyTree, World, counter, static
 
 Judge = Callable[[PyTree, Array, Array, Array], Array]
@@ -137,9 +137,9 @@ def texts(
         config = configs.from_dict(
             ModelConfig, sizes | {"vocab_size": words.vocab_size}
         )
-        known = models.LanguageModel(config, None, words)
+        known = language_model.LanguageModel(config, None, words)
     else:
-        known = models.load(base)
+        known = language_model.load(base)
     check_length(known.config, max_length)
     read: Any = partial(data.texts, pack=pack)
     if kind == "completion":
@@ -169,7 +169,7 @@ def pairs(
 
     Arguments and errors are those of `texts`.
     """
-    known = models.load(base)
+    known = language_model.load(base)
     check_length(known.config, max_length)
     rows = _rows(source, "preference", number)
     read = partial(
@@ -209,7 +209,7 @@ def prompts(
     Raises:
       InvalidInput: something cannot be read, or does not fit.
     """
-    known = models.load(base)
+    known = language_model.load(base)
     check_length(known.config, max_prompt or 1)
     read = partial(
         data.prompts,
@@ -221,8 +221,8 @@ def prompts(
     )
     rows = _rows(source, "prompt", number)
     task = _task(source, known, base, rows, held_out, read)
-    if source in worlds.WORLDS:
-        world = worlds.WORLDS[source]
+    if source in testbeds.WORLDS:
+        world = testbeds.WORLDS[source]
         same = world.tokenizer().about == known.tokenizer.about
         task = task.replace(gold=world.judge if same else None)
     if reward is None:
@@ -240,14 +240,17 @@ def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTr
     """
     model: GPT | None
     found: tuple[Judge, GPT | None, PyTree]
-    if reward in worlds.WORLDS:
-        world = worlds.WORLDS[reward]
+    if reward in testbeds.WORLDS:
+        world = testbeds.WORLDS[reward]
         reads = world.tokenizer()
         model, found = None, (world.judge, None, ())
     else:
-        known = models.load_reward(reward)
+        known = language_model.load_reward(reward)
         model = GPT(known.config)
-        reads, found = known.tokenizer, (models.scorer(model), model, known.params)
+        reads, found = (
+            known.tokenizer,
+            (language_model.scorer(model), model, known.params),
+        )
     remedy = (
         "train the model on that world" if model is None else "train it from the base"
     )
@@ -267,22 +270,22 @@ def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
     """
     folders = {name: params.get(name) for name in ("base", "reward")}
     found = {
-        name: models.digest(folder)
+        name: language_model.digest(folder)
         for name, folder in folders.items()
-        if folder is not None and folder not in worlds.WORLDS
+        if folder is not None and folder not in testbeds.WORLDS
     }
-    if source not in worlds.WORLDS:
+    if source not in testbeds.WORLDS:
         found["data"] = storage.file_digest(Path(source))
     return found
 
 
 def _rows(source: str, kind: Kind, number: int) -> list[data.Row]:
-    if source in worlds.WORLDS:
-        return worlds.rows(source, kind, number)
+    if source in testbeds.WORLDS:
+        return testbeds.rows(source, kind, number)
     require(
         Path(source).suffix != "" or Path(source).exists(),
         f"data = {source!r}: must be a .jsonl or .parquet file, or one of the worlds "
-        f"{', '.join(worlds.WORLDS)}{did_you_mean(source, worlds.WORLDS)}.",
+        f"{', '.join(testbeds.WORLDS)}{did_you_mean(source, testbeds.WORLDS)}.",
     )
     return data.read(source)
 
@@ -300,8 +303,8 @@ def _tokenizer(
         eos is None or is_file,
         f"eos = {eos!r}: only a tokenizer.json needs it; leave it out.",
     )
-    if name is None and source in worlds.WORLDS:
-        return worlds.WORLDS[source].tokenizer()
+    if name is None and source in testbeds.WORLDS:
+        return testbeds.WORLDS[source].tokenizer()
     if name in (None, "bytes"):
         return tokenizers.bytes_of_text()
     if name == "characters":
@@ -320,7 +323,7 @@ def check_length(config: ModelConfig, length: int) -> None:
 
 def _task(
     source: str,
-    known: models.LanguageModel,
+    known: language_model.LanguageModel,
     base: str | None,
     rows: list[data.Row],
     held_out: float,

@@ -1,0 +1,1 @@
+"""Many settings: the space, the runs it becomes, their training, their results."""

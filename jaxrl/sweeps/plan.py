@@ -4,7 +4,10 @@ Settings that differ in numbers only are data of one program; others are grouped
 program a group. Members run in blocks that fit into the memory.
 """
 
+import dataclasses
 import importlib.util
+import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,23 +17,26 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxrl import config as configs
-from jaxrl import machines, memory, settings
-from jaxrl.artifact import ENV, Own, setting
-from jaxrl.config import check_value, require
-from jaxrl.errors import counted
-from jaxrl.experiment import (
+from jaxrl.core import config as configs
+from jaxrl.core import distributed, variants
+from jaxrl.core.config import check_value
+from jaxrl.errors import InvalidInput, counted, require
+from jaxrl.runs.artifact import ENV, Own, setting
+from jaxrl.runs.experiment import (
     Experiment,
     as_experiment,
     checked_plan,
     describe,
+    experiment_flags,
+    flag,
     read_description,
 )
-from jaxrl.population import Parallel
-from jaxrl.runner import num_iterations, prepare
 from jaxrl.sweeps import space
-from jaxrl.sweeps.space import Sampler, Space
-from jaxrl.types import Algorithm, InvalidInput
+from jaxrl.sweeps.space import Domain, Range, Sampler, Space
+from jaxrl.training import footprint
+from jaxrl.training.loop import num_iterations, prepare
+from jaxrl.training.population import Parallel
+from jaxrl.types import Algorithm
 
 Scheduler = Literal["none", "halving", "pbt"]
 
@@ -91,7 +97,7 @@ def blocks(
         config, env = both = pair(experiment, own)
         plan = experiment.algorithm.plan(config, env)
         length = num_iterations(plan, config.total_steps)
-        groups.setdefault((settings.program(both), length), []).append((index, own))
+        groups.setdefault((variants.program(both), length), []).append((index, own))
     found: list[Block] = []
     for members in groups.values():
         varied = _varied(sweep, [own for _, own in members])
@@ -164,14 +170,14 @@ def _even(count: int, most: int, unit: int) -> int:
 def _varied(sweep: Sweep, owns: Sequence[Own]) -> list[str]:
     """The numbers that are data of each agent, the same in all blocks of a program."""
     pairs = [pair(sweep.experiment, own) for own in owns]
-    swept = {f"config/{name}" for name in sweep.space} & settings.numbers(
+    swept = {f"config/{name}" for name in sweep.space} & variants.numbers(
         pairs[0]
     ).keys()
-    differ = {name for x in pairs for name in settings.differing(pairs[0], x)}
+    differ = {name for x in pairs for name in variants.differing(pairs[0], x)}
     return sorted(swept | differ)
 
 
-def pair(experiment: Experiment, own: Own) -> settings.Setting:
+def pair(experiment: Experiment, own: Own) -> variants.Setting:
     given = (experiment.algorithm, experiment.config, experiment.environment)
     return setting(*given, experiment.env_params, own)
 
@@ -323,16 +329,16 @@ def with_block(sweep: Sweep) -> Sweep:
     count = experiment.num_seeds * (len(numbered) or batch_size(sweep))
     if sweep.block is not None or sweep.scheduler == "pbt":
         return replace(sweep, block=min(sweep.block or count, count))
-    kinds: dict[Any, settings.Setting] = {}
+    kinds: dict[Any, variants.Setting] = {}
     owns = [own for _, own in numbered]
     for own in owns or filter(partial(_possible, experiment), _examples(sweep)):
         both = pair(experiment, own)
-        kinds.setdefault(settings.program(both), both)
+        kinds.setdefault(variants.program(both), both)
     most = min(
-        memory.most_members(experiment.algorithm, *both, count)
+        footprint.most_members(experiment.algorithm, *both, count)
         for both in kinds.values()
     )
-    return replace(sweep, block=machines.least(most))
+    return replace(sweep, block=distributed.least(most))
 
 
 def _examples(sweep: Sweep) -> list[Own]:
@@ -352,7 +358,7 @@ def in_words(sweep: Sweep) -> str:
     ]
     if numbered:
         found = blocks(sweep, Path(), numbered)
-        programs = {settings.program(pair(experiment, own)) for _, own in numbered}
+        programs = {variants.program(pair(experiment, own)) for _, own in numbered}
         sizes = sorted({block.experiment.num_members for block in found}, reverse=True)
         lines.append(
             f"{counted(len(programs), 'program')}, {counted(len(found), 'block')} of "
@@ -398,3 +404,27 @@ def read_sweep(
         return Sweep(experiment, domains, shard=shard, **content)
 
     return read_description(folder, "sweep.json", "jaxrl sweep", build)
+
+
+def sweep_command(sweep: Sweep) -> str:
+    """The command line that sweeps this; what is at its default is left out."""
+    words = ["jaxrl", "sweep", sweep.experiment.algorithm.name, "--grid"]
+    words += [f"{name}={_written(domain)}" for name, domain in sweep.space.items()]
+    for name in ("sampler", "trials", "scheduler", "batch", "confirm_seeds"):
+        value = getattr(sweep, name)
+        if value != getattr(Sweep, name):
+            words += [flag(name), str(value)]
+    if sweep.shard is not None:
+        words += ["--shard", "/".join(map(str, sweep.shard))]
+    on_nan = sweep.experiment.on_nan
+    others = dataclasses.replace(sweep.experiment, on_nan=Experiment.on_nan)
+    words += experiment_flags(others)
+    if on_nan != "continue":
+        words += ["--on-nan", on_nan]
+    return shlex.join(words)
+
+
+def _written(domain: Domain) -> str:
+    if isinstance(domain, Range):
+        return f"{domain.low}:{domain.high}" + ":log" * domain.log
+    return ",".join(x if isinstance(x, str) else json.dumps(x) for x in domain.values)

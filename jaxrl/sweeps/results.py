@@ -13,16 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import loggers, plotting
-from jaxrl.artifact import Own
-from jaxrl.config import require
-from jaxrl.experiment import finished_summary, versions
-from jaxrl.platform import hardware
-from jaxrl.runner import Row, of_members
+from jaxrl import plotting
+from jaxrl.errors import InvalidInput, require
+from jaxrl.runs import loggers
+from jaxrl.runs.artifact import Own
+from jaxrl.runs.experiment import finished_summary, versions
 from jaxrl.statistics import iqm, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
 from jaxrl.sweeps.space import Choices
-from jaxrl.types import InvalidInput
+from jaxrl.training.devices import hardware
+from jaxrl.training.loop import of_members
+from jaxrl.types import Row
 
 RUNS, CONFIRM = "runs", "confirm"
 """The folders of a sweep's runs, and of those of the best setting with fresh seeds."""

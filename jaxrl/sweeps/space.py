@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrl.config import check_value, require
-from jaxrl.types import InvalidInput
+from jaxrl.core.config import check_value
+from jaxrl.errors import InvalidInput, require
 
 
 class Choices(NamedTuple):

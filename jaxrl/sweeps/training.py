@@ -1,7 +1,7 @@
 """Many settings of one algorithm, in as few programs as possible: `jaxrl.sweep`.
 
 SWEEP/sweep.json     what was asked
-SWEEP/runs/          run folders (see `jaxrl.session`), each of them one block of members
+SWEEP/runs/          run folders (see `jaxrl.runs.session`), each one block of members
 SWEEP/confirm/       run folders of the best setting with fresh seeds, if that was asked
 SWEEP/results.csv    a line for each setting: IQM over its seeds with a 95 % interval
 SWEEP/summary.json   the same, exact counts, versions and device
@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl import checkpoint, folders, machines, storage
-from jaxrl.artifact import Own
-from jaxrl.config import require
-from jaxrl.errors import counted
-from jaxrl.experiment import (
+from jaxrl.core import distributed, run_folders, storage
+from jaxrl.errors import counted, require
+from jaxrl.runs import checkpoint
+from jaxrl.runs.artifact import Own
+from jaxrl.runs.experiment import (
     Experiment,
     finished_summary,
     folder_name,
@@ -30,14 +30,14 @@ from jaxrl.experiment import (
     named_env,
     planned_iterations,
 )
-from jaxrl.runner import Job, NonFiniteError, Progress, Result, Row, inherited
-from jaxrl.session import resume_experiment, run_experiment, saved_progress
+from jaxrl.runs.session import resume_experiment, run_experiment, saved_progress
 from jaxrl.sweeps import plan, results
 from jaxrl.sweeps import space as spaces
 from jaxrl.sweeps.plan import Block, Scheduler, Sweep, read_sweep, settings_of
 from jaxrl.sweeps.results import CONFIRM, RUNS, Trial, best_trial, read_trials
 from jaxrl.sweeps.space import Sampler
-from jaxrl.types import Algorithm
+from jaxrl.training.loop import Job, NonFiniteError, Progress, Result, inherited
+from jaxrl.types import Algorithm, Row
 
 
 class SweepResult(NamedTuple):
@@ -67,7 +67,7 @@ class Session:
 
     def interrupted(self) -> bool:
         """Whether any process of the sweep is asked to stop; all must call it together."""
-        return machines.any_of(self.asked_to_stop())
+        return distributed.any_of(self.asked_to_stop())
 
 
 def sweep(
@@ -163,10 +163,10 @@ def run_sweep(
     content = json_text(plan.described(sweep))
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
-    folder = folders.agreed(out, name)
+    folder = run_folders.agreed(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
-    with folders.locked(folder):
-        if machines.is_first():
+    with run_folders.locked(folder):
+        if distributed.is_first():
             storage.write_text(folder / "sweep.json", content)
         return _finish(session, _train(session))
 
@@ -196,7 +196,7 @@ def resume_sweep(
     folder = Path(folder)
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
-    with folders.locked(folder):
+    with run_folders.locked(folder):
         summary = finished_summary(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -254,7 +254,7 @@ def _train_block(
         "start": None if start is None else partial(start, block),
         "on_result": keep,
     }
-    begun = machines.agreed((block.folder / "config.json").exists())
+    begun = distributed.agreed((block.folder / "config.json").exists())
     try:
         if begun:
             summary = finished_summary(block.folder) or resume_experiment(
@@ -376,7 +376,7 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
         finished = confirmed is not None
     summary = results.summary_of(folder, sweep, trials, confirmed)
     summary |= {"finished": finished}
-    if machines.is_first():
+    if distributed.is_first():
         storage.write_text(folder / "results.csv", results.results_csv(trials))
         results.draw_figures(folder, sweep, trials)
         storage.write_text(folder / "summary.json", json_text(summary))
@@ -434,7 +434,7 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     )
     by_part = [read_trials(part) for part in parts]  # before anything is written
     whole = replace(sweeps[0], shard=None, confirm_seeds=0)
-    target = folders.new(out, "sweep")
+    target = run_folders.new(out, "sweep")
     trials = []
     for sweep, folder, found_there in zip(sweeps, parts, by_part, strict=True):
         name = f"shard-{(sweep.shard or (0, 1))[0]}"

@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrl.config import check_value
+from jaxrl.core.config import check_value
 from jaxrl.distributions import categorical
-from jaxrl.errors import did_you_mean
+from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.estimators import discounted_returns, td_error
 from jaxrl.exploration import epsilon_greedy, epsilon_greedy_value, epsilon_noise
 from jaxrl.losses import policy_gradient
 from jaxrl.rollout import init_world, step_world
 from jaxrl.tabular.updates import Trace, linear, td_step
-from jaxrl.types import Array, Env, InvalidInput, Scalar, World
+from jaxrl.types import Array, Env, Scalar, World
 
 Target = Literal["sarsa", "expected_sarsa", "q_learning"]
 TARGETS = ("sarsa", "expected_sarsa", "q_learning")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxrl.errors import InvalidInput
 from jaxrl.estimators import (
     accumulating_trace,
     discounted_returns,
@@ -24,7 +25,7 @@ from jaxrl.estimators import (
 )
 from jaxrl.rollout import Policy, init_world, unroll
 from jaxrl.tabular.updates import Trace, linear, td_step
-from jaxrl.types import Array, Env, InvalidInput, Scalar, Transition
+from jaxrl.types import Array, Env, Scalar, Transition
 
 Update = Callable[[Array, Transition], Array]
 """`(weights, steps) -> weights`, one of the functions below with its numbers filled in."""

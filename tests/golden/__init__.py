@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 import jaxrl
-from jaxrl import DQN, PPO, REINFORCE, make, runner, spaces
-from jaxrl.experiment import read_experiment
-from jaxrl.session import run_experiment
+from jaxrl import DQN, PPO, REINFORCE, make, spaces
+from jaxrl.runs.experiment import read_experiment
+from jaxrl.runs.session import run_experiment
+from jaxrl.training import loop
 from jaxrl.types import Algorithm
-from tests.runs import train
-from tests.small import tiny
+from tests.support.runs import train
+from tests.support.small import tiny
 
 FOLDER = Path(__file__).parent
 TRAJECTORIES = FOLDER / "trajectories.json"
@@ -52,7 +53,7 @@ def trajectory(name: str) -> dict[str, list[float]]:
     """Losses and gradient norm after each of `STEPS` train steps."""
     algorithm, env_id, changes = CASES[name]
     config = tiny(algorithm, **changes)
-    result = runner.train(
+    result = loop.train(
         algorithm, config, make(env_id), iterations=STEPS, num_chunks=STEPS
     )
     names = [n for n in result.history[0] if n.startswith("loss/")] + [

@@ -1,0 +1,159 @@
+"""Our side of the benchmark's protocol: `python -m benchmarks.speed.worker`.
+
+A process of its own for each case, like the peers': one program, a fresh compilation
+cache or a filled one, and as many CPU devices as the case can use.
+"""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.speed import levels
+from benchmarks.speed.protocol import Answer, serve
+from jaxrl import distributions
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.core import config as configs
+from jaxrl.core.prng import key
+from jaxrl.envs import make
+from jaxrl.evaluation import evaluate_population
+from jaxrl.runs.experiment import versions
+from jaxrl.training import loop, population
+from jaxrl.training.devices import use_all_cores, use_compilation_cache
+
+IMPORTED = distributions
+"""Slow to import, and otherwise imported when a policy is first traced: within the clock of
+compiling."""
+
+
+class Worker:
+    """One case, prepared once."""
+
+    def prepare(self, case: dict[str, Any], cache: str | None = None) -> Answer:
+        """Compiles the training program; `cache` is a folder for compiled programs."""
+        if cache:
+            use_compilation_cache(cache)
+        use_all_cores()
+        self.case, self.num_seeds = case, case["num_seeds"]
+        self.algorithm = ALGORITHMS[case["algorithm"]]
+        self.env = make(case["env"])
+        fields = {
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in case["config"].items()
+        }
+        config = self.algorithm.Config(**fields)
+        self.plan = loop.prepare(self.algorithm, config, self.env)
+        self.config = configs.with_floats(config)
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        started = time.perf_counter()
+        self._train(0, 0)
+        return {
+            "compile_seconds": time.perf_counter() - started,
+            "versions": versions(),
+            "device": jax.devices()[0].device_kind,
+            "platform": jax.default_backend(),
+            "devices": len(jax.local_devices()),
+            "note": "",
+        }
+
+    def run(self, seed: int, env_steps: int) -> Answer:
+        """Trains afresh; the clock includes `init`, as it does for the peers.
+
+        `training_rate` does not: it is T, without DQN's random steps before the first
+        update.
+        """
+        plan = self.plan
+        iterations = loop.num_iterations(plan, env_steps)
+        started = time.perf_counter()
+        _, init_seconds = self._train(seed * self.num_seeds, iterations)
+        seconds = time.perf_counter() - started
+        trained = iterations * plan.env_steps * self.num_seeds
+        return {
+            "seconds": seconds,
+            "env_steps": trained + plan.warmup_env_steps * self.num_seeds,
+            "training_rate": trained / (seconds - init_seconds),
+        }
+
+    def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
+        """Greedy returns after training, one for each seed."""
+        iterations = loop.num_iterations(self.plan, env_steps)
+        self.num_seeds = len(seeds)
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        state, _ = self._train(seeds[0], iterations)
+        agents = jax.device_put(state.agent, jax.local_devices()[0])
+        played = evaluate_population(
+            self.algorithm, self.config, self.env, agents, key(1), episodes
+        )
+        returns = np.asarray(played.episode_return).mean(1).tolist()
+        self.num_seeds = self.case["num_seeds"]
+        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        done = self.plan.warmup_env_steps + iterations * self.plan.env_steps
+        return {"returns": returns, "env_steps": done}
+
+    def levels(self, least: float) -> Answer:
+        """E, I and the limit of this case, environment steps per second."""
+        num_envs = self.config.num_envs
+        num_steps = max(1, min(128, 2**20 // num_envs))
+        state = jax.jit(partial(self.algorithm.init, self.config, self.env))(key(0))
+        name = self.algorithm.name
+        rate, arrangement, microseconds = levels.limit(
+            name, self.config, self.env, self.num_seeds, least
+        )
+        return {
+            "environment": levels.environment_only(
+                self.env, num_envs, num_steps, least
+            ),
+            "inference": levels.inference(
+                name, self.config, self.env, state, num_steps, least
+            ),
+            "limit": rate,
+            "limit_arrangement": arrangement,
+            "limit_microseconds": microseconds,
+        }
+
+    def _train(self, first_seed: int, iterations: int) -> tuple[Any, float]:
+        """The state after training, and the seconds that `init` took."""
+        started = time.perf_counter()
+        seeds = range(first_seed, first_seed + self.num_seeds)
+        job = loop.Job(
+            self.algorithm, self.config, self.env, {}, list(seeds), self.mesh
+        )
+        progress = jax.block_until_ready(loop.first_progress(job))
+        init_seconds = time.perf_counter() - started
+        progress = jax.block_until_ready(loop.advance(job, progress, iterations))
+        return progress.state, init_seconds
+
+
+def environment_levels(env: str, num_envs: int, num_steps: int, least: float) -> Answer:
+    """B8: the environment alone, by reset strategy, and gymnax's own `step`."""
+    made = make(env)
+    rates = {
+        f"fresh starts every {every} step(s)": levels.environment_only(
+            made.replace(shortest_episode=every), num_envs, num_steps, least
+        )
+        for every in sorted({1, made.shortest_episode, num_steps})
+    }
+    return {
+        "environment": levels.environment_only(made, num_envs, num_steps, least),
+        "by_strategy": rates,
+        "gymnax": levels.gymnax_own(env, num_envs, num_steps, least),
+    }
+
+
+def main() -> None:
+    worker = Worker()
+    serve(
+        {
+            "prepare": worker.prepare,
+            "run": worker.run,
+            "learn": worker.learn,
+            "levels": worker.levels,
+            "environment": environment_levels,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

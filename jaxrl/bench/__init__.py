@@ -1,1 +1,0 @@
-"""`jaxrl bench`: how fast this machine trains, and how near that is to what it could."""

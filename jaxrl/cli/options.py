@@ -1,0 +1,538 @@
+"""The flags of `jaxrl train ALGO`, and the experiment they describe.
+
+Every field of an algorithm's Config is a flag, with its docstring as help. Precedence:
+defaults, then the preset (`--preset`), then the file given with `--config`, then flags.
+"""
+
+import dataclasses
+import inspect
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from jaxrl.core import config as configs
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.runs import presets
+from jaxrl.runs.experiment import Experiment, command_words
+from jaxrl.sweeps.plan import Sweep
+from jaxrl.sweeps.space import as_space, parse
+from jaxrl.types import Algorithm
+
+ENV_PREFIX = "--env."
+
+RLLIB_STOP = {
+    "training_iteration": "stop_iterations",
+    "episode_reward_mean": "stop_return",
+    "episode_return_mean": "stop_return",
+    "env_runners/episode_return_mean": "stop_return",
+    "timesteps_total": "total_steps",
+    "num_env_steps_sampled_lifetime": "total_steps",
+}
+"""RLlib's names of stopping rules, and ours."""
+
+
+class _NumberOrAuto(click.ParamType):
+    name = "number|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto.", param, ctx)
+
+
+class _Names(click.ParamType):
+    name = "name,name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return tuple(value.split(","))
+
+
+class _Shard(click.ParamType):
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        try:
+            shard, shards = value.split("/")
+            return int(shard), int(shards)
+        except ValueError:
+            self.fail(f"{value!r} is not i/n, such as 0/4.", param, ctx)
+
+
+RUN_OPTIONS = (
+    click.Option(["--env"], help="Environment id; see `jaxrl list envs`."),
+    click.Option(["--seed"], type=int, help="First seed.  [default: 0]"),
+    click.Option(
+        ["--num-seeds"], type=int, help="Agents trained in one program.  [default: 1]"
+    ),
+    click.Option(
+        ["--out"],
+        type=click.Path(),
+        help="New folder.  [default: runs/ALGO-ENV-SEED-n]",
+    ),
+    click.Option(
+        ["--config", "config_file"],
+        type=click.Path(),
+        help="TOML or JSON with env, env_params, seed, num_seeds and a table `config`; "
+        "flags override it.",
+    ),
+    click.Option(
+        ["--preset"],
+        is_flag=True,
+        default=None,
+        help="Begin with the tuned hyper-parameters for this environment; see "
+        "`jaxrl list presets`.",
+    ),
+    click.Option(
+        ["--stop-return"], type=float, help="Stop at this mean training return."
+    ),
+    click.Option(
+        ["--stop-iterations"], type=int, help="Stop after so many iterations."
+    ),
+    click.Option(["--stop"], help="The same in RLlib's words, as JSON."),
+    click.Option(
+        ["--evaluation-episodes"],
+        type=int,
+        help="Greedy episodes for each seed at the end.  [default: 128]",
+    ),
+    click.Option(
+        ["--parallel"],
+        help="What is spread over devices: members (of a population), data (environments "
+        "of each agent), or auto.  [default: auto]",
+    ),
+    click.Option(
+        ["--devices", "num_devices"],
+        type=int,
+        help="How many devices.  [default: as many as divide the work]",
+    ),
+    click.Option(
+        ["--checkpoint-every"],
+        type=float,
+        help="Seconds between checkpoints.  [default: 60]",
+    ),
+    click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
+    click.Option(
+        ["--log"],
+        type=_Names(),
+        help="tensorboard, wandb, or both with a comma.  [default: metrics.jsonl only]",
+    ),
+    click.Option(
+        ["--on-nan"],
+        help="When something becomes NaN or infinite: stop, or continue with the other "
+        "seeds.  [default: stop]",
+    ),
+    click.Option(
+        ["--deterministic"],
+        is_flag=True,
+        default=None,
+        help="The same result every time on a GPU too, which may be slower.",
+    ),
+    click.Option(["--quiet"], is_flag=True, help="Neither the plan nor how far it is."),
+    click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
+)
+
+
+MACHINE_OPTIONS = (
+    click.Option(
+        ["--coordinator"],
+        help="HOST:PORT of the first of several processes, or auto on a cluster that JAX "
+        "knows.  [default: one process]",
+    ),
+    click.Option(["--num-processes"], type=int, help="How many processes there are."),
+    click.Option(["--process-id"], type=int, help="Which this is: 0, 1, ..."),
+)
+"""Of a run on several processes, of one machine or many."""
+
+SWEEP_OPTIONS = (
+    click.Option(
+        ["--sampler"],
+        help="grid, random, loguniform, or optuna.  [default: grid]",
+    ),
+    click.Option(["--trials"], type=int, help="Settings, if it is not a grid."),
+    click.Option(
+        ["--scheduler"],
+        help="none; halving: the better half goes on for twice as long; pbt: the worst "
+        "copy the best and change.  [default: none]",
+    ),
+    click.Option(
+        ["--block"],
+        type=_NumberOrAuto(),
+        help="Agents trained at a time, or auto.  [default: as many as fit]",
+    ),
+    click.Option(
+        ["--batch"],
+        type=int,
+        help="Settings that Optuna proposes at a time.  [default: a fifth]",
+    ),
+    click.Option(
+        ["--shard"],
+        type=_Shard(),
+        help="i/n: every n-th setting, from the i-th of 0, ...",
+    ),
+    click.Option(
+        ["--confirm-seeds"],
+        type=int,
+        help="Fresh seeds with which the best setting is trained again.  [default: 0]",
+    ),
+)
+"""Those of a sweep beside `--grid` and `RUN_OPTIONS`."""
+
+
+_TEACHERS = {
+    "data": "Folder of a dataset (`jaxrl collect`) to learn from.",
+    "expert": "Run folder whose policy is asked for the right actions.",
+    "policy": "Whose values are learned: uniform, or a run folder.  [default: uniform]",
+}
+
+
+def teacher_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flag for what the algorithm learns from beside rewards, if it has one."""
+    kind = algorithm.teacher
+    if not kind:
+        return []
+    return [click.Option([f"--{kind}", "teacher"], help=_TEACHERS[kind])]
+
+
+_TASK = {
+    "data": "JSONL or Parquet file, or a world: small-world, larger-world, instructions.",
+    "base": "Run folder, or folder of Hugging Face, of the model to start from.",
+    "reward": "Run folder of a reward model, or a world, for its gold reward.",
+    "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
+    "tokenizer": "Of a new model: bytes, characters, or a tokenizer.json.",
+    "eos": "Of a tokenizer.json: the token with which a text ends.",
+    "max_length": "Most tokens of a row.",
+    "max_prompt": "Most tokens of a prompt.",
+    "too_long": "Rows of more tokens: error, or drop.",
+    "pack": "Texts one behind the other in rows of max_length: true or false.",
+    "held_out": "Share of the rows that is kept back, to evaluate with.",
+    "template": "How conversations become text: plain, turns, chatml, or Jinja.",
+    "number": "Rows of a world.",
+}
+"""What a task of `jaxrl.rlhf` is made from."""
+
+
+def task_fields(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
+    """What the problem's `make` takes beside the data, by name."""
+    assert algorithm.problem is not None
+    found = inspect.signature(algorithm.problem.make).parameters.values()
+    fixed = getattr(algorithm.problem.make, "keywords", {})
+    return {x.name: x for x in found if x.name in _TASK and x.name not in fixed}
+
+
+def task_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flags for what a language model is trained on."""
+    options = [click.Option(["--data"], help=_TASK["data"])]
+    for name, field in task_fields(algorithm).items():
+        default = field.default
+        is_asked = default is inspect.Parameter.empty
+        shown = "required" if is_asked else f"default: {_shown(default)}"
+        kind: Any = {bool: bool, int: int, float: float}.get(type(default), str)
+        kind = {"model": _Sizes(), "max_prompt": int}.get(name, kind)
+        flag = "--" + name.replace("_", "-")
+        option = click.Option([flag, name], type=kind, help=f"{_TASK[name]}  [{shown}]")
+        options.append(option)
+    return options
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "none" if default is None else str(default)
+
+
+class _Sizes(click.ParamType):
+    name = "name=value,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
+        try:
+            pairs = [part.split("=") for part in value.split(",")]
+            return {name: _parsed(text) for name, text in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
+
+
+def config_options(config_class: type) -> list[click.Option]:
+    """One flag for each field, with its docstring as help."""
+    docs = configs.field_docs(config_class)
+    defaults = config_class()
+    return [
+        _config_option(name, kind, docs[name], getattr(defaults, name))
+        for name, kind in configs.field_types(config_class).items()
+    ]
+
+
+def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option:
+    flag = "--" + name.replace("_", "-")
+    if kind is bool:
+        flag += "/--no-" + name.replace("_", "-")
+    return click.Option(
+        [flag, name],
+        type=None if kind is bool else _FieldType(kind),
+        default=None,
+        help=f"{doc}  [default: {_shown(default)}]",
+    )
+
+
+def options_of(algorithm: Algorithm) -> list[click.Parameter]:
+    """Every flag of a run of an algorithm: what it is trained on, how, and where."""
+    own: list[click.Parameter] = [*MACHINE_OPTIONS, *teacher_options(algorithm)]
+    own += config_options(algorithm.Config)
+    if algorithm.problem is None:
+        return [*RUN_OPTIONS, *own]
+    run = [option for option in RUN_OPTIONS if option.name not in ("env", "preset")]
+    return [*task_options(algorithm), *run, *own]
+
+
+NONE = object()
+"""A flag that says none, which is not the same as no flag."""
+
+
+class _FieldType(click.ParamType):
+    """The value of a config field, from text."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+        arguments = typing.get_args(kind)
+        self.optional = type(None) in arguments
+        self.scalar = arguments[0] if self.optional else kind
+        if typing.get_origin(kind) is Literal:
+            self.name = "|".join(arguments)
+        elif typing.get_origin(kind) is tuple:
+            self.name = "integers"
+        else:
+            self.name = self.scalar.__name__ + ("|none" if self.optional else "")
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self.optional and value.lower() == "none":
+            return NONE
+        try:
+            if typing.get_origin(self.kind) is tuple:
+                return tuple(int(v) for v in value.split(","))
+            if typing.get_origin(self.kind) is Literal:
+                return value  # checked with the config, which suggests the nearest
+            return self.scalar(value)
+        except ValueError:
+            self.fail(f"{value!r} is not of type {self.name}.", param, ctx)
+
+
+def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes `--env.NAME VALUE` and `--env.NAME=VALUE` out of the arguments."""
+    rest: list[str] = []
+    params: dict[str, Any] = {}
+    arguments = iter(args)
+    for argument in arguments:
+        if not argument.startswith(ENV_PREFIX):
+            rest.append(argument)
+            continue
+        name, equals, text = argument[len(ENV_PREFIX) :].partition("=")
+        if not name.replace("-", "_").isidentifier():
+            raise click.UsageError(f"{argument} names no parameter: --env.NAME VALUE.")
+        if not equals:
+            text = next(arguments, "--")
+            if text.startswith("--"):
+                raise click.UsageError(f"{argument} needs a value: {argument} VALUE.")
+        params[name.replace("-", "_")] = _parsed(text)
+    return rest, params
+
+
+def split_grid(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--grid NAME=VALUES NAME=VALUES ...` out of the arguments."""
+    rest: list[str] = []
+    grid: list[str] = []
+    inside = False
+    for argument in args:
+        if argument == "--grid":
+            inside = True
+        elif argument.startswith("--grid="):
+            inside = True
+            grid.append(argument.removeprefix("--grid="))
+        elif inside and not argument.startswith("-") and "=" in argument:
+            grid.append(argument)
+        else:
+            inside = False
+            rest.append(argument)
+    return rest, grid
+
+
+def sweep_from_flags(
+    algorithm: Algorithm, env_params: dict[str, Any], grid: Sequence[str], **flags: Any
+) -> Sweep:
+    """The sweep that the flags ask for.
+
+    Raises:
+      InvalidInput: one sentence that names the field, the value and the fix.
+    """
+    names = {option.name for option in SWEEP_OPTIONS}
+    given = {n: x for n, x in flags.items() if n in names and x is not None}
+    others = {n: x for n, x in flags.items() if n not in names}
+    pairs = [parse(text) for text in grid]
+    if not pairs:
+        raise InvalidInput(
+            "grid is missing: give what is swept, such as --grid learning_rate=1e-4,1e-3."
+        )
+    twice = [n for i, (n, _) in enumerate(pairs) if n in [m for m, _ in pairs[:i]]]
+    if twice:
+        raise InvalidInput(f"grid: {twice[0]} stands there twice.")
+    # One setting that breaks should not end the others, unless that is asked for.
+    others["defaults"] = {"on_nan": "continue"}
+    experiment = experiment_from_flags(algorithm, env_params, **others)
+    return Sweep(experiment, as_space(dict(pairs)), **given)
+
+
+def read_reference(text: str) -> tuple[str, tuple[float, float]]:
+    """`ENV=LOW:HIGH`, of `jaxrl report`."""
+    env, _, limits = text.rpartition("=")
+    low, _, high = limits.partition(":")
+    try:
+        return env, (float(low), float(high))
+    except ValueError as error:
+        raise InvalidInput(
+            f"reference = {text!r}: write it as ENV=LOW:HIGH, such as CartPole-v1=0:500."
+        ) from error
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        words = {"True": True, "False": False, "None": None, "none": None}
+        return words.get(text, text)
+
+
+def experiment_from_flags(
+    algorithm: Algorithm, env_params: dict[str, Any], **flags: Any
+) -> Experiment:
+    """The experiment that file and flags ask for; a flag overrides the file.
+
+    Raises:
+      InvalidInput: one sentence that names the field, the value and the fix.
+    """
+    config_file = flags.pop("config_file", None)
+    file = flags.pop("defaults", {})
+    file |= _read_config_file(config_file, algorithm) if config_file else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if algorithm.problem is not None:
+        given, env_params = _task_words(algorithm, given)
+    stop = _rllib_stop(given.pop("stop", None))
+    fields = configs.field_types(algorithm.Config)
+    values = file.pop("config", {})
+    values |= {
+        name: None if value is NONE else value
+        for name, value in (stop | given).items()
+        if name in fields
+    }
+    env_params = file.pop("env_params", {}) | env_params
+    run = file | {n: v for n, v in (stop | given).items() if n not in fields}
+    env_id = run.pop("env", None)
+    if env_id is None and algorithm.problem is not None:
+        raise InvalidInput(
+            "data is missing: give a file, or a world such as small-world."
+        )
+    if env_id is None:
+        raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
+    if "id" in env_params:
+        raise InvalidInput("env.id is not a parameter: choose with --env ID.")
+    if run.pop("preset", False):
+        values = presets.read(algorithm.name, env_id)["config"] | values
+    if algorithm.problem is not None:
+        _check_task(algorithm, env_params)
+    config = configs.from_dict(algorithm.Config, values)
+    return Experiment(algorithm, config, env_id, env_params, **run)
+
+
+def _task_words(
+    algorithm: Algorithm, words: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Words of flags or of a file as those of an experiment, and what its task is made
+    from: the data stand where an environment stands otherwise."""
+    rest = {"env" if n == "data" else n: v for n, v in words.items()}
+    names = task_fields(algorithm)
+    params = {name: rest.pop(name) for name in names if name in rest}
+    return rest, params
+
+
+def _check_task(algorithm: Algorithm, params: dict[str, Any]) -> None:
+    for name, field in task_fields(algorithm).items():
+        require(
+            name in params or field.default is not inspect.Parameter.empty,
+            f"{name} is missing: {_TASK[name]}",
+        )
+
+
+def read_file(path: str) -> Any:
+    """What a TOML or JSON file holds.
+
+    Raises:
+      InvalidInput: it cannot be read.
+    """
+    try:
+        text = Path(path).read_text()
+        return json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"config = {path!r} cannot be read as TOML or JSON: {error}."
+        ) from error
+
+
+def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
+    content = read_file(path)
+    if algorithm.problem is not None and isinstance(content, Mapping):
+        _check_settings(content, path, ["data", *task_fields(algorithm)])
+        content, params = _task_words(algorithm, dict(content))
+        content["env_params"] = content.get("env_params", {}) | params
+    _check_settings(content, path)
+    name = content.pop("algorithm", algorithm.name)
+    if name != algorithm.name:
+        raise InvalidInput(
+            f"{path} is for algorithm {name!r}, not {algorithm.name!r}: "
+            f"use `jaxrl {' '.join(command_words(name))}`."
+        )
+    return content
+
+
+def _check_settings(content: Any, path: str, more: Sequence[str] = ()) -> None:
+    """Names and tables; the values are checked where those of the flags are."""
+    tables, texts = ("config", "env_params"), ("algorithm", "env", "data")
+    known = [*more, *(field.name for field in dataclasses.fields(Experiment))]
+    if not isinstance(content, Mapping):
+        raise InvalidInput(f"config = {path!r} must hold a table of settings.")
+    for name, value in content.items():
+        if name not in known:
+            raise InvalidInput(
+                f"{name} in {path} is not a setting{did_you_mean(name, known)} "
+                f"(hyper-parameters belong in the table `config`)."
+            )
+        if name in tables and not isinstance(value, Mapping):
+            raise InvalidInput(f"{name} = {value!r} in {path} must be a table.")
+        if name in texts and not isinstance(value, str):
+            raise InvalidInput(f"{name} = {value!r} in {path} must be a name.")
+
+
+def _rllib_stop(text: str | None) -> dict[str, Any]:
+
+    if text is None:
+        return {}
+    try:
+        rules = json.loads(text)
+    except ValueError:
+        rules = None
+    if not isinstance(rules, dict):
+        raise InvalidInput(
+            f"stop = {text!r} is not a JSON object such as "
+            """'{"training_iteration": 200}'."""
+        )
+    for name, value in rules.items():
+        if name not in RLLIB_STOP:
+            raise InvalidInput(
+                f"stop: {name!r} is not a stopping rule{did_you_mean(name, RLLIB_STOP)}."
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInput(f"stop: {name} = {value!r} must be a number.")
+    return {RLLIB_STOP[name]: value for name, value in rules.items()}

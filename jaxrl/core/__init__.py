@@ -1,0 +1,1 @@
+"""What every layer above the contract uses: configs, storage, processes, random keys."""

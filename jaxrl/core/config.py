@@ -1,0 +1,188 @@
+"""Configs as data: documentation, checks, and the way to and from a file.
+
+A config is a frozen pytree dataclass. What a field means stands in the docstring under
+it, what it may be in its type and in the limits given to `static` or `traced`.
+"""
+
+import dataclasses
+import typing
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxrl.errors import InvalidInput, did_you_mean
+
+
+def field_types(config_class: type) -> dict[str, Any]:
+    """Name -> annotated type of every field, in order."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """Name -> the docstring that stands under the field."""
+    from docstring_parser import parse_from_object
+
+    return {
+        parameter.arg_name: " ".join((parameter.description or "").split())
+        for parameter in parse_from_object(config_class).params
+    }
+
+
+def check(config: Any) -> None:
+    """Checks type and limits of every field.
+
+    Raises:
+      InvalidInput: one sentence that names the field, the value and what it may be.
+    """
+    types = field_types(type(config))
+    for field in dataclasses.fields(config):
+        limits = field.metadata.get("limits", {})
+        check_value(
+            field.name, types[field.name], getattr(config, field.name), **limits
+        )
+
+
+def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
+    """Checks one value, wherever it comes from; `limits` as in `jaxrl.types.static`.
+
+    Raises:
+      InvalidInput: one sentence that names the field, the value and what it may be.
+    """
+    problem = (
+        _type_problem(kind, value)
+        or _limit_problem(limits, value)
+        or _size_problem(kind, value)
+    )
+    if problem:
+        raise InvalidInput(f"{name} = {value!r}: {problem}.")
+
+
+def with_floats(config: Any) -> Any:
+    """The config with whole numbers in float fields made floats.
+
+    `total_steps=3_000_000_000` reads well, but as a traced int it would not fit 32 bits,
+    and would be another program than the same number written as a float.
+    """
+    types = field_types(type(config))
+    return config.replace(
+        **{
+            name: float(getattr(config, name))
+            for name, kind in types.items()
+            if float in (kind, *typing.get_args(kind))
+            and isinstance(getattr(config, name), int)
+        }
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as JSON-ready values."""
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+    }
+
+
+def from_dict(config_class: type, values: dict[str, Any]) -> Any:
+    """A config from a mapping; fields that are not named keep their defaults.
+
+    Raises:
+      InvalidInput: for a name that is not a field, or a value that does not fit.
+    """
+    types = field_types(config_class)
+    for name in values:
+        if name not in types:
+            raise InvalidInput(
+                f"{name} is not a field of this config{did_you_mean(name, types)}."
+            )
+    converted = {name: _convert(types[name], v) for name, v in values.items()}
+    config = config_class(**converted)
+    check(config)
+    return config
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """JSON and TOML have no tuples, and write 1e6 for an int and 1 for a float."""
+    kinds = typing.get_args(kind) or (kind,)
+    if isinstance(value, list):
+        return tuple(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _type_problem(kind: Any, value: Any) -> str | None:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value in arguments:
+            return None
+        choices = ", ".join(map(repr, arguments))
+        return f"must be one of {choices}{did_you_mean(str(value), arguments)}"
+    if type(None) in arguments:  # Optional
+        return None if value is None else _type_problem(arguments[0], value)
+    if kind is bool:
+        return None if isinstance(value, bool) else "must be true or false"
+    if kind is int:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return None if whole else "must be a whole number"
+    if kind is float:
+        return None if _is_number(value) else "must be a number"
+    if kind is str:
+        return None if isinstance(value, str) else "must be text"
+    whole = isinstance(value, tuple) and all(type(v) is int for v in value)
+    return None if whole else "must be whole numbers: (64, 64)"
+
+
+def _is_number(value: Any) -> bool:
+    """A Python number or an array of numbers (a sweep); never a bool, a list or NaN."""
+    if isinstance(value, bool) or not (
+        isinstance(value, int | float) or hasattr(value, "dtype")
+    ):
+        return False
+    array = np.asarray(value)
+    return array.dtype.kind in "fiu" and not np.isnan(array).any()
+
+
+def _limit_problem(limits: dict[str, Any], value: Any) -> str | None:
+    if value is None:
+        return None
+    # A tuple of sizes is checked entry by entry; an array is a sweep over a float.
+    numbers = np.asarray(value)
+    if "low" in limits and np.any(numbers < limits["low"]):
+        return f"must be at least {limits['low']}"
+    if "above" in limits and np.any(numbers <= limits["above"]):
+        return f"must be greater than {limits['above']}"
+    if "high" in limits and np.any(numbers > limits["high"]):
+        return f"must be at most {limits['high']}"
+    if numbers.dtype.kind == "f" and np.isinf(numbers).any():
+        return "must be finite"
+    return None
+
+
+MAX_INT = 2**31 - 1
+"""JAX's integers have 32 bits."""
+
+MAX_FLOAT = float(np.finfo(np.float32).max)
+
+
+def _size_problem(kind: Any, value: Any) -> str | None:
+    """A number that the device's 32 bits cannot hold."""
+    kinds = {kind, *typing.get_args(kind)}
+    if value is None or not kinds & {int, float}:
+        return None
+    if float in kinds:
+        most, words = MAX_FLOAT, f"{MAX_FLOAT:.5g}"
+    else:
+        most, words = MAX_INT, f"2^31 - 1 = {MAX_INT}"
+    too_large = np.any(np.abs(np.asarray(value)) > most)
+    return f"must be at most {words}" if too_large else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value

@@ -1,0 +1,247 @@
+"""A folder of arrays on disk that is either whole or refused.
+
+    manifest.json         what is in it: names, shapes and dtypes of the arrays, SHA-256
+                          and size of every file, versions, and a digest of itself
+    arrays.safetensors    the arrays
+
+`write` builds the folder beside its place, syncs it to the disk and renames it, so that a
+kill at any moment leaves the old folder or the new one. `read` verifies all of it before
+anything of it is used. JSON and raw numbers: there is nothing in it that could run.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl.core import prng
+from jaxrl.errors import InvalidInput
+from jaxrl.types import PyTree
+
+SCHEMA = 1
+MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
+
+
+class Damaged(InvalidInput):
+    """A stored folder is not what was written; the message names the file."""
+
+
+def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
+    """Stores a pytree of arrays, all of it or nothing.
+
+    Args:
+      folder: where; replaced if it exists.
+      tree: arrays, JAX's keys among them.
+      about: JSON, for whoever reads it.
+
+    Raises:
+      OSError: the disk is full, read-only or gone; what was there before still is.
+    """
+    from safetensors.numpy import save
+
+    arrays = named_arrays(tree)
+    files = {ARRAYS: save(arrays)}
+    manifest = {
+        "schema": SCHEMA,
+        "about": about,
+        "arrays": {
+            name: {"dtype": str(x.dtype), "shape": list(x.shape)}
+            for name, x in arrays.items()
+        },
+        "files": {
+            name: {"sha256": _sha256(content), "bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    files[MANIFEST] = manifest_bytes(manifest)
+
+    new, old = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name, content in files.items():
+        write_file(new / name, content)
+    sync_folder(new)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        rename(folder, old)
+    rename(new, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, written beside its place and moved there whole."""
+    new = path.with_name(path.name + ".new")
+    write_file(new, text.encode())
+    rename(new, path)
+    sync_folder(path.parent)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `write` stored: `about`, and the arrays by name.
+
+    Raises:
+      Damaged: a file is missing, or is not what was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    manifest = read_manifest(folder)
+    content = _read_file(folder / ARRAYS)
+    expected = manifest["files"][ARRAYS]
+    if len(content) != expected["bytes"]:
+        raise Damaged(
+            f"{folder / ARRAYS} has {len(content):,} bytes instead of "
+            f"{expected['bytes']:,}: it is damaged."
+        )
+    if _sha256(content) != expected["sha256"]:
+        raise Damaged(f"{folder / ARRAYS} is not what was written: it is damaged.")
+    try:
+        arrays = load(content)
+    except SafetensorError as error:
+        raise Damaged(f"{folder / ARRAYS} cannot be read ({error}).") from error
+    found = {
+        name: {"dtype": str(x.dtype), "shape": list(x.shape)}
+        for name, x in arrays.items()
+    }
+    if found != manifest["arrays"]:
+        raise Damaged(f"{folder / ARRAYS} does not hold what {MANIFEST} says.")
+    return manifest["about"], arrays
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, verified by its own digest; the other files are not looked at.
+
+    Raises:
+      Damaged: it is missing, or is not what was written.
+    """
+    path = folder / MANIFEST
+    content = _read_file(path)
+    try:
+        # Of bytes JSON would guess the encoding, and import what reads it.
+        manifest = json.loads(content.decode())
+        del manifest["digest"]
+        whole = content == manifest_bytes(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{path} is not a manifest of jaxrl: it is damaged.") from error
+    if not whole:
+        raise Damaged(f"{path} is not what was written: it is damaged.")
+    if manifest["schema"] != SCHEMA:
+        raise InvalidInput(
+            f"{path} has schema {manifest['schema']}, this version of jaxrl reads "
+            f"{SCHEMA}: use the version that wrote it."
+        )
+    return manifest
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the manifest, and so of everything that `write` stored.
+
+    Raises:
+      Damaged: there is no manifest.
+    """
+    return _sha256(_read_file(folder / MANIFEST))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of any file.
+
+    Raises:
+      Damaged: it cannot be read.
+    """
+    return _sha256(_read_file(path))
+
+
+def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    """Every leaf under its path, such as `params/value_head/kernel`; of keys the data."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        _name(path): np.asarray(jax.device_get(_numbers(leaf)), order="C")
+        for path, leaf in leaves
+    }
+
+
+def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
+    """The arrays in the structure of `template`, which has shapes and dtypes.
+
+    Raises:
+      InvalidInput: an array is missing, too many or of another shape.
+    """
+    unused = dict(arrays)
+
+    def pick(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+        array, name = unused.pop(_name(path), None), _name(path)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        expected = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+        kind = (expected.shape, expected.dtype)
+        if array is None or (array.shape, array.dtype) != kind:
+            found = "missing" if array is None else f"{array.dtype}{array.shape}"
+            raise InvalidInput(
+                f"{str(where)!r} does not fit its config: {name} is {found}, expected "
+                f"{expected.dtype}{expected.shape}."
+            )
+        if is_key:
+            return prng.from_data(array, leaf.dtype)
+        return array
+
+    tree = jax.tree_util.tree_map_with_path(pick, template)
+    if unused:
+        raise InvalidInput(
+            f"{str(where)!r} does not fit its config: it has no place for "
+            f"{min(unused)}."
+        )
+    return tree
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes and syncs to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Syncs the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Moves a file or folder in one step."""
+    os.replace(source, target)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """The file's content, digest included: every byte of it counts."""
+    text = json.dumps(manifest, sort_keys=True, allow_nan=False)
+    whole = manifest | {"digest": _sha256(text.encode())}
+    return (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _numbers(leaf: Any) -> Any:
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

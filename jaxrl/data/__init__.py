@@ -1,0 +1,1 @@
+"""Logged experience: datasets and frozen policies."""

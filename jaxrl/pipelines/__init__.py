@@ -1,0 +1,1 @@
+"""Several runs put together: the stages of RLHF, reference agents."""

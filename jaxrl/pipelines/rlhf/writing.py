@@ -1,0 +1,190 @@
+"""Answers of a trained model as text: one to a prompt, several, or the best of several."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.core import config as configs
+from jaxrl.errors import require
+from jaxrl.rlhf import answers, objectives, tasks
+from jaxrl.rlhf.data import Prompts
+from jaxrl.rlhf.models import language_model, tokenizers
+from jaxrl.rlhf.models.generation import generate
+from jaxrl.rlhf.models.transformer import GPT
+from jaxrl.rlhf.tasks import Task
+from jaxrl.training.loop import checked_seeds
+from jaxrl.types import Array
+
+
+class Sampling(NamedTuple):
+    """How answers are written."""
+
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    eos_penalty: float = 0.0
+
+
+class Written(NamedTuple):
+    """A prompt with its answers."""
+
+    prompt: str
+    texts: list[str]
+    scores: np.ndarray  # [number]; NaN where nobody judges
+    tokens: list[np.ndarray]  # of each answer, with its EOS
+
+
+PROMPTS_AT_A_TIME = 64
+
+
+def several(
+    task: Task, sampling: Sampling, number: int, seed: int, count: int | None = None
+) -> Iterator[Written]:
+    """Prompts of a task with `number` answers to each, and the scores of the answers.
+
+    Args:
+      task: of `tasks.prompts`; the prompts kept back are left out.
+      sampling: how.
+      number: answers to each prompt.
+      seed: of the sampling.
+      count: how many prompts, over and over if there are fewer; by default each once.
+
+    Returns:
+      One by one, `Written`.
+
+    Raises:
+      InvalidInput: at once, the answers do not fit into the model.
+    """
+    configs.check_value("max_new_tokens", int, sampling.max_new_tokens, low=1)
+    configs.check_value("temperature", float, sampling.temperature, above=0.0)
+    configs.check_value("eos_penalty", float, sampling.eos_penalty)
+    configs.check_value("number", int, number, low=1)
+    checked_seeds(seed, 1)
+    answers.check(sampling, task)
+    count = task.num_rows if count is None else count
+    return _several(task, sampling, number, seed, count)
+
+
+def _several(
+    task: Task, sampling: Sampling, number: int, seed: int, count: int
+) -> Iterator[Written]:
+    rows = task.teacher.rows
+    for start in range(0, count, PROMPTS_AT_A_TIME):
+        # The last batch is filled up, so that all are one program.
+        index = jnp.arange(start, start + PROMPTS_AT_A_TIME) % len(rows.tokens)
+        prompts = tasks.drawn(rows, jnp.repeat(index, number))
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        found = jax.device_get(_written(sampling, task, prompts, key))
+        for first in range(0, number * min(PROMPTS_AT_A_TIME, count - start), number):
+            yield _one(
+                task, answers.Answers(*(x[first : first + number] for x in found))
+            )
+
+
+@partial(jax.jit, static_argnames="sampling")
+def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> Any:
+    return answers.write(sampling, task, task.teacher.params, prompts, key)
+
+
+def _one(task: Task, some: answers.Answers) -> Written:
+    tokens = [t[a] for t, a in zip(some.tokens, some.answer, strict=True)]
+    prompt = answers.decoded(task, some.tokens[0], some.mask[0] & ~some.answer[0])
+    texts = [tokenizers.written(task.tokenizer, x) for x in tokens]
+    return Written(prompt, texts, np.asarray(some.score), tokens)
+
+
+def best_of_n(
+    task: Task, sampling: Sampling, n: int, seed: int
+) -> Iterator[tuple[Written, int]]:
+    """n answers to every prompt, and which of them is the best by the judge.
+
+    Raises:
+      InvalidInput: at once, nobody judges, or the answers do not fit; later, a score is no
+        finite number.
+    """
+    require(task.judge is not None, "reward is missing: who says which answer is best?")
+    configs.check_value("n", int, n, low=1)
+    return map(_best, several(task, sampling, n, seed))
+
+
+def _best(written: Written) -> tuple[Written, int]:
+    require(
+        bool(np.isfinite(written.scores).all()),
+        f"an answer to {written.prompt[:60]!r} has a score that is no finite number: look "
+        f"at what judges.",
+    )
+    return written, int(objectives.best_of_n(jnp.asarray(written.scores)))
+
+
+def summarised(
+    chosen: Iterable[tuple[Written, int]],
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """What `best_of_n` gives as rows {"prompt", "answer", "score", "mean_score"}, and in
+    numbers: "mean_score" and "mean_length" are of all n answers, "score", "length",
+    "distinct_1" and "distinct_2" of those that were chosen. Lost diversity and length
+    hacking show in their difference.
+    """
+    rows, tokens, lengths = [], [], []
+    for written, best in chosen:
+        row = {"prompt": written.prompt, "answer": written.texts[best]}
+        score = float(written.scores[best])
+        rows.append(row | {"score": score, "mean_score": float(written.scores.mean())})
+        tokens.append(written.tokens[best])
+        lengths.append(np.mean([len(x) for x in written.tokens]))
+    padded, mask = map(jnp.asarray, tokenizers.padded(tokens, 0))
+    numbers = {
+        name: float(np.mean([row[name] for row in rows]))
+        for name in ("score", "mean_score")
+    }
+    numbers["length"] = float(mask.sum(1).mean())
+    numbers["mean_length"] = float(np.mean(lengths))
+    for n in (1, 2):
+        numbers[f"distinct_{n}"] = float(objectives.distinct_n(padded, mask, n))
+    return rows, numbers
+
+
+def to_prompt(
+    base: str,
+    prompt: str,
+    number: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    greedy: bool,
+    seed: int,
+) -> list[str]:
+    """Answers of a run or of a model of Hugging Face to one prompt.
+
+    Raises:
+      InvalidInput: an argument cannot be, or the prompt does not fit.
+    """
+    configs.check_value("number", int, number, low=1)
+    checked_seeds(seed, 1)
+    known = language_model.load(base)
+    tokens, mask = tokenizers.padded(
+        [known.tokenizer.encode(prompt)] * number, known.tokenizer.pad
+    )
+    done = generate(
+        GPT(known.config),
+        known.params,
+        jnp.asarray(tokens),
+        jnp.asarray(mask),
+        jax.random.key(seed),
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        known.tokenizer.eos,
+        greedy,
+        known.tokenizer.pad,
+    )
+    width = tokens.shape[1]
+    new, real = np.asarray(done.tokens)[:, width:], np.asarray(done.mask)[:, width:]
+    return [
+        tokenizers.written(known.tokenizer, t[m])
+        for t, m in zip(new, real, strict=True)
+    ]

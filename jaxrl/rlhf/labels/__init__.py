@@ -1,0 +1,1 @@
+"""Labels by people, programs and models."""

@@ -1,0 +1,115 @@
+"""Conversations as text: chat templates.
+
+A conversation is a list of messages {role, content}, as in TRL and in Hugging Face's chat
+templates. A string counts as one message, a prompt's of the user and an answer's of the
+assistant, so that one template reads both.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from jaxrl.errors import InvalidInput, did_you_mean, require
+
+Message = Mapping[str, str]
+"""`role` ("user", "assistant", "system") and `content`."""
+
+Template = Callable[[Sequence[Message], bool], str]
+"""The text of messages; if the second argument is True, up to where an answer begins."""
+
+
+def plain(messages: Sequence[Message], answer_follows: bool) -> str:
+    """The contents, joined as they are."""
+    return "".join(message["content"] for message in messages)
+
+
+def turns(messages: Sequence[Message], answer_follows: bool) -> str:
+    """Lines such as "User: Is it so?" and "Assistant: Yes."; a prompt ends in
+    "Assistant:"."""
+    lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
+    return "\n".join([*lines, "Assistant:"] if answer_follows else lines)
+
+
+def chatml(messages: Sequence[Message], answer_follows: bool) -> str:
+    """OpenAI's markup, `<|im_start|>ROLE`, the content, `<|im_end|>`, as many models read
+    it."""
+    parts = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+    return "".join(parts) + ("<|im_start|>assistant\n" if answer_follows else "")
+
+
+TEMPLATES: dict[str, Template] = {"plain": plain, "turns": turns, "chatml": chatml}
+
+
+def template(template: str | Template, bos: str = "", eos: str = "") -> Template:
+    """A template by name, or from a Jinja text like Hugging Face's `chat_template`.
+
+    A text is rendered in Jinja's sandbox (the extra `rlhf`), where it can call nothing
+    and change nothing. It sees `messages`, `add_generation_prompt`, `bos_token`,
+    `eos_token`, `raise_exception` and the filter `tojson`. Today's date is not among them,
+    so equal rows stay equal texts.
+
+    Args:
+      template: a name of `TEMPLATES`, a text with `{{` or `{%` in it, or a template.
+      bos: what `bos_token` is in a text.
+      eos: what `eos_token` is in a text.
+
+    Raises:
+      InvalidInput: there is no such template, the text is no Jinja, or `jinja2` is not
+        installed; from the template itself, where it cannot render the messages.
+    """
+    if not isinstance(template, str):
+        return template
+    if "{{" in template or "{%" in template:
+        return _of_jinja(template, bos, eos)
+    names = ", ".join(TEMPLATES)
+    require(
+        template in TEMPLATES,
+        f"template = {template!r}: must be one of {names}, or a Jinja text"
+        f"{did_you_mean(template, TEMPLATES)}.",
+    )
+    return TEMPLATES[template]
+
+
+def _of_jinja(text: str, bos: str, eos: str) -> Template:
+    environment = _environment()
+    try:
+        compiled = environment.from_string(text)
+    except Exception as error:  # Jinja's own, and Python's for what does not compile
+        raise InvalidInput(f"template is no Jinja text: {error}.") from error
+
+    def render(messages: Sequence[Message], answer_follows: bool) -> str:
+        try:
+            return compiled.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=answer_follows,
+                bos_token=bos,
+                eos_token=eos,
+                tools=None,
+                documents=None,
+            )
+        except Exception as error:  # whatever a template's operations raise
+            raise InvalidInput(f"the template cannot render it ({error}).") from error
+
+    return render
+
+
+def _environment() -> Any:
+    """Jinja, set as Hugging Face sets it for its chat templates."""
+    try:
+        import jinja2
+        import jinja2.sandbox
+    except ImportError as error:
+        raise InvalidInput(
+            "a Jinja template needs the package jinja2: pip install 'jaxrl[rlhf]'."
+        ) from error
+
+    def fail(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = fail
+    # Jinja's own filter escapes the signs of HTML.
+    environment.filters["tojson"] = lambda x: json.dumps(x, ensure_ascii=False)
+    return environment

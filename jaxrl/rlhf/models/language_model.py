@@ -1,0 +1,272 @@
+"""Language models and reward models in folders: of a run, or of Hugging Face.
+
+A run's artefact (`RUN/policy`) says what model its arrays belong to and holds the tokenizer
+itself, so the folder can be moved; one of adapters needs its base where it was.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.core import config as configs
+from jaxrl.core import storage
+from jaxrl.errors import InvalidInput, require
+from jaxrl.rlhf import objectives
+from jaxrl.rlhf.models import huggingface, lora, tokenizers
+from jaxrl.rlhf.models.tokenizers import Tokenizer
+from jaxrl.rlhf.models.transformer import GPT, ModelConfig
+from jaxrl.types import Array, PyTree
+
+LOADERS = {"gpt2": huggingface.load_gpt2, "llama": huggingface.load_llama}
+
+
+class LanguageModel(NamedTuple):
+    """A language model, or with `params` a `RewardParams` a reward model."""
+
+    config: ModelConfig
+    params: PyTree  # None where there are none yet
+    tokenizer: Tokenizer
+
+
+class RewardParams(NamedTuple):
+    """A language model whose last hidden state is read by one linear function."""
+
+    model: PyTree
+    head: Array  # [D]
+    bias: Array  # []
+
+
+def described(
+    kind: str,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    adapters: lora.LoRA | None = None,
+    base: str | None = None,
+) -> dict[str, Any]:
+    """What an artefact says of its model, as JSON.
+
+    Args:
+      kind: "policy" or "reward".
+      config: of the model.
+      tokenizer: of the model.
+      adapters: what is trained beside the base, if not the model itself.
+      base: its folder, where there are adapters.
+    """
+    about = {
+        "kind": kind,
+        "config": dataclasses.asdict(config),
+        "tokenizer": json.loads(tokenizer.about),
+    }
+    if adapters is not None:
+        assert base is not None
+        origin = {"folder": base, "digest": digest(base)}
+        about |= {"lora": dataclasses.asdict(adapters), "base": origin}
+    return about
+
+
+def load(folder: str | Path, agent: int = 0) -> LanguageModel:
+    """The language model of a run, or of a folder of Hugging Face (GPT-2, Llama).
+
+    Args:
+      folder: where it is.
+      agent: which of a run's agents, by its place.
+
+    Raises:
+      InvalidInput: there is none, or one that does not fit.
+    """
+    path = Path(folder)
+    if (path / "policy").is_dir():
+        return _of_run(path, "policy", agent)
+    kind = _model_type(path)
+    require(
+        kind in LOADERS,
+        f"{str(folder)!r} holds no language model: give the folder of a `jaxrl rlhf "
+        f"sft`, or one of Hugging Face with a model of type {' or '.join(LOADERS)}.",
+    )
+    config, params, tokenizer = LOADERS[str(kind)](path)
+    require(
+        tokenizer is not None,
+        f"{str(folder)!r} has no tokenizer.json: text cannot be read without it.",
+    )
+    assert tokenizer is not None
+    return LanguageModel(config, params, tokenizer)
+
+
+def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
+    """The reward model of a run: its `params` are `RewardParams`.
+
+    Where the run's config says `normalize`, they give g r + b: mean 0 and deviation 1 over
+    the answers that were labelled.
+
+    Raises:
+      InvalidInput: there is none, or one that does not fit.
+    """
+    path = Path(folder)
+    require(
+        (path / "policy").is_dir(),
+        f"reward = {str(folder)!r} holds no reward model: give the folder of a `jaxrl "
+        f"rlhf reward`, or the name of a world.",
+    )
+    return _of_run(path, "reward", agent)
+
+
+@functools.cache
+def scorer(model: GPT) -> Any:
+    """The judge that a reward model is: `(params, tokens, mask, answer) -> score [B]`.
+
+    One for each model, so that equal tasks are equal programs.
+    """
+    return functools.partial(score, model)
+
+
+def score(
+    model: GPT, params: RewardParams, tokens: Array, mask: Array, answer: Array
+) -> Array:
+    """r(x, y) = w · h + b, with h the hidden state of the answer's last token: `[B]`.
+
+    Args:
+      model: whose `apply` is called.
+      params: of it, with w and b.
+      tokens: int32 `[B, T]`.
+      mask: bool `[B, T]`, real tokens.
+      answer: bool `[B, T]`, those of the answer.
+
+    Source: Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, section 3.4.
+    """
+    hidden = hidden_states(model, params.model, tokens, mask)
+    read = hidden @ params.head + params.bias
+    return objectives.masked_sum(read, objectives.last_token(answer))
+
+
+def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
+    """A reward model that gives g r + b, with mean 0 and deviation 1.
+
+    Args:
+      params: the model that gives r.
+      moments: `[3]`, weighted sums of 1, r and r² over answers.
+
+    Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
+    """
+    number, first, second = np.asarray(moments, float)
+    mean, square = (x / max(number, 1e-8) for x in (first, second))
+    gain, bias = objectives.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
+
+
+def hidden_states(model: GPT, params: PyTree, tokens: Array, mask: Array) -> Array:
+    """Float32 `[B, T, D]`: what the logits are made of."""
+    output: Any = model.apply(params, tokens, mask)
+    return output.hidden.astype(jnp.float32)
+
+
+def digest(folder: str | Path) -> str:
+    """What tells a model from another that lies in the same place.
+
+    Raises:
+      InvalidInput: there is none.
+    """
+    path = Path(folder)
+    if (path / "policy").is_dir():
+        return storage.digest(path / "policy")
+    files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
+    return " ".join(_file_digest(file, _changed(file)) for file in files)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@functools.cache
+def _file_digest(path: Path, changed: int) -> str:
+    """Of a file as it was changed last: some have gigabytes, and are asked for often."""
+    del changed
+    return storage.file_digest(path)
+
+
+def _model_type(path: Path) -> str | None:
+    try:
+        content = json.loads((path / "config.json").read_text())
+        return str(content.get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
+    about, arrays = storage.read(path / "policy")
+    told = about.get("language_model") or {}
+    require(
+        told.get("kind") == kind,
+        f"{str(path)!r} holds no {_WORDS[kind]}: it is a run of "
+        f"{about.get('algorithm')!r}.",
+    )
+    count = len(about["seeds"])
+    require(
+        0 <= agent < count,
+        f"agent = {agent}: {str(path)!r} has {count}, the first is 0.",
+    )
+    own = {name: x[agent] for name, x in arrays.items()}
+    try:
+        config = configs.from_dict(ModelConfig, told["config"])
+        words = tokenizers.from_about(told["tokenizer"])
+        trained = _params(told, config, own, f"{kind}/", path)
+        if kind == "reward" and about["config"]["normalize"]:
+            trained = normalized(trained, own["moments"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(
+            f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "
+            f"no valid {error}."
+        ) from error
+    tokenizers.check_vocabulary(words, config)
+    return LanguageModel(config, trained, words)
+
+
+_WORDS = {"policy": "language model", "reward": "reward model"}
+
+
+def _params(
+    told: dict[str, Any],
+    config: ModelConfig,
+    arrays: dict[str, np.ndarray],
+    place: str,
+    path: Path,
+) -> PyTree:
+    """The parameters under `place`, merged with their base where they are adapters."""
+    own = {
+        name[len(place) :]: x for name, x in arrays.items() if name.startswith(place)
+    }
+    if place == "reward/":
+        head, bias = jnp.asarray(own.pop("head")), jnp.asarray(own.pop("bias"))
+        own = {name.removeprefix("model/"): x for name, x in own.items()}
+        return RewardParams(_merged(told, config, own, path), head, bias)
+    return _merged(told, config, own, path)
+
+
+def _merged(
+    told: dict[str, Any], config: ModelConfig, own: dict[str, np.ndarray], path: Path
+) -> PyTree:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    template = jax.eval_shape(GPT(config).init, jax.random.key(0), tokens)
+    if "lora" not in told:
+        return jax.tree.map(jnp.asarray, storage.filled(template, own, path / "policy"))
+    base = told["base"]
+    about = f"{str(path)!r} holds adapters of {base['folder']!r}, which"
+    require(
+        Path(base["folder"]).is_dir(),
+        f"{about} is not there (from {str(Path.cwd())!r}): put it back.",
+    )
+    require(
+        digest(base["folder"]) == base["digest"],
+        f"{about} has changed since: train them anew.",
+    )
+    adapters = lora.LoRA(**(told["lora"] | {"targets": tuple(told["lora"]["targets"])}))
+    shapes = jax.eval_shape(
+        functools.partial(lora.init, adapters), template, jax.random.key(0)
+    )
+    trained = storage.filled(shapes, own, path / "policy")
+    return lora.merge(adapters, load(base["folder"]).params, trained)

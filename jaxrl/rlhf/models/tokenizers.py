@@ -1,0 +1,280 @@
+"""Tokenizers: bytes, characters, words, and any `tokenizer.json`.
+
+A tokenizer is a value: two functions beside the numbers that a model and a generation need.
+Neither function adds or keeps special tokens; `eos` and `pad` are for the caller to place.
+"""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl.errors import InvalidInput, require
+from jaxrl.rlhf.models.transformer import ModelConfig
+
+
+class Tokenizer(NamedTuple):
+    """Text to tokens and back."""
+
+    encode: Callable[[str], list[int]]
+    """Raises `InvalidInput` for a character or word that has no token."""
+    decode: Callable[[Iterable[int]], str]
+    """Leaves out `eos`, `pad` and other special tokens."""
+    vocab_size: int
+    """Tokens are 0, ..., vocab_size - 1."""
+    eos: int | None
+    """The token that ends an answer, or none."""
+    pad: int
+    """What is written where there is no token."""
+    about: str
+    """JSON from which `from_about` makes it again. Equal tokenizers have equal ones."""
+
+    def __eq__(self, other: object) -> bool:
+        """So that equal tasks are equal programs."""
+        return isinstance(other, Tokenizer) and self[2:] == other[2:]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[2:])
+
+
+def bytes_of_text() -> Tokenizer:
+    """The 256 bytes of UTF-8, then EOS (256) and padding (257).
+
+    Any text has tokens. Tokens that are no UTF-8 are decoded as "�".
+    """
+
+    def decode(tokens: Iterable[int]) -> str:
+        known = _checked(tokens, 258)
+        return bytes(t for t in known if t < 256).decode(errors="replace")
+
+    about = json.dumps({"kind": "bytes"})
+    return Tokenizer(lambda text: list(text.encode()), decode, 258, 256, 257, about)
+
+
+def characters(alphabet: str, own_pad: bool = True) -> Tokenizer:
+    """One token for each character of an alphabet, in its order, then EOS and padding.
+
+    Args:
+      alphabet: the characters.
+      own_pad: whether padding is a token of its own, and not EOS. Masks say what is real
+        in both.
+
+    Raises:
+      InvalidInput: the alphabet is empty or has a character twice.
+    """
+    size = len(alphabet)
+    twice = sorted({x for x in alphabet if alphabet.count(x) > 1})
+    require(size > 0, "alphabet = '': must have a character or more.")
+    require(not twice, f"alphabet = {alphabet!r}: has {twice} more than once.")
+    number = {character: i for i, character in enumerate(alphabet)}
+
+    def encode(text: str) -> list[int]:
+        _require_known(text, [x for x in text if x not in number])
+        return [number[x] for x in text]
+
+    def decode(tokens: Iterable[int]) -> str:
+        return "".join(alphabet[t] for t in _checked(tokens, pad + 1) if t < size)
+
+    pad = size + own_pad
+    about = {"kind": "characters", "alphabet": alphabet, "own_pad": own_pad}
+    return Tokenizer(encode, decode, pad + 1, size, pad, json.dumps(about))
+
+
+def words(vocabulary: Sequence[str]) -> Tokenizer:
+    """One token for each word of a vocabulary, in its order, then EOS, which pads too.
+
+    A text is words joined by single spaces.
+
+    Raises:
+      InvalidInput: the vocabulary is empty, has a word twice, or one with a space or
+        nothing in it.
+    """
+    return _words(tuple(vocabulary))
+
+
+@functools.cache
+def _words(known: tuple[str, ...]) -> Tokenizer:
+    size, number = len(known), {word: i for i, word in enumerate(known)}
+    twice = sorted(x for x in number if known.count(x) > 1)
+    broken = [x for x in known if len(x.split()) != 1 or x != x.strip()]
+    require(size > 0, "vocabulary = (): must have a word or more.")
+    require(not twice, f"vocabulary: has {twice} more than once.")
+    require(not broken, f"vocabulary: {broken} must be words without spaces.")
+
+    def encode(text: str) -> list[int]:
+        parts = text.split(" ") if text else []
+        _require_known(text, [x for x in parts if x not in number], "words")
+        return [number[x] for x in parts]
+
+    def decode(tokens: Iterable[int]) -> str:
+        return " ".join(known[t] for t in _checked(tokens, size + 1) if t < size)
+
+    about = json.dumps({"kind": "words", "vocabulary": known})
+    return Tokenizer(encode, decode, size + 1, size, size, about)
+
+
+def from_file(
+    path: str | Path, eos: int | str | None = None, pad: int | str | None = None
+) -> Tokenizer:
+    """A `tokenizer.json` of Hugging Face, read by `tokenizers` (the extra `rlhf`).
+
+    Args:
+      path: the file.
+      eos: the token that ends an answer, by number or by name.
+      pad: the padding token; none means `eos`, or 0 without one.
+
+    Raises:
+      InvalidInput: `tokenizers` is not installed, the file is none of its files, or has no
+        such token.
+    """
+    return _of_library(_read(Path(path)), eos, pad, str(path))
+
+
+def from_about(about: dict[str, Any]) -> Tokenizer:
+    """The tokenizer whose `about` this is, as JSON reads it.
+
+    Raises:
+      InvalidInput: of a file's, `tokenizers` is not installed.
+      KeyError: it is none at all.
+    """
+    if about["kind"] == "bytes":
+        return bytes_of_text()
+    if about["kind"] == "characters":
+        return characters(about["alphabet"], about["own_pad"])
+    if about["kind"] == "words":
+        return words(about["vocabulary"])
+    name = "the tokenizer of this model"
+    whole = _library(name).Tokenizer.from_str(about["text"])
+    return _of_library(whole, about["eos"], about["pad"], name)
+
+
+def _of_library(
+    whole: Any, eos: int | str | None, pad: int | str | None, path: str
+) -> Tokenizer:
+    vocabulary = whole.get_vocab(with_added_tokens=True)
+    vocab_size = max(vocabulary.values()) + 1
+    unknown = getattr(whole.model, "unk_token", None)
+
+    def number(name: str, token: int | str | None) -> int | None:
+        found = vocabulary.get(token) if isinstance(token, str) else token
+        missing = token is not None and (found is None or not 0 <= found < vocab_size)
+        require(not missing, f"{name} = {token!r}: there is no such token in {path}.")
+        return found
+
+    def encode(text: str) -> list[int]:
+        encoded = whole.encode(text, add_special_tokens=False)
+        is_known = np.zeros(len(text), bool)
+        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+            is_known[start:end] |= token != unknown
+        pairs = zip(text, is_known, strict=True)
+        _require_known(text, [x for x, known in pairs if not known | x.isspace()])
+        return encoded.ids
+
+    def decode(tokens: Iterable[int]) -> str:
+        real = [t for t in _checked(tokens, vocab_size) if t not in (end, padding)]
+        return whole.decode(real, skip_special_tokens=True)
+
+    end = number("eos", eos)
+    padding = number("pad", pad)
+    padding = (end or 0) if padding is None else padding
+    content = {"kind": "file", "text": whole.to_str(), "eos": end, "pad": padding}
+    return Tokenizer(encode, decode, vocab_size, end, padding, json.dumps(content))
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """A model may have more tokens than its tokenizer (padded tables), never fewer.
+
+    Raises:
+      InvalidInput: the tokenizer has tokens that the model does not know.
+    """
+    require(
+        tokenizer.vocab_size <= config.vocab_size,
+        f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+        f"{config.vocab_size}: use the tokenizer that the model was trained with.",
+    )
+
+
+def written(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+    """The text of tokens that a model wrote. A model with more tokens than its tokenizer
+    may write one that nobody knows: it is shown as "�"."""
+
+    def known(token: int) -> bool:
+        return 0 <= token < tokenizer.vocab_size
+
+    runs = itertools.groupby(map(int, tokens), known)
+    return "".join(
+        tokenizer.decode(run) if is_known else "�" * len(list(run))
+        for is_known, run in runs
+    )
+
+
+def padded(
+    rows: Iterable[Iterable[int]], pad: int, length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of several lengths as one batch, padded on the left.
+
+    Args:
+      rows: tokens of each prompt, one or more.
+      pad: the padding token.
+      length: columns P; none means the longest prompt's.
+
+    Returns:
+      (tokens int32 `[B, P]`, mask bool `[B, P]`).
+
+    Raises:
+      InvalidInput: a prompt is empty, or longer than `length`.
+    """
+    lists = [list(row) for row in rows]
+    longest = max(map(len, lists), default=0)
+    columns = longest if length is None else length
+    tokens = np.full((len(lists), columns), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(lists):
+        require(len(row) > 0, f"prompt {i} is empty: give it one token or more.")
+        require(
+            len(row) <= columns,
+            f"prompt {i} has {len(row)} tokens: at most {columns} fit; shorten it.",
+        )
+        tokens[i, columns - len(row) :] = row
+        mask[i, columns - len(row) :] = True
+    return tokens, mask
+
+
+def _library(reader: Any) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise InvalidInput(
+            f"{reader} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+        ) from error
+    return tokenizers
+
+
+def _read(path: Path) -> Any:
+    library = _library(path)
+    try:
+        return library.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
+
+
+def _require_known(text: str, unknown: list[str], kind: str = "characters") -> None:
+    if unknown:
+        shown = ", ".join(map(repr, dict.fromkeys(unknown)))
+        raise InvalidInput(f"{text!r} has {kind} without a token: {shown}.")
+
+
+def _checked(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    known = [int(t) for t in tokens]
+    wrong = [t for t in known if not 0 <= t < vocab_size]
+    require(
+        not wrong, f"token {wrong[:1]} does not exist: there are {vocab_size} tokens."
+    )
+    return known

@@ -1,0 +1,1 @@
+"""A run in a folder: experiment, session, artefact, checkpoints, loggers."""

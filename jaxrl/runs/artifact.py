@@ -1,0 +1,324 @@
+"""The policy artefact: a folder that holds a trained agent and nothing that can run.
+
+    policy/manifest.json         algorithm, config, environment, spaces, seeds
+    policy/arrays.safetensors    every array of every seed's agent, leading axis [K]
+
+Parameters, optimiser state and normaliser travel together, because an agent without its
+statistics is another agent. No pickle: loading verifies and reads JSON and raw tensors
+(`jaxrl.core.storage`), and puts them into the structure that the algorithm itself builds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxrl
+from jaxrl import spaces
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.core import config as configs
+from jaxrl.core import storage
+from jaxrl.core.variants import Setting
+from jaxrl.data import dataset
+from jaxrl.data.frozen_policy import FrozenPolicy
+from jaxrl.envs import make
+from jaxrl.errors import InvalidInput, require
+from jaxrl.rlhf.registry import RLHF
+from jaxrl.training.population import init_population, member
+from jaxrl.types import Algorithm, Env, PyTree
+
+FORMAT = 2
+
+BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()}
+"""Every algorithm by the name that files know it by."""
+
+ENV = "env."
+"""How the names of an environment's parameters begin, beside those of configs."""
+
+Own = dict[str, Any]
+"""The values of one agent that are not those of its run, by name."""
+
+_FIELDS: dict[str, type] = {
+    "format": int,
+    "jaxrl": str,
+    "algorithm": str,
+    "config": dict,
+    "env": str,
+    "env_params": dict,
+    "seeds": list,
+}
+"""What `load_agents` needs of the manifest."""
+
+
+class Agents(NamedTuple):
+    """The trained agents of a run, to evaluate or to act (`jaxrl.load_policy`)."""
+
+    algorithm: Algorithm
+    config: Any
+    env: Env
+    env_params: dict[str, Any]  # what `make(env.id, ...)` was given
+    agents: PyTree  # leading axis [K]
+    seeds: list[int]
+    own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
+    members: Sequence[int] = ()  # its place in training [K]; empty: all are here
+    teacher: str | None = (
+        None  # where the policy is that they evaluate (`load_teacher`)
+    )
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Config and environment of each agent."""
+        own = self.own or [{}] * len(self.seeds)
+        given = (self.algorithm, self.config, self.env, self.env_params)
+        return [setting(*given, values) for values in own]
+
+
+def setting(
+    algorithm: Algorithm, config: Any, env: Env, env_params: dict[str, Any], own: Own
+) -> Setting:
+    """Config and environment with some values that are not those of the run.
+
+    Args:
+      algorithm: whose config it is.
+      config: of the run.
+      env: of the run.
+      env_params: what `make` was given for it.
+      own: values by name: "gamma" is of the config, "env.gravity" of the environment.
+
+    Raises:
+      InvalidInput: a name or a value does not fit.
+    """
+    params = {n[len(ENV) :]: v for n, v in own.items() if n.startswith(ENV)}
+    fields = {n: v for n, v in own.items() if not n.startswith(ENV)}
+    if fields:
+        values = configs.to_dict(config) | fields
+        config = configs.from_dict(algorithm.Config, values)
+    if params:
+        env = built(algorithm, env.id, env_params | params, env.teacher)
+    return configs.with_floats(config), env
+
+
+def save_agents(folder: Path, agents: Agents) -> None:
+    """Writes the artefact beside its place and moves it there whole.
+
+    Args:
+      folder: the artefact's folder; replaced if it exists.
+      agents: what is to be loaded again.
+    """
+    description = {
+        "format": FORMAT,
+        "jaxrl": jaxrl.__version__,
+        "algorithm": agents.algorithm.name,
+        "config": configs.to_dict(agents.config),
+        "env": agents.env.id,
+        "env_params": agents.env_params,
+        "seeds": agents.seeds,
+    } | _about(agents.algorithm, agents.config, agents.env)
+    if agents.own:
+        description["own"] = list(agents.own)
+    if agents.members:
+        description["members"] = list(agents.members)
+    if agents.teacher is not None:
+        description["teacher"] = agents.teacher
+    storage.write(folder, agents.agents, description)
+
+
+def load_agents(run: Path | str, env: str | None = None) -> Agents:
+    """Reads the artefact of a run folder.
+
+    Nothing in it is run. An environment named "module:factory" is code that loading
+    would import, so the artefact's word is not enough for it: the caller says it too.
+
+    Args:
+      run: the run folder.
+      env: the environment's id, needed where it is "module:factory".
+
+    Raises:
+      InvalidInput: if the folder holds no artefact, or one that does not fit.
+    """
+    description, tensors = _read(run)
+    check_environment(description["env"], env, run)
+    algorithm = BY_NAME[description["algorithm"]]
+    config = configs.from_dict(algorithm.Config, description["config"])
+    env_params = description["env_params"]
+    environment = built(algorithm, description["env"], env_params)
+    about = _about(algorithm, config, environment)
+    if any(description.get(name) != value for name, value in about.items()):
+        kind, what = ("an environment", "spaces than the one")
+        if algorithm.problem is not None:
+            kind, what = ("data", "models than those")
+        raise InvalidInput(
+            f"{str(run)!r} was trained on {kind} {description['env']!r} with other {what} "
+            f"of today."
+        )
+    seeds = description["seeds"]
+    template = jax.eval_shape(
+        lambda keys: init_population(algorithm, config, environment, {}, keys).agent,
+        jax.random.split(jax.random.key(0), len(seeds)),
+    )
+    agents = storage.filled(template, tensors, Path(run) / "policy")
+    teacher = description.get("teacher")
+    if teacher is not None:
+        environment = taught(environment, algorithm, teacher)
+    more = (description.get("own", ()), description.get("members", ()), teacher)
+    return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
+
+
+def check_acts(agents: Agents, run: Path | str) -> None:
+    """Refuses agents that take no actions in an environment."""
+    require(
+        agents.algorithm.problem is None,
+        f"RUN = {str(run)!r}: a run of {agents.algorithm.name} has no policy that acts in "
+        f"an environment; language models answer prompts: `jaxrl rlhf generate`.",
+    )
+
+
+def built(
+    algorithm: Algorithm, env: str, env_params: dict[str, Any], teacher: PyTree = None
+) -> Any:
+    """The environment of that id, or what takes its place for the algorithm.
+
+    Raises:
+      InvalidInput: it cannot be made.
+    """
+    if algorithm.problem is not None:
+        return algorithm.problem.make(env, **env_params)
+    return make(env, **env_params).replace(teacher=teacher)
+
+
+UNIFORM = "uniform"
+"""The policy that takes every action equally often, where one is named."""
+
+
+def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
+    """The environment with what the algorithm learns from beside rewards.
+
+    Args:
+      env: the environment that is trained on.
+      algorithm: its `teacher` says what `source` is.
+      source: a dataset's folder, a run folder, whose first agent it is then, or
+        "uniform"; None for nothing.
+
+    Raises:
+      InvalidInput: the algorithm has no teacher, or this one does not fit.
+    """
+    if source is None:
+        return env
+    kind = algorithm.teacher
+    require(
+        bool(kind), f"teacher = {source!r}: {algorithm.name} has none, leave it out."
+    )
+    require(
+        isinstance(source, str), f"{kind} = {source!r}: must be the name of a folder."
+    )
+    if kind == "policy" and source == UNIFORM:
+        return env
+    if kind == "data":
+        return env.replace(teacher=dataset.load(source, env))
+    return env.replace(teacher=_frozen_policy(kind, source, env))
+
+
+def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
+    """The first agent of a run folder."""
+    agents = load_agents(run, env.id)
+    name = agents.algorithm.name
+    require(
+        _spaces(agents.env) == _spaces(env),
+        f"{kind} = {run!r}: was trained on an {env.id} with other spaces, give one of "
+        f"the same.",
+    )
+    require(
+        agents.algorithm.teacher != "policy",
+        f"{kind} = {run!r}: {name} learns values and no policy, give another run.",
+    )
+    config, _ = agents.settings[0]
+    memory = agents.algorithm.init_memory(config, env, 1)
+    require(
+        not jax.tree.leaves(memory),
+        f"{kind} = {run!r}: its policy has a memory, give one without.",
+    )
+    return FrozenPolicy(config, member(agents.agents, 0), agents.algorithm)
+
+
+def teacher_digest(algorithm: Algorithm, source: str | None) -> str | None:
+    """What tells one teacher from another that lies in the same place."""
+    if source is None or source == UNIFORM:
+        return None
+    folder = Path(source)
+    return storage.digest(folder if algorithm.teacher == "data" else folder / "policy")
+
+
+def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the tensors, checked as far as that needs no algorithm."""
+    folder = Path(run) / "policy"
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"RUN = {str(run)!r} holds no policy: give a folder that `jaxrl train` has "
+            f"finished."
+        )
+    description, tensors = storage.read(folder)
+    bad_field = _bad_field(description)
+    if bad_field:
+        raise InvalidInput(
+            f"RUN = {str(run)!r} holds no policy of jaxrl: its manifest has no valid "
+            f"{bad_field!r}."
+        )
+    if description["format"] != FORMAT:
+        raise InvalidInput(
+            f"the policy in {str(run)!r} has format {description['format']}, this version "
+            f"of jaxrl reads format {FORMAT}: load it with jaxrl {description['jaxrl']}."
+        )
+    if description["algorithm"] not in BY_NAME:
+        raise InvalidInput(
+            f"the policy in {str(run)!r} is of algorithm {description['algorithm']!r}, "
+            f"this version of jaxrl has {', '.join(BY_NAME)}."
+        )
+    return description, tensors
+
+
+def check_environment(trained_on: str, given: str | None, run: Path | str) -> None:
+    """Refuses code, unless the caller says its name too, and another environment."""
+    if given not in (None, trained_on):
+        raise InvalidInput(
+            f"env = {given!r}: {str(run)!r} was trained on {trained_on!r}."
+        )
+    if ":" in trained_on and given is None:
+        raise InvalidInput(
+            f"{str(run)!r} was trained on {trained_on!r}, code that loading "
+            f"it would import: if you trust that, give --env {trained_on}."
+        )
+
+
+def _bad_field(description: Any) -> str | None:
+    """The first field that is not what `load_agents` needs, or None."""
+    fields = description if isinstance(description, dict) else {}
+    for name, kind in _FIELDS.items():
+        if not isinstance(fields.get(name), kind):
+            return name
+    seeds = fields["seeds"]
+    if not seeds or any(type(s) is not int for s in seeds):
+        return "seeds"
+    for name, kind in (("own", dict), ("members", int)):
+        values = fields.get(name, [])
+        if not isinstance(values, list) or len(values) not in (0, len(seeds)):
+            return name
+        if any(type(x) is not kind for x in values):
+            return name
+    return None
+
+
+def _about(algorithm: Algorithm, config: Any, env: Any) -> dict[str, Any]:
+    """What must be as it was for an agent to fit."""
+    if algorithm.problem is not None:
+        about: dict[str, Any] = algorithm.problem.describe(config, env)
+        return about
+    return _spaces(env)
+
+
+def _spaces(env: Env) -> dict[str, Any]:
+    return {
+        "observation_space": spaces.describe(env.observation_space),
+        "action_space": spaces.describe(env.action_space),
+    }

@@ -1,0 +1,165 @@
+"""Checkpoints: RUN/checkpoints/ITERATION/, with all that a run needs to go on exactly.
+
+Parameters, targets, optimiser, normalisers, environments, replay memory, keys, counters,
+the tally of an unfinished chunk, and how much of `metrics.jsonl` was written by then.
+A damaged one is refused and an older one offered: nothing is passed over in silence.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxrl.core import distributed, storage
+from jaxrl.errors import InvalidInput, require
+from jaxrl.training.loop import Progress
+
+FOLDER = "checkpoints"
+
+SHARE = 0.01
+"""The largest part of the time that goes into checkpoints after the first, however large
+they are."""
+
+
+class Saver:
+    """Writes the checkpoints of a run, at the start and then every so many seconds."""
+
+    def __init__(
+        self,
+        run: Path,
+        about: dict[str, Any],
+        sync_metrics: Callable[[], int],
+        every: float,
+        keep: int,
+        last: int | None = None,
+    ) -> None:
+        """`about` is the experiment; `sync_metrics` puts the metrics file on the disk and
+        returns its size; `last` is the checkpoint that the run goes on from."""
+        self._run, self._about, self._sync_metrics = run, about, sync_metrics
+        self._every, self._keep = every, keep
+        self._last = last
+        self._due = 0.0 if last is None else time.monotonic() + every
+
+    def save_if_due(self, progress: Progress) -> None:
+        if distributed.agreed(int(time.monotonic() >= self._due)):
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Writes a checkpoint, then removes all but the newest.
+
+        Of several processes all must call it together, and the first writes.
+
+        Raises:
+          OSError: the disk is full, read-only or gone; those before are kept.
+        """
+        if progress.iteration == self._last:
+            return
+        started = time.monotonic()
+        arrays = distributed.fetched(_arrays(progress))
+        self._last = progress.iteration
+        if distributed.is_first():
+            self._write(progress, arrays)
+        now = time.monotonic()
+        self._due = now + max(self._every, (now - started) / SHARE)
+
+    def _write(self, progress: Progress, arrays: dict[str, Any]) -> None:
+        about = self._about | {
+            "iteration": progress.iteration,
+            "seconds": progress.seconds,
+            "metrics_bytes": self._sync_metrics(),
+        }
+        folder = self._run / FOLDER
+        folder.mkdir(exist_ok=True)
+        storage.write(folder / str(progress.iteration), arrays, about)
+        for iteration in saved(self._run)[: -self._keep]:
+            shutil.rmtree(folder / str(iteration))
+
+
+def saved(run: Path) -> list[int]:
+    """The iterations that have a checkpoint, in order."""
+    folder = run / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def chosen(run: Path, iteration: int | None) -> int | None:
+    """The newest checkpoint, or the one that is asked for; None if there is none at all.
+
+    Raises:
+      InvalidInput: that checkpoint does not exist.
+    """
+    iterations = saved(run)
+    if iteration is None:
+        return iterations[-1] if iterations else None
+    require(
+        iteration in iterations,
+        f"checkpoint = {iteration}: {str(run)!r} has "
+        f"{', '.join(map(str, iterations)) or 'none'}.",
+    )
+    return iteration
+
+
+def load(
+    run: Path, shapes: Progress, about: dict[str, Any], iteration: int
+) -> tuple[Progress, int, dict[str, str]]:
+    """A checkpoint, verified before anything of it is used.
+
+    Args:
+      run: the run folder.
+      shapes: of the progress of this experiment.
+      about: the experiment; a checkpoint of another one is refused.
+      iteration: which checkpoint.
+
+    Returns:
+      (progress, metrics_bytes, versions): arrays on the host; how long `metrics.jsonl`
+      was; what it was written with.
+
+    Raises:
+      Damaged: it is not what was written; the message names the file, and the newest
+        whole checkpoint before it.
+      InvalidInput: it is of another experiment.
+    """
+    folder = run / FOLDER / str(iteration)
+    try:
+        found, arrays = storage.read(folder)
+    except storage.Damaged as error:
+        raise storage.Damaged(f"{error} {_older(run, iteration)}") from error
+    for name, value in about.items():
+        require(
+            found.get(name) == value,
+            f"{name} = {value!r}, but {str(folder)!r} was written with "
+            f"{found.get(name)!r}: a run is resumed with what it was begun with.",
+        )
+    tree = storage.filled(_arrays(shapes), arrays, folder)
+    progress = Progress(**tree, iteration=found["iteration"], seconds=found["seconds"])
+    return progress, found["metrics_bytes"], found["versions"]
+
+
+def _arrays(progress: Progress) -> dict[str, Any]:
+    return {
+        "values": progress.values,
+        "state": progress.state,
+        "tally": progress.tally,
+        "broken": progress.broken,
+    }
+
+
+def remove_after(run: Path, iteration: int) -> None:
+    """Removes newer checkpoints, which a run that goes on from here is to write again,
+    and what a killed process has left unfinished."""
+    folder = run / FOLDER
+    for path in folder.iterdir():
+        if not path.name.isdecimal() or int(path.name) > iteration:
+            shutil.rmtree(path)
+
+
+def _older(run: Path, iteration: int) -> str:
+    """What to do instead of loading a damaged checkpoint."""
+    for older in reversed([i for i in saved(run) if i < iteration]):
+        try:
+            storage.read(run / FOLDER / str(older))
+        except InvalidInput:
+            continue
+        return f"An older one is whole: jaxrl resume {run} --checkpoint {older}"
+    return "No older one is whole: train anew."

@@ -1,0 +1,584 @@
+"""A training run in a folder: what `jaxrl train` does, as one Python call.
+
+RUN/config.json      what was asked (see `jaxrl.runs.experiment`)
+RUN/checkpoints/     how far it is; `jaxrl resume RUN` goes on (see `jaxrl.runs.checkpoint`)
+RUN/metrics.jsonl    a line for each chunk, every metric for every seed
+RUN/samples.jsonl    of a language model: some of its texts, as it was at ten times
+RUN/policy/          the trained agents (see `jaxrl.runs.artifact`), without broken ones
+RUN/summary.json     versions, device, exact counts, seconds, final evaluation
+RUN/learning_curve.png
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl import plotting
+from jaxrl.core import config as configs
+from jaxrl.core import distributed, prng, run_folders, storage
+from jaxrl.core.variants import stacked
+from jaxrl.errors import InvalidInput, require
+from jaxrl.evaluation import evaluate_population
+from jaxrl.runs import artifact, checkpoint, live, loggers
+from jaxrl.runs.artifact import Own
+from jaxrl.runs.experiment import (
+    Experiment,
+    checked_plan,
+    describe,
+    describe_plan,
+    describe_training,
+    finished_summary,
+    folder_name,
+    json_text,
+    planned_iterations,
+    read_experiment,
+    versions,
+)
+from jaxrl.statistics import summarize_returns
+from jaxrl.training.devices import hardware
+from jaxrl.training.loop import (
+    Job,
+    NonFiniteError,
+    OnNan,
+    Progress,
+    Result,
+    chunk_length,
+    placed_progress,
+    planned_job,
+    progress_shapes,
+    train,
+)
+from jaxrl.training.population import member
+from jaxrl.types import Algorithm, Plan, Row
+
+EVALUATION_SEED = 0
+"""Seed of the evaluation at the end of a run, that of `jaxrl evaluate` by default."""
+
+EVALUATION = 0x65766C
+"""Folded into evaluation keys, to keep them apart from those of training."""
+
+
+Start = Callable[[Job], tuple[Progress, list[Row]]]
+"""Where a run begins, if not at its beginning: the progress, and the rows so far."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A process that is at an experiment, in its folder."""
+
+    folder: Path
+    experiment: Experiment
+    plan: Plan
+    progress: bool
+    report: Callable[[str], None]
+    interrupted: Callable[[], bool]
+
+    @property
+    def iterations(self) -> int:
+        """Train steps that are wanted."""
+        return planned_iterations(self.experiment, self.plan)
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path | str | None = None,
+    *,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> tuple[Path, dict[str, Any]]:
+    """Trains, evaluates and writes everything into a run folder.
+
+    Args:
+      experiment: what to train.
+      out: the run folder, new or empty; by default the first free
+        `runs/ALGO-ENV-SEED-n`.
+      progress: whether to show how far it is, on stderr.
+      report: called with lines for a person.
+      interrupted: asked every few seconds; True ends the run early, artefacts and all.
+      start: the progress to begin with and the rows that led there; by default none.
+      on_result: called with what is on the devices at the end.
+
+    Returns:
+      The folder and the content of its `summary.json`.
+
+    Raises:
+      InvalidInput: before anything compiles or is written.
+      NonFiniteError: a number became NaN or infinite; metrics and checkpoints are kept.
+      OSError: the disk is full, read-only or gone; the last checkpoint is kept.
+    """
+    plan = checked_plan(experiment)
+    report(describe_plan(experiment, plan))
+    description = json_text(describe(experiment))
+    folder = run_folders.agreed(out, folder_name(experiment))
+    session = Session(folder, experiment, plan, progress, report, interrupted)
+    with run_folders.locked(folder):
+        if distributed.is_first():
+            storage.write_text(folder / "config.json", description)
+        result = _train(session, None, start)
+        on_result(result)
+        return folder, _finish(session, result)
+
+
+def resume_experiment(
+    run: Path | str,
+    iteration: int | None = None,
+    *,
+    env: str | None = None,
+    algorithm: Algorithm | None = None,
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    interrupted: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Goes on with a run that was killed or interrupted, as if it had not been.
+
+    Args:
+      run: the run folder.
+      iteration: the checkpoint to go on from, by default the newest; newer ones are
+        removed.
+      env: the environment's id, needed where it is "module:factory", which is code.
+      algorithm: needed where it was a variant and not one of `ALGORITHMS`.
+      progress: whether to show how far it is, on stderr.
+      report: called with lines for a person.
+      interrupted: asked every few seconds; True ends the run early, artefacts and all.
+      start: as for `run_experiment`, if there is no checkpoint yet.
+      on_result: called with what is on the devices at the end.
+
+    Returns:
+      The content of its `summary.json`.
+
+    Raises:
+      InvalidInput: there is no such run or checkpoint, a file is damaged, or another
+        process is at it; nothing is changed then.
+      NonFiniteError, OSError: as `run_experiment`.
+    """
+    folder = Path(run)
+    experiment = read_experiment(folder, env, algorithm)
+    plan = checked_plan(experiment)
+    session = Session(folder, experiment, plan, progress, report, interrupted)
+    with run_folders.locked(folder):
+        summary = finished_summary(folder)
+        if summary is not None and iteration is None:
+            report(f"{folder} is finished: there is nothing to resume.")
+            return summary
+        require(
+            not getattr(experiment.environment, "on_host", False),
+            f"RUN = {str(run)!r}: {experiment.env} has its state on the host, where no "
+            f"checkpoint reaches it: the run cannot be resumed, train anew.",
+        )
+        iteration = checkpoint.chosen(folder, iteration)
+        if iteration is None:
+            report(f"{folder} has no checkpoint yet: training from the start.")
+        result = _train(session, iteration, start)
+        on_result(result)
+        return _finish(session, result)
+
+
+def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
+    """`train`, its rows going to the metrics file and the live view.
+
+    From the checkpoint of that iteration, or from the start.
+    """
+    experiment, plan, folder = session.experiment, session.plan, session.folder
+    total = plan.warmup_env_steps + session.iterations * plan.env_steps
+    about = describe_training(experiment)
+    first = distributed.is_first()
+    if iteration is not None:
+        start = partial(_restored, folder, about, iteration, session.report)
+    with ExitStack() as stack:
+        metrics = loggers.MetricsFile(
+            folder / "metrics.jsonl" if first else Path(os.devnull)
+        )
+        view = _view(session, total)
+        others = _other_loggers(session, iteration or 0) if first else []
+        for logger in (metrics, view, *others):
+            stack.enter_context(closing(logger))
+        if iteration is None and first:
+            metrics.truncate(0)
+        unwritten = [metrics, *others] if iteration is None else []
+        start = start and partial(_begun, start, unwritten, view)
+        samples = _Samples(session, iteration or 0, others)
+        saver = checkpoint.Saver(
+            folder,
+            about | {"versions": versions()},
+            metrics.sync,
+            experiment.checkpoint_every,
+            experiment.keep,
+            iteration,
+        )
+
+        def on_chunk(row: Row) -> None:
+            for logger in (metrics, view, *others):
+                logger.write(row)
+
+        def between(progress: Progress) -> bool:
+            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
+            view.go_to(env_steps, progress.seconds)
+            saver.save_if_due(progress)
+            samples.write_if_due(progress)
+            return session.interrupted()
+
+        result = train(
+            **experiment.job,
+            iterations=session.iterations,
+            start=start,
+            on_chunk=on_chunk,
+            stop=partial(_reached, experiment.stop_return),
+            between=between,
+            adapt=experiment.adapt,
+            report=view.beside(session.report),
+        )
+        saver.save(result.progress)
+        return result
+
+
+def _view(session: Session, total_env_steps: int) -> live.View:
+    """What a person sees of it; nothing unless it is asked for, by the first process."""
+    experiment = session.experiment
+    story = live.Story(
+        title=f"{experiment.algorithm.name} on {experiment.env}",
+        total=total_env_steps,
+        agents=len(experiment.settings) * experiment.num_seeds,
+        folder=str(session.folder),
+    )
+    shown = session.progress and distributed.is_first()
+    return live.View(story, live.screen() if shown else None, session.interrupted)
+
+
+class _Samples:
+    """`samples.jsonl`: a few cases of the first agent for a person to read, at the start,
+    about ten times a run, always at the end of a chunk, and at the end of it; nothing where
+    the algorithm has no `problem`."""
+
+    def __init__(self, session: Session, iteration: int, others: list[Any]) -> None:
+        """Lines from that train step on belong to a run that was killed; `others` are the
+        loggers that are shown a table too."""
+        self._session, self._others = session, others
+        chunk = chunk_length(session.iterations)
+        self._every = chunk * math.ceil(session.iterations / chunk / 10)
+        self._path = session.folder / "samples.jsonl"
+        self._last = -1  # train step of the newest lines
+        self._on = session.experiment.algorithm.problem is not None
+        if self._on and distributed.is_first() and self._path.exists():
+            lines = self._path.read_text().splitlines(keepends=True)
+            before = [_is_before(line, iteration) for line in lines]
+            kept = lines[: [*before, False].index(False)]
+            storage.write_text(self._path, "".join(kept))
+
+    def write_if_due(self, progress: Progress) -> None:
+        is_last = progress.iteration == self._session.iterations
+        is_due = is_last or progress.iteration % self._every == 0
+        if not (self._on and is_due) or progress.iteration == self._last:
+            return
+        experiment, self._last = self._session.experiment, progress.iteration
+        agents = progress.state.agent
+        if distributed.several():
+            agents = distributed.fetched(agents)
+        if not distributed.is_first():
+            return
+        key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
+        agent = member(agents, 0)
+        problem = experiment.algorithm.problem
+        rows = problem.samples(*experiment.pairs[0], agent, key) if problem else []
+        lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        plan = self._session.plan
+        for logger in self._others if rows else []:
+            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
+            logger.show(rows, env_steps)
+
+
+def _is_before(line: str, iteration: int) -> bool:
+    """Whether a line of samples is of a train step before; one written in part is not."""
+    try:
+        return bool(json.loads(line)["iteration"] < iteration)
+    except ValueError:
+        return False
+
+
+def _other_loggers(session: Session, iteration: int) -> list[Any]:
+    """TensorBoard and Weights & Biases, going on after that train step."""
+    experiment, plan = session.experiment, session.plan
+    after = plan.warmup_env_steps + iteration * plan.env_steps if iteration else 0
+    base = {"algorithm": experiment.algorithm.name, "env": experiment.env}
+    base |= configs.to_dict(experiment.config)
+    made: list[Any] = []
+    for name in experiment.log:
+        if name == "tensorboard":
+            each = [
+                base | own | {"seed": seed}
+                for own in experiment.settings
+                for seed in experiment.seeds
+            ]
+            made.append(loggers.TensorBoard(session.folder, each, after))
+        else:
+            called = _name(session.folder)
+            about = describe(experiment)
+            made.append(loggers.WandB(session.folder, called, about, after))
+    return made
+
+
+def _name(folder: Path) -> str:
+    """What a person calls a run; one of a sweep with the sweep's name."""
+    for parent in folder.parents:
+        if (parent / "sweep.json").exists():
+            return str(folder.relative_to(parent.parent))
+    return folder.name
+
+
+def _begun(
+    start: Start, written_to: Sequence[Any], view: live.View, job: Job
+) -> tuple[Progress, list[Row]]:
+    """What `start` gives; its rows are written down and shown first."""
+    progress, rows = start(job)
+    view.remember(rows)
+    for row in rows:
+        for logger in written_to:
+            logger.write(row)
+    return progress, rows
+
+
+def _restored(
+    folder: Path,
+    about: dict[str, Any],
+    iteration: int,
+    report: Callable[[str], None],
+    job: Job,
+) -> tuple[Progress, list[Row]]:
+    """A checkpoint on the devices of the job, and the rows before it."""
+    progress, metrics_bytes, written_with = checkpoint.load(
+        folder, progress_shapes(job), about, iteration
+    )
+    try:
+        rows = loggers.read_metrics(folder / "metrics.jsonl", metrics_bytes)
+    except (OSError, ValueError) as error:
+        raise storage.Damaged(
+            f"{folder / 'metrics.jsonl'} is damaged ({error}): train anew."
+        ) from error
+    changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
+    if changed:
+        report(f"the checkpoint was written with other versions than {changed}")
+    distributed.agreed(0)  # all have read
+    if distributed.is_first():
+        checkpoint.remove_after(folder, iteration)
+        os.truncate(folder / "metrics.jsonl", metrics_bytes)
+    report(f"resuming {folder} after train step {iteration}")
+    return placed_progress(job, progress), rows
+
+
+def _finish(session: Session, result: Result) -> dict[str, Any]:
+    """Artefact, evaluation, figure and, when all that is there, the summary."""
+    folder, experiment = session.folder, session.experiment
+    whole = [k for k in range(len(result.seeds)) if k not in result.broken]
+    own = _own_values(experiment, result)
+    agents = artifact.Agents(
+        experiment.algorithm,
+        experiment.config,
+        experiment.environment,
+        experiment.env_params,
+        member(result.agent, np.array(whole)),
+        [result.seeds[k] for k in whole],
+        [own[k] for k in whole] if any(own) else (),
+        whole if result.broken else (),
+        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
+    )
+    if distributed.is_first():
+        artifact.save_agents(folder / "policy", agents)
+    started = time.perf_counter()
+    evaluation, returns = evaluate_agents(
+        agents,
+        experiment.evaluation_episodes,
+        EVALUATION_SEED,
+        greedy=True,
+        on_nan=experiment.on_nan,
+    )
+    by_member = dict(zip(whole, returns, strict=True))
+    broken = result.broken | {
+        k: "a return of its evaluation is NaN or infinite."
+        for k, x in by_member.items()
+        if x is None
+    }
+    summary = _summary(session, result) | {
+        "broken": {str(k): what for k, what in sorted(broken.items())},
+        "evaluation": evaluation,
+        "evaluation_by_member": [by_member.get(k) for k in range(len(result.seeds))],
+        "evaluation_seconds": round(time.perf_counter() - started, 3),
+    }
+    if distributed.is_first():
+        plotting.plot_learning_curves(
+            {experiment.algorithm.name: result.history},
+            folder / "learning_curve.png",
+            title=experiment.env,
+        )
+        storage.write_text(folder / "summary.json", json_text(summary))
+    distributed.agreed(0)  # the others may read what the first has written
+    return summary
+
+
+def _own_values(experiment: Experiment, result: Result) -> list[Own]:
+    """What each agent has of its own, as it is at the end."""
+    own = [dict(own) for own in experiment.settings for _ in experiment.seeds]
+    for name in experiment.explored:
+        column = distributed.fetched(result.progress.values[f"config/{name}"])
+        for values, x in zip(own, column, strict=True):
+            values[name] = float(x)
+    return own
+
+
+def _summary(session: Session, result: Result) -> dict[str, Any]:
+    """What was done, how long it took, and on what."""
+    experiment, plan = session.experiment, session.plan
+    stopped = bool(result.history) and _reached(
+        experiment.stop_return, result.history[-1]
+    )
+    all_steps = experiment.num_members * (result.env_steps - plan.warmup_env_steps)
+    return {
+        "algorithm": experiment.algorithm.name,
+        "env": experiment.env,
+        "seeds": result.seeds,
+        "finished": stopped or result.iterations >= session.iterations,
+        "iterations": result.iterations,
+        "env_steps": result.env_steps,
+        "updates": result.iterations * plan.updates,
+        "compile_seconds": round(result.compile_seconds, 3),
+        "run_seconds": round(result.run_seconds, 3),
+        "env_steps_per_second": round(all_steps / max(result.run_seconds, 1e-9)),
+        "hardware": hardware(),
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "versions": versions(),
+    }
+
+
+def _reached(stop_return: float | None, row: Row) -> bool:
+    episode_return = loggers.mean_return(row)
+    if stop_return is None or episode_return is None:
+        return False
+    return episode_return >= stop_return
+
+
+def saved_progress(folder: Path, experiment: Experiment) -> tuple[Progress, list[Row]]:
+    """The newest checkpoint of a run, on the host, and the rows before it.
+
+    Raises:
+      InvalidInput: there is none, or a file is damaged.
+    """
+    job, _ = planned_job(**experiment.job)
+    iteration = checkpoint.chosen(folder, None)
+    if iteration is None:
+        raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
+    about = describe_training(experiment)
+    progress, size, _ = checkpoint.load(folder, progress_shapes(job), about, iteration)
+    return progress, loggers.read_metrics(folder / "metrics.jsonl", size)
+
+
+def evaluate_agents(
+    agents: artifact.Agents,
+    num_episodes: int,
+    seed: int,
+    greedy: bool,
+    on_nan: OnNan = "stop",
+) -> tuple[dict[str, Any], list[float | None]]:
+    """Evaluates a population.
+
+    Args:
+      agents: the trained population.
+      num_episodes: for each seed.
+      seed: of the episodes.
+      greedy: the likeliest action, or a sampled one.
+      on_nan: "continue" leaves out the agents with a return that is NaN or infinite, if
+        there are others.
+
+    Returns:
+      The fields that `--json` prints, and the mean return of each agent `[K]`, None for
+      one that is left out.
+
+    Raises:
+      NonFiniteError: a return is NaN or infinite.
+    """
+    # Training splits `key(seed)` too: folded, the same number gives other episodes.
+    key = jax.random.fold_in(prng.key(seed), EVALUATION)
+    config, env, values = stacked(agents.settings)
+    episodes = evaluate_population(
+        agents.algorithm,
+        config,
+        env,
+        agents.agents,
+        key,
+        num_episodes=num_episodes,
+        greedy=greedy,
+        values=values,
+    )
+    returns = jax.device_get(episodes.episode_return)
+    return evaluation_of(agents, agents.env.id, returns, on_nan)
+
+
+def evaluation_of(
+    agents: artifact.Agents, env: str, returns: np.ndarray, on_nan: OnNan = "stop"
+) -> tuple[dict[str, Any], list[float | None]]:
+    """What `evaluate_agents` says of the returns `[K, E]` of agents in an environment."""
+    finite = np.isfinite(returns).all(axis=1)
+    if not (finite.all() or (on_nan == "continue" and finite.any())):
+        raise NonFiniteError(
+            f"an evaluation return of {env} is not finite: its rewards must be."
+        )
+    evaluation = {
+        "algorithm": agents.algorithm.name,
+        "env": env,
+        "seeds": [
+            seed for seed, fine in zip(agents.seeds, finite, strict=True) if fine
+        ],
+    } | summarize_returns(returns[finite])
+    scores = _scores(agents)
+    if scores:
+        evaluation["scores"] = {
+            name: [float(v) for v in x[finite]] for name, x in scores.items()
+        }
+    if agents.own:
+        evaluation["settings"] = _by_setting(agents.own, returns, finite)
+    means = returns.mean(axis=1)
+    return evaluation, [
+        float(x) if fine else None for x, fine in zip(means, finite, strict=True)
+    ]
+
+
+def _scores(agents: artifact.Agents) -> dict[str, np.ndarray]:
+    """What the algorithm says of its agents beside their returns, each `[K]`."""
+    score = agents.algorithm.score
+    if not agents.own:
+        return {
+            name: np.asarray(x)
+            for name, x in score(agents.config, agents.env, agents.agents).items()
+        }
+    each = [
+        score(*setting, member(agents.agents, np.array([k])))
+        for k, setting in enumerate(agents.settings)
+    ]
+    return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
+
+
+def _by_setting(
+    owns: Sequence[Own], returns: np.ndarray, finite: np.ndarray
+) -> list[dict[str, Any]]:
+    """The same of each setting by itself, in the order of the agents."""
+    found = []
+    for own in [own for i, own in enumerate(owns) if own not in owns[:i]]:
+        its = np.array([other == own for other in owns]) & finite
+        if its.any():
+            found.append({"own": own} | summarize_returns(returns[its]))
+    return found

@@ -1,0 +1,1 @@
+"""Compiled training programs and the host loop that runs them."""

@@ -1,0 +1,134 @@
+"""SARSA, Expected SARSA, Q-learning: what targets continue with, and what is learned."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.algorithms import sarsa
+from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
+from jaxrl.envs import make
+from jaxrl.envs.tabular import tabular_env
+from jaxrl.errors import InvalidInput
+from jaxrl.mdp import finite_mdp
+from jaxrl.rollout import unroll
+from jaxrl.training import loop, population
+from tests.support.small import assert_trees_equal, tiny
+
+KEY = jax.random.key(0)
+ALL = (SARSA, EXPECTED_SARSA, Q_LEARNING)
+
+
+@pytest.mark.parametrize("successor", ["taken", "expected", "best"])
+def test_what_a_target_continues_with(successor):
+    """Row by row: the next action's value, the policy's mean or the best; where an episode
+    was cut and after the last row SARSA has no next action, and takes the mean."""
+    env = make("probe/truncation").replace(horizon=np.int32(3))
+    config, epsilon = tiny(SARSA), 0.4
+    agent = SARSA.init(config, env, KEY).agent
+    noise = partial(sarsa.exploration_noise, env)
+    policy = sarsa.explorer(config, env, agent, epsilon)
+    world = SARSA.init(config, env, KEY).world
+    _, t, _ = jax.jit(lambda world: unroll(env, policy, world, 8, noise))(world)
+    found = sarsa.next_values(config, env, agent.params, t, epsilon, successor)
+    assert t.truncated.any()
+    q_next = np.asarray(sarsa.q_values(config, env, agent.params, t.next_obs), float)
+    best, mean = q_next.max(-1), q_next.mean(-1)
+    of_policy = 0.6 * best + 0.4 * mean
+    for row, column in np.ndindex(*found.shape):
+        expected = best if successor == "best" else of_policy
+        goes_on = row + 1 < len(found) and not t.truncated[row, column]
+        value = expected[row, column]
+        if successor == "taken" and goes_on:
+            value = q_next[row, column, t.action[row + 1, column]]
+        np.testing.assert_allclose(found[row, column], value, rtol=1e-5)
+
+
+def test_without_exploration_the_three_are_one():
+    env = make("probe/action-observation")
+    config = tiny(SARSA, epsilon_start=0.0, epsilon_end=0.0)
+    state = SARSA.init(config, env, KEY)
+    after = [
+        jax.jit(algorithm.train_step)(config, env, state)[0].agent.params
+        for algorithm in ALL
+    ]
+    for other in after[1:]:
+        assert jax.tree.structure(after[0]) == jax.tree.structure(other)
+        for x, y in zip(*map(jax.tree.leaves, (after[0], other)), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def trained(algorithm, env, iterations, **changes):
+    fast = {"num_envs": 16, "num_steps": 16, "learning_rate": 0.01, "gamma": 0.9}
+    config = algorithm.Config().replace(
+        hidden_sizes=(16,), total_steps=iterations * 256.0, **(fast | changes)
+    )
+    loop.prepare(algorithm, config, env)
+    state = jax.jit(algorithm.init)(config, env, KEY)
+    chunk = jax.jit(partial(population.run_chunk, algorithm))
+    state, _ = chunk(config, env, state, jnp.int32(iterations))
+    return config, state.agent
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """State 0: stop for 0.6, or go on to state 1; there 1, or 0, and the end."""
+    transition = np.zeros((3, 2, 3))
+    transition[0, 0, 2] = transition[0, 1, 1] = transition[1, :, 2] = 1
+    reward = np.array([[0.6, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    return tabular_env(finite_mdp(transition, reward, [False, False, True], 0))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "going_on"),
+    [(SARSA, 0.45), (EXPECTED_SARSA, 0.45), (Q_LEARNING, 0.9)],
+)
+def test_on_policy_and_off_policy_values(forked, algorithm, going_on):
+    """With every action random, going on is worth γ / 2 to SARSA, which should stop, and γ
+    to Q-learning, which should not."""
+    random = {"epsilon_start": 1.0, "epsilon_end": 1.0, "td_lambda": 0.0}
+    config, agent = trained(algorithm, forked, 150, **random)
+    q = sarsa.q_values(config, forked, agent.params, jnp.eye(2))
+    np.testing.assert_allclose(q, [[0.6, going_on], [1.0, 0.0]], atol=0.04)
+
+
+@pytest.mark.parametrize("td_lambda", [0.0, 1.0])
+def test_learns_the_value_of_a_truncated_task(td_lambda):
+    env = make("probe/truncation")
+    config, agent = trained(SARSA, env, 150, td_lambda=td_lambda)
+    q = sarsa.q_values(config, env, agent.params, jnp.ones((1, 1)))
+    np.testing.assert_allclose(q, 10.0, atol=0.3)
+
+
+def test_never_takes_a_masked_action_nor_counts_it():
+    env = make("probe/masked")
+    config, agent = trained(Q_LEARNING, env, 20)
+    _, obs = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(KEY, 200), ())
+    action, _, extras = Q_LEARNING.act(config, env, agent, obs, (), KEY)
+    legal = np.asarray(obs["action_mask"])
+    assert legal[np.arange(200), action].all() and not legal.all()
+    q = np.asarray(sarsa.q_values(config, env, agent.params, obs))
+    best = np.where(legal, q, -np.inf).max(-1)
+    mean = np.where(legal, q, 0.0).sum(-1) / legal.sum(-1)
+    epsilon = config.epsilon_end
+    np.testing.assert_allclose(
+        extras["value"], (1 - epsilon) * best + epsilon * mean, rtol=1e-5
+    )
+
+
+def test_no_learning_rate_changes_nothing():
+    env, config = make("probe/action"), tiny(SARSA, learning_rate=0.0)
+    state = SARSA.init(config, env, KEY)
+    after, _ = jax.jit(SARSA.train_step)(config, env, state)
+    assert_trees_equal(state.agent.params, after.agent.params)
+
+
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda a: a.name)
+def test_what_cannot_work_is_refused(algorithm):
+    with pytest.raises(InvalidInput, match=f"{algorithm.name} needs a Discrete action"):
+        loop.prepare(algorithm, tiny(algorithm), make("Pendulum-v1"))
+    with pytest.raises(InvalidInput, match=r"num_minibatches = 3 must divide .* = 32"):
+        config = tiny(algorithm, num_minibatches=3)
+        loop.prepare(algorithm, config, make("CartPole-v1"))

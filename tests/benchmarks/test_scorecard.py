@@ -1,0 +1,79 @@
+"""The scorecard: verdicts by hand, and that what is committed is what is shown."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def scorecard():
+    """`benchmarks/scorecard.py` as a module."""
+    path = ROOT / "benchmarks" / "scorecard.py"
+    spec = importlib.util.spec_from_file_location("scorecard", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scorecard"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (101.0, 120.0, "beaten"),
+        (99.0, 120.0, "reproduced"),
+        (80.0, 91.0, "reproduced"),
+        (80.0, 89.0, "short"),
+        (100.0, 100.0, "reproduced"),
+    ],
+)
+def test_verdicts_against_100_plus_or_minus_10(scorecard, low, high, verdict):
+    row = scorecard.Row("name", "ppo", "", 100.0, "source", spread=10.0)
+    assert scorecard.verdict(row, low, high) == verdict
+
+
+@pytest.mark.parametrize(
+    ("bar", "iqm", "low", "met"),
+    [
+        (100, 100, 95, True),
+        (100, 99, 99, False),
+        (100, 101, 94, False),
+        (-100, -99, -105, True),
+        (-100, -99, -106, False),
+        (None, 0, 0, None),
+    ],
+)
+def test_the_bar_asks_for_iqm_and_low_end(scorecard, bar, iqm, low, met):
+    row = scorecard.Row("name", "ppo", "", None, "source", bar=bar)
+    assert scorecard.bar_met(row, iqm, low) is met
+
+
+def test_every_row_is_committed_with_ten_seeds_or_more_and_shown(scorecard):
+    path = ROOT / "benchmarks" / "results" / "scorecard.json"
+    results = json.loads(path.read_text())
+    assert list(results) == [row.name for row in scorecard.ROWS]
+    for r in results.values():
+        assert len(r["by_seed"]) == len(set(r["seeds"])) >= 10
+    assert (ROOT / "docs" / "scorecard.md").read_text() == scorecard.scorecard_page(
+        results
+    )
+    pages = {
+        algorithm: page
+        for page, algorithms in scorecard.algorithms_by_page().items()
+        for algorithm in algorithms
+    }
+    for name, r in results.items():
+        line = scorecard.table_row(name, r)
+        assert line in (ROOT / "docs" / pages[r["algorithm"]]).read_text()
+        assert (ROOT / "docs" / "figures" / f"{name}.png").exists()
+
+
+def test_rows_that_are_not_cartpole_name_what_they_change(scorecard):
+    for row in scorecard.ROWS:
+        if row.name.startswith("cartpole"):
+            assert row.arguments == "--env CartPole-v1"
+        else:
+            assert (ROOT / row.arguments.removeprefix("--config ")).exists()

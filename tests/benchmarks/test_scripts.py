@@ -1,0 +1,177 @@
+"""Benchmark scripts that CI does not run itself: they run, and pages show the results."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxrl import env_ids
+from jaxrl.runs import presets
+from tests.support.paths import ROOT
+from tools import training
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def script(name):
+    path = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world", "serving"])
+def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
+    before = (RESULTS / f"{name}.json").read_bytes()
+    words = ["--quick"] + (["--out", str(tmp_path)] if name != "values" else [])
+    path = str(ROOT / "benchmarks" / f"{name}.py")
+    done = subprocess.run(
+        [sys.executable, path, *words],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (RESULTS / f"{name}.json").read_bytes() == before
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_gif_of_training_can_be_drawn_again(tmp_path):
+    small = training.CONFIG.replace(
+        total_steps=1_600, num_envs=2, num_steps=40, num_epochs=1, num_minibatches=1
+    )
+    drawn = list(training.frames(small))
+    assert len({frame.shape for frame in drawn}) == 1
+    assert len({frame.tobytes() for frame in drawn}) > len(training.MOMENTS) * 10
+
+
+def test_the_gif_of_training_is_small():
+    assert training.OUT.stat().st_size < 1_500_000
+
+
+def test_the_values_that_are_committed_are_shown():
+    found = json.loads((RESULTS / "values.json").read_text())
+    assert script("values").table(found) in (ROOT / "docs" / "td.md").read_text()
+    assert found["seeds"] >= 30 and found["trajectories"] == 1_000
+    rms = {name: row["rms"] for name, row in found["methods"].items()}
+    assert len(rms) == 4 and max(rms, key=rms.get) == "TD(1)"
+
+
+def test_what_is_committed_of_exports_and_serving_is_shown():
+    rows = json.loads((RESULTS / "serving.json").read_text())["rows"]
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    assert all(table in page for table in script("serving").tables(rows).values())
+    for row in rows.get("export", ()):
+        assert row["within"] == row["observations"] == 1_000 and row["largest"] <= 1e-5
+    assert rows["load"]["failed"] == 0 and rows["load"]["seconds"] == 60
+    malformed = rows["malformed"]
+    assert malformed["refused_4xx"] == malformed["requests"] == 1_000
+    assert malformed["alive"] and rows["load"]["alive"]
+
+
+def test_the_small_world_that_is_committed_is_shown():
+    rows = json.loads((RESULTS / "rlhf_small_world.json").read_text())["rows"]
+    module, page = script("rlhf_small_world"), ROOT / "docs" / "rlhf-small-world.md"
+    for part, row in rows.items():
+        assert module.TABLES[part](row) in page.read_text()
+        assert row["seeds"] >= (3 if part == "language-model" else 5)
+    methods = rows["policies"]["methods"]
+    assert list(methods) == list(module.METHODS)
+    for name in module.HELD:
+        assert module.reached(methods[name]) and methods[name]["seconds"] <= 120, name
+    assert not module.reached(methods["GRPO as published"])
+    held_by_more = module.world.optimum(
+        module.REFERENCE_ANSWERS, module.REWARD, module.BETA * 4 / 3
+    )
+    reward, best = (
+        float(module.world.expected_reward(x.log_prob, module.REWARD))
+        for x in (held_by_more, module.OPTIMUM)
+    )
+    k2 = methods["GRPO, k2 in the loss"]["reward"]["iqm"]
+    assert abs(k2 - reward / best) < 0.005 < 1.0 - k2
+    accuracy = rows["reward-model"]["pairs"]["50000"]["accuracy"]["by_seed"]
+    assert min(accuracy) >= rows["reward-model"]["bayes"] - module.BAR_ACCURACY
+
+
+def test_what_is_committed_of_the_larger_world_is_shown():
+    rows = json.loads((RESULTS / "rlhf_larger_world.json").read_text())["rows"]
+    module, page = script("rlhf_larger_world"), ROOT / "docs" / "rlhf-larger-world.md"
+    for part, row in rows.items():
+        assert module.TABLES[part](row) in page.read_text()
+    methods = rows["methods"]["rows"]
+    assert rows["methods"]["seeds"] >= 3
+    for name in ("best of 8", "PPO", "GRPO", "DPO"):
+        assert min(methods[name]["win_rate"]["by_seed"]) >= module.BAR, name
+    lora = rows["lora"]
+    assert lora["seeds"] >= 3 and lora["share_of_parameters"] <= 0.05
+    assert lora["share"]["gold"]["mean"] >= 0.95
+    assert lora["rows"]["LoRA"]["kl"]["mean"] <= lora["rows"]["full"]["kl"]["mean"]
+    runs = rows["leash"]["runs"]
+    assert len(runs) == 4
+    # Without a leash gold turns over while the reward model's score goes on rising.
+    free = runs["0"]
+    assert free["gold"][-1] < free["gold"][0] < max(free["gold"])
+    assert free["score"][-1] > max(runs["0.3"]["score"])
+
+
+def test_what_is_committed_beside_trl_is_shown():
+    rows = json.loads((RESULTS / "rlhf_speed.json").read_text())["rows"]
+    module, page = script("rlhf_speed"), ROOT / "docs" / "rlhf-speed.md"
+    for row in rows.values():
+        assert module.table(row) in page.read_text()
+    assert rows["tiny"]["ratio"]["median"] >= 3.0
+    low, high = rows["tiny"]["reward_difference"]
+    assert low <= 0.0 <= high
+
+
+def test_a_newcomer_finds_every_block_of_first_contact():
+    module = script("first_contact")
+    for milestone in module.MILESTONES:
+        found = module.below(
+            ROOT / milestone.page, milestone.heading, milestone.language
+        )
+        assert len(found) >= milestone.count, milestone
+        assert milestone.language != "bash" or "jaxrl train " in found[0]
+    with pytest.raises(SystemExit, match=r'no heading "Nowhere"'):
+        module.below(ROOT / "README.md", "Nowhere", "bash")
+    none = module.MILESTONES[0]._replace(language="python")
+    with pytest.raises(SystemExit, match="mend the page"):
+        module.followed(ROOT, none)
+
+
+def test_what_is_committed_of_first_contact_is_shown_and_met():
+    rows = json.loads((RESULTS / "first_contact.json").read_text())["rows"]
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    module = script("first_contact")
+    assert module.table(rows) in page
+    assert [x["name"] for x in rows["milestones"]["steps"]] == [
+        x.name for x in module.MILESTONES
+    ]
+    assert all(x["met"] for x in (*rows["milestones"]["steps"], rows["import"]))
+
+
+def test_the_zoo_that_is_committed_is_shown_and_is_that_of_the_presets():
+    rows = json.loads((RESULTS / "zoo.json").read_text())
+    module, page = script("zoo"), ROOT / "docs" / "zoo.md"
+    assert list(rows) == presets.names()
+    assert module.table(rows) in page.read_text()
+    for name, row in rows.items():
+        assert row["config"] == presets.content(name)["config"], name
+        assert len(row["returns"]) == len(row["untuned"]["returns"]) >= 10
+        assert max(row["seeds"]) < row["search"]["first_seed"]
+
+
+def test_what_is_committed_of_the_adapters_is_shown_and_passes():
+    rows = json.loads((RESULTS / "adapters.json").read_text())["rows"]
+    module = script("adapters")
+    assert module.table(rows) in (ROOT / "docs" / "gymnasium.md").read_text()
+    assert set(env_ids()) <= set(rows)
+    assert {module.group(id).strip("/") for id in rows} >= set(module.SUITES)
+    assert [id for id, row in rows.items() if not row["passed"]] == []

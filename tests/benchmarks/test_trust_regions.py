@@ -1,0 +1,22 @@
+"""The comparison of trust regions: what is committed is what is shown."""
+
+import importlib.util
+import json
+
+from tests.support.paths import ROOT
+
+
+def test_the_page_shows_the_committed_numbers():
+    path = ROOT / "benchmarks" / "trust_regions.py"
+    spec = importlib.util.spec_from_file_location("trust_regions", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = json.loads(
+        (ROOT / "benchmarks" / "results" / "trust_regions.json").read_text()
+    )
+    assert (ROOT / "docs" / "trust-regions.md").read_text() == module.page(results)
+    assert results and set(results) <= set(module.ENVS)
+    for measured in results.values():
+        assert list(measured["methods"]) == list(module.METHODS)
+        for found in measured["methods"].values():
+            assert len(found["by_seed"]) == measured["seeds"] == 10

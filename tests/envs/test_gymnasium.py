@@ -1,0 +1,185 @@
+"""Gymnasium environments to train in: `--env gymnasium/ID`, stepped on the host."""
+
+import json
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import DQN, PPO, init_world, make, train, unroll
+from jaxrl.cli import main
+from jaxrl.envs.gymnasium import Host
+from jaxrl.errors import InvalidInput
+from tests.envs.test_gymnasium_parity import registered
+from tests.support.env_api import api_test
+from tests.support.runs import train_argv
+from tests.support.small import counting_env, tiny
+
+KEY = jax.random.key(0)
+WARNING = "is stepped in Python, one environment after another"
+pytestmark = pytest.mark.filterwarnings(f"ignore:.*{WARNING}:UserWarning")
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1"])
+def test_the_contract(id):
+    env = make(f"gymnasium/{id}")
+    assert env.id == f"gymnasium/{id}"
+    api_test(env)
+    assert int(env.horizon) == gymnasium.spec(id).max_episode_steps
+
+
+def test_speed_is_warned_of_once():
+    make.__globals__["_call_once"].cache_clear()
+    with pytest.warns(UserWarning, match=f"gymnasium/CartPole-v1 {WARNING}"):
+        make("gymnasium/CartPole-v1", shortest_episode=8)
+    make("gymnasium/CartPole-v1", shortest_episode=8)
+
+
+def policy(obs, memory, key):
+    del key
+    return (obs[:, 2] > 0).astype(jnp.int32), memory, {}
+
+
+def test_transitions_are_those_of_gymnasium():
+    """Each episode of a rollout, played again with its seed in one environment."""
+    env, num_envs = make("gymnasium/CartPole-v1", horizon=30), 3
+
+    @jax.jit
+    def rollouts(key):
+        world = init_world(env, key, num_envs)
+        world, first, _ = unroll(env, policy, world, 40)
+        return world.env_state, unroll(env, policy, world, 40)[1], first
+
+    between, second, first = jax.device_get(rollouts(KEY))
+    steps = jax.tree.map(lambda *x: np.concatenate(x), first, second)
+    done = steps.terminated | steps.truncated
+    assert done.sum() >= 6 and steps.truncated.any()
+    assert not np.array_equal(between.seed[0], between.seed[1])
+    alone = gymnasium.make("CartPole-v1", max_episode_steps=30)
+    for n in range(num_envs):
+        ends = np.flatnonzero(done[:, n])
+        start = ends[0] + 1
+        for end in ends[1:]:
+            rows = jax.tree.map(lambda x, n=n, r=slice(start, end + 1): x[r, n], steps)
+            alone.unwrapped.reset(seed=0)
+            alone.reset()
+            alone.unwrapped.state = rows.obs[0].astype(np.float64)
+            for t in range(len(rows.action)):
+                obs, reward, terminated, truncated, _ = alone.step(int(rows.action[t]))
+                np.testing.assert_allclose(obs, rows.next_obs[t], atol=1e-5)
+                assert reward == rows.reward[t]
+                assert terminated == rows.terminated[t]
+                assert (truncated and not terminated) == rows.truncated[t]
+            start = end + 1
+
+
+def test_the_host_notices_that_it_is_somewhere_else():
+    host = Host("CartPole-v1", {})
+    seeds, zero, push = np.uint32([1, 2]), np.int32([0, 0]), np.int32([1, 1])
+    one = host.steps(seeds, zero, push)
+    again = host.steps(seeds, zero, push)  # a program may ask twice
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert one[-1].tolist() == [1, 1]
+    assert host.steps(seeds, np.int32([1, 0]), push)[-1].tolist() == [2, 1]
+    for elsewhere, count in ((seeds, 5), (np.uint32([7, 7]), 1)):
+        with pytest.raises(RuntimeError, match="is not where the program is"):
+            host.steps(elsewhere, np.int32([count, count]), push)
+
+
+def test_an_environment_that_ignores_its_seed_is_refused():
+    class Drifting(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.random.default_rng().uniform(-1, 1, 1).astype(np.float32), {}
+
+    gymnasium.register("test/Drifting-v0", entry_point=Drifting)
+    try:
+        with pytest.raises(InvalidInput, match="begins differently with the same seed"):
+            make("gymnasium/test/Drifting-v0")
+    finally:
+        del gymnasium.registry["test/Drifting-v0"]
+
+
+def test_a_run_on_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    env = make("probe/action")
+    with registered(Hosted=env):
+        argv = train_argv("ppo", "--num-seeds", "1", env="gymnasium/test/Hosted-v0")
+        assert main([*argv, "--out", out, "--quiet"]) == 0
+        assert main(["resume", out]) == 0  # it is finished
+        assert "nothing to resume" in capsys.readouterr().out
+        assert main(["evaluate", out, "--episodes", "4", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert said["env"] == "gymnasium/test/Hosted-v0" and said["episodes"] == 4
+        (tmp_path / "run" / "summary.json").unlink()
+        assert main(["resume", out]) == 2
+        assert "has its state on the host" in capsys.readouterr().err
+        for flags, message in (
+            (["--num-seeds", "2"], "2 agents cannot be trained together"),
+            (["--parallel", "data"], "cannot be spread over devices"),
+        ):
+            new = tmp_path / "-".join(flags)
+            assert main([*argv, *flags, "--out", str(new)]) == 2
+            assert message in capsys.readouterr().err
+            assert not new.exists()
+
+
+def test_other_spaces_and_arguments():
+    with pytest.raises(
+        InvalidInput, match=r"no environment 'CartPole-v9' .did you mean"
+    ):
+        make("gymnasium/CartPole-v9")
+    with pytest.raises(InvalidInput, match="cannot make 'CartPole-v1' with gravty = 3"):
+        make("gymnasium/CartPole-v1", gravty=3)
+    with pytest.raises(InvalidInput, match=r"MultiDiscrete.* has no counterpart"):
+        space = gymnasium.spaces.MultiDiscrete([2, 2])
+        env = counting_env()
+        gymnasium.register(
+            "test/Multi-v0",
+            entry_point=lambda: _with_space(env, space),
+        )
+        try:
+            make("gymnasium/test/Multi-v0")
+        finally:
+            del gymnasium.registry["test/Multi-v0"]
+
+
+def _with_space(env, space):
+    from jaxrl.interop.gymnasium import to_gymnasium
+
+    made = to_gymnasium(env)
+    made.action_space = space
+    return made
+
+
+def test_actions_that_look_at_nothing_wait_for_the_step_before():
+    """Only the count of steps, which comes back from the host, orders them."""
+    env = make("gymnasium/CartPole-v1")
+
+    def blind(obs, memory, key):
+        return jax.random.randint(key, (3,), 0, 2), memory, {}
+
+    play = jax.jit(lambda key: unroll(env, blind, init_world(env, key, 3), 60))
+    world, steps, stats = play(KEY)
+    assert stats["rollout/episode_length"].count > 3
+    assert jnp.array_equal(world.env_state.steps, world.episode_length)
+    again = play(KEY)[1]
+    jax.tree.map(np.testing.assert_array_equal, steps, again)
+
+
+@pytest.mark.slow
+def test_dqn_goes_through_it():
+    result = train(DQN, tiny(DQN, total_steps=64.0), make("gymnasium/CartPole-v1"))
+    assert result.env_steps == 64
+
+
+@pytest.mark.slow
+def test_ppo_learns_cart_pole():
+    config = PPO.Config(total_steps=80_000.0, num_envs=8)
+    env = make("gymnasium/CartPole-v1", shortest_episode=8)
+    result = train(PPO, config, env)
+    assert result.history[-1]["rollout/episode_return"][0] > 300

@@ -1,0 +1,64 @@
+"""Slow: trains to published returns. `pytest -m slow`; the scorecard has the full table."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl.algorithms import ALGORITHMS
+from jaxrl.cli.options import experiment_from_flags
+from jaxrl.envs import make
+from jaxrl.evaluation import evaluate_population
+from jaxrl.statistics import iqm
+from jaxrl.training import loop
+
+pytestmark = pytest.mark.slow
+
+
+def returns(algorithm, config, env, num_seeds):
+    """Mean greedy return of each seed."""
+    result = loop.train(algorithm, config, env, num_seeds=num_seeds)
+    key = jax.random.key(1)
+    episodes = evaluate_population(algorithm, config, env, result.agent, key)
+    return np.asarray(episodes.episode_return).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_seeds", "bar"),
+    [
+        ("ppo", 4, 490),
+        ("reinforce", 4, 475),
+        ("actor_critic", 4, 475),
+        ("a2c", 4, 490),
+        ("trpo", 4, 495),
+        ("dqn", 4, 475),
+    ],
+)
+def test_cartpole_with_the_bare_defaults(name, num_seeds, bar):
+    algorithm = ALGORITHMS[name]
+    found = returns(algorithm, algorithm.Config(), make("CartPole-v1"), num_seeds)
+    assert iqm(found) >= bar, found
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "bar"),
+    [
+        ("ppo", "acrobot-ppo", -91.5),
+        ("dqn", "acrobot-dqn", -100.0),
+        ("ppo", "pendulum-ppo", -220.0),
+        ("ppo", "catch-ppo", 0.95),
+        ("dqn", "catch-dqn", 0.95),
+        ("ppo", "memory-chain-ppo-gru", 0.9),
+    ],
+)
+def test_the_scorecards_configs(name, row, bar):
+    path = f"benchmarks/configs/{row}.toml"
+    experiment = experiment_from_flags(ALGORITHMS[name], {}, config_file=path)
+    found = returns(experiment.algorithm, experiment.config, experiment.environment, 2)
+    assert found.mean() >= bar, found
+
+
+def test_a_network_without_memory_cannot_remember():
+    path = "benchmarks/configs/memory-chain-ppo-mlp.toml"
+    experiment = experiment_from_flags(ALGORITHMS["ppo"], {}, config_file=path)
+    found = returns(experiment.algorithm, experiment.config, experiment.environment, 4)
+    assert abs(found.mean()) < 0.3, found
