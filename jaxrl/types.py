@@ -1,15 +1,15 @@
 """The contract between environments, algorithms and the runner.
 
-Every other room of the house imports this file and it imports none of them. Three
-ideas carry the whole library:
+Imported by every module; imports none. Three ideas carry the whole library:
 
 * **An algorithm is a value**: a tuple of pure functions (`Algorithm`). A variant is
   `PPO._replace(train_step=...)`, never a subclass.
 * **Hyper-parameters are data**: a `Config` is a frozen pytree whose floats are traced,
   so that `jax.vmap` over a config *is* a hyper-parameter sweep, and whose other fields
   are static because they choose the program (sizes, names, switches).
-* **State is data**: `State.agent` is what a policy artefact holds; `State.world` (and a
-  replay memory) is what else is needed to go on training.
+* **State is data**: `State.agent` is what a policy artefact holds; `State.world`, if the
+  algorithm steps an environment, and a replay memory are what else is needed to go on
+  training.
 
 Shapes are written `[T, N, ...]`: time first, then parallel environments.
 """
@@ -234,6 +234,19 @@ class World(flax.struct.PyTreeNode):
     trouble: Array = per_env()  # int32 [N]: BAD_OBS, BAD_REWARD once one was not finite
 
 
+class State(flax.struct.PyTreeNode):
+    """All that an algorithm needs to go on training.
+
+    An algorithm that keeps more (a replay memory) adds keyword-only fields in a subclass:
+
+        class State(types.State, kw_only=True):
+            replay: ring.Ring
+    """
+
+    agent: PyTree  # what the policy artefact holds
+    world: World | None = None  # None for an algorithm that steps no environment
+
+
 class Plan(NamedTuple):
     """What a configuration will do: exact counts, known before anything compiles."""
 
@@ -289,7 +302,7 @@ class Problem(NamedTuple):
 class Algorithm(NamedTuple):
     """An algorithm, as the runner sees it: a tuple of pure functions.
 
-    init:        `(config, env, key) -> State`, with fields `agent`, `world` (and others)
+    init:        `(config, env, key) -> State`
     train_step:  `(config, env, state) -> (state, Metrics)`: one rollout and its updates
     act:         `(config, env, agent, obs, memory, key, greedy) ->
                  (action, memory, extras)`, batched over `[N]`; `extras["value"]` where

@@ -42,11 +42,12 @@ def needed(
         field.name: num_seeds * size(getattr(state, field.name))
         for field in fields(state)
     }
-    num_envs = state.world.episode_length.size
-    # Observation and successor; reward, action, log-probability, value, advantage,
-    # target and two flags; an int32 index for every row of every gradient step.
-    row = 2 * size(state.world.obs) // num_envs + 32
-    parts["rollout"] = max(plan.env_steps, plan.warmup_env_steps) * row
+    if state.world is not None:
+        # Observation and successor; reward, action, log-probability, value, advantage,
+        # target and two flags.
+        row = 2 * size(state.world.obs) // state.world.episode_length.size + 32
+        parts["rollout"] = max(plan.env_steps, plan.warmup_env_steps) * row
+    # An int32 index for every row of every gradient step.
     parts["minibatch indices"] = plan.updates * plan.gradient_rows * 4
     return parts
 

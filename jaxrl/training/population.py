@@ -130,8 +130,10 @@ def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tall
     )
 
 
-def _trouble(world: World) -> list[Array]:
+def _trouble(world: World | None) -> list[Array]:
     """How many environments have had a bad observation, and how many a bad reward."""
+    if world is None:
+        return [jnp.float32(0.0), jnp.float32(0.0)]
     return [
         ((world.trouble & bit) > 0).sum(dtype=jnp.float32)
         for bit in (BAD_OBS, BAD_REWARD)
