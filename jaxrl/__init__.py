@@ -17,13 +17,13 @@ _HOME = {
     "DAGGER": "jaxrl.algorithms.dagger",
     "DQN": "jaxrl.algorithms.dqn",
     "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
-    "NATURAL_PG": "jaxrl.algorithms.natural_pg",
+    "NATURAL_PG": "jaxrl.algorithms.trust_region",
     "PPO": "jaxrl.algorithms.ppo",
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "REINFORCE": "jaxrl.algorithms.reinforce",
     "SARSA": "jaxrl.algorithms.sarsa",
     "TD": "jaxrl.algorithms.td",
-    "TRPO": "jaxrl.algorithms.trpo",
+    "TRPO": "jaxrl.algorithms.trust_region",
     "Algorithm": "jaxrl.types",
     "Dataset": "jaxrl.data.dataset",
     "Env": "jaxrl.types",
@@ -68,14 +68,14 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.bc import BC as BC
     from jaxrl.algorithms.dagger import DAGGER as DAGGER
     from jaxrl.algorithms.dqn import DQN as DQN
-    from jaxrl.algorithms.natural_pg import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
     from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA
     from jaxrl.algorithms.sarsa import Q_LEARNING as Q_LEARNING
     from jaxrl.algorithms.sarsa import SARSA as SARSA
     from jaxrl.algorithms.td import TD as TD
-    from jaxrl.algorithms.trpo import TRPO as TRPO
+    from jaxrl.algorithms.trust_region import NATURAL_PG as NATURAL_PG
+    from jaxrl.algorithms.trust_region import TRPO as TRPO
     from jaxrl.data.dataset import Dataset as Dataset
     from jaxrl.deployment.export import export as export
     from jaxrl.deployment.serving import serve as serve

@@ -1,14 +1,30 @@
 """How a policy that is greedy by nature comes to try something else."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Array, Scalar
+from jaxrl import optim
+from jaxrl.types import Array, Counter, Scalar
 
 
 def epsilon_noise(key: Array, shape: tuple[int, ...], num_actions: int) -> Array:
     """What `epsilon_greedy` needs: uniform numbers `[*shape, num_actions + 1]`."""
     return jax.random.uniform(key, (*shape, num_actions + 1))
+
+
+def scheduled_epsilon(config: Any, env_steps: Counter) -> Array:
+    """ε of the rollout that begins after so many environment steps, a scalar.
+
+    Falls linearly from `config.epsilon_start` to `epsilon_end` over the first
+    `exploration_fraction` of `total_steps`.
+
+    Source: Mnih et al. (2015), Nature 518, Methods, "Training details".
+    """
+    done = optim.progress(env_steps, config.total_steps)
+    start, end = config.epsilon_start, config.epsilon_end
+    return optim.linear_schedule(start, end, done / config.exploration_fraction)
 
 
 def epsilon_greedy(

@@ -8,7 +8,7 @@ networks Adam is dozens of operations, each of them short, on one vector a handf
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxrl.core import parallel
 from jaxrl.types import (
     Array,
+    Batches,
     Counter,
     Metrics,
     PyTree,
@@ -139,14 +140,6 @@ def gradient_step(
     grads = parallel.mean(grads)
     vector, opt_state = apply(optimizer, vector, opt_state, grads, learning_rate)
     return unflatten(vector), opt_state, aux, global_norm(grads)
-
-
-class Batches(NamedTuple):
-    """The batches of several gradient steps, read one at a time."""
-
-    index: PyTree  # [S, ...]: what `read` is given at each of S steps
-    read: Callable[[PyTree], PyTree]  # an entry of `index` -> the batch
-    rows: Scalar  # how many rows all S batches have together
 
 
 def fit(

@@ -145,6 +145,14 @@ def unpacked_means(names: Iterable[str], sums: Array, count: Scalar) -> Metrics:
     return {name: Mean(sums[i], each) for i, name in enumerate(names)}
 
 
+class Batches(NamedTuple):
+    """The batches of several gradient steps, read one at a time."""
+
+    index: PyTree  # [S, ...]: what `read` is given at each of S steps
+    read: Callable[[PyTree], PyTree]  # an entry of `index` -> the batch
+    rows: Scalar  # how many rows all S batches have together
+
+
 class TimeStep(NamedTuple):
     """What an environment says of one transition, raw: nothing reset, nothing batched.
 
@@ -216,6 +224,11 @@ class Transition(NamedTuple):
     next_obs: PyTree  # the true successor, before any reset
     extras: dict[str, Any]  # what `act` added: log_prob, value, ...
 
+    @property
+    def done(self) -> Array:
+        """Whether the episode ended with this row: bool."""
+        return self.terminated | self.truncated
+
 
 BAD_OBS, BAD_REWARD = 1, 2
 """Bits of `World.trouble`."""
@@ -244,7 +257,14 @@ class State(flax.struct.PyTreeNode):
     """
 
     agent: PyTree  # what the policy artefact holds
-    world: World | None = None  # None for an algorithm that steps no environment
+    world: World = None  # type: ignore[assignment]  # None: steps no environment
+
+
+class Agent(flax.struct.PyTreeNode):
+    """Parameters and the state of their optimiser: the smallest agent."""
+
+    params: PyTree
+    opt_state: PyTree
 
 
 class Plan(NamedTuple):

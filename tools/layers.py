@@ -59,7 +59,8 @@ LAYERS = (
     Layer(
         "toolbox",
         (
-            *("estimators", "losses", "distributions", "exploration", "normalize"),
+            *("acting", "estimators", "losses", "distributions", "exploration"),
+            "normalize",
             *("optim", "rollout", "evaluation", "mdp", "statistics", "diagnostics"),
             *("plotting", "networks", "replay", "envs", "tabular"),
         ),

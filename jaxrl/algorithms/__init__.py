@@ -5,12 +5,11 @@ from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.bc import BC
 from jaxrl.algorithms.dagger import DAGGER
 from jaxrl.algorithms.dqn import DQN
-from jaxrl.algorithms.natural_pg import NATURAL_PG
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
 from jaxrl.algorithms.td import TD
-from jaxrl.algorithms.trpo import TRPO
+from jaxrl.algorithms.trust_region import NATURAL_PG, TRPO
 from jaxrl.types import Algorithm
 
 ALGORITHMS: dict[str, Algorithm] = {

@@ -5,7 +5,7 @@
 
 A_t is the generalised advantage: with `gae_lambda` = 1 the n-step advantage of the paper,
 where n runs from t to the end of the rollout; with 0 the one-step TD error. Discrete (also
-masked) and continuous actions; MLP and CNN policies.
+masked) and continuous actions; feed-forward and recurrent policies.
 
 The details that matter, in the order of the code:
 
@@ -20,50 +20,17 @@ The details that matter, in the order of the code:
 4. Both networks learn from the same rollout, from the values before the step.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim
-from jaxrl.algorithms import checks
-from jaxrl.core import parallel
-from jaxrl.networks.actor_critic import (
-    Actor,
-    Critic,
-    action_noise,
-    explanation,
-    in_blocks,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, unroll
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl import acting, estimators, losses, networks, optim, types
+from jaxrl.algorithms import checks, on_policy
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -98,188 +65,100 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+    """A name ("auto": CNN for images, MLP otherwise; "gru(size=64)", "lstm", ...), a flax
+    module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 
 
-class Agent(PyTreeNode):
-    """All that the policy artefact holds: dicts of "actor" and "critic"."""
-
-    params: dict[str, PyTree]
-    opt_state: dict[str, PyTree]
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
 def validate(config: Config, env: Env) -> None:
-    checks.check_policy_actions("a2c", env)
-    checks.check_squash(config, env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
-
-
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    # One gradient step of each network, on the same data: one update.
-    return Plan(env_steps, updates=1, gradient_rows=env_steps, shares=config.num_envs)
-
-
-def networks(config: Config, env: Env) -> tuple[Actor, Critic]:
-    image = uses_image(env.observation_space, config.network)
-    sizes, activation = config.hidden_sizes, config.activation
-    actor = Actor(env.action_space, sizes, activation, image)
-    return actor, Critic(sizes, activation, image)
+    checks.policy_gradient("a2c", config, env, recurrent=True)
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    if config.optimizer == "rmsprop":
-        return optim.rmsprop(config.max_grad_norm)
-    return optim.adam(config.max_grad_norm)
+    make = optim.rmsprop if config.optimizer == "rmsprop" else optim.adam
+    return make(config.max_grad_norm)
 
 
-def init(config: Config, env: Env, key: Array) -> State:
-    key_actor, key_critic, key_world = jax.random.split(key, 3)
-    actor, critic = networks(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, actor.image)))
-    params = {"actor": actor.init(key_actor, x), "critic": critic.init(key_critic, x)}
-    opt_state = {
-        name: optimizer(config).init(optim.flat(part)[0])
-        for name, part in params.items()
-    }
-    agent = Agent(params, opt_state)
-    return State(agent, init_world(env, key_world, config.num_envs))
+def init(config: Config, env: Env, key: Array) -> types.State:
+    pair = (networks.actor(config, env), networks.critic(config, env))
+    return on_policy.init_pair(config, env, key, *pair, optimizer(config))
 
 
-def policy_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Any:
-    """pi(.|s), from the actor's parameters, for observations with any batch axes."""
-    actor, _ = networks(config, env)
-    x = network_input(env.observation_space, obs, actor.image, None)
-    mask = action_mask(env.observation_space, obs)
-    policy = actor.apply(params, x)
-    return policy_distribution(env.action_space, policy, mask, config.squash)
+def policy(
+    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution, the memory, V(s)."""
+    actor, critic = agent.params["actor"], agent.params["critic"]
+    pi, of_actor = networks.apply_actor(config, env, actor, obs, memory["actor"])
+    value, of_critic = networks.apply_critic(config, env, critic, obs, memory["critic"])
+    memory = {"actor": of_actor, "critic": of_critic}
+    return pi, memory, {"value": value, "memory": of_critic}
 
 
-def value_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
-    """V(s), from the critic's parameters."""
-    _, critic = networks(config, env)
-    x = network_input(env.observation_space, obs, critic.image, None)
-    value: Any = critic.apply(params, x)
-    return value
-
-
-def choose(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """One step of the policy: a sample made from `action_noise`, or the mode for None."""
-    pi = policy_of(config, env, agent.params["actor"], obs)
-    value = value_of(config, env, agent.params["critic"], obs)
-    action = pi.mode() if noise is None else pi.from_noise(noise)
-    return action, memory, {"value": value}
-
-
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    noise = None if greedy else action_noise(env.action_space, key, batch)
-    return choose(config, env, agent, obs, memory, noise)
-
-
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    pi = policy_of(config, env, agent.params["actor"], obs)
-    return explanation(env.action_space, pi)
+acts = acting.stochastic(policy)
 
 
 def values(
-    config: Config, env: Env, agent: Agent, trajectory: Transition
+    config: Config, env: Env, params: PyTree, trajectory: types.Transition
 ) -> tuple[Array, Array]:
-    """V(s_t) and V(s_{t+1}) `[T, N]` of a rollout."""
-    critic = partial(value_of, config, env, agent.params["critic"])
-    # Not run in the rollout: few products of many rows are faster than T of N rows.
-    value = in_blocks(critic, trajectory.obs)
-    next_value = estimators.successor_values(
-        lambda obs, _: critic(obs),
-        value,
-        trajectory.next_obs,
-        (),
-        trajectory.truncated,
-    )
-    return value, next_value
+    """V(s_t) and V(s_{t+1}) `[T, N]` of a rollout, from the critic's parameters."""
+
+    def value_of(obs: PyTree, memory: Memory = ()) -> Array:
+        return networks.apply_critic(config, env, params, obs, memory)[0]
+
+    memory = trajectory.extras["memory"]
+    if jax.tree.leaves(memory):
+        value = trajectory.extras["value"]
+    else:
+        # Not run in the rollout: few products of many rows are faster than T of N rows.
+        value = acting.in_blocks(value_of, trajectory.obs)
+    at = (trajectory.next_obs, memory, trajectory.truncated)
+    return value, estimators.successor_values(value_of, value, *at)
+
+
+class Batch(NamedTuple):
+    """A rollout `[T, N, ...]`, and what one of the networks learns from it."""
+
+    rollout: types.Transition
+    start: Memory  # of the network, at the first row
+    goal: Array  # the actor's advantage, or the critic's target
 
 
 def actor_loss(
-    params: PyTree, config: Config, env: Env, trajectory: Transition, advantage: Array
+    params: PyTree, config: Config, env: Env, batch: Batch
 ) -> tuple[Array, Metrics]:
-    pi = policy_of(config, env, params, trajectory.obs)
-    log_prob = pi.log_prob(trajectory.action)
-    loss = losses.policy_gradient(log_prob, advantage).mean()
+    at = (batch.rollout.obs, batch.start, batch.rollout.done)
+    pi, _ = networks.apply_actor(config, env, params, *at)
+    log_prob = pi.log_prob(batch.rollout.action)
+    loss = losses.policy_gradient(log_prob, batch.goal).mean()
     entropy = pi.entropy().mean()
     metrics = {"loss/policy": mean(loss), "policy/entropy": mean(entropy)}
     return loss - config.ent_coef * entropy, metrics
 
 
 def critic_loss(
-    params: PyTree, config: Config, env: Env, trajectory: Transition, target: Array
+    params: PyTree, config: Config, env: Env, batch: Batch
 ) -> tuple[Array, Metrics]:
-    value = value_of(config, env, params, trajectory.obs)
-    loss = losses.value_mse(value, target).mean()
+    at = (batch.rollout.obs, batch.start, batch.rollout.done)
+    value, _ = networks.apply_critic(config, env, params, *at)
+    loss = losses.value_mse(value, batch.goal).mean()
     return loss, {"loss/value": mean(loss)}
 
 
-def gradient_step(
-    config: Config,
-    agent: Agent,
-    name: str,
-    loss: Callable[[PyTree], tuple[Array, Metrics]],
-    learning_rate: Scalar,
-) -> tuple[Agent, Metrics]:
-    """One step of the "actor" or the "critic" down its loss."""
-    params, unflatten = optim.flat(agent.params[name])
-    grads, metrics = jax.grad(lambda x: loss(unflatten(x)), has_aux=True)(params)
-    grads = parallel.mean(grads)
-    params, opt_state = optim.apply(
-        optimizer(config), params, agent.opt_state[name], grads, learning_rate
-    )
-    metrics[f"optim/{name}_grad_norm"] = mean(optim.global_norm(grads))
-    agent = agent.replace(
-        params=agent.params | {name: unflatten(params)},
-        opt_state=agent.opt_state | {name: opt_state},
-    )
-    return agent, metrics
-
-
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+def train_step(
+    config: Config, env: Env, state: types.State
+) -> tuple[types.State, Metrics]:
     """One rollout of `num_steps` and one update."""
-    agent, world = state.agent, state.world
-    actor_rate: Scalar = config.learning_rate
-    critic_rate: Scalar = config.critic_learning_rate
-    if config.anneal_lr:
-        progress = optim.progress(world.env_steps, config.total_steps)
-        actor_rate = optim.linear_schedule(actor_rate, 0.0, progress)
-        critic_rate = optim.linear_schedule(critic_rate, 0.0, progress)
-    world, trajectory, stats = unroll(
-        env,
-        partial(choose, config, env, agent),
-        world,
-        config.num_steps,
-        partial(action_noise, env.action_space),
+    agent, world, start = state.agent, state.world, state.world.memory
+    rates = {
+        "actor": optim.annealed(config, config.learning_rate, world.env_steps),
+        "critic": optim.annealed(config, config.critic_learning_rate, world.env_steps),
+    }
+    world, trajectory, metrics = acts.unroll(
+        config, env, agent, world, config.num_steps
     )
-    value, next_value = values(config, env, agent, trajectory)
+    value, next_value = values(config, env, agent.params["critic"], trajectory)
     advantage, target = estimators.gae(
         trajectory.reward,
         value,
@@ -291,34 +170,34 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     )
     if config.normalize_advantage:
         advantage = losses.normalize_advantage(advantage)
-    agent, of_actor = gradient_step(
-        config,
-        agent,
-        "actor",
-        lambda params: actor_loss(params, config, env, trajectory, advantage),
-        actor_rate,
-    )
-    agent, of_critic = gradient_step(
-        config,
-        agent,
-        "critic",
-        lambda params: critic_loss(params, config, env, trajectory, target),
-        critic_rate,
-    )
-    metrics = of_actor | of_critic | stats
+    params, opt_state = dict(agent.params), dict(agent.opt_state)
+    for name, loss, goal in (
+        ("actor", actor_loss, advantage),
+        ("critic", critic_loss, target),
+    ):
+        batch = Batch(trajectory, start[name], goal)
+        params[name], opt_state[name], reported, norm = optim.gradient_step(
+            partial(loss, config=config, env=env, batch=batch),
+            params[name],
+            opt_state[name],
+            optimizer(config),
+            rates[name],
+        )
+        metrics |= reported | {f"optim/{name}_grad_norm": mean(norm)}
     metrics["value/explained_variance"] = mean(losses.explained_variance(value, target))
-    metrics["optim/learning_rate"] = mean(actor_rate)
-    metrics["optim/critic_learning_rate"] = mean(critic_rate)
-    return State(agent, world), metrics
+    metrics["optim/learning_rate"] = mean(rates["actor"])
+    metrics["optim/critic_learning_rate"] = mean(rates["critic"])
+    return types.State(types.Agent(params, opt_state), world), metrics
 
 
-A2C = Algorithm(
+A2C = types.Algorithm(
     name="a2c",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=on_policy.plan_one_step,
     validate=validate,
+    init_memory=on_policy.init_pair_memory,
 )

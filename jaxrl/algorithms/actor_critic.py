@@ -29,50 +29,17 @@ The details that matter, in the order of the code:
 4. Illegal actions (`action_mask`) are neither chosen nor maximised over.
 """
 
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim
-from jaxrl.algorithms import checks
+from jaxrl import acting, estimators, losses, networks, optim, spaces, types
+from jaxrl.algorithms import checks, on_policy
 from jaxrl.core import parallel
 from jaxrl.errors import require
-from jaxrl.networks.actor_critic import (
-    Actor,
-    Critic,
-    action_noise,
-    explanation,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.q_network import QNetwork
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, unroll
-from jaxrl.spaces import Discrete
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -113,7 +80,8 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
+    module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 
@@ -121,18 +89,6 @@ class Config(PyTreeNode):
     def learns_q(self) -> bool:
         """Whether the critic has a value for each action."""
         return self.weight in ("q", "q_minus_v")
-
-
-class Agent(PyTreeNode):
-    """All that the policy artefact holds: dicts of "actor" and "critic"."""
-
-    params: dict[str, PyTree]
-    opt_state: dict[str, PyTree]
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
 
 
 class Values(NamedTuple):
@@ -144,9 +100,8 @@ class Values(NamedTuple):
 
 
 def validate(config: Config, env: Env) -> None:
-    checks.check_policy_actions("actor_critic", env)
     require(
-        not config.learns_q or isinstance(env.action_space, Discrete),
+        not config.learns_q or isinstance(env.action_space, spaces.Discrete),
         f"weight = {config.weight!r} needs a Discrete action space, a value for each "
         f"action, but that of {env.id} is a {type(env.action_space).__name__}: use "
         f"weight = 'td_error' or 'gae'.",
@@ -157,97 +112,45 @@ def validate(config: Config, env: Env) -> None:
         f"{config.weight!r} uses state values: set weight = 'q' or 'q_minus_v', or leave "
         f"critic at 'sarsa'.",
     )
-    checks.check_squash(config, env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
+    checks.policy_gradient("actor_critic", config, env)
 
 
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    return Plan(
-        env_steps,
-        updates=1 + config.num_critic_updates,
-        gradient_rows=env_steps,
-        shares=config.num_envs,
-    )
+def plan(config: Config, env: Env) -> types.Plan:
+    counts = on_policy.plan_one_step(config, env)
+    return counts._replace(updates=1 + config.num_critic_updates)
 
 
-def networks(config: Config, env: Env) -> tuple[Actor, Critic | QNetwork]:
-    image = uses_image(env.observation_space, config.network)
-    sizes, activation = config.hidden_sizes, config.activation
-    actor = Actor(env.action_space, sizes, activation, image)
-    if config.learns_q:
-        return actor, QNetwork(env.action_space.n, sizes, activation, image)
-    return actor, Critic(sizes, activation, image)
-
-
-def init(config: Config, env: Env, key: Array) -> State:
-    key_actor, key_critic, key_world = jax.random.split(key, 3)
-    actor, critic = networks(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, actor.image)))
-    params = {"actor": actor.init(key_actor, x), "critic": critic.init(key_critic, x)}
+def init(config: Config, env: Env, key: Array) -> types.State:
+    critic = networks.q_network if config.learns_q else networks.critic
+    pair = (networks.actor(config, env), critic(config, env))
     optimizer = optim.adam(config.max_grad_norm)
-    opt_state = {
-        name: optimizer.init(optim.flat(part)[0]) for name, part in params.items()
-    }
-    agent = Agent(params, opt_state)
-    return State(agent, init_world(env, key_world, config.num_envs))
-
-
-def policy_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Any:
-    """pi(.|s), from the actor's parameters, for observations with any batch axes."""
-    actor, _ = networks(config, env)
-    x = network_input(env.observation_space, obs, actor.image, None)
-    mask = action_mask(env.observation_space, obs)
-    policy = actor.apply(params, x)
-    return policy_distribution(env.action_space, policy, mask, config.squash)
+    return on_policy.init_pair(config, env, key, *pair, optimizer)
 
 
 def critic_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
     """Q(s, .) `[*batch, A]`, or V(s) `[*batch]`, from the critic's parameters."""
-    _, critic = networks(config, env)
-    x = network_input(env.observation_space, obs, critic.image, None)
-    output: Any = critic.apply(params, x)
-    return output
+    if config.learns_q:
+        return networks.apply_q(config, env, params, obs)
+    return networks.apply_critic(config, env, params, obs)[0]
 
 
-def choose(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """One step of the policy: a sample made from `action_noise`, or the mode for None."""
-    pi = policy_of(config, env, agent.params["actor"], obs)
+def policy(
+    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution, V(s)."""
+    pi, _ = networks.apply_actor(config, env, agent.params["actor"], obs)
     value = critic_of(config, env, agent.params["critic"], obs)
     if config.learns_q:
         value = estimators.expected_value(value, pi.probs)
-    action = pi.mode() if noise is None else pi.from_noise(noise)
-    return action, memory, {"value": value}
+    return pi, memory, {"value": value}
 
 
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    noise = None if greedy else action_noise(env.action_space, key, batch)
-    return choose(config, env, agent, obs, memory, noise)
+acts = acting.stochastic(policy)
 
 
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    pi = policy_of(config, env, agent.params["actor"], obs)
-    return explanation(env.action_space, pi)
-
-
-def estimate(config: Config, env: Env, params: PyTree, trajectory: Transition) -> Array:
+def estimate(
+    config: Config, env: Env, params: PyTree, trajectory: types.Transition
+) -> Array:
     """x_t `[T, N]`: Q(s_t, a_t) or V(s_t), of the critic's parameters."""
     output = critic_of(config, env, params, trajectory.obs)
     if not config.learns_q:
@@ -256,29 +159,23 @@ def estimate(config: Config, env: Env, params: PyTree, trajectory: Transition) -
 
 
 def values(
-    config: Config, env: Env, params: dict[str, PyTree], trajectory: Transition
+    config: Config, env: Env, params: dict[str, PyTree], trajectory: types.Transition
 ) -> Values:
     """What the critic says of a rollout and of where its rows lead."""
 
     def successor(value_of: Any, row: Array) -> Array:
-        return estimators.successor_values(
-            lambda obs, _: value_of(obs),
-            row,
-            trajectory.next_obs,
-            (),
-            trajectory.truncated,
-        )
+        at = (trajectory.next_obs, (), trajectory.truncated)
+        return estimators.successor_values(lambda obs, _: value_of(obs), row, *at)
 
     def action_values(obs: PyTree) -> Array:
         return critic_of(config, env, params["critic"], obs)
 
     def best(obs: PyTree) -> Array:
-        mask = action_mask(env.observation_space, obs)
-        q = action_values(obs)
-        return (q if mask is None else jnp.where(mask, q, -jnp.inf)).max(-1)
+        mask = networks.action_mask(env.observation_space, obs)
+        return acting.legal(action_values(obs), mask).max(-1)
 
     def expected(obs: PyTree) -> Array:
-        pi = policy_of(config, env, params["actor"], obs)
+        pi, _ = networks.apply_actor(config, env, params["actor"], obs)
         return estimators.expected_value(action_values(obs), pi.probs)
 
     now = estimate(config, env, params["critic"], trajectory)
@@ -291,7 +188,9 @@ def values(
     return Values(now, following, expected(trajectory.obs))
 
 
-def critic_target(config: Config, trajectory: Transition, values: Values) -> Array:
+def critic_target(
+    config: Config, trajectory: types.Transition, values: Values
+) -> Array:
     """y_t `[T, N]`: r + gamma x_{t+1}, or more steps of rewards by `critic_lambda`."""
     return estimators.lambda_returns(
         trajectory.reward,
@@ -303,7 +202,7 @@ def critic_target(config: Config, trajectory: Transition, values: Values) -> Arr
     )
 
 
-def score_weight(config: Config, trajectory: Transition, values: Values) -> Array:
+def score_weight(config: Config, trajectory: types.Transition, values: Values) -> Array:
     """w_t `[T, N]`, by the name that `weight` gives."""
     if config.weight == "q":
         return values.estimate
@@ -326,17 +225,27 @@ def score_weight(config: Config, trajectory: Transition, values: Values) -> Arra
 
 
 def critic_loss(
-    params: PyTree, config: Config, env: Env, trajectory: Transition, target: Array
+    params: PyTree,
+    config: Config,
+    env: Env,
+    trajectory: types.Transition,
+    target: Array,
 ) -> Array:
+    """The squared error of the critic."""
     x = estimate(config, env, params, trajectory)
     loss = losses.squared_td if config.learns_q else losses.value_mse
     return loss(x, target).mean()
 
 
 def actor_loss(
-    params: PyTree, config: Config, env: Env, trajectory: Transition, weight: Array
+    params: PyTree,
+    config: Config,
+    env: Env,
+    trajectory: types.Transition,
+    weight: Array,
 ) -> tuple[Array, Metrics]:
-    pi = policy_of(config, env, params, trajectory.obs)
+    """The policy gradient, weighted by what the critic says, and the entropy bonus."""
+    pi, _ = networks.apply_actor(config, env, params, trajectory.obs)
     log_prob = pi.log_prob(trajectory.action)
     loss = losses.policy_gradient(log_prob, weight).mean()
     entropy = pi.entropy().mean()
@@ -347,10 +256,10 @@ def actor_loss(
 def update_critic(
     config: Config,
     env: Env,
-    agent: Agent,
-    trajectory: Transition,
-    learning_rate: Scalar,
-) -> tuple[Agent, Metrics]:
+    agent: types.Agent,
+    trajectory: types.Transition,
+    learning_rate: types.Scalar,
+) -> tuple[types.Agent, Metrics]:
     """`num_critic_updates` gradient steps, each with targets of the critic as it is."""
     optimizer = optim.adam(config.max_grad_norm)
     params, unflatten = optim.flat(agent.params["critic"])
@@ -388,65 +297,56 @@ def update_critic(
 def update_actor(
     config: Config,
     env: Env,
-    agent: Agent,
-    trajectory: Transition,
-    learning_rate: Scalar,
-) -> tuple[Agent, Metrics]:
+    agent: types.Agent,
+    trajectory: types.Transition,
+    learning_rate: types.Scalar,
+) -> tuple[types.Agent, Metrics]:
     """One gradient step, weighted by what the critic says now."""
-    weight = score_weight(
-        config, trajectory, values(config, env, agent.params, trajectory)
-    )
+    now = values(config, env, agent.params, trajectory)
+    weight = score_weight(config, trajectory, now)
     if config.normalize_advantage:
         weight = losses.normalize_advantage(weight)
-    params, unflatten = optim.flat(agent.params["actor"])
-    grads, metrics = jax.grad(
-        lambda x: actor_loss(unflatten(x), config, env, trajectory, weight),
-        has_aux=True,
-    )(params)
-    grads = parallel.mean(grads)
-    optimizer = optim.adam(config.max_grad_norm)
-    params, opt_state = optim.apply(
-        optimizer, params, agent.opt_state["actor"], grads, learning_rate
+    params, opt_state, metrics, norm = optim.gradient_step(
+        lambda params: actor_loss(params, config, env, trajectory, weight),
+        agent.params["actor"],
+        agent.opt_state["actor"],
+        optim.adam(config.max_grad_norm),
+        learning_rate,
     )
-    metrics["optim/actor_grad_norm"] = mean(optim.global_norm(grads))
+    metrics["optim/actor_grad_norm"] = mean(norm)
     agent = agent.replace(
-        params=agent.params | {"actor": unflatten(params)},
+        params=agent.params | {"actor": params},
         opt_state=agent.opt_state | {"actor": opt_state},
     )
     return agent, metrics
 
 
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+def train_step(
+    config: Config, env: Env, state: types.State
+) -> tuple[types.State, Metrics]:
     """One rollout of `num_steps`, the critic's updates and the actor's."""
     agent, world = state.agent, state.world
-    actor_rate: Scalar = config.learning_rate
-    critic_rate: Scalar = config.critic_learning_rate
-    if config.anneal_lr:
-        progress = optim.progress(world.env_steps, config.total_steps)
-        actor_rate = optim.linear_schedule(actor_rate, 0.0, progress)
-        critic_rate = optim.linear_schedule(critic_rate, 0.0, progress)
-    world, trajectory, metrics = unroll(
-        env,
-        partial(choose, config, env, agent),
-        world,
-        config.num_steps,
-        partial(action_noise, env.action_space),
+    actor_rate = optim.annealed(config, config.learning_rate, world.env_steps)
+    critic_rate = optim.annealed(config, config.critic_learning_rate, world.env_steps)
+    world, trajectory, metrics = acts.unroll(
+        config, env, agent, world, config.num_steps
     )
     agent, of_critic = update_critic(config, env, agent, trajectory, critic_rate)
     agent, of_actor = update_actor(config, env, agent, trajectory, actor_rate)
     metrics |= of_critic | of_actor
     metrics["optim/learning_rate"] = mean(actor_rate)
     metrics["optim/critic_learning_rate"] = mean(critic_rate)
-    return State(agent, world), metrics
+    return types.State(agent, world), metrics
 
 
-ACTOR_CRITIC = Algorithm(
+ACTOR_CRITIC = types.Algorithm(
     name="actor_critic",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
+    act=acts.act,
+    explain=acts.explain,
     plan=plan,
     validate=validate,
+    init_memory=on_policy.init_pair_memory,
 )

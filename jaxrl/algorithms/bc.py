@@ -22,42 +22,12 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
-from jaxrl.algorithms import checks
-from jaxrl.networks.actor_critic import (
-    Actor,
-    action_noise,
-    explanation,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, unroll
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    World,
-    mean,
-    packed_sums,
-    static,
-    traced,
-    unpacked_means,
-)
+from jaxrl import acting, losses, networks, optim, rollout, types
+from jaxrl.algorithms import checks, off_policy, on_policy
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -90,85 +60,30 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
-
-
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    params: PyTree
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
+    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
+    module, or module:factory."""
 
 
 def validate(config: Config, env: Env) -> None:
-    checks.check_policy_actions("bc", env)
+    checks.policy_gradient("bc", config, env)
     checks.check_imitation_loss(config, env)
     checks.check_dataset("bc", env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
 
 
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    return Plan(env_steps, config.num_updates, gradient_rows=config.batch_size)
+def init(config: Config, env: Env, key: Array) -> types.State:
+    return on_policy.init(config, env, key, networks.actor(config, env))
 
 
-def network(config: Config, env: Env) -> Actor:
-    image = uses_image(env.observation_space, config.network)
-    return Actor(env.action_space, config.hidden_sizes, config.activation, image)
+def policy(
+    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution."""
+    pi, memory = networks.apply_actor(config, env, agent.params, obs, memory)
+    return pi, memory, {}
 
 
-def init(config: Config, env: Env, key: Array) -> State:
-    key_params, key_world = jax.random.split(key)
-    net = network(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
-    params = net.init(key_params, x)
-    opt_state = optim.adam(config.max_grad_norm).init(optim.flat(params)[0])
-    agent = Agent(params, opt_state)
-    return State(agent, init_world(env, key_world, config.num_envs))
-
-
-def policy_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Any:
-    """pi(.|s) for observations with any batch axes."""
-    net = network(config, env)
-    policy = net.apply(
-        params, network_input(env.observation_space, obs, net.image, None)
-    )
-    mask = action_mask(env.observation_space, obs)
-    return policy_distribution(env.action_space, policy, mask)
-
-
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """A policy of which only the mean was learned has no spread: it is always greedy."""
-    pi = policy_of(config, env, agent.params, obs)
-    if greedy or config.loss == "mse":
-        return pi.mode(), memory, {}
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    action = pi.from_noise(action_noise(env.action_space, key, batch))
-    return action, memory, {}
-
-
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    pi = policy_of(config, env, agent.params, obs)
-    return explanation(env.action_space, pi)
+# A policy of which only the mean was learned has no spread.
+acts = acting.stochastic(policy, always_greedy=lambda config: config.loss == "mse")
 
 
 REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
@@ -179,7 +94,7 @@ def loss(
     params: PyTree, config: Config, env: Env, obs: PyTree, expert_action: Array
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss, and what is `REPORTED` of every step of the batch."""
-    pi = policy_of(config, env, params, obs)
+    pi, _ = networks.apply_actor(config, env, params, obs)
     if config.loss == "mse":
         imitation = losses.action_mse(pi.mode(), expert_action)
     else:
@@ -191,57 +106,51 @@ def loss(
     return total, (imitation, error, entropy)
 
 
-def update(
-    config: Config, env: Env, agent: Agent, key: Array, learning_rate: Scalar
-) -> tuple[Agent, Metrics]:
-    """Gradient steps on batches of the dataset."""
-    data = env.teacher
-    optimizer = optim.adam(config.max_grad_norm)
-    params, unflatten = optim.flat(agent.params)
-
-    def loss_of(params: Array, rows: tuple[PyTree, Array]) -> tuple[Array, tuple]:
-        return loss(unflatten(params), config, env, *rows)
-
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
-        params, opt_state = carry
-        rows = jax.tree.map(lambda x: x[index], (data.obs, data.action))
-        grads, reported = jax.grad(loss_of, has_aux=True)(params, rows)
-        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        return carry, (packed_sums(reported), optim.global_norm(grads))
-
+def sample_batches(config: Config, env: Env, key: Array) -> types.Batches:
+    """`num_updates` batches (obs, action) of the dataset, drawn uniformly."""
+    rows = (env.teacher.obs, env.teacher.action)
     shape = (config.num_updates, config.batch_size)
-    indices = jax.random.randint(key, shape, 0, data.num_steps)
-    carry = (params, agent.opt_state)
-    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
-    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
-    metrics["optim/grad_norm"] = mean(norms)
-    return agent.replace(params=unflatten(params), opt_state=opt_state), metrics
+    index = jax.random.randint(key, shape, 0, env.teacher.num_steps)
+    return types.Batches(
+        index, lambda i: jax.tree.map(lambda x: x[i], rows), index.size
+    )
 
 
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+def train_step(
+    config: Config, env: Env, state: types.State
+) -> tuple[types.State, Metrics]:
     """A rollout to see how good the learner is, and `num_updates` gradient steps."""
     agent, world = state.agent, state.world
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        progress = optim.progress(world.env_steps, config.total_steps)
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     key, key_update = jax.random.split(world.key)
-    policy = partial(act, config, env, agent)
-    world, _, stats = unroll(env, policy, world.replace(key=key), config.num_steps)
-    agent, metrics = update(config, env, agent, key_update, learning_rate)
+    world, _, stats = rollout.unroll(
+        env,
+        partial(acts.act, config, env, agent),
+        world.replace(key=key),
+        config.num_steps,
+    )
+    params, opt_state, metrics = optim.fit(
+        lambda params, rows: loss(params, config, env, *rows),
+        agent.params,
+        agent.opt_state,
+        sample_batches(config, env, key_update),
+        optim.adam(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
+    )
     metrics |= stats
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world), metrics
+    return types.State(types.Agent(params, opt_state), world), metrics
 
 
-BC = Algorithm(
+BC = types.Algorithm(
     name="bc",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=off_policy.plan_batches,
     validate=validate,
     teacher="data",
 )

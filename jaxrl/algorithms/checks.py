@@ -2,21 +2,59 @@
 
 from typing import Any
 
+from jaxrl import networks
 from jaxrl.data.dataset import Dataset, check_spaces
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.errors import require
-from jaxrl.networks.features import mask_space, uses_image
+from jaxrl.networks.encoding import is_image, is_one_box, mask_space
 from jaxrl.spaces import Box, Dict, Discrete
 from jaxrl.types import Env
 
 
-def check_torso(config: Any, env: Env) -> None:
-    """A CNN needs an image."""
+def policy_gradient(name: str, config: Any, env: Env, recurrent: bool = False) -> None:
+    """The demands of an algorithm with a policy network."""
+    check_policy_actions(name, env)
+    if hasattr(config, "squash"):
+        check_squash(config, env)
+    check_action_mask(env)
+    check_network(name, config, env, recurrent)
+
+
+def q_learning(name: str, config: Any, env: Env) -> None:
+    """The demands of an algorithm with action values."""
+    check_discrete_actions(name, env)
+    check_action_mask(env)
+    check_network(name, config, env)
+
+
+def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> None:
+    """The network fits the observations and the algorithm."""
+    space, body = env.observation_space, networks.resolve(config, env.observation_space)
     require(
-        config.network != "cnn" or uses_image(env.observation_space, "cnn"),
-        f"network = 'cnn' needs image observations, but those of {env.id} are vectors: "
-        f"use 'auto' or 'mlp'.",
+        body.takes != "image" or is_image(space),
+        f"network = {config.network!r} needs image observations, but those of {env.id} "
+        f"are vectors: use 'auto' or 'mlp'.",
     )
+    require(
+        recurrent or not body.is_recurrent,
+        f"network = {config.network!r} has a memory, which {name} does not use: take ppo, "
+        f"a2c or reinforce, or a network without.",
+    )
+    require(
+        body.takes != "raw" or is_one_box(space) or not normalizes(config),
+        f"normalize_obs = True with network = {config.network!r}, which takes raw "
+        f"observations: those of {env.id} are not one array, normalise inside it.",
+    )
+    cell = body.cell
+    require(
+        not isinstance(cell, networks.Transformer) or cell.size % cell.num_heads == 0,
+        f"network = {config.network!r}: num_heads must divide size.",
+    )
+
+
+def normalizes(config: Any) -> bool:
+    """Whether observations are normalised by running statistics."""
+    return getattr(config, "normalize_obs", False)
 
 
 def check_action_mask(env: Env) -> None:

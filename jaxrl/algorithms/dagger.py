@@ -28,42 +28,12 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim, spaces
-from jaxrl.algorithms import checks
+from jaxrl import acting, losses, networks, optim, rollout, spaces, types
+from jaxrl.algorithms import checks, off_policy, on_policy
 from jaxrl.data.frozen_policy import teacher_action
-from jaxrl.networks.actor_critic import (
-    Actor,
-    action_noise,
-    explanation,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
+from jaxrl.networks import Activation, Network
 from jaxrl.replay import ring
-from jaxrl.rollout import Policy, init_world, unroll, where
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Counter,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    World,
-    mean,
-    packed_sums,
-    static,
-    traced,
-    unpacked_means,
-)
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -104,14 +74,8 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
-
-
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    params: PyTree
-    opt_state: PyTree
+    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
+    module, or module:factory."""
 
 
 class Labelled(NamedTuple):
@@ -121,104 +85,64 @@ class Labelled(NamedTuple):
     action: Array
 
 
-class State(PyTreeNode):
-    agent: Agent
-    world: World
+class State(types.State, kw_only=True):
+    """The state of training, with all states labelled so far."""
+
     labelled: ring.Ring
 
 
 def validate(config: Config, env: Env) -> None:
-    checks.check_policy_actions("dagger", env)
+    checks.policy_gradient("dagger", config, env)
     checks.check_imitation_loss(config, env)
     checks.check_frozen_policy("dagger", env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
-
-
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    return Plan(env_steps, config.num_updates, gradient_rows=config.batch_size)
-
-
-def network(config: Config, env: Env) -> Actor:
-    image = uses_image(env.observation_space, config.network)
-    return Actor(env.action_space, config.hidden_sizes, config.activation, image)
 
 
 def init(config: Config, env: Env, key: Array) -> State:
-    key_params, key_world = jax.random.split(key)
-    net = network(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
-    params = net.init(key_params, x)
-    opt_state = optim.adam(config.max_grad_norm).init(optim.flat(params)[0])
+    new = on_policy.init(config, env, key, networks.actor(config, env))
     example = Labelled(
         spaces.zeros(env.observation_space), spaces.zeros(env.action_space)
     )
     labelled = ring.init(
         example, config.buffer_size, config.num_envs, chunk=config.num_steps
     )
-    world = init_world(env, key_world, config.num_envs)
-    return State(Agent(params, opt_state), world, labelled)
+    return State(new.agent, new.world, labelled=labelled)
 
 
-def policy_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Any:
-    """pi(.|s) for observations with any batch axes."""
-    net = network(config, env)
-    policy = net.apply(
-        params, network_input(env.observation_space, obs, net.image, None)
-    )
-    mask = action_mask(env.observation_space, obs)
-    return policy_distribution(env.action_space, policy, mask)
+def policy(
+    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution."""
+    pi, memory = networks.apply_actor(config, env, agent.params, obs, memory)
+    return pi, memory, {}
 
 
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """A policy of which only the mean was learned has no spread: it is always greedy."""
-    pi = policy_of(config, env, agent.params, obs)
-    if greedy or config.loss == "mse":
-        return pi.mode(), memory, {}
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    action = pi.from_noise(action_noise(env.action_space, key, batch))
-    return action, memory, {}
+# A policy of which only the mean was learned has no spread.
+acts = acting.stochastic(policy, always_greedy=lambda config: config.loss == "mse")
 
 
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    pi = policy_of(config, env, agent.params, obs)
-    return explanation(env.action_space, pi)
-
-
-def mixture(config: Config, env: Env, agent: Agent, beta: Scalar) -> Policy:
+def mixture(
+    config: Config, env: Env, agent: types.Agent, beta: types.Scalar
+) -> rollout.Policy:
     """The policy that plays, and what the expert says of each state, in its extras."""
 
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         key_expert, key_coin = jax.random.split(key)
         expert_action = teacher_action(env.teacher, env, obs, key_expert)
-        action, memory, _ = act(config, env, agent, obs, memory, key, greedy=True)
+        action, memory, _ = acts.act(config, env, agent, obs, memory, key, greedy=True)
         expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
-        played = where(expert_plays, expert_action, action)
+        played = rollout.where(expert_plays, expert_action, action)
         return played, memory, {"expert_action": expert_action}
 
     return policy
 
 
-def mixing(config: Config, env: Env, env_steps: Counter) -> Array:
+def mixing(config: Config, env: Env, env_steps: types.Counter) -> Array:
     """beta of the rollout that begins after so many environment steps."""
     if config.beta_schedule == "linear":
         progress = optim.progress(env_steps, config.total_steps)
         return optim.linear_schedule(1.0, 0.0, progress / config.beta_fraction)
-    rollouts = jnp.round(env_steps.as_float() / plan(config, env).env_steps)
+    each = off_policy.plan_batches(config, env).env_steps
+    rollouts = jnp.round(env_steps.as_float() / each)
     return jnp.asarray(config.beta_decay, jnp.float32) ** rollouts
 
 
@@ -230,7 +154,7 @@ def loss(
     params: PyTree, config: Config, env: Env, batch: Labelled
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss, and what is `REPORTED` of every state of the batch."""
-    pi = policy_of(config, env, params, batch.obs)
+    pi, _ = networks.apply_actor(config, env, params, batch.obs)
     if config.loss == "mse":
         imitation = losses.action_mse(pi.mode(), batch.action)
     else:
@@ -242,47 +166,13 @@ def loss(
     return total, (imitation, error, entropy)
 
 
-def update(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    labelled: ring.Ring,
-    key: Array,
-    learning_rate: Scalar,
-) -> tuple[Agent, Metrics]:
-    """Gradient steps on batches of all states labelled so far."""
-    optimizer = optim.adam(config.max_grad_norm)
-    params, unflatten = optim.flat(agent.params)
-
-    def loss_of(params: Array, batch: Labelled) -> tuple[Array, tuple]:
-        return loss(unflatten(params), config, env, batch)
-
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
-        params, opt_state = carry
-        batch = ring.take(labelled, index)
-        grads, reported = jax.grad(loss_of, has_aux=True)(params, batch)
-        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        return carry, (packed_sums(reported), optim.global_norm(grads))
-
-    shape = (config.num_updates, config.batch_size)
-    indices = ring.sample_indices(labelled, key, shape)
-    carry = (params, agent.opt_state)
-    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
-    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
-    metrics["optim/grad_norm"] = mean(norms)
-    return agent.replace(params=unflatten(params), opt_state=opt_state), metrics
-
-
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """A rollout of the mixture, its labels, and `num_updates` gradient steps."""
     agent, world = state.agent, state.world
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        progress = optim.progress(world.env_steps, config.total_steps)
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     beta = mixing(config, env, world.env_steps)
     key, key_update = jax.random.split(world.key)
-    world, trajectory, stats = unroll(
+    world, trajectory, stats = rollout.unroll(
         env,
         mixture(config, env, agent, beta),
         world.replace(key=key),
@@ -290,21 +180,29 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     )
     rows = Labelled(trajectory.obs, trajectory.extras["expert_action"])
     labelled = ring.add(state.labelled, rows)
-    agent, metrics = update(config, env, agent, labelled, key_update, learning_rate)
+    params, opt_state, metrics = optim.fit(
+        lambda params, batch: loss(params, config, env, batch),
+        agent.params,
+        agent.opt_state,
+        ring.batches(labelled, key_update, config.num_updates, config.batch_size),
+        optim.adam(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
+    )
     metrics |= stats
     metrics["imitation/beta"] = mean(beta)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world, labelled), metrics
+    return State(types.Agent(params, opt_state), world, labelled=labelled), metrics
 
 
-DAGGER = Algorithm(
+DAGGER = types.Algorithm(
     name="dagger",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=off_policy.plan_batches,
     validate=validate,
     teacher="expert",
 )

@@ -2,7 +2,7 @@
 
 Both objectives of the paper: the clipped ratio (section 3) and the KL penalty with a
 fixed or adaptive coefficient (section 4). Discrete (also masked) and continuous actions;
-MLP, CNN and GRU policies.
+feed-forward and recurrent policies.
 
 The details that matter, in the order of the code:
 
@@ -11,8 +11,8 @@ The details that matter, in the order of the code:
 2. Observation statistics are frozen while a batch is collected and learned from, so that
    the ratio is exactly 1 at the first minibatch.
 3. Advantages are normalised per minibatch; the learning rate falls linearly to zero.
-4. With a GRU whole sequences are shuffled, not single steps, and the memory at the start
-   of the rollout is data.
+4. With a recurrent network whole sequences are shuffled, not single steps, and the memory
+   at the start of the rollout is data.
 5. Rewards are divided by the running deviation of the discounted return, so that values
    are of order one whatever the task pays. A tanh critic that has to reach a value of 100
    can saturate, and then every advantage is noise.
@@ -20,59 +20,19 @@ The details that matter, in the order of the code:
    gradients clipped by their global norm.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, normalize, optim
-from jaxrl.algorithms import checks
-from jaxrl.core import parallel
-from jaxrl.core.minibatches import minibatches, reader
-from jaxrl.errors import InvalidInput, require
-from jaxrl.networks.actor_critic import (
-    ActorCritic,
-    PolicyParams,
-    action_noise,
-    apply_sequence,
-    apply_step,
-    explanation,
-    in_blocks,
-    initial_memory,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    updated_stats,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, unroll
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    packed_sums,
-    per_env,
-    static,
-    traced,
-    unpacked_means,
-)
+from jaxrl import acting, estimators, losses, networks, normalize, optim, types
+from jaxrl.algorithms import checks, on_policy
+from jaxrl.core import minibatches, parallel
+from jaxrl.errors import require
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -102,8 +62,8 @@ class Config(PyTreeNode):
     """Largest change of the probability ratio that is rewarded (and of the value, with
     `clip_value`)."""
     kl_coef: float = traced(1.0, low=0)
-    """Coefficient of the KL penalty; the first one if `kl_target` is set."""
-    kl_target: float | None = traced(None, above=0)
+    """Coefficient of the KL penalty; the first one if `kl_penalty_target` is set."""
+    kl_penalty_target: float | None = traced(None, above=0)
     """KL divergence per batch, in nats, that an adaptive coefficient aims at."""
     clip_value: bool = static(False)
     """Whether the change of the value estimate is clipped too."""
@@ -122,9 +82,8 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
-    gru_size: int = static(0, low=0)
-    """Units of a recurrent memory; 0 for a feed-forward policy."""
+    """A name ("auto": CNN for images, MLP otherwise; "gru(size=64)", "lstm", ...), a flax
+    module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
     normalize_obs: bool = static(False)
@@ -133,20 +92,18 @@ class Config(PyTreeNode):
     """Whether rewards are divided by the running deviation of the discounted return."""
 
 
-class Agent(PyTreeNode):
+class Agent(types.Agent, kw_only=True):
     """All that the policy artefact holds."""
 
-    params: PyTree
-    opt_state: PyTree
     obs_stats: normalize.RunningStats | None
     reward_stats: normalize.RewardStats | None
     kl_coef: Array  # float32 []
 
 
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-    reward_trace: Array = per_env()  # float32 [N], discounted return so far
+class State(types.State, kw_only=True):
+    """The state of training."""
+
+    reward_trace: Array = types.per_env()  # float32 [N], discounted return so far
 
 
 class Batch(NamedTuple):
@@ -163,84 +120,26 @@ class Batch(NamedTuple):
 
 
 def validate(config: Config, env: Env) -> None:
-    check_minibatches(config)
+    checks.policy_gradient("ppo", config, env, recurrent=True)
+    on_policy.check_minibatches(config, env)
+    adapts = config.objective == "kl" and config.kl_coef > 0
     require(
-        config.kl_target is None or (config.objective == "kl" and config.kl_coef > 0),
-        f"kl_target = {config.kl_target} adapts the penalty of objective = 'kl' from a "
-        f"kl_coef above 0, but objective = {config.objective!r} and kl_coef = "
-        f"{config.kl_coef}.",
+        config.kl_penalty_target is None or adapts,
+        f"kl_penalty_target = {config.kl_penalty_target} adapts the penalty of objective "
+        f"= 'kl' from a kl_coef above 0, but objective = {config.objective!r} and "
+        f"kl_coef = {config.kl_coef}.",
     )
-    checks.check_policy_actions("ppo", env)
-    checks.check_squash(config, env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
-
-
-def num_sequences(config: Config) -> int:
-    """Whole sequences are shuffled: environments with a GRU, single steps without."""
-    return config.num_envs * (1 if config.gru_size else config.num_steps)
-
-
-def check_minibatches(config: Config) -> None:
-    steps = config.num_envs * config.num_steps
-    sequences = num_sequences(config)
-    unit = "num_envs" if config.gru_size else "num_envs * num_steps"
-    # A minibatch of one step has no deviation to divide by.
-    most = min(sequences, steps // 2) if config.normalize_advantage else sequences
-    wanted = config.num_minibatches
-    if sequences % wanted or wanted > most:
-        reason = "" if most == sequences else ", more than one step each"
-        nearest = checks.nearest_divisor(sequences, wanted, max(most, 1))
-        raise InvalidInput(
-            f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
-            f"try {nearest}."
-        )
-
-
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    return Plan(
-        env_steps=env_steps,
-        updates=config.num_epochs * config.num_minibatches,
-        gradient_rows=env_steps // config.num_minibatches,
-        shares=math.gcd(
-            config.num_envs, num_sequences(config) // config.num_minibatches
-        ),
-    )
-
-
-def network(config: Config, env: Env) -> ActorCritic:
-    return ActorCritic(
-        action_space=env.action_space,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        image=uses_image(env.observation_space, config.network),
-        gru_size=config.gru_size,
-    )
-
-
-def init_memory(config: Config, env: Env, num_envs: int) -> Memory:
-    del env
-    return initial_memory(config.gru_size, num_envs)
 
 
 def init(config: Config, env: Env, key: Array) -> State:
-    key_params, key_world = jax.random.split(key)
-    memory = init_memory(config, env, config.num_envs)
-    world = init_world(env, key_world, config.num_envs, memory)
-    net = network(config, env)
-    shape = feature_shape(env.observation_space, net.image)
-    x = jnp.zeros((config.num_envs, *shape))
-    params = net.init(key_params, memory, x)
+    new = on_policy.init(config, env, key, networks.actor_critic(config, env))
     agent = Agent(
-        params=params,
-        opt_state=optim.adam(config.max_grad_norm).init(optim.flat(params)[0]),
-        obs_stats=normalize.init(shape) if config.normalize_obs else None,
+        **vars(new.agent),
+        obs_stats=networks.init_stats(config, env),
         reward_stats=normalize.init_reward() if config.normalize_reward else None,
         kl_coef=jnp.asarray(config.kl_coef, jnp.float32),
     )
-    return State(agent, world, jnp.zeros(config.num_envs))
+    return State(agent, new.world, reward_trace=jnp.zeros(config.num_envs))
 
 
 def forward(
@@ -249,86 +148,53 @@ def forward(
     agent: Agent,
     params: PyTree,
     obs: PyTree,
-    memory: Memory,
+    memory: Memory = (),
     done: Array | None = None,
-) -> tuple[Memory, PolicyParams, Array]:
-    """Memory, policy parameters and value: of one step, or along time if `done` says
-    where episodes ended. The statistics are the agent's, the parameters may be newer."""
-    net = network(config, env)
-    x = network_input(env.observation_space, obs, net.image, agent.obs_stats)
-    if done is None:
-        return apply_step(net, params, memory, x)
-    return apply_sequence(net, params, memory, x, done)
+) -> tuple[Memory, PyTree, Array]:
+    """Memory, policy parameters and value; along time with `done`.
+
+    The statistics are the agent's, the parameters may be newer.
+    """
+    net = networks.actor_critic(config, env)
+    after: Any = net.apply(params, memory, obs, agent.obs_stats, done)
+    return after
 
 
-def distribution(config: Config, env: Env, policy: PolicyParams, obs: PyTree) -> Any:
-    """The action distribution; `obs` may hold a mask."""
-    mask = action_mask(env.observation_space, obs)
-    return policy_distribution(env.action_space, policy, mask, config.squash)
+def policy(
+    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution, the memory, and what an update needs of it.
 
-
-def choose(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """One step of the policy: a sample made from `action_noise`, or the mode for None.
-
-    The extras are what an update needs of a step: the policy's parameters and its value,
-    and the memory after it, before it is cleared where an episode ends.
+    The memory among the extras is that before it is cleared where an episode ends.
     """
     memory, policy, value = forward(config, env, agent, agent.params, obs, memory)
-    pi = distribution(config, env, policy, obs)
-    action = pi.mode() if noise is None else pi.from_noise(noise)
-    return action, memory, {"policy": policy, "value": value, "memory": memory}
+    pi = networks.distribution(config, env, policy, obs)
+    return pi, memory, {"policy": policy, "value": value, "memory": memory}
 
 
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    noise = None if greedy else action_noise(env.action_space, key, batch)
-    return choose(config, env, agent, obs, memory, noise)
-
-
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    _, policy, _ = forward(config, env, agent, agent.params, obs, memory)
-    return explanation(env.action_space, distribution(config, env, policy, obs))
+acts = acting.stochastic(policy)
 
 
 def values(
-    config: Config, env: Env, agent: Agent, trajectory: Transition
+    config: Config, env: Env, agent: Agent, trajectory: types.Transition
 ) -> tuple[Array, Array]:
     """V(s_t) and V(s_{t+1}) `[T, N]` of a rollout."""
 
-    def value_of(obs: PyTree, memory: Memory) -> Array:
+    def value_of(obs: PyTree, memory: Memory = ()) -> Array:
         return forward(config, env, agent, agent.params, obs, memory)[2]
 
-    if network(config, env).shared:
+    if networks.actor_critic(config, env).shared:
         value = trajectory.extras["value"]
     else:
         # A critic of its own is not run in the rollout: few products of many rows are
         # faster than T of N rows.
-        value = in_blocks(lambda obs: value_of(obs, ()), trajectory.obs)
-    next_value = estimators.successor_values(
-        value_of,
-        value,
-        trajectory.next_obs,
-        trajectory.extras["memory"],
-        trajectory.truncated,
-    )
-    return value, next_value
+        value = acting.in_blocks(value_of, trajectory.obs)
+    at = (trajectory.next_obs, trajectory.extras["memory"], trajectory.truncated)
+    return value, estimators.successor_values(value_of, value, *at)
 
 
 def make_batch(
-    config: Config, env: Env, agent: Agent, trajectory: Transition, reward: Array
+    config: Config, env: Env, agent: Agent, trajectory: types.Transition, reward: Array
 ) -> Batch:
     """Advantages and targets of a rollout `[T, N]`."""
     value, next_value = values(config, env, agent, trajectory)
@@ -342,7 +208,7 @@ def make_batch(
         config.gae_lambda,
     )
     policy = trajectory.extras["policy"]
-    pi = distribution(config, env, policy, trajectory.obs)
+    pi = networks.distribution(config, env, policy, trajectory.obs)
     return Batch(
         obs=trajectory.obs,
         action=trajectory.action,
@@ -351,15 +217,8 @@ def make_batch(
         advantage=advantage,
         target=target,
         value=value,
-        done=trajectory.terminated | trajectory.truncated,
+        done=trajectory.done,
     )
-
-
-def as_sequences(config: Config, batch: Batch) -> Batch:
-    """Without memory every step is a sequence of its own, `[1, T * N, ...]`."""
-    if config.gru_size:
-        return batch
-    return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
 
 
 def policy_loss(
@@ -373,7 +232,7 @@ def policy_loss(
         return losses.clipped_surrogate(
             log_prob, batch.log_prob, advantage, config.clip_eps
         )
-    old = distribution(config, env, batch.policy, batch.obs)
+    old = networks.distribution(config, env, batch.policy, batch.obs)
     surrogate = losses.surrogate(log_prob, batch.log_prob, advantage)
     return surrogate + agent.kl_coef * old.kl_divergence(pi)
 
@@ -410,7 +269,7 @@ def loss(
     _, policy, value = forward(
         config, env, agent, params, batch.obs, memory, batch.done
     )
-    pi = distribution(config, env, policy, batch.obs)
+    pi = networks.distribution(config, env, policy, batch.obs)
     log_prob = pi.log_prob(batch.action)
     loss_policy = policy_loss_fn(config, env, agent, batch, pi, log_prob)
     loss_value = value_loss(config, batch, value)
@@ -428,46 +287,34 @@ def update(
     batch: Batch,
     memory: Memory,
     key: Array,
-    learning_rate: Scalar,
+    learning_rate: types.Scalar,
     loss_fn: Callable = loss,
 ) -> tuple[Agent, Metrics]:
-    """`num_epochs` passes of `num_minibatches` gradient steps over one batch.
+    """`num_epochs` passes of `num_minibatches` gradient steps over one batch."""
+    passes = (config.num_epochs, config.num_minibatches)
+    if jax.tree.leaves(memory):
+        cut = minibatches.sequence_batches(key, batch, memory, *passes)
+    else:
+        cut = minibatches.batches(key, batch, *passes)
 
-    On several devices each has the whole batch and takes its share of every minibatch.
-    """
-    sequences = as_sequences(config, parallel.gather(batch, axis=1))
-    rows_at, starts = reader(sequences), parallel.gather(memory)
-    optimizer = optim.adam(config.max_grad_norm)
-    params, unflatten = optim.flat(agent.params)
+    def loss_of(params: PyTree, rows: Any) -> tuple[Array, tuple[Array, ...]]:
+        rows, start = rows if jax.tree.leaves(memory) else (rows, ())
+        return loss_fn(params, config, env, agent, rows, start)
 
-    def loss_of(params: Array, rows: Batch, start: Memory) -> tuple[Array, tuple]:
-        return loss_fn(unflatten(params), config, env, agent, rows, start)
-
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
-        params, opt_state, stopped = carry
-        rows = rows_at(index)
-        start = jax.tree.map(lambda x: x[index], starts)
-        grads, reported = jax.grad(loss_of, has_aux=True)(params, rows, start)
-        grads = parallel.mean(grads)
-        metrics = packed_sums(reported), optim.global_norm(grads)
-        new = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        if config.target_kl is None:
-            return (*new, stopped), metrics
-        approx_kl = reported[REPORTED.index("policy/approx_kl")].mean()
-        stopped |= parallel.mean(approx_kl) > 1.5 * config.target_kl
-        kept = jax.tree.map(
-            lambda old, new: jnp.where(stopped, old, new), (params, opt_state), new
-        )
-        return (*kept, stopped), metrics
-
-    length, size = sequences.done.shape
-    indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
-    indices = parallel.share(indices, axis=1)
-    carry = (params, agent.opt_state, jnp.bool_(False))
-    (params, opt_state, _), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
-    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size * length)
-    metrics["optim/grad_norm"] = mean(norms)
-    agent = agent.replace(params=unflatten(params), opt_state=opt_state)
+    stop_above = None
+    if config.target_kl is not None:
+        stop_above = ("policy/approx_kl", 1.5 * config.target_kl)
+    params, opt_state, metrics = optim.fit(
+        loss_of,
+        agent.params,
+        agent.opt_state,
+        cut,
+        optim.adam(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
+        stop_above,
+    )
+    agent = agent.replace(params=params, opt_state=opt_state)
     return adapt_kl_coef(config, env, agent, batch, memory), metrics
 
 
@@ -475,15 +322,14 @@ def adapt_kl_coef(
     config: Config, env: Env, agent: Agent, batch: Batch, memory: Memory
 ) -> Agent:
     """Section 4: the coefficient follows the KL divergence that the update made."""
-    if config.objective != "kl" or config.kl_target is None:
+    if config.objective != "kl" or config.kl_penalty_target is None:
         return agent
-    _, policy, _ = forward(
-        config, env, agent, agent.params, batch.obs, memory, batch.done
-    )
-    old = distribution(config, env, batch.policy, batch.obs)
-    new = distribution(config, env, policy, batch.obs)
+    rollout = (batch.obs, memory, batch.done)
+    _, policy, _ = forward(config, env, agent, agent.params, *rollout)
+    old = networks.distribution(config, env, batch.policy, batch.obs)
+    new = networks.distribution(config, env, policy, batch.obs)
     kl = parallel.mean(old.kl_divergence(new).mean())
-    coef = losses.adaptive_kl_coef(agent.kl_coef, kl, config.kl_target)
+    coef = losses.adaptive_kl_coef(agent.kl_coef, kl, config.kl_penalty_target)
     return agent.replace(kl_coef=coef)
 
 
@@ -491,58 +337,42 @@ def train_step(
     config: Config, env: Env, state: State, loss_fn: Callable = loss
 ) -> tuple[State, Metrics]:
     """One rollout of `num_steps` and its updates, by `loss` or one of your own."""
-    agent, world = state.agent, state.world
-    progress = optim.progress(world.env_steps, config.total_steps)
+    agent, world, memory = state.agent, state.world, state.world.memory
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     key, key_update = jax.random.split(world.key)
-    memory = world.memory
-
-    world, trajectory, stats = unroll(
-        env,
-        partial(choose, config, env, agent),
-        world.replace(key=key),
-        config.num_steps,
-        partial(action_noise, env.action_space),
+    world, trajectory, stats = acts.unroll(
+        config, env, agent, world.replace(key=key), config.num_steps
     )
     reward, reward_stats, reward_trace = normalize.scaled_rollout(
         agent.reward_stats,
         state.reward_trace,
         trajectory.reward,
-        trajectory.terminated | trajectory.truncated,
+        trajectory.done,
         config.gamma,
     )
     batch = make_batch(config, env, agent, trajectory, reward)
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
-    new_agent, metrics = update(
+    new, metrics = update(
         config, env, agent, batch, memory, key_update, learning_rate, loss_fn
     )
-    new_agent = new_agent.replace(
-        reward_stats=reward_stats,
-        obs_stats=updated_stats(
-            env.observation_space,
-            batch.obs,
-            network(config, env).image,
-            state.agent.obs_stats,
-        ),
-    )
+    obs_stats = networks.update_stats(config, env, batch.obs, agent.obs_stats)
+    new = new.replace(reward_stats=reward_stats, obs_stats=obs_stats)
     metrics |= stats
     metrics["value/explained_variance"] = mean(
         losses.explained_variance(batch.value, batch.target)
     )
-    metrics["policy/kl_coef"] = mean(new_agent.kl_coef)
+    metrics["policy/kl_coef"] = mean(new.kl_coef)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(new_agent, world, reward_trace), metrics
+    return State(new, world, reward_trace=reward_trace), metrics
 
 
-PPO = Algorithm(
+PPO = types.Algorithm(
     name="ppo",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=on_policy.plan_minibatches,
     validate=validate,
-    init_memory=init_memory,
+    init_memory=networks.init_memory,
 )

@@ -27,48 +27,18 @@ The details that matter:
 4. Without a value an episode cut by its time limit ends there, as taught.
 """
 
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim
-from jaxrl.algorithms import checks
+from jaxrl import acting, estimators, losses, networks, optim, rollout, types
+from jaxrl.algorithms import checks, on_policy
 from jaxrl.core import parallel
 from jaxrl.errors import require
-from jaxrl.networks.actor_critic import (
-    ActorCritic,
-    action_noise,
-    apply_step,
-    explanation,
-    policy_distribution,
-)
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, restart_episodes, unroll
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -106,7 +76,8 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+    """A name ("auto": CNN for images, MLP otherwise; "gru(size=64)", "lstm", ...), a flax
+    module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 
@@ -116,24 +87,20 @@ class Config(PyTreeNode):
         return self.weighting != "reward_to_go" or self.baseline != "value"
 
 
-class Agent(PyTreeNode):
+class Agent(types.Agent, kw_only=True):
     """All that the policy artefact holds."""
 
-    params: PyTree
-    opt_state: PyTree
     average_return: Array  # float32 [], the baseline that is a constant
 
 
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
 def validate(config: Config, env: Env) -> None:
-    checks.check_policy_actions("reinforce", env)
-    checks.check_squash(config, env)
-    checks.check_action_mask(env)
-    checks.check_torso(config, env)
+    checks.policy_gradient("reinforce", config, env, recurrent=True)
+    body = networks.resolve(config, env.observation_space)
+    require(
+        config.baseline != "optimal" or not body.is_recurrent,
+        f"baseline = 'optimal' needs a network without memory, but network = "
+        f"{config.network!r}: use 'moving_average' or 'value'.",
+    )
     if not config.whole_episodes:
         return
     rung = f"weighting = {config.weighting!r} with baseline = {config.baseline!r}"
@@ -149,93 +116,40 @@ def validate(config: Config, env: Env) -> None:
     )
 
 
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    return Plan(env_steps, updates=1, gradient_rows=env_steps, shares=config.num_envs)
+def init(config: Config, env: Env, key: Array) -> types.State:
+    new = on_policy.init(config, env, key, networks.actor_critic(config, env))
+    agent = Agent(**vars(new.agent), average_return=jnp.float32(0.0))
+    return new.replace(agent=agent)
 
 
-def network(config: Config, env: Env) -> ActorCritic:
-    return ActorCritic(
-        action_space=env.action_space,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        image=uses_image(env.observation_space, config.network),
-    )
-
-
-def init(config: Config, env: Env, key: Array) -> State:
-    key_params, key_world = jax.random.split(key)
-    net = network(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
-    params = net.init(key_params, (), x)
-    agent = Agent(
-        params=params,
-        opt_state=optim.adam(config.max_grad_norm).init(optim.flat(params)[0]),
-        average_return=jnp.float32(0.0),
-    )
-    return State(agent, init_world(env, key_world, config.num_envs))
-
-
-def choose(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory, noise: Any
-) -> tuple[Array, Memory, dict[str, Any]]:
-    """One step of the policy: a sample made from `action_noise`, or the mode for None."""
-    pi, value = policy_and_value(config, env, agent.params, obs)
-    action = pi.mode() if noise is None else pi.from_noise(noise)
-    return action, memory, {"value": value}
-
-
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    noise = None if greedy else action_noise(env.action_space, key, batch)
-    return choose(config, env, agent, obs, memory, noise)
-
-
-def explain(
+def policy(
     config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    pi, _ = policy_and_value(config, env, agent.params, obs)
-    return explanation(env.action_space, pi)
+) -> tuple[Any, Memory, dict[str, Any]]:
+    """One step: the action distribution, the memory, V(s)."""
+    pi, value, memory = networks.apply_actor_critic(
+        config, env, agent.params, obs, memory
+    )
+    return pi, memory, {"value": value, "memory": memory}
 
 
-def policy_and_value(
-    config: Config, env: Env, params: PyTree, obs: PyTree
-) -> tuple[Any, Array]:
-    """The action distribution and V, for observations with any batch axes."""
-    net = network(config, env)
-    x = network_input(env.observation_space, obs, net.image, None)
-    _, policy, value = apply_step(net, params, (), x)
-    mask = action_mask(env.observation_space, obs)
-    return policy_distribution(env.action_space, policy, mask, config.squash), value
+acts = acting.stochastic(policy)
 
 
 def returns(
-    config: Config, env: Env, agent: Agent, trajectory: Transition
+    config: Config, env: Env, agent: Agent, trajectory: types.Transition
 ) -> tuple[Array, Array]:
     """Reward-to-go G_t `[T, N]`, and which steps count `[T, N]`."""
-    done = trajectory.terminated | trajectory.truncated
-    mask = jnp.ones_like(done)
+    mask = jnp.ones_like(trajectory.done)
     if config.whole_episodes:
-        mask = estimators.first_episode_mask(done)
+        mask = estimators.first_episode_mask(trajectory.done)
     next_value = jnp.zeros_like(trajectory.reward)
     if config.baseline == "value":
         # Only the values of cut episodes and of the last row enter the return.
         next_value = estimators.successor_values(
-            lambda obs, _: policy_and_value(config, env, agent.params, obs)[1],
+            lambda *at: networks.apply_actor_critic(config, env, agent.params, *at)[1],
             next_value,
             trajectory.next_obs,
-            (),
+            trajectory.extras["memory"],
             trajectory.truncated,
         )
     reward_to_go = estimators.discounted_returns(
@@ -252,7 +166,7 @@ def score_weight(
     config: Config, agent: Agent, reward_to_go: Array, value: Array
 ) -> Array:
     """w_t - b_t `[T, N]`, of batches that start with an episode where it matters."""
-    baselines: dict[str, Scalar] = {
+    baselines: dict[str, types.Scalar] = {
         "none": 0.0,
         "moving_average": agent.average_return,
         "optimal": agent.average_return,
@@ -272,7 +186,7 @@ def best_constant(
     config: Config,
     env: Env,
     agent: Agent,
-    trajectory: Transition,
+    trajectory: types.Transition,
     reward_to_go: Array,
     mask: Array,
 ) -> Array:
@@ -281,7 +195,7 @@ def best_constant(
     params, unflatten = optim.flat(agent.params)
 
     def log_prob(params: Array, obs: PyTree, action: Array, weight: Array) -> Array:
-        pi, _ = policy_and_value(config, env, unflatten(params), obs)
+        pi, _, _ = networks.apply_actor_critic(config, env, unflatten(params), obs)
         return (pi.log_prob(action) * weight).sum()
 
     def scores(gain: Array) -> Array:
@@ -304,11 +218,14 @@ def loss(
     config: Config,
     env: Env,
     agent: Agent,
-    trajectory: Transition,
+    trajectory: types.Transition,
+    start: Memory,
     reward_to_go: Array,
     mask: Array,
 ) -> tuple[Array, Metrics]:
-    pi, value = policy_and_value(config, env, params, trajectory.obs)
+    """The loss of a rollout that began with the memory `start`."""
+    at = (trajectory.obs, start, trajectory.done)
+    pi, value, _ = networks.apply_actor_critic(config, env, params, *at)
     weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
     if config.normalize_advantage:
         weight = losses.normalize_advantage(weight, mask)
@@ -327,35 +244,24 @@ def loss(
     return total, metrics
 
 
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+def train_step(
+    config: Config, env: Env, state: types.State
+) -> tuple[types.State, Metrics]:
     """One batch and one gradient step."""
     agent, world = state.agent, state.world
-    progress = optim.progress(world.env_steps, config.total_steps)
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     if config.whole_episodes:
-        world = restart_episodes(env, world)
-
-    world, trajectory, stats = unroll(
-        env,
-        partial(choose, config, env, agent),
-        world,
-        config.num_steps,
-        partial(action_noise, env.action_space),
-    )
+        world = rollout.restart_episodes(env, world)
+    start = world.memory
+    world, trajectory, stats = acts.unroll(config, env, agent, world, config.num_steps)
     reward_to_go, mask = returns(config, env, agent, trajectory)
-    params, unflatten = optim.flat(agent.params)
-    grads, metrics = jax.grad(
-        lambda params: loss(
-            unflatten(params), config, env, agent, trajectory, reward_to_go, mask
-        ),
-        has_aux=True,
-    )(params)
-    grads = parallel.mean(grads)
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
-    optimizer = optim.adam(config.max_grad_norm)
-    params, opt_state = optim.apply(
-        optimizer, params, agent.opt_state, grads, learning_rate
+    batch = (config, env, agent, trajectory, start, reward_to_go, mask)
+    params, opt_state, metrics, norm = optim.gradient_step(
+        lambda params: loss(params, *batch),
+        agent.params,
+        agent.opt_state,
+        optim.adam(config.max_grad_norm),
+        learning_rate,
     )
     average_return = agent.average_return
     if config.baseline in ("moving_average", "optimal"):
@@ -371,19 +277,21 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
             "rollout/episode_length": mean(mask.sum(0)),
         }
     metrics |= stats
-    metrics["optim/grad_norm"] = mean(optim.global_norm(grads))
+    metrics["optim/grad_norm"] = mean(norm)
     metrics["optim/learning_rate"] = mean(learning_rate)
     metrics["rollout/masked_fraction"] = mean(~mask)
-    return State(Agent(unflatten(params), opt_state, average_return), world), metrics
+    agent = Agent(params, opt_state, average_return=average_return)
+    return types.State(agent, world), metrics
 
 
-REINFORCE = Algorithm(
+REINFORCE = types.Algorithm(
     name="reinforce",
     Config=Config,
     init=init,
     train_step=train_step,
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=on_policy.plan_one_step,
     validate=validate,
+    init_memory=networks.init_memory,
 )

@@ -25,46 +25,17 @@ The details that matter, in the order of the code:
    are neither explored, nor chosen, nor maximised or averaged over.
 """
 
-import math
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, optim
-from jaxrl.algorithms import checks
-from jaxrl.core import parallel
-from jaxrl.core.minibatches import minibatches, reader
-from jaxrl.exploration import epsilon_greedy, epsilon_greedy_value, epsilon_noise
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.q_network import QNetwork
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import Policy, init_world, unroll
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    packed_sums,
-    static,
-    traced,
-    unpacked_means,
-)
+from jaxrl import acting, estimators, exploration, losses, networks, optim, types
+from jaxrl.algorithms import checks, on_policy
+from jaxrl.core.minibatches import batches
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
 Successor = Literal["taken", "expected", "best"]
 """Whose value a target continues with: SARSA's, Expected SARSA's, Q-learning's."""
@@ -104,135 +75,46 @@ class Config(PyTreeNode):
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
-
-
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    params: PyTree
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
+    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
+    module, or module:factory."""
 
 
 def validate(config: Config, env: Env, name: str = "sarsa") -> None:
     checks.check_minibatches(config)
-    checks.check_discrete_actions(name, env)
-    checks.check_torso(config, env)
-    checks.check_action_mask(env)
+    checks.q_learning(name, config, env)
 
 
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    rows = env_steps // config.num_minibatches
-    return Plan(
-        env_steps=env_steps,
-        updates=config.num_epochs * config.num_minibatches,
-        gradient_rows=rows,
-        shares=math.gcd(config.num_envs, rows),
-    )
+def init(config: Config, env: Env, key: Array) -> types.State:
+    return on_policy.init(config, env, key, networks.q_network(config, env))
 
 
-def network(config: Config, env: Env) -> QNetwork:
-    return QNetwork(
-        num_actions=env.action_space.n,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        image=uses_image(env.observation_space, config.network),
-    )
-
-
-def init(config: Config, env: Env, key: Array) -> State:
-    key_params, key_world = jax.random.split(key)
-    net = network(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
-    params = net.init(key_params, x)
-    opt_state = optim.adam(config.max_grad_norm).init(optim.flat(params)[0])
-    world = init_world(env, key_world, config.num_envs)
-    return State(Agent(params, opt_state), world)
-
-
-def q_values(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
-    """Q(s, .) `[*batch, A]`."""
-    net = network(config, env)
-    x = network_input(env.observation_space, obs, net.image, None)
-    q: Any = net.apply(params, x)
-    return q
-
-
-def explorer(config: Config, env: Env, agent: Agent, epsilon: Scalar) -> Policy:
-    """The epsilon-greedy policy, which is given `exploration_noise`."""
-
-    def policy(obs: PyTree, memory: Memory, noise: Array) -> tuple:
-        mask = action_mask(env.observation_space, obs)
-        q = q_values(config, env, agent.params, obs)
-        action = epsilon_greedy(noise, q, epsilon, mask)
-        return action, memory, {"value": epsilon_greedy_value(q, epsilon, mask)}
-
-    return policy
-
-
-def exploration_noise(env: Env, key: Array, shape: tuple[int, ...]) -> Array:
-    return epsilon_noise(key, shape, env.action_space.n)
-
-
-def act(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    obs: PyTree,
-    memory: Memory,
-    key: Array,
-    greedy: bool = False,
-) -> tuple[Array, Memory, dict[str, Any]]:
-    epsilon = 0.0 if greedy else config.epsilon_end
-    noise = exploration_noise(env, key, jax.tree.leaves(obs)[0].shape[:1])
-    return explorer(config, env, agent, epsilon)(obs, memory, noise)
-
-
-def explain(
-    config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
-) -> dict[str, Array]:
-    """What the choice of an action is made from (see `Algorithm`)."""
-    del memory
-    q = q_values(config, env, agent.params, obs)
-    mask = action_mask(env.observation_space, obs)
-    return {"q": q if mask is None else jnp.where(mask, q, -jnp.inf)}
+acts = acting.epsilon_greedy(networks.apply_q, value=exploration.epsilon_greedy_value)
 
 
 def next_values(
     config: Config,
     env: Env,
     params: PyTree,
-    trajectory: Transition,
-    epsilon: Scalar,
+    trajectory: types.Transition,
+    epsilon: types.Scalar,
     successor: Successor,
 ) -> Array:
     """Q'_{t+1} `[T, N]` of a rollout: what makes SARSA, Expected SARSA or Q-learning."""
     # Of the best action it is the mean of the policy that does not explore.
     spread = 0.0 if successor == "best" else epsilon
 
-    def on_average(obs: PyTree) -> Array:
-        mask = action_mask(env.observation_space, obs)
-        q = q_values(config, env, params, obs)
-        return epsilon_greedy_value(q, spread, mask)
+    def on_average(obs: PyTree, _: types.Memory = ()) -> Array:
+        mask = networks.action_mask(env.observation_space, obs)
+        q = networks.apply_q(config, env, params, obs)
+        return exploration.epsilon_greedy_value(q, spread, mask)
 
     if successor == "taken":
-        q = q_values(config, env, params, trajectory.obs)
+        q = networks.apply_q(config, env, params, trajectory.obs)
         value = estimators.action_value(q, trajectory.action)
     else:
         value = on_average(trajectory.obs)
     return estimators.successor_values(
-        lambda obs, _: on_average(obs),
-        value,
-        trajectory.next_obs,
-        (),
-        trajectory.truncated,
+        on_average, value, trajectory.next_obs, (), trajectory.truncated
     )
 
 
@@ -245,70 +127,26 @@ def loss(
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss of (obs, action, target), and what is `REPORTED` of every row."""
     obs, action, target = rows
-    q = estimators.action_value(q_values(config, env, params, obs), action)
+    q = estimators.action_value(networks.apply_q(config, env, params, obs), action)
     td_loss = losses.squared_td(q, target)
     return td_loss.mean(), (td_loss, q)
 
 
-def update(
-    config: Config,
-    env: Env,
-    agent: Agent,
-    trajectory: Transition,
-    target: Array,
-    key: Array,
-    learning_rate: Scalar,
-) -> tuple[Agent, Metrics]:
-    """`num_epochs` passes of `num_minibatches` gradient steps over one rollout.
-
-    On several devices each has the whole rollout and takes its share of every minibatch.
-    """
-    rows = parallel.gather((trajectory.obs, trajectory.action, target), axis=1)
-    rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
-    rows_at, size = reader(rows), rows[2].size
-    optimizer = optim.adam(config.max_grad_norm)
-    params, unflatten = optim.flat(agent.params)
-
-    def loss_of(params: Array, rows: tuple) -> tuple[Array, tuple]:
-        return loss(unflatten(params), config, env, rows)
-
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
-        params, opt_state = carry
-        grads, reported = jax.grad(loss_of, has_aux=True)(params, rows_at(index))
-        grads = parallel.mean(grads)
-        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        return carry, (packed_sums(reported), optim.global_norm(grads))
-
-    indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
-    indices = parallel.share(indices, axis=1)
-    carry = (params, agent.opt_state)
-    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
-    metrics = unpacked_means(REPORTED, sums.sum(0), indices.size)
-    metrics["optim/grad_norm"] = mean(norms)
-    return Agent(unflatten(params), opt_state), metrics
-
-
 def train_step(
-    config: Config, env: Env, state: State, successor: Successor
-) -> tuple[State, Metrics]:
-    """One rollout of `num_steps` and its updates."""
+    config: Config, env: Env, state: types.State, successor: Successor
+) -> tuple[types.State, Metrics]:
+    """One rollout of `num_steps`, and passes of gradient steps over it."""
     agent, world = state.agent, state.world
-    progress = optim.progress(world.env_steps, config.total_steps)
-    epsilon = optim.linear_schedule(
-        config.epsilon_start,
-        config.epsilon_end,
-        progress / config.exploration_fraction,
-    )
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    epsilon = exploration.scheduled_epsilon(config, world.env_steps)
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     key, key_update = jax.random.split(world.key)
-    world, trajectory, stats = unroll(
+    world, trajectory, stats = acts.unroll(
+        config,
         env,
-        explorer(config, env, agent, epsilon),
+        agent,
         world.replace(key=key),
         config.num_steps,
-        partial(exploration_noise, env),
+        epsilon=epsilon,
     )
     target = estimators.lambda_returns(
         trajectory.reward,
@@ -318,23 +156,30 @@ def train_step(
         config.gamma,
         config.td_lambda,
     )
-    agent, metrics = update(
-        config, env, agent, trajectory, target, key_update, learning_rate
+    rows = (trajectory.obs, trajectory.action, target)
+    params, opt_state, metrics = optim.fit(
+        lambda params, rows: loss(params, config, env, rows),
+        agent.params,
+        agent.opt_state,
+        batches(key_update, rows, config.num_epochs, config.num_minibatches),
+        optim.adam(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
     )
     metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world), metrics
+    return types.State(types.Agent(params, opt_state), world), metrics
 
 
-SARSA = Algorithm(
+SARSA = types.Algorithm(
     name="sarsa",
     Config=Config,
     init=init,
     train_step=partial(train_step, successor="taken"),
-    act=act,
-    explain=explain,
-    plan=plan,
+    act=acts.act,
+    explain=acts.explain,
+    plan=on_policy.plan_minibatches,
     validate=validate,
 )
 

@@ -28,7 +28,6 @@ The details that matter, in the order of the code:
    are not terminal, each counted once.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -37,41 +36,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, mdp, optim, spaces
-from jaxrl.algorithms import checks
+from jaxrl import (
+    acting,
+    estimators,
+    exploration,
+    losses,
+    mdp,
+    networks,
+    optim,
+    rollout,
+    spaces,
+    types,
+)
+from jaxrl.algorithms import checks, on_policy
 from jaxrl.core import parallel
-from jaxrl.core.minibatches import minibatches, reader
+from jaxrl.core.minibatches import batches
 from jaxrl.data.frozen_policy import teacher_action
 from jaxrl.errors import InvalidInput
-from jaxrl.exploration import epsilon_greedy, epsilon_noise
-from jaxrl.networks.actor_critic import Critic, in_blocks
-from jaxrl.networks.features import (
-    Network,
-    action_mask,
-    feature_shape,
-    network_input,
-    uses_image,
-)
-from jaxrl.networks.torso import Activation
-from jaxrl.rollout import init_world, restart_episodes, unroll
-from jaxrl.spaces import Discrete
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Env,
-    Memory,
-    Metrics,
-    Plan,
-    PyTree,
-    Scalar,
-    Transition,
-    World,
-    mean,
-    packed_sums,
-    static,
-    traced,
-    unpacked_means,
-)
+from jaxrl.networks import Activation, Network
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -106,80 +89,54 @@ class Config(PyTreeNode):
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """Torso: "auto" is a CNN for images and an MLP otherwise; or "mlp", or "cnn"."""
+    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
+    module, or module:factory."""
 
 
-class Agent(PyTreeNode):
+class Agent(types.Agent, kw_only=True):
     """All that the policy artefact holds; the policy itself is `env.teacher`."""
 
-    params: PyTree
     target_params: PyTree
     trajectories: Array  # int32 []: learned from since the target network was set
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
 
 
 def validate(config: Config, env: Env) -> None:
     checks.check_minibatches(config)
     checks.check_frozen_policy("td", env, required=False)
-    checks.check_torso(config, env)
+    checks.check_network("td", config, env)
     checks.check_action_mask(env)
 
 
-def plan(config: Config, env: Env) -> Plan:
-    del env
-    env_steps = config.num_envs * config.num_steps
-    rows = env_steps // config.num_minibatches
-    return Plan(
-        env_steps=env_steps,
-        updates=config.num_epochs * config.num_minibatches,
-        gradient_rows=rows,
-        shares=math.gcd(config.num_envs, rows),
-    )
-
-
-def network(config: Config, env: Env) -> Critic:
-    image = uses_image(env.observation_space, config.network)
-    return Critic(config.hidden_sizes, config.activation, image)
-
-
-def init(config: Config, env: Env, key: Array) -> State:
+def init(config: Config, env: Env, key: Array) -> types.State:
     key_params, key_world = jax.random.split(key)
-    net = network(config, env)
-    x = jnp.zeros((1, *feature_shape(env.observation_space, net.image)))
-    params = net.init(key_params, x)
+    params = networks.init(networks.critic(config, env), key_params)
     agent = Agent(
         params=params,
         target_params=params,
         trajectories=jnp.int32(0),
         opt_state=optim.adam(None).init(optim.flat(params)[0]),
     )
-    return State(agent, init_world(env, key_world, config.num_envs))
+    world = rollout.init_world(env, key_world, config.num_envs)
+    return types.State(agent, world)
 
 
 def value_of(config: Config, env: Env, params: PyTree, obs: PyTree) -> Array:
     """V(s) `[*batch]`."""
-    net = network(config, env)
-    x = network_input(env.observation_space, obs, net.image, None)
-    value: Any = net.apply(params, x)
-    return value
+    return networks.apply_critic(config, env, params, obs)[0]
 
 
 def choose(env: Env, obs: PyTree, key: Array, greedy: bool) -> Array:
     """The action of the policy whose values are learned."""
     if env.teacher is not None:
         return teacher_action(env.teacher, env, obs, key, greedy)
-    batch = jax.tree.leaves(obs)[0].shape[:1]
-    if not isinstance(env.action_space, Discrete):
+    batch = acting.batch_of(obs)
+    if not isinstance(env.action_space, spaces.Discrete):
         return spaces.sample(env.action_space, key, batch)
     num_actions = env.action_space.n
-    noise = epsilon_noise(key, batch, num_actions)
-    mask = action_mask(env.observation_space, obs)
-    return epsilon_greedy(noise, jnp.zeros((*batch, num_actions)), 1.0, mask)
+    noise = exploration.epsilon_noise(key, batch, num_actions)
+    mask = networks.action_mask(env.observation_space, obs)
+    nothing = jnp.zeros((*batch, num_actions))
+    return exploration.epsilon_greedy(noise, nothing, 1.0, mask)
 
 
 def act(
@@ -197,21 +154,21 @@ def act(
     return action, memory, {"value": value_of(config, env, agent.params, obs)}
 
 
-def targets(config: Config, env: Env, agent: Agent, trajectory: Transition) -> Array:
+def targets(
+    config: Config, env: Env, agent: Agent, trajectory: types.Transition
+) -> Array:
     """G_t `[T, N]` of a rollout."""
-    value_at = partial(value_of, config, env, agent.target_params)
-    next_value = estimators.successor_values(
-        lambda obs, _: value_at(obs),
-        in_blocks(value_at, trajectory.obs),
-        trajectory.next_obs,
-        (),
-        trajectory.truncated,
-    )
+
+    def value_at(obs: PyTree, _: Memory = ()) -> Array:
+        return value_of(config, env, agent.target_params, obs)
+
+    value = acting.in_blocks(value_at, trajectory.obs)
+    at = (trajectory.next_obs, (), trajectory.truncated)
     return estimators.lambda_returns(
         trajectory.reward,
         trajectory.terminated,
         trajectory.truncated,
-        next_value,
+        estimators.successor_values(value_at, value, *at),
         config.gamma,
         config.td_lambda,
     )
@@ -235,44 +192,28 @@ def update(
     config: Config,
     env: Env,
     agent: Agent,
-    trajectory: Transition,
+    trajectory: types.Transition,
     key: Array,
-    learning_rate: Scalar,
+    learning_rate: types.Scalar,
 ) -> tuple[Agent, Metrics]:
-    """`num_epochs` passes of `num_minibatches` gradient steps over one rollout.
-
-    On several devices each has the whole rollout and takes its share of every minibatch.
-    """
-    done = trajectory.terminated | trajectory.truncated
+    """`num_epochs` passes of `num_minibatches` gradient steps over one rollout."""
     weight = jnp.ones_like(trajectory.reward)
     if config.whole_episodes:
-        weight = estimators.first_episode_mask(done).astype(jnp.float32)
-    target = targets(config, env, agent, trajectory)
-    rows = parallel.gather((trajectory.obs, target, weight), axis=1)
-    rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
-    rows_at, size = reader(rows), rows[2].size
-    optimizer = optim.adam(None)
-    params, unflatten = optim.flat(agent.params)
-
-    def loss_of(params: Array, rows: tuple) -> tuple[Array, tuple]:
-        return loss(unflatten(params), config, env, rows)
-
-    def gradient_step(carry: tuple, index: Array) -> tuple[tuple, tuple]:
-        params, opt_state = carry
-        grads, reported = jax.grad(loss_of, has_aux=True)(params, rows_at(index))
-        grads = parallel.mean(grads)
-        carry = optim.apply(optimizer, params, opt_state, grads, learning_rate)
-        return carry, (packed_sums(reported), optim.global_norm(grads))
-
-    indices = minibatches(key, size, config.num_epochs, config.num_minibatches)
-    indices = parallel.share(indices, axis=1)
-    carry = (params, agent.opt_state)
-    (params, opt_state), (sums, norms) = jax.lax.scan(gradient_step, carry, indices)
-    counted = config.num_epochs * parallel.mean(weight.sum())
-    metrics = unpacked_means(REPORTED, sums.sum(0), counted)
-    metrics["optim/grad_norm"] = mean(norms)
-    agent = agent.replace(params=unflatten(params), opt_state=opt_state)
-    ended = parallel.total((done * weight).sum().astype(jnp.int32))
+        weight = estimators.first_episode_mask(trajectory.done).astype(jnp.float32)
+    rows = (trajectory.obs, targets(config, env, agent, trajectory), weight)
+    cut = batches(key, rows, config.num_epochs, config.num_minibatches)
+    num_rows = config.num_epochs * parallel.mean(weight.sum())
+    params, opt_state, metrics = optim.fit(
+        lambda params, rows: loss(params, config, env, rows),
+        agent.params,
+        agent.opt_state,
+        cut._replace(rows=num_rows),
+        optim.adam(None),
+        learning_rate,
+        REPORTED,
+    )
+    agent = agent.replace(params=params, opt_state=opt_state)
+    ended = parallel.total((trajectory.done * weight).sum().astype(jnp.int32))
     return renew_target(config, agent, ended), metrics
 
 
@@ -286,17 +227,16 @@ def renew_target(config: Config, agent: Agent, trajectories: Array) -> Agent:
     )
 
 
-def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
+def train_step(
+    config: Config, env: Env, state: types.State
+) -> tuple[types.State, Metrics]:
     """One rollout of `num_steps` and its updates."""
     agent, world = state.agent, state.world
-    learning_rate: Scalar = config.learning_rate
-    if config.anneal_lr:
-        progress = optim.progress(world.env_steps, config.total_steps)
-        learning_rate = optim.linear_schedule(learning_rate, 0.0, progress)
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     if config.whole_episodes:
-        world = restart_episodes(env, world)
+        world = rollout.restart_episodes(env, world)
     key, key_update = jax.random.split(world.key)
-    world, trajectory, stats = unroll(
+    world, trajectory, stats = rollout.unroll(
         env,
         partial(act, config, env, agent),
         world.replace(key=key),
@@ -305,7 +245,7 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     agent, metrics = update(config, env, agent, trajectory, key_update, learning_rate)
     metrics |= stats
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world), metrics
+    return types.State(agent, world), metrics
 
 
 def score(config: Config, env: Env, agents: Agent) -> dict[str, np.ndarray]:
@@ -328,13 +268,13 @@ def score(config: Config, env: Env, agents: Agent) -> dict[str, np.ndarray]:
     return {"value_rms": np.sqrt(np.square(error).mean(axis=1))}
 
 
-TD = Algorithm(
+TD = types.Algorithm(
     name="td",
     Config=Config,
     init=init,
     train_step=train_step,
     act=act,
-    plan=plan,
+    plan=on_policy.plan_minibatches,
     validate=validate,
     score=score,
     teacher="policy",

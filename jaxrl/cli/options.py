@@ -310,6 +310,8 @@ class _FieldType(click.ParamType):
             self.name = self.scalar.__name__ + ("|none" if self.optional else "")
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if hasattr(self.kind, "problem"):
+            return value  # checked with the config
         if self.optional and value.lower() == "none":
             return NONE
         try:

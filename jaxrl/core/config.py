@@ -77,10 +77,8 @@ def with_floats(config: Any) -> Any:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-ready values."""
-    return {
-        field.name: _plain(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
+    types = field_types(type(config))
+    return {name: _plain(kind, getattr(config, name)) for name, kind in types.items()}
 
 
 def from_dict(config_class: type, values: dict[str, Any]) -> Any:
@@ -103,6 +101,8 @@ def from_dict(config_class: type, values: dict[str, Any]) -> Any:
 
 def _convert(kind: Any, value: Any) -> Any:
     """JSON and TOML have no tuples, and write 1e6 for an int and 1 for a float."""
+    if hasattr(kind, "from_plain"):
+        return kind.from_plain(value)
     kinds = typing.get_args(kind) or (kind,)
     if isinstance(value, list):
         return tuple(value)
@@ -115,6 +115,8 @@ def _convert(kind: Any, value: Any) -> Any:
 
 def _type_problem(kind: Any, value: Any) -> str | None:
     arguments = typing.get_args(kind)
+    if hasattr(kind, "problem"):  # a kind of its own, such as a network
+        return kind.problem(value)
     if typing.get_origin(kind) is Literal:
         if value in arguments:
             return None
@@ -180,7 +182,9 @@ def _size_problem(kind: Any, value: Any) -> str | None:
     return f"must be at most {words}" if too_large else None
 
 
-def _plain(value: Any) -> Any:
+def _plain(kind: Any, value: Any) -> Any:
+    if hasattr(kind, "to_plain"):
+        return kind.to_plain(value)
     if isinstance(value, tuple):
         return list(value)
     if hasattr(value, "tolist"):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Array, PyTree
+from jaxrl.core import parallel
+from jaxrl.types import Array, Batches, PyTree
 
 ROUNDS = 2
 """Passes over columns and rows: four half-rounds of a Feistel network."""
@@ -69,6 +70,49 @@ def minibatches(key: Array, size: int, num_epochs: int, num_minibatches: int) ->
     keys = jax.random.split(key, num_epochs)
     orders = jax.vmap(lambda key: shuffled(key, size))(keys)
     return orders.reshape(-1, size // num_minibatches)
+
+
+def batches(
+    key: Array, rollout: PyTree, num_epochs: int, num_minibatches: int
+) -> Batches:
+    """The minibatches of single steps of a rollout `[T, N, ...]`, `[1, B, ...]` each.
+
+    On several devices each has the whole rollout and takes its share of every minibatch.
+    """
+    rows = parallel.gather(rollout, axis=1)
+    rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
+    size = jax.tree.leaves(rows)[0].shape[1]
+    index = minibatches(key, size, num_epochs, num_minibatches)
+    index = parallel.share(index, axis=1)
+    return Batches(index, reader(rows), index.size)
+
+
+def sequence_batches(
+    key: Array,
+    rollout: PyTree,
+    starts: PyTree,
+    num_epochs: int,
+    num_minibatches: int,
+) -> Batches:
+    """The minibatches of whole sequences of a rollout: (rows `[T, B, ...]`, starts `[B]`).
+
+    Args:
+      key: consumed.
+      rollout: `[T, N, ...]`.
+      starts: the memory at the first row, `[N, ...]`.
+      num_epochs: passes over the rollout.
+      num_minibatches: gradient steps of each; a divisor of N.
+    """
+    rows, starts = parallel.gather(rollout, axis=1), parallel.gather(starts)
+    length, size = jax.tree.leaves(rows)[0].shape[:2]
+    index = minibatches(key, size, num_epochs, num_minibatches)
+    index = parallel.share(index, axis=1)
+    read_rows = reader(rows)
+
+    def read(index: Array) -> tuple[PyTree, PyTree]:
+        return read_rows(index), jax.tree.map(lambda x: x[index], starts)
+
+    return Batches(index, read, index.size * length)
 
 
 WIDEST = 64

@@ -1,1 +1,165 @@
-"""Flax modules, and the way from an observation to their input."""
+"""Networks: values of a config's field `network`, and what algorithms make of them.
+
+An algorithm asks for `actor_critic(config, env)`, `actor`, `critic` or `q_network`; each
+is a flax module that takes raw observations (`jaxrl.networks.heads`).
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxrl import normalize, spaces
+from jaxrl.networks import body
+from jaxrl.networks.body import Body, Network, resolve
+from jaxrl.networks.encoding import action_mask, encode, encoded_shape
+from jaxrl.networks.heads import Actor, ActorCritic, Critic, QNetwork, join, split
+from jaxrl.networks.memory import Transformer
+from jaxrl.networks.torso import CNN, MLP, Activation, ResNet
+from jaxrl.types import Array, Env, Memory, PyTree
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "Activation",
+    "Actor",
+    "ActorCritic",
+    "Body",
+    "Critic",
+    "Network",
+    "QNetwork",
+    "ResNet",
+    "Transformer",
+    "action_mask",
+    "encode",
+    "encoded_shape",
+    "join",
+    "resolve",
+    "split",
+]
+
+
+def actor_critic(config: Any, env: Env, separate: bool = False) -> ActorCritic:
+    """Policy and value of `config.network`."""
+    torso = resolve(config, env.observation_space)
+    return ActorCritic(env.observation_space, env.action_space, torso, separate)
+
+
+def actor(config: Any, env: Env) -> Actor:
+    """A policy of `config.network`."""
+    torso = resolve(config, env.observation_space)
+    return Actor(env.observation_space, env.action_space, torso)
+
+
+def critic(config: Any, env: Env) -> Critic:
+    """A state value of `config.network`."""
+    return Critic(env.observation_space, resolve(config, env.observation_space))
+
+
+def q_network(config: Any, env: Env) -> QNetwork:
+    """Action values of `config.network`."""
+    torso = resolve(config, env.observation_space)
+    return QNetwork(env.observation_space, env.action_space.n, torso)
+
+
+def apply_actor(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    obs: PyTree,
+    memory: Memory = (),
+    done: Array | None = None,
+) -> tuple[Any, Memory]:
+    """pi(.|s) of the parameters of `actor`, and the memory; along time with `done`."""
+    memory, policy = actor(config, env).apply(params, memory, obs, None, done)
+    return distribution(config, env, policy, obs), memory
+
+
+def apply_critic(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    obs: PyTree,
+    memory: Memory = (),
+    done: Array | None = None,
+) -> tuple[Array, Memory]:
+    """V(s) of the parameters of `critic`, and the memory; along time with `done`."""
+    memory, value = critic(config, env).apply(params, memory, obs, None, done)
+    return value, memory
+
+
+def apply_actor_critic(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    obs: PyTree,
+    memory: Memory = (),
+    done: Array | None = None,
+) -> tuple[Any, Array, Memory]:
+    """pi(.|s), V(s) and the memory of the parameters of `actor_critic`."""
+    net = actor_critic(config, env)
+    memory, policy, value = net.apply(params, memory, obs, None, done)
+    return distribution(config, env, policy, obs), value, memory
+
+
+def apply_q(config: Any, env: Env, params: PyTree, obs: PyTree) -> Array:
+    """Q(s, .) `[*batch, A]` of the parameters of `q_network`."""
+    q: Any = q_network(config, env).apply(params, obs)
+    return q
+
+
+def init(net: Any, key: Array) -> PyTree:
+    """Fresh parameters of one of the networks above."""
+    obs = spaces.zeros(net.observation_space, (1,))
+    if isinstance(net, QNetwork):
+        return net.init(key, obs)
+    return net.init(key, body.initial_memory(net.body, 1), obs)
+
+
+def init_memory(config: Any, env: Env, num_envs: int) -> Memory:
+    """The memory at the start of an episode: zeros `[N, ...]`, or `()`."""
+    torso = resolve(config, env.observation_space)
+    return body.initial_memory(torso, num_envs)
+
+
+def init_stats(config: Any, env: Env) -> normalize.RunningStats | None:
+    """Statistics of encoded observations, or None without `normalize_obs`."""
+    if not config.normalize_obs:
+        return None
+    takes = resolve(config, env.observation_space).takes
+    return normalize.init(encoded_shape(env.observation_space, takes))
+
+
+def update_stats(
+    config: Any, env: Env, obs: PyTree, stats: normalize.RunningStats | None
+) -> normalize.RunningStats | None:
+    """The statistics with these observations; None where there are none."""
+    if stats is None:
+        return None
+    takes = resolve(config, env.observation_space).takes
+    return normalize.update(stats, encode(env.observation_space, obs, takes))
+
+
+def distribution(config: Any, env: Env, policy: Any, obs: PyTree) -> Any:
+    """The action distribution, in the units of the action space; `obs` may hold a mask.
+
+    A bounded Box is covered by scaling: mean 0 is the middle of the box and standard
+    deviation 1 half its width. `config.squash` maps through tanh so that no action leaves
+    it; otherwise the environment clips.
+    """
+    # distrax takes a second to import; only those who build a policy wait for it.
+    from jaxrl import distributions
+
+    space = env.action_space
+    if isinstance(space, spaces.Discrete):
+        mask = action_mask(env.observation_space, obs)
+        return distributions.categorical(policy, mask)
+    mean, log_std = policy
+    if not space.bounded:
+        return distributions.diag_normal(mean, log_std)
+    low, high = (jnp.asarray(b, jnp.float32) for b in (space.low, space.high))
+    if getattr(config, "squash", False):
+        return distributions.tanh_normal(mean, log_std, low, high)
+    middle, half_width = (low + high) / 2, (high - low) / 2
+    return distributions.diag_normal(
+        middle + half_width * mean, log_std + jnp.log(half_width)
+    )

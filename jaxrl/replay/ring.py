@@ -10,12 +10,14 @@ A transition holds its own `next_obs`, so no pair of rows is ever read across th
 an episode, nor across the head.
 """
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxrl.errors import InvalidInput
-from jaxrl.types import Array, PyTree, Shared
+from jaxrl.types import Array, Batches, PyTree, Shared
 
 
 class Head(flax.struct.PyTreeNode, Shared):
@@ -138,6 +140,15 @@ def take(ring: Ring, index: Array) -> PyTree:
         return flat.at[index].get(mode="promise_in_bounds")
 
     return jax.tree.map(pick, ring.data)
+
+
+def batches(ring: Ring, key: Array, num_updates: int, batch_size: int) -> Batches:
+    """Batches for `optim.fit`, each as `sample` draws it: `[B, ...]`.
+
+    Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning".
+    """
+    index = sample_indices(ring, key, (num_updates, batch_size))
+    return Batches(index, partial(take, ring), index.size)
 
 
 def num_stored(ring: Ring) -> Array:

@@ -4,34 +4,48 @@ Observations keep their native dtype in the environment, in rollouts and in repl
 at the network's door, they become float32.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
-from jaxrl.normalize import RunningStats, normalize, update
+from jaxrl.normalize import RunningStats, normalize
 from jaxrl.spaces import MASK
 from jaxrl.types import Array, PyTree
 
-Network = Literal["auto", "mlp", "cnn"]
-"""Torso: by the observation's shape; or an MLP whatever the shape; or a CNN, which needs
-an image."""
 
-
-def uses_image(space: spaces.Space, network: Network) -> bool:
-    """Whether the network sees an image `(H, W, C)` and not a flat vector."""
+def is_image(space: spaces.Space) -> bool:
+    """Whether an observation is one image `(H, W, C)`."""
     leaves = _leaves(space)
-    return network != "mlp" and len(leaves) == 1 and len(leaves[0].shape) == 3
+    return len(leaves) == 1 and len(leaves[0].shape) == 3
 
 
-def features(space: spaces.Space, obs: PyTree, image: bool = False) -> Array:
-    """The observation as float32: a vector `[*batch, D]`, or an image `[*batch, H, W, C]`.
+def encode(
+    space: spaces.Space,
+    obs: PyTree,
+    takes: str = "vector",
+    stats: RunningStats | None = None,
+) -> PyTree:
+    """A network's input: the observation as float32, normalised by `stats` if given.
 
     A `Discrete` leaf is one-hot; a `uint8` leaf with upper bound 255 is divided by 255;
     the leaves of a dict are flattened and joined in the order of their names, without
     `action_mask`.
+
+    Args:
+      space: the observation space.
+      obs: observations with any batch axes.
+      takes: "vector" gives `[*batch, D]`, "image" `[*batch, H, W, C]`, "raw" the
+        observation as it is.
+      stats: running statistics of the encoded observation.
     """
+    x = obs if takes == "raw" else features(space, obs, takes == "image")
+    return x if stats is None else normalize(stats, x)
+
+
+def features(space: spaces.Space, obs: PyTree, image: bool = False) -> Array:
+    """The observation as a float32 vector `[*batch, D]` or an image `[*batch, H, W, C]`."""
     pairs = list(zip(_leaves(space), _leaves(space, obs), strict=True))
     if image:
         return _as_float(*pairs[0])
@@ -39,27 +53,17 @@ def features(space: spaces.Space, obs: PyTree, image: bool = False) -> Array:
     return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
 
 
-def feature_shape(space: spaces.Space, image: bool = False) -> tuple[int, ...]:
-    """Shape of `features` for one observation."""
+def encoded_shape(space: spaces.Space, takes: str = "vector") -> tuple[int, ...]:
+    """Shape of `encode` for one observation that is one array."""
     leaves = _leaves(space)
-    if image:
+    if takes != "vector":
         return leaves[0].shape
     return (sum(_flat_size(leaf) for leaf in leaves),)
 
 
-def network_input(
-    space: spaces.Space, obs: PyTree, image: bool, stats: RunningStats | None
-) -> Array:
-    """`features`, normalised by running statistics where there are some."""
-    x = features(space, obs, image)
-    return x if stats is None else normalize(stats, x)
-
-
-def updated_stats(
-    space: spaces.Space, obs: PyTree, image: bool, stats: RunningStats | None
-) -> RunningStats | None:
-    """The statistics with the features of these observations; None where there are none."""
-    return None if stats is None else update(stats, features(space, obs, image))
+def is_one_box(space: spaces.Space) -> bool:
+    """Whether an observation is one array of numbers, without mask or names."""
+    return isinstance(space, spaces.Box)
 
 
 def mask_space(space: spaces.Space) -> spaces.Box | spaces.Discrete | None:

@@ -1,0 +1,197 @@
+"""Acting: from one policy function, all the ways in which an algorithm's agents act.
+
+An algorithm writes `policy` (or `q_values`) once. `stochastic` and `epsilon_greedy` make
+of it `act` and `explain` of the contract, and the policy that a rollout is given. All
+random numbers of a rollout are drawn before its loop (see `jaxrl.rollout`), so there a
+policy is given noise and not a key.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import exploration, networks, rollout, spaces
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, Scalar, Transition, World
+
+
+class Acting(NamedTuple):
+    """The ways to act of one algorithm.
+
+    act:     `Algorithm.act`
+    explain: `Algorithm.explain`
+    unroll:  `(config, env, agent, world, num_steps, **kwargs) -> (world, trajectory,
+             metrics)`: a rollout `[T, N]` that explores
+    """
+
+    act: Callable
+    explain: Callable
+    unroll: Callable[..., tuple[World, Transition, Metrics]]
+
+
+def stochastic(
+    policy: Callable, always_greedy: Callable[[Any], bool] = lambda config: False
+) -> Acting:
+    """Acting by sampling from a distribution.
+
+    Args:
+      policy: `(config, env, agent, obs, memory) -> (distribution, memory, extras)`, for
+        observations `[N, ...]`.
+      always_greedy: whether the mode is taken instead of a sample, by the config.
+    """
+
+    def choose(
+        config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory, noise: Any
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        """A sample made from `action_noise`, or the mode for None."""
+        pi, memory, extras = policy(config, env, agent, obs, memory)
+        action = pi.mode() if noise is None else pi.from_noise(noise)
+        return action, memory, extras
+
+    def act(
+        config: Any,
+        env: Env,
+        agent: PyTree,
+        obs: PyTree,
+        memory: Memory,
+        key: Array,
+        greedy: bool = False,
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        noise = None
+        if not (greedy or always_greedy(config)):
+            noise = action_noise(env.action_space, key, batch_of(obs))
+        return choose(config, env, agent, obs, memory, noise)
+
+    def explain(
+        config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory
+    ) -> dict[str, Array]:
+        pi, _, _ = policy(config, env, agent, obs, memory)
+        return explain_distribution(env.action_space, pi)
+
+    def unroll(
+        config: Any, env: Env, agent: PyTree, world: World, num_steps: int
+    ) -> tuple[World, Transition, Metrics]:
+        noise = partial(action_noise, env.action_space)
+        chosen = partial(choose, config, env, agent)
+        return rollout.unroll(env, chosen, world, num_steps, noise)
+
+    return Acting(act, explain, unroll)
+
+
+def epsilon_greedy(
+    q_values: Callable, value: Callable = lambda q, epsilon, mask: q.max(-1)
+) -> Acting:
+    """Acting by the best action value, or at random with probability ε.
+
+    `unroll` takes `epsilon`; `act` uses `config.epsilon_end`, or 0 if it is greedy.
+
+    Args:
+      q_values: `(config, env, params, obs) -> Q [*batch, A]`, of `agent.params`.
+      value: `(q, epsilon, mask) -> [*batch]`, reported as the state's value.
+    """
+
+    def choose(
+        config: Any, env: Env, agent: Any, epsilon: Scalar, obs: PyTree, noise: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        mask = networks.action_mask(env.observation_space, obs)
+        q = legal(q_values(config, env, agent.params, obs), mask)
+        action = exploration.epsilon_greedy(noise, q, epsilon, mask)
+        return action, {"value": value(q, epsilon, mask)}
+
+    def act(
+        config: Any,
+        env: Env,
+        agent: Any,
+        obs: PyTree,
+        memory: Memory,
+        key: Array,
+        greedy: bool = False,
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        epsilon = 0.0 if greedy else config.epsilon_end
+        noise = exploration.epsilon_noise(key, batch_of(obs), env.action_space.n)
+        action, extras = choose(config, env, agent, epsilon, obs, noise)
+        return action, memory, extras
+
+    def explain(
+        config: Any, env: Env, agent: Any, obs: PyTree, memory: Memory
+    ) -> dict[str, Array]:
+        del memory
+        mask = networks.action_mask(env.observation_space, obs)
+        return {"q": legal(q_values(config, env, agent.params, obs), mask)}
+
+    def unroll(
+        config: Any,
+        env: Env,
+        agent: Any,
+        world: World,
+        num_steps: int,
+        epsilon: Scalar,
+    ) -> tuple[World, Transition, Metrics]:
+        def policy(obs: PyTree, memory: Memory, noise: Array) -> tuple:
+            action, extras = choose(config, env, agent, epsilon, obs, noise)
+            return action, memory, extras
+
+        noise = partial(exploration.epsilon_noise, num_actions=env.action_space.n)
+        return rollout.unroll(env, policy, world, num_steps, noise)
+
+    return Acting(act, explain, unroll)
+
+
+def legal(q: Array, mask: Array | None) -> Array:
+    """Action values `[*batch, A]`, minus infinity where an action is illegal."""
+    return q if mask is None else jnp.where(mask, q, -jnp.inf)
+
+
+def batch_of(obs: PyTree) -> tuple[int]:
+    """`(N,)` of observations `[N, ...]`."""
+    (num_envs,) = jax.tree.leaves(obs)[0].shape[:1]
+    return (num_envs,)
+
+
+def action_noise(
+    action_space: spaces.Box | spaces.Discrete, key: Array, shape: tuple[int, ...]
+) -> Array:
+    """Random numbers for `from_noise` of the action distribution of a batch.
+
+    Standard Gumbel `[*shape, A]` for a Discrete space, normal `[*shape, D]` for a Box.
+    """
+    if isinstance(action_space, spaces.Discrete):
+        return jax.random.gumbel(key, (*shape, action_space.n))
+    return jax.random.normal(key, (*shape, action_space.size))
+
+
+def explain_distribution(
+    action_space: spaces.Box | spaces.Discrete, pi: Any
+) -> dict[str, Array]:
+    """A distribution of `networks.distribution`, as `Algorithm.explain` shows it."""
+    if isinstance(action_space, spaces.Discrete):
+        return {"probability": pi.probs}
+    shape = pi.mode().shape
+    each = [pi.from_noise(jnp.full(shape, z)) for z in (-1.0, 0.0, 1.0)]
+    return {"spread": jnp.stack(each, axis=-1)}
+
+
+ROWS_AT_ONCE = 4_096
+"""Rows whose activations (two layers of 64: 2 MB) stay in a CPU's cache."""
+
+
+def in_blocks(function: Callable[[PyTree], Array], tree: PyTree) -> Array:
+    """`function` of `[T, N, ...]`, on CPU a few rows of time at a go.
+
+    The values of 65,536 steps by a network of 64-64 take 14 ms this way and 21 ms at once,
+    when every layer's activations go to memory and back (benchmarks/tricks.py).
+    """
+    num_steps, num_envs = jax.tree.leaves(tree)[0].shape[:2]
+    fitting = max(1, min(num_steps, ROWS_AT_ONCE // num_envs))
+    steps = next(n for n in range(fitting, 0, -1) if num_steps % n == 0)
+
+    def block_by_block(tree: PyTree) -> Array:
+        blocks = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]), tree)
+        y = jax.lax.map(function, blocks)
+        return y.reshape(num_steps, *y.shape[2:])
+
+    if steps == num_steps:
+        return function(tree)
+    return jax.lax.platform_dependent(tree, cpu=block_by_block, default=function)

@@ -1,0 +1,97 @@
+"""What learning from rollouts shares: their size in gradient steps, and new agents."""
+
+import math
+from typing import Any
+
+import jax
+import optax
+
+from jaxrl import networks, optim, rollout
+from jaxrl.algorithms import checks
+from jaxrl.errors import require
+from jaxrl.types import Agent, Array, Env, Memory, Plan, State
+
+
+def plan_one_step(config: Any, env: Env) -> Plan:
+    """The plan of one gradient step on each rollout."""
+    del env
+    env_steps = config.num_envs * config.num_steps
+    return Plan(env_steps, updates=1, gradient_rows=env_steps, shares=config.num_envs)
+
+
+def plan_minibatches(config: Any, env: Env) -> Plan:
+    """The plan of `num_epochs` passes of `num_minibatches` steps over each rollout."""
+    env_steps = config.num_envs * config.num_steps
+    sequences = num_sequences(config, env)
+    return Plan(
+        env_steps=env_steps,
+        updates=config.num_epochs * config.num_minibatches,
+        gradient_rows=env_steps // config.num_minibatches,
+        shares=math.gcd(config.num_envs, sequences // config.num_minibatches),
+    )
+
+
+def num_sequences(config: Any, env: Env) -> int:
+    """Entries that are shuffled: environments with memory, single steps without."""
+    recurrent = networks.resolve(config, env.observation_space).is_recurrent
+    return config.num_envs * (1 if recurrent else config.num_steps)
+
+
+def check_minibatches(config: Any, env: Env) -> None:
+    """A rollout can be cut into the minibatches, each with a deviation to divide by."""
+    steps, sequences = config.num_envs * config.num_steps, num_sequences(config, env)
+    unit = "num_envs * num_steps" if sequences == steps else "num_envs"
+    most = min(sequences, steps // 2) if config.normalize_advantage else sequences
+    wanted = config.num_minibatches
+    reason = "" if most == sequences else ", more than one step each"
+    nearest = checks.nearest_divisor(sequences, wanted, max(most, 1))
+    require(
+        sequences % wanted == 0 and wanted <= most,
+        f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
+        f"try {nearest}.",
+    )
+
+
+def init(config: Any, env: Env, key: Array, net: Any) -> State:
+    """A new `Agent` of one network, with Adam, in a new world."""
+    key_params, key_world = jax.random.split(key)
+    agent = new_agent(net, key_params, optim.adam(config.max_grad_norm))
+    memory = networks.init_memory(config, env, config.num_envs)
+    world = rollout.init_world(env, key_world, config.num_envs, memory)
+    return State(agent, world)
+
+
+def new_agent(net: Any, key: Array, optimizer: optax.GradientTransformation) -> Agent:
+    """Fresh parameters of a network, and the optimiser's state for them."""
+    params = networks.init(net, key)
+    return Agent(params, optimizer.init(optim.flat(params)[0]))
+
+
+def init_pair(
+    config: Any,
+    env: Env,
+    key: Array,
+    actor: Any,
+    critic: Any,
+    optimizer: optax.GradientTransformation,
+) -> State:
+    """An `Agent` of dicts of "actor" and "critic", two networks that learn apart.
+
+    The world's memory is such a dict too.
+    """
+    *keys, key_world = jax.random.split(key, 3)
+    pair = zip(("actor", "critic"), (actor, critic), keys, strict=True)
+    agents = {name: new_agent(net, key, optimizer) for name, net, key in pair}
+    agent = Agent(
+        params={name: one.params for name, one in agents.items()},
+        opt_state={name: one.opt_state for name, one in agents.items()},
+    )
+    memory = init_pair_memory(config, env, config.num_envs)
+    world = rollout.init_world(env, key_world, config.num_envs, memory)
+    return State(agent, world)
+
+
+def init_pair_memory(config: Any, env: Env, num_envs: int) -> dict[str, Memory]:
+    """The memory of the actor and of the critic, each with a cell of its own."""
+    memory = networks.init_memory(config, env, num_envs)
+    return {"actor": memory, "critic": memory}

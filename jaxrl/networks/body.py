@@ -1,0 +1,279 @@
+"""Networks as values: what a config's field `network` may be, and what is made of it.
+
+A value is a name ("auto", "gru(size=32)"), a flax module, a `Body` (a torso with a
+recurrent cell behind it), or "module:factory" for code of one's own. The algorithm adds
+the heads (`jaxrl.networks.heads`), encoding, normalisation and masks.
+"""
+
+import ast
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrl import spaces
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.networks.encoding import is_image
+from jaxrl.networks.initializers import orthogonal
+from jaxrl.networks.memory import Transformer
+from jaxrl.networks.torso import CNN, MLP, ResNet
+from jaxrl.types import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """A torso, and a recurrent cell behind it.
+
+    Args:
+      torso: flax module, `x -> [*batch, F]`. Its attribute `takes` says what x is:
+        "vector" or "image" for the encoded observation (`networks.encode`), "raw" for the
+        observation as the environment returns it, which is also what a module without the
+        attribute is given. None is "auto": a CNN for images and an MLP otherwise.
+      cell: a `flax.linen.RNNCellBase`, or None for no memory.
+    """
+
+    torso: nn.Module | None = None
+    cell: nn.RNNCellBase | None = None
+
+    @property
+    def takes(self) -> str:
+        """What the torso is given: "vector", "image" or "raw"."""
+        return getattr(self.torso, "takes", "raw")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the network carries memory from step to step."""
+        return self.cell is not None
+
+
+def _gru(size: int = 64) -> nn.RNNCellBase:
+    # flax's own default is a LAPACK QR, which can deadlock under vmap.
+    return nn.GRUCell(size, recurrent_kernel_init=orthogonal(1.0))
+
+
+def _lstm(size: int = 64) -> nn.RNNCellBase:
+    return nn.OptimizedLSTMCell(size, recurrent_kernel_init=orthogonal(1.0))
+
+
+_TORSOS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "mlp_layer_norm": lambda *args: MLP(*args, layer_norm=True),
+    "cnn": CNN,
+    "cnn_layer_norm": lambda *args: CNN(*args, layer_norm=True),
+    "resnet": ResNet,
+}
+"""Called with `hidden_sizes`, `activation` and what stands in the parentheses."""
+
+_CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
+    "gru": _gru,
+    "lstm": _lstm,
+    "transformer": Transformer,
+}
+"""Called with what stands in the parentheses; the torso before them is "auto"."""
+
+NAMES = ("auto", *_TORSOS, *_CELLS)
+
+
+class Network:
+    """The type of a config's field `network`; see the head of `jaxrl.networks.body`."""
+
+    @staticmethod
+    def problem(value: Any) -> str | None:
+        """What is wrong with a value, or None."""
+        if isinstance(value, nn.Module | Body):
+            try:
+                hash(value)
+            except TypeError:
+                return "must be hashable: give tuples instead of lists as fields"
+            return None
+        if not isinstance(value, str):
+            return "must be a name, a flax module, a Body or 'module:factory'"
+        if ":" in value:
+            return None
+        name = value.partition("(")[0]
+        if name not in NAMES:
+            known = ", ".join(map(repr, NAMES))
+            return (
+                f"must be one of {known}{did_you_mean(name, NAMES)}, or module:factory"
+            )
+        try:
+            _named(value, (64,), "relu", image=True)
+        except (TypeError, ValueError, SyntaxError):
+            return "must be a name, or a name with sizes: gru(size=64)"
+        return None
+
+    @staticmethod
+    def to_plain(value: Any) -> Any:
+        """The value as JSON: what to import and its fields, never code."""
+        return _describe(value)
+
+    @staticmethod
+    def from_plain(value: Any) -> Any:
+        """The value that `to_plain` described.
+
+        Raises:
+          InvalidInput: a module cannot be imported, or is none.
+        """
+        return _build(value)
+
+
+def resolve(config: Any, observation_space: spaces.Space) -> Body:
+    """The torso and the cell that a config asks for.
+
+    Args:
+      config: with `network`, `hidden_sizes` and `activation`.
+      observation_space: what decides "auto".
+    """
+    value = config.network
+    image = is_image(observation_space)
+    sizes, activation = tuple(config.hidden_sizes), config.activation
+    if isinstance(value, str):
+        value = (
+            _load(value) if ":" in value else _named(value, sizes, activation, image)
+        )
+    body = value if isinstance(value, Body) else Body(torso=value)
+    if body.torso is None:
+        body = dataclasses.replace(
+            body, torso=(CNN if image else MLP)(sizes, activation)
+        )
+    return body
+
+
+def initial_memory(body: Body, num_envs: int) -> Memory:
+    """The memory at the start of an episode: zeros `[N, ...]`, or `()` without a cell."""
+    cell = body.cell
+    if cell is None:
+        return ()
+    # Every cell's carry has the batch axes of its input; its features do not matter.
+    shapes = jax.eval_shape(
+        lambda key: cell.initialize_carry(key, (num_envs, 1)), jax.random.key(0)
+    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _named(text: str, sizes: tuple[int, ...], activation: str, image: bool) -> Body:
+    """The body of a name such as "gru(size=32)"."""
+    name, _, arguments = text.partition("(")
+    call: Any = ast.parse(f"f({arguments}" if arguments else "f()", mode="eval").body
+    if call.args:
+        raise ValueError("sizes are given by name")
+    given = {field.arg: ast.literal_eval(field.value) for field in call.keywords}
+    torso = (CNN if image else MLP)(sizes, activation)
+    if name == "auto":
+        return Body(torso, **given)
+    if name in _CELLS:
+        return Body(torso, _CELLS[name](**given))
+    return Body(_TORSOS[name](sizes, activation, **given))
+
+
+def _load(path: str) -> Any:
+    """What stands at "module:factory": a value, or a function or class that makes one."""
+    module, _, name = path.partition(":")
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(
+            f"network = {path!r} cannot be imported ({error}): give module:factory of a "
+            f"module that Python finds."
+        ) from error
+    if not isinstance(value, nn.Module | Body):
+        value = value()
+    require(
+        isinstance(value, nn.Module | Body),
+        f"network = {path!r} gives a {type(value).__name__}: it must be a flax module or "
+        f"a Body.",
+    )
+    return value
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, nn.Module | Body):
+        hidden = ("parent", "name") if isinstance(value, nn.Module) else ()
+        fields = {
+            field.name: _describe(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in hidden
+        }
+        kind = type(value)
+        return {"module": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
+    if isinstance(value, list | tuple):
+        return [_describe(x) for x in value]
+    if isinstance(value, Mapping):
+        return {str(k): _describe(v) for k, v in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type) or callable(value):
+        return _describe_function(value)
+    raise InvalidInput(
+        f"network: {value!r} is a {type(value).__name__}, which cannot be recorded: give "
+        f"modules with fields that are numbers, text, tuples or functions of a module."
+    )
+
+
+def _describe_function(value: Any) -> dict[str, str]:
+    """A function by its importable name; a closure has none."""
+    name = getattr(value, "__qualname__", None)
+    module = getattr(value, "__module__", None)
+    place = sys.modules.get(module or "")
+    if name is None or getattr(place, name, None) is not value:
+        if _is_default_initializer(value):
+            return {"default": ""}
+        raise InvalidInput(
+            f"network: {value!r} is no function at the top of a module, so a run folder "
+            f"cannot name it: define it there."
+        )
+    return {"function": f"{module}:{name}"}
+
+
+def _is_default_initializer(value: Any) -> bool:
+    """Whether it is a closure of JAX or jaxrl, which the class or name makes again."""
+    return str(getattr(value, "__module__", "")).split(".")[0] in (
+        "jax",
+        "flax",
+        "jaxrl",
+    )
+
+
+def _build(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_build(x) for x in value)
+    if not isinstance(value, dict):
+        return value
+    if "function" in value:
+        return _import(value["function"])
+    if "module" not in value:
+        return {name: _build(x) for name, x in value.items()}
+    kind = _import(value["module"])
+    require(
+        isinstance(kind, type) and issubclass(kind, nn.Module | Body),
+        f"network: {value['module']} is no flax module.",
+    )
+    fields = {
+        name: _build(x) for name, x in value["fields"].items() if x != {"default": ""}
+    }
+    return kind(**fields)
+
+
+TRUSTED = ("jax", "flax", "jaxrl")
+"""Packages that a run folder may name without being asked; others must be imported."""
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    require(
+        module in sys.modules or module.split(".")[0] in TRUSTED,
+        f"network: {path} is code that loading would import: if you trust it, import "
+        f"{module} first, on the command line with --import {module}.",
+    )
+    try:
+        value = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(f"network: {path} cannot be imported ({error}).") from error
+    return value

@@ -1,0 +1,164 @@
+"""Policy, value and action-value networks: a body with heads.
+
+They take raw observations and encode them inside: `net.apply(params, memory, obs, stats)`
+is one step in time, with `done` it runs along time as a rollout did. `stats` are running
+statistics of observations or None; `memory` is `()` without a recurrent cell.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrl import spaces
+from jaxrl.networks import memory as memories
+from jaxrl.networks.body import Body
+from jaxrl.networks.encoding import encode
+from jaxrl.networks.torso import MLP, dense
+from jaxrl.normalize import RunningStats
+from jaxrl.types import Array, Memory, PyTree
+
+PolicyParams = Any
+"""Logits `[*batch, A]` of a Discrete space; (mean, log_std) `[*batch, D]` of a Box."""
+
+
+class ActorCritic(nn.Module):
+    """pi(a|s) and V(s).
+
+    An MLP without memory is used twice, as in the PPO paper: the policy and the value
+    have torsos of their own. Any other body serves both heads, unless `separate` keeps
+    the policy's parameters and the value's apart (see `split`).
+    """
+
+    observation_space: spaces.Space
+    action_space: spaces.Box | spaces.Discrete
+    body: Body
+    separate: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether one torso serves both heads."""
+        is_mlp = isinstance(self.body.torso, MLP) and not self.body.is_recurrent
+        return not (self.separate or is_mlp)
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Memory,
+        obs: PyTree,
+        stats: RunningStats | None = None,
+        done: Array | None = None,
+    ) -> tuple[Memory, PolicyParams, Array]:
+        """Memory, policy parameters and value `[*batch]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        if self.shared:
+            memory, actor = embed(self, memory, x, done, torso="torso")
+            critic = actor
+        else:
+            actor, critic = (
+                embed(self, (), x, done, torso=name)[1]
+                for name in ("actor_torso", "critic_torso")
+            )
+        policy = policy_head(self, self.action_space, actor, name="policy_head")
+        value = dense(1, scale=1.0, name="value_head")(critic)
+        return memory, policy, value.squeeze(-1)
+
+
+class Actor(nn.Module):
+    """pi(a|s) alone, for algorithms whose actor and critic learn apart."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Box | spaces.Discrete
+    body: Body
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Memory,
+        obs: PyTree,
+        stats: RunningStats | None = None,
+        done: Array | None = None,
+    ) -> tuple[Memory, PolicyParams]:
+        """Memory and policy parameters."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        memory, x = embed(self, memory, x, done)
+        return memory, policy_head(self, self.action_space, x)
+
+
+class Critic(nn.Module):
+    """V(s) alone."""
+
+    observation_space: spaces.Space
+    body: Body
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Memory,
+        obs: PyTree,
+        stats: RunningStats | None = None,
+        done: Array | None = None,
+    ) -> tuple[Memory, Array]:
+        """Memory and value `[*batch]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        memory, x = embed(self, memory, x, done)
+        return memory, dense(1, scale=1.0)(x).squeeze(-1)
+
+
+class QNetwork(nn.Module):
+    """Q(s, .) of a Discrete action space, without memory."""
+
+    observation_space: spaces.Space
+    num_actions: int
+    body: Body
+
+    @nn.compact
+    def __call__(self, obs: PyTree, stats: RunningStats | None = None) -> Array:
+        """Action values `[*batch, A]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        _, x = embed(self, (), x, None)
+        return dense(self.num_actions, scale=1.0)(x)
+
+
+def embed(
+    net: Any, memory: Memory, x: PyTree, done: Array | None, torso: str | None = None
+) -> tuple[Memory, Array]:
+    """Torso and cell of a network: the memory and features `[*batch, F]`.
+
+    Torso and heads run once over all of `[T, N]`; only the memory is a loop.
+    """
+    x = net.body.torso.clone(parent=net, name=torso)(x)
+    if not net.body.is_recurrent:
+        return memory, x
+    kind = type(net.body.cell).__name__.removesuffix("Cell").lower()
+    cell = net.body.cell.clone(parent=net, name=kind)
+    return memories.run(cell, memory, x, done)
+
+
+def policy_head(
+    net: nn.Module,
+    action_space: spaces.Box | spaces.Discrete,
+    x: Array,
+    name: str | None = None,
+) -> PolicyParams:
+    """Policy parameters from features, inside a compact method of `net`."""
+    if isinstance(action_space, spaces.Discrete):
+        return dense(action_space.n, scale=0.01, name=name)(x)
+    mean = dense(action_space.size, scale=0.01, name=name)(x)
+    log_std = net.param("log_std", nn.initializers.zeros, (action_space.size,))
+    return mean, jnp.broadcast_to(log_std, mean.shape)
+
+
+_VALUE = ("critic_torso", "value_head")
+
+
+def split(params: PyTree) -> tuple[PyTree, PyTree]:
+    """The parameters of the policy and those of the value, of a network with two torsos."""
+    parts = params["params"]
+    policy = {name: part for name, part in parts.items() if name not in _VALUE}
+    return policy, {name: parts[name] for name in _VALUE}
+
+
+def join(policy: PyTree, value: PyTree) -> PyTree:
+    """The parameters of the whole network: undoes `split`."""
+    return {"params": policy | value}
