@@ -260,7 +260,14 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     envs = [e for e in ENVS if algorithm.name not in DISCRETE or e != "Pendulum-v1"]
     argv = base(algorithm, rng.choice(envs))
     # What needs another field, or an environment with a short time limit, to be right.
-    left_alone = {"squash", "network", "kl_target", "weighting", "baseline", *SMALL}
+    left_alone = {
+        "squash",
+        "network",
+        "kl_penalty_target",
+        "weighting",
+        "baseline",
+        *SMALL,
+    }
     left_alone |= {"weight", "critic"} | ({"loss"} if algorithm.teacher else set())
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):

@@ -40,7 +40,6 @@ from jaxrl.mdp import (
     policy_evaluation,
     uniform_policy,
 )
-from jaxrl.networks.actor_critic import action_noise
 from jaxrl.plotting import COLOURS
 from jaxrl.rollout import init_world, unroll
 from jaxrl.runs.experiment import commit, versions
@@ -302,9 +301,8 @@ def pendulum(sizes: tuple[int, ...]) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(1), 10 * max(sizes))
 
     def trajectory(key: Array) -> tuple[Transition, Array]:
-        choose = partial(reinforce.choose, config, env, agent)
-        noise = partial(action_noise, env.action_space)
-        _, t, _ = unroll(env, choose, init_world(env, key, 1), LENGTH, noise)
+        world = init_world(env, key, 1)
+        _, t, _ = reinforce.acts.unroll(config, env, agent, world, LENGTH)
         return t, reinforce.returns(config, env, agent, t)[0]
 
     returns = jax.jit(jax.vmap(lambda key: trajectory(key)[1][0, 0]))(keys)

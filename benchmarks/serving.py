@@ -49,7 +49,7 @@ POLICIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "PPO, GRU": (
         "ppo",
         "MemoryChain-bsuite",
-        {"gru_size": 16, "num_minibatches": 1, "normalize_obs": True},
+        {"network": "gru(size=16)", "num_minibatches": 1, "normalize_obs": True},
     ),
 }
 """What is exported: algorithm, environment, config."""

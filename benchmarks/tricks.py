@@ -24,12 +24,12 @@ from benchmarks.speed.cases import CASES
 from benchmarks.speed.cases import PPO as PPO_CONFIG
 from benchmarks.speed.report import fill_in
 from jaxrl import PPO, evaluate_population, make, optim, train
+from jaxrl.acting import in_blocks
 from jaxrl.algorithms import ppo
 from jaxrl.core import minibatches
 from jaxrl.core.config import with_floats
 from jaxrl.core.minibatches import shuffled
 from jaxrl.core.prng import key
-from jaxrl.networks.actor_critic import in_blocks
 from jaxrl.networks.product import matrix_product
 from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_difference

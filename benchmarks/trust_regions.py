@@ -27,7 +27,7 @@ import numpy as np
 
 import jaxrl
 from jaxrl import NATURAL_PG, PPO, TRPO, evaluate_population, make, statistics, unroll
-from jaxrl.networks.actor_critic import policy_distribution
+from jaxrl.networks import policy_distribution
 from jaxrl.types import Algorithm, mean
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +50,7 @@ PPO_COMMON = {"learning_rate": 1e-3, "anneal_lr": False, "ent_coef": 0.0}
 METHODS: dict[str, tuple[Algorithm, dict[str, Any]]] = {
     "natural_pg": (NATURAL_PG, {"learning_rate": 0.5, "vf_learning_rate": 1e-3}),
     "trpo": (TRPO, {"max_kl": 0.01, "learning_rate": 1e-3}),
-    "ppo-kl": (PPO, PPO_COMMON | {"objective": "kl", "kl_target": 0.01}),
+    "ppo-kl": (PPO, PPO_COMMON | {"objective": "kl", "kl_penalty_target": 0.01}),
     "ppo-clip": (PPO, PPO_COMMON | {"objective": "clip", "clip_eps": 0.2}),
 }
 """Of each method what is its own. The value's step size is 1e-3 in all."""

@@ -104,7 +104,7 @@ def trajectories(key: Array, number: int) -> Transition:
     env = make("lecture/continuous-walk")
     agent = td.init(CONFIG, env, key).agent
     world = init_world(env, key, number)
-    _, found, _ = unroll(env, partial(td.act, CONFIG, env, agent), world, LONGEST)
+    _, found, _ = unroll(env, partial(td.TD.act, CONFIG, env, agent), world, LONGEST)
     return found._replace(extras={})
 
 

@@ -74,7 +74,7 @@ def gru_run(tmp_path_factory):
     return runs.train(
         tmp_path_factory.mktemp("gru") / "run",
         "ppo",
-        *["--num-seeds", "1", "--num-minibatches", "1", "--gru-size", "4"],
+        *["--num-seeds", "1", "--num-minibatches", "1", "--network", "gru(size=4)"],
         *["--normalize-obs", "--normalize-reward"],
         env="probe/memory",
     )

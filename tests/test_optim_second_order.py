@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import distributions, optim, spaces
+from jaxrl import distributions, networks, optim, spaces
 from jaxrl.core import parallel
-from jaxrl.networks.actor_critic import ActorCritic, join, policy_distribution, split
+from jaxrl.networks import MLP, ActorCritic, Body, join, split
 from tests.support.small import assert_trees_equal
 
 RNG = np.random.default_rng(0)
@@ -75,9 +75,10 @@ def test_a_right_side_of_zero_or_nan_is_its_own_answer():
     assert np.isnan(nan).all()
 
 
+PLANE, BODY = spaces.box(-9, 9, (2,)), Body(MLP((4,), "tanh"))
 NET = {
-    "discrete": ActorCritic(spaces.Discrete(3), (4,), "tanh", separate=True),
-    "continuous": ActorCritic(spaces.box(-2, 1, (2,)), (4,), "tanh", separate=True),
+    "discrete": ActorCritic(PLANE, spaces.Discrete(3), BODY, separate=True),
+    "continuous": ActorCritic(PLANE, spaces.box(-2, 1, (2,)), BODY, separate=True),
 }
 
 
@@ -91,7 +92,7 @@ def policy_of(kind, masked=False):
 
     def pi_of(theta):
         _, parameters, _ = net.apply(join(unflatten(theta), value), (), obs)
-        return policy_distribution(
+        return networks.policy_distribution(
             net.action_space, parameters, mask if masked else None
         )
 

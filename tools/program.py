@@ -29,7 +29,11 @@ VERSION = jaxlib.__version__
 
 PROGRAMS: dict[str, tuple[Algorithm, dict[str, Any], int]] = {
     "ppo": (PPO, {"num_envs": 4, "hidden_sizes": (32, 32)}, 1),
-    "ppo-gru": (PPO, {"num_envs": 4, "gru_size": 8, "hidden_sizes": (32,)}, 1),
+    "ppo-gru": (
+        PPO,
+        {"num_envs": 4, "network": "gru(size=8)", "hidden_sizes": (32,)},
+        1,
+    ),
     "reinforce": (REINFORCE, {"num_envs": 4, "hidden_sizes": (32, 32)}, 1),
     "dqn": (DQN, {"hidden_sizes": (32, 32), "buffer_size": 50_000}, 1),
     "dqn-population": (DQN, {"hidden_sizes": (32, 32), "buffer_size": 50_000}, 2),

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxrl import optim, spaces
-from jaxrl.algorithms import ALGORITHMS, dqn, ppo
+from jaxrl import networks, optim, spaces
+from jaxrl.acting import in_blocks
+from jaxrl.algorithms import ALGORITHMS, dqn, off_policy, ppo
 from jaxrl.core.prng import key
-from jaxrl.networks.actor_critic import action_noise, in_blocks
 from jaxrl.replay import ring
 from jaxrl.rollout import init_world, unroll
 from jaxrl.types import Array, Env, PyTree
@@ -99,15 +99,13 @@ def inference(
     algorithm: str, config: Any, env: Env, state: Any, num_steps: int, least: float
 ) -> float:
     """I: environment steps per second when the policy acts and nothing is learned."""
-    if algorithm == "ppo":
-        policy: Any = partial(ppo.choose, config, env, state.agent)
-        noise: Any = partial(action_noise, env.action_space)
-    else:
-        policy = dqn.explorer(config, env, state.agent, config.epsilon_end)
-        noise = partial(dqn.exploration_noise, env)
+    unroll: Any = partial(ppo.acts.unroll, config, env, state.agent)
+    if algorithm == "dqn":
+        epsilon = config.epsilon_end
+        unroll = partial(dqn.acts.unroll, config, env, state.agent, epsilon=epsilon)
 
     def steps(world: Any) -> Any:
-        world, _, stats = unroll(env, policy, world, num_steps, noise)
+        world, _, stats = unroll(world=world, num_steps=num_steps)
         return world, stats
 
     seconds = median_seconds(jax.jit(steps), state.world, least)
@@ -197,11 +195,11 @@ def ppo_parts(config: Any, env: Env, state: Any) -> tuple:
 
 def dqn_parts(config: Any, env: Env, state: Any) -> tuple:
     """A gradient of one batch with its target pass, and the forward passes."""
-    counts = dqn.plan(config, env)
+    counts = off_policy.plan(config, env)
     index = ring.sample_indices(state.replay, key(1), (config.batch_size,))
     rows = ring.take(state.replay, index)
 
-    def gradient(params: PyTree, rows: dqn.Batch) -> PyTree:
+    def gradient(params: PyTree, rows: off_policy.Stored) -> PyTree:
         # The target network follows the parameters, or its pass would leave the loop.
         target = jax.lax.stop_gradient(params)
         return jax.grad(lambda p: dqn.loss(p, config, env, target, rows)[0])(params)
@@ -211,9 +209,9 @@ def dqn_parts(config: Any, env: Env, state: Any) -> tuple:
             obs = jax.tree.map(
                 lambda x: x + (0 * total).astype(x.dtype), state.world.obs
             )
-            return total + dqn.q_values(config, env, params, obs).sum(), None
+            return total + networks.apply_q(config, env, params, obs).sum(), None
 
-        steps = config.vector_steps
+        steps = off_policy.vector_steps(config)
         return jax.lax.scan(act, jnp.float32(0), None, length=steps)[0]
 
     return gradient, rows, forward, counts.updates, counts.env_steps

@@ -118,6 +118,26 @@ def loss(
     return td_loss.mean(), (td_loss, q_taken)
 
 
+def update(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    batches: types.Batches,
+    learning_rate: types.Scalar,
+) -> tuple[Agent, Metrics]:
+    """A gradient step on each batch from the memory."""
+    params, opt_state, metrics = optim.fit(
+        lambda params, batch: loss(params, config, env, agent.target_params, batch),
+        agent.params,
+        agent.opt_state,
+        batches,
+        optim.adam(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
+    )
+    return agent.replace(params=params, opt_state=opt_state), metrics
+
+
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """Steps of every environment, and the updates that are due."""
     agent, world = state.agent, state.world
@@ -134,16 +154,8 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         epsilon=epsilon,
     )
     replay = ring.add(state.replay, off_policy.stored(trajectory))
-    params, opt_state, metrics = optim.fit(
-        lambda params, batch: loss(params, config, env, agent.target_params, batch),
-        agent.params,
-        agent.opt_state,
-        ring.batches(replay, key_sample, counts.updates, config.batch_size),
-        optim.adam(config.max_grad_norm),
-        learning_rate,
-        REPORTED,
-    )
-    agent = agent.replace(params=params, opt_state=opt_state)
+    batches = ring.batches(replay, key_sample, counts.updates, config.batch_size)
+    agent, metrics = update(config, env, agent, batches, learning_rate)
     agent, clock = off_policy.renew_target(
         config, agent, state.target_clock, counts.env_steps
     )

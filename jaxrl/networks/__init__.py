@@ -140,24 +140,34 @@ def update_stats(
 
 
 def distribution(config: Any, env: Env, policy: Any, obs: PyTree) -> Any:
-    """The action distribution, in the units of the action space; `obs` may hold a mask.
+    """The action distribution of an environment; `obs` may hold a mask."""
+    mask = action_mask(env.observation_space, obs)
+    squash = getattr(config, "squash", False)
+    return policy_distribution(env.action_space, policy, mask, squash)
+
+
+def policy_distribution(
+    space: spaces.Box | spaces.Discrete,
+    policy: Any,
+    mask: Array | None = None,
+    squash: bool = False,
+) -> Any:
+    """The distribution of policy parameters, in the units of the action space.
 
     A bounded Box is covered by scaling: mean 0 is the middle of the box and standard
-    deviation 1 half its width. `config.squash` maps through tanh so that no action leaves
-    it; otherwise the environment clips.
+    deviation 1 half its width. `squash` maps through tanh so that no action leaves it;
+    otherwise the environment clips.
     """
     # distrax takes a second to import; only those who build a policy wait for it.
     from jaxrl import distributions
 
-    space = env.action_space
     if isinstance(space, spaces.Discrete):
-        mask = action_mask(env.observation_space, obs)
         return distributions.categorical(policy, mask)
     mean, log_std = policy
     if not space.bounded:
         return distributions.diag_normal(mean, log_std)
     low, high = (jnp.asarray(b, jnp.float32) for b in (space.low, space.high))
-    if getattr(config, "squash", False):
+    if squash:
         return distributions.tanh_normal(mean, log_std, low, high)
     middle, half_width = (low + high) / 2, (high - low) / 2
     return distributions.diag_normal(

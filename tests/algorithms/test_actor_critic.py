@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl import networks
 from jaxrl.algorithms import actor_critic
 from jaxrl.algorithms.actor_critic import ACTOR_CRITIC, Values
 from jaxrl.envs import make
@@ -71,16 +72,15 @@ class Table:
         def critic_of(config, env, params, obs):
             return jnp.concatenate([obs, 10 * obs], -1)
 
-        def policy_of(config, env, params, obs):
+        def apply_actor(config, env, params, obs):
             from jaxrl import distributions
 
             logits = jnp.log(jnp.array([0.25, 0.75]))
-            return distributions.categorical(
-                jnp.broadcast_to(logits, (*obs.shape[:-1], 2))
-            )
+            logits = jnp.broadcast_to(logits, (*obs.shape[:-1], 2))
+            return distributions.categorical(logits), ()
 
         monkeypatch.setattr(actor_critic, "critic_of", critic_of)
-        monkeypatch.setattr(actor_critic, "policy_of", policy_of)
+        monkeypatch.setattr(networks, "apply_actor", apply_actor)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from jaxrl import BC, PPO, make, spaces
+from jaxrl import BC, PPO, make, networks, spaces
 from jaxrl.algorithms import bc
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
@@ -95,7 +95,7 @@ def test_without_hidden_layers_it_is_logistic_regression():
         BC, hidden_sizes=(), num_updates=150, batch_size=4096, learning_rate=0.03
     ).replace(total_steps=96.0 * 4)
     agent, _ = learned(config, env, 12)
-    pi = bc.policy_of(config, env, agent.params, jnp.asarray(x, jnp.float32))
+    pi, _ = networks.apply_actor(config, env, agent.params, jnp.asarray(x, jnp.float32))
     found = -np.asarray(pi.log_prob(jnp.asarray(a))).mean()
     assert found == pytest.approx(best.fun, abs=2e-4)
     logit = np.asarray(pi.logits[:, 1] - pi.logits[:, 0])
@@ -108,7 +108,7 @@ def test_a_normal_finds_mean_and_spread_of_the_expert():
     env = taught_by(jnp.zeros((2_000, 2)), action, env)
     config = tiny(BC, num_updates=200, batch_size=512, learning_rate=0.02)
     agent, _ = learned(config, env, 4)
-    pi = bc.policy_of(config, env, agent.params, jnp.zeros(2))
+    pi, _ = networks.apply_actor(config, env, agent.params, jnp.zeros(2))
     assert pi.mode()[0] == pytest.approx(float(action.mean()), abs=0.02)
     assert pi.distribution.scale[0] == pytest.approx(float(action.std()), rel=0.05)
 
@@ -118,7 +118,7 @@ def test_with_mse_the_spread_stays_as_it_was_and_no_action_is_sampled():
     env = taught_by(jnp.zeros((50, 2)), jnp.full((50, 1), 0.7), env)
     config = tiny(BC, num_updates=200, batch_size=32, learning_rate=0.02, loss="mse")
     agent, metrics = learned(config, env, 3)
-    pi = bc.policy_of(config, env, agent.params, jnp.zeros(2))
+    pi, _ = networks.apply_actor(config, env, agent.params, jnp.zeros(2))
     assert pi.mode()[0] == pytest.approx(0.7, abs=0.01)
     assert pi.distribution.scale[0] == 2.0  # half the width of the box
     sampled, _, _ = BC.act(config, env, agent, jnp.zeros((5, 2)), (), KEY, False)
@@ -135,7 +135,7 @@ def test_loss_is_that_of_a_loop_and_every_weight_counts():
     rows = (env.teacher.obs, env.teacher.action)
     total, (nll, error, entropy) = bc.loss(params, config, env, *rows)
     logits = np.asarray(
-        bc.policy_of(config, env, params, rows[0][0]).logits, np.float64
+        networks.apply_actor(config, env, params, rows[0][0])[0].logits, np.float64
     )
     log_pi = logits - np.logaddexp(*logits)
     np.testing.assert_allclose(nll, -log_pi[[0, 1, 1, 1]], rtol=1e-5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import DAGGER, make, spaces
+from jaxrl import DAGGER, make, networks, spaces
 from jaxrl.algorithms import dagger
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.errors import InvalidInput
@@ -151,7 +151,7 @@ def test_the_gradient_is_that_of_the_likelihood_of_the_labels():
     batch = dagger.Labelled(jnp.array([[1.0], [-2.0]]), jnp.array([0, 1]))
 
     def by_hand(params):
-        logits = dagger.policy_of(config, env, params, batch.obs).logits
+        logits = networks.apply_actor(config, env, params, batch.obs)[0].logits
         return -(logits[0, 0] + logits[1, 1] - jax.nn.logsumexp(logits, -1).sum()) / 2
 
     grads = jax.grad(lambda p: dagger.loss(p, config, env, batch)[0])(params)

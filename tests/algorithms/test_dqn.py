@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrl import optim
-from jaxrl.algorithms import dqn
+from jaxrl import networks, optim
+from jaxrl.algorithms import dqn, off_policy
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
@@ -58,7 +58,7 @@ def test_any_ratio_of_steps_to_updates_is_exact(
         learning_starts=learning_starts,
     )
     plan = DQN.plan(config, make("probe/constant"))
-    assert plan.env_steps == config.vector_steps * num_envs
+    assert plan.env_steps == off_policy.vector_steps(config) * num_envs
     assert plan.updates * train_frequency == plan.env_steps * num_updates
     assert learning_starts <= plan.warmup_env_steps < learning_starts + plan.env_steps
     assert plan.warmup_env_steps % plan.env_steps == 0
@@ -71,9 +71,9 @@ def test_the_target_is_renewed_when_a_boundary_is_crossed(steps, interval):
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    clock = dqn.TargetClock(jnp.int32(0))
+    clock = off_policy.TargetClock(jnp.int32(0))
     for i in range(1, 12):
-        renewed, clock = dqn.renew_target(config, agent, clock, steps)
+        renewed, clock = off_policy.renew_target(config, agent, clock, steps)
         crossed = i * steps // interval > (i - 1) * steps // interval
         assert bool(renewed.target_params) == crossed
 
@@ -83,7 +83,9 @@ def test_polyak_renewal_moves_part_of_the_way():
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    renewed, _ = dqn.renew_target(config, agent, dqn.TargetClock(jnp.int32(0)), 1)
+    renewed, _ = off_policy.renew_target(
+        config, agent, off_policy.TargetClock(jnp.int32(0)), 1
+    )
     assert float(renewed.target_params) == 0.25
 
 
@@ -92,14 +94,16 @@ def test_crossing_many_boundaries_at_once_is_renewing_as_often():
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    renewed, clock = dqn.renew_target(config, agent, dqn.TargetClock(jnp.int32(1)), 6)
+    renewed, clock = off_policy.renew_target(
+        config, agent, off_policy.TargetClock(jnp.int32(1)), 6
+    )
     assert float(renewed.target_params) == pytest.approx(1 - 0.75**3)
     assert int(clock.steps) == 1
 
 
 def batch_of_one(env, terminated):
     obs = jnp.ones((1, 1))
-    return dqn.Batch(
+    return off_policy.Stored(
         obs, jnp.array([0]), jnp.array([2.0]), jnp.array([terminated]), obs
     )
 
@@ -109,7 +113,7 @@ def test_the_loss_by_hand(kind):
     env = make("probe/constant")
     config = tiny(DQN, loss=kind, gamma=0.5)
     params = DQN.init(config, env, KEY).agent.params
-    q = dqn.q_values(config, env, params, jnp.ones((1, 1)))[0]
+    q = networks.apply_q(config, env, params, jnp.ones((1, 1)))[0]
     for terminated in (True, False):
         error = q[0] - (2.0 + (0.0 if terminated else 0.5 * q.max()))
         expected = 0.5 * error**2
@@ -136,7 +140,9 @@ def test_an_update_is_adam_on_batches_from_the_memory():
     config = tiny(DQN, gamma=0.5)
     state = DQN.init(config, env, KEY)
     agent, replay = state.agent, state.replay
-    after, metrics = dqn.update(config, env, agent, replay, KEY, 3, 0.01)
+    after, metrics = dqn.update(
+        config, env, agent, ring.batches(replay, KEY, 3, 8), 0.01
+    )
 
     index = ring.sample_indices(replay, KEY, (3, 8))
     optimizer = optim.adam(config.max_grad_norm)
@@ -190,18 +196,18 @@ def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     obs = jnp.ones((1, 1))
     changes = {"loss": "squared", "learning_rate": 0.02, "target_update_interval": 40}
     config, state, _ = trained(env, 2_000, **changes)
-    q = dqn.q_values(config, env, state.agent.params, obs)
+    q = networks.apply_q(config, env, state.agent.params, obs)
     np.testing.assert_allclose(q, 10.0, atol=0.1)
     wrong = env.replace(horizon_is="terminal")
     config, state, _ = trained(wrong, 2_000, **changes)
-    q = dqn.q_values(config, env, state.agent.params, obs)
+    q = networks.apply_q(config, env, state.agent.params, obs)
     assert float(q.max()) == pytest.approx(3.6, abs=0.5)  # TD(0): what the probe says
 
 
 def test_learns_a_delayed_value():
     env = make("probe/delay")
     config, state, _ = trained(env, 600)
-    q = dqn.q_values(config, env, state.agent.params, jnp.array([[0.0], [1.0]]))
+    q = networks.apply_q(config, env, state.agent.params, jnp.array([[0.0], [1.0]]))
     np.testing.assert_allclose(q.max(-1), [0.9, 1.0], atol=0.05)
 
 

@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import spaces
+from jaxrl import networks, spaces
 from jaxrl.algorithms import ppo
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
-from jaxrl.networks.actor_critic import action_noise
-from jaxrl.rollout import unroll
 from jaxrl.training import loop, population
 from tests.support.small import assert_trees_equal, tiny
 
@@ -49,19 +47,18 @@ def rollout(env, **changes):
     """A state, and the batch that its first rollout gives."""
     config = tiny(PPO, **changes)
     state = PPO.init(config, env, KEY)
-    policy = partial(ppo.choose, config, env, state.agent)
-    noise = partial(action_noise, env.action_space)
-    _, trajectory, _ = jax.jit(lambda w: unroll(env, policy, w, 8, noise))(state.world)
+    unroll = partial(ppo.acts.unroll, config, env, state.agent, num_steps=8)
+    _, trajectory, _ = jax.jit(unroll)(state.world)
     batch = ppo.make_batch(config, env, state.agent, trajectory, trajectory.reward)
     return config, state, trajectory, batch
 
 
-@pytest.mark.parametrize("gru_size", [0, 4])
+@pytest.mark.parametrize("network", ["auto", "gru(size=4)"])
 @pytest.mark.parametrize("normalize_obs", [False, True])
-def test_the_ratio_is_one_before_the_first_update(gru_size, normalize_obs):
+def test_the_ratio_is_one_before_the_first_update(network, normalize_obs):
     env = make("probe/memory")
     config, state, _, batch = rollout(
-        env, gru_size=gru_size, normalize_obs=normalize_obs, ent_coef=0.0
+        env, network=network, normalize_obs=normalize_obs, ent_coef=0.0
     )
     _, rows = ppo.loss(
         state.agent.params, config, env, state.agent, batch, state.world.memory
@@ -74,21 +71,20 @@ def test_the_ratio_is_one_before_the_first_update(gru_size, normalize_obs):
 
 def test_values_of_the_rollout_are_those_of_the_batch():
     env = make("probe/memory")
-    config, state, trajectory, batch = rollout(env, gru_size=4)
-    net = ppo.network(config, env)
-    _, _, values = ppo.apply_sequence(
-        net, state.agent.params, state.world.memory, trajectory.obs, batch.done
-    )
+    config, state, trajectory, batch = rollout(env, network="gru(size=4)")
+    start = (trajectory.obs, state.world.memory, batch.done)
+    params = state.agent.params
+    _, _, values = ppo.forward(config, env, state.agent, params, *start)
     np.testing.assert_allclose(values, trajectory.extras["value"], atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gru_size": 4}])
+@pytest.mark.parametrize("changes", [{}, {"network": "gru(size=4)"}])
 def test_the_values_of_a_batch_are_those_of_its_states(changes):
     env = make("probe/truncation", horizon=3)  # two cuts within the rollout
     config, state, trajectory, _ = rollout(env, **changes)
     assert trajectory.truncated.sum(0).max() >= 2
     found = ppo.values(config, env, state.agent, trajectory)
-    before = ppo.initial_memory(config.gru_size, 4)
+    before = networks.init_memory(config, env, 4)
     memories = trajectory.extras["memory"]
     for t in range(8):
         after = jax.tree.map(lambda m, t=t: m[t], memories)
@@ -155,9 +151,9 @@ def test_the_adaptive_coefficient_follows_the_divergence():
         "num_epochs": 8,
         "kl_coef": 0.1,
     }
-    _, _, metrics = trained(env, 1, kl_target=1e-6, **big_steps)
+    _, _, metrics = trained(env, 1, kl_penalty_target=1e-6, **big_steps)
     assert metrics["policy/kl_coef"].value == pytest.approx(0.2)
-    _, _, metrics = trained(env, 1, kl_target=1e6, **big_steps)
+    _, _, metrics = trained(env, 1, kl_penalty_target=1e6, **big_steps)
     assert metrics["policy/kl_coef"].value == pytest.approx(0.05)
     _, _, metrics = trained(env, 1, **big_steps)
     assert metrics["policy/kl_coef"].value == pytest.approx(0.1)
@@ -202,7 +198,7 @@ def test_learns_a_delayed_value():
     "changes",
     [
         {},
-        {"objective": "kl", "kl_target": 0.01},
+        {"objective": "kl", "kl_penalty_target": 0.01},
         {"clip_value": True, "target_kl": 0.05},
         {"normalize_obs": True, "normalize_reward": True},
     ],
@@ -230,7 +226,7 @@ def test_never_takes_a_masked_action():
 def test_a_gru_remembers_and_an_mlp_cannot():
     env = make("probe/memory")
     changes = {"num_envs": 32, "num_steps": 16, "total_steps": 250 * 512.0}
-    config, agent, _ = trained(env, 250, gru_size=16, **changes)
+    config, agent, _ = trained(env, 250, network="gru(size=16)", **changes)
     assert mean_return(config, env, agent) > 0.95
     config, agent, _ = trained(env, 100, **changes)
     assert abs(mean_return(config, env, agent)) < 0.5
@@ -253,9 +249,9 @@ def test_trains_a_cnn_on_images():
             {"num_minibatches": 3},
             "num_minibatches = 3 must divide num_envs * num_steps = 32",
         ),
-        ({"gru_size": 4, "num_minibatches": 3}, "num_envs = 4: try"),
+        ({"network": "gru(size=4)", "num_minibatches": 3}, "num_envs = 4: try"),
         ({"num_minibatches": 32}, "= 32, more than one step each: try 16"),
-        ({"kl_target": 0.1}, "kl_target = 0.1 adapts the penalty"),
+        ({"kl_penalty_target": 0.1}, "kl_penalty_target = 0.1 adapts the penalty"),
         ({"network": "cnn"}, "network = 'cnn' needs image observations"),
     ],
 )
@@ -265,7 +261,8 @@ def test_bad_combinations_are_named_before_anything_compiles(changes, named):
 
 
 def test_with_a_gru_a_minibatch_may_be_one_environment():
-    PPO.validate(tiny(PPO, gru_size=4, num_minibatches=4), make("probe/constant"))
+    config = tiny(PPO, network="gru(size=4)", num_minibatches=4)
+    PPO.validate(config, make("probe/constant"))
 
 
 def test_a_mask_that_does_not_fit_the_actions_is_refused():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import spaces
+from jaxrl import networks, spaces
 from jaxrl.algorithms import reinforce
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.envs import make
@@ -73,7 +73,14 @@ def gradient_of_bias(env, num_envs, num_batches, num_steps=5, **changes):
         _, trajectory, _ = unroll(env, act, world, num_steps)
         reward_to_go, mask = reinforce.returns(config, env, state.agent, trajectory)
         grads, _ = jax.grad(reinforce.loss, has_aux=True)(
-            state.agent.params, config, env, state.agent, trajectory, reward_to_go, mask
+            state.agent.params,
+            config,
+            env,
+            state.agent,
+            trajectory,
+            (),
+            reward_to_go,
+            mask,
         )
         return grads["params"]["policy_head"]["bias"]
 
@@ -190,7 +197,7 @@ def test_the_best_constant_by_the_scores_of_each_episode():
     agent = jax.jit(REINFORCE.init)(config, env, KEY).agent
     action = jnp.array([[0, 1, 1, 0]] * 5)
     _, t, _ = jax.jit(
-        lambda w: unroll(env, lambda obs, m, n: (action[0], m, {}), w, 5)
+        lambda w: unroll(env, lambda obs, m, n: (action[0], m, {"memory": ()}), w, 5)
     )(init_world(env, KEY, 4))
     reward_to_go, mask = reinforce.returns(config, env, agent, t)
     args = (config, env, agent, t, reward_to_go, mask)
@@ -198,9 +205,8 @@ def test_the_best_constant_by_the_scores_of_each_episode():
     params, unflatten = jax.flatten_util.ravel_pytree(agent.params)
 
     def log_prob(params):
-        return reinforce.policy_and_value(config, env, unflatten(params), t.obs)[
-            0
-        ].log_prob(t.action)
+        pi, _, _ = networks.apply_actor_critic(config, env, unflatten(params), t.obs)
+        return pi.log_prob(t.action)
 
     each = np.asarray(jax.jit(jax.jacobian(log_prob))(params), np.float64)
     along = size = 0.0

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl import networks
 from jaxrl.algorithms import sarsa
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
 from jaxrl.envs import make
 from jaxrl.envs.tabular import tabular_env
 from jaxrl.errors import InvalidInput
 from jaxrl.mdp import finite_mdp
-from jaxrl.rollout import unroll
 from jaxrl.training import loop, population
 from tests.support.small import assert_trees_equal, tiny
 
@@ -28,13 +28,12 @@ def test_what_a_target_continues_with(successor):
     env = make("probe/truncation").replace(horizon=np.int32(3))
     config, epsilon = tiny(SARSA), 0.4
     agent = SARSA.init(config, env, KEY).agent
-    noise = partial(sarsa.exploration_noise, env)
-    policy = sarsa.explorer(config, env, agent, epsilon)
     world = SARSA.init(config, env, KEY).world
-    _, t, _ = jax.jit(lambda world: unroll(env, policy, world, 8, noise))(world)
+    unroll = partial(sarsa.acts.unroll, config, env, agent, num_steps=8)
+    _, t, _ = jax.jit(lambda world: unroll(world, epsilon=epsilon))(world)
     found = sarsa.next_values(config, env, agent.params, t, epsilon, successor)
     assert t.truncated.any()
-    q_next = np.asarray(sarsa.q_values(config, env, agent.params, t.next_obs), float)
+    q_next = np.asarray(networks.apply_q(config, env, agent.params, t.next_obs), float)
     best, mean = q_next.max(-1), q_next.mean(-1)
     of_policy = 0.6 * best + 0.4 * mean
     for row, column in np.ndindex(*found.shape):
@@ -90,7 +89,7 @@ def test_on_policy_and_off_policy_values(forked, algorithm, going_on):
     to Q-learning, which should not."""
     random = {"epsilon_start": 1.0, "epsilon_end": 1.0, "td_lambda": 0.0}
     config, agent = trained(algorithm, forked, 150, **random)
-    q = sarsa.q_values(config, forked, agent.params, jnp.eye(2))
+    q = networks.apply_q(config, forked, agent.params, jnp.eye(2))
     np.testing.assert_allclose(q, [[0.6, going_on], [1.0, 0.0]], atol=0.04)
 
 
@@ -98,7 +97,7 @@ def test_on_policy_and_off_policy_values(forked, algorithm, going_on):
 def test_learns_the_value_of_a_truncated_task(td_lambda):
     env = make("probe/truncation")
     config, agent = trained(SARSA, env, 150, td_lambda=td_lambda)
-    q = sarsa.q_values(config, env, agent.params, jnp.ones((1, 1)))
+    q = networks.apply_q(config, env, agent.params, jnp.ones((1, 1)))
     np.testing.assert_allclose(q, 10.0, atol=0.3)
 
 
@@ -109,7 +108,7 @@ def test_never_takes_a_masked_action_nor_counts_it():
     action, _, extras = Q_LEARNING.act(config, env, agent, obs, (), KEY)
     legal = np.asarray(obs["action_mask"])
     assert legal[np.arange(200), action].all() and not legal.all()
-    q = np.asarray(sarsa.q_values(config, env, agent.params, obs))
+    q = np.asarray(networks.apply_q(config, env, agent.params, obs))
     best = np.where(legal, q, -np.inf).max(-1)
     mean = np.where(legal, q, 0.0).sum(-1) / legal.sum(-1)
     epsilon = config.epsilon_end

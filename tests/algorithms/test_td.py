@@ -40,7 +40,7 @@ def rollout(config, env, num_steps):
     state = TD.init(config, env, KEY)
 
     def policy(obs, memory, key):
-        return td.act(config, env, state.agent, obs, memory, key)
+        return TD.act(config, env, state.agent, obs, memory, key)
 
     world = restart_episodes(env, state.world)
     _, trajectory, _ = jax.jit(lambda world: unroll(env, policy, world, num_steps))(

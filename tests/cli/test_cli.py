@@ -427,8 +427,8 @@ def test_the_version(capsys):
         ),
         ("train ppo --env probe/action --total-steps 1e15", ["total_steps", "at most"]),
         (
-            "train ppo --env probe/action --kl-target 0.01",
-            ["kl_target = 0.01", "objective = 'clip'"],
+            "train ppo --env probe/action --kl-penalty-target 0.01",
+            ["kl_penalty_target = 0.01", "objective = 'clip'"],
         ),
         ("train ppo --env probe/action --squash", ["squash = True", "bounded Box"]),
         (

@@ -71,7 +71,7 @@ def test_marked_fields_are_spread_and_nothing_else():
     from jaxrl.types import World
 
     world = World(5, counter(), {"a": 1}, 2, (), 3, 4, 0)
-    specs = parallel.partition(ppo.State(agent=1.0, world=world, reward_trace=2))
+    specs = parallel.partition(ppo.State(1.0, world, reward_trace=2))
     along, everywhere = PartitionSpec(None, parallel.AXIS), PartitionSpec()
     assert specs.agent == specs.world.key == specs.world.env_steps.low == everywhere
     assert specs.reward_trace == specs.world.env_state == specs.world.obs == along
@@ -123,7 +123,7 @@ for name, env_id, fields, devices, seeds in cases:
 
 CASES = """[
     ("ppo", "CartPole-v1", dict(normalize_obs=True, target_kl=0.02), 4, [0]),
-    ("ppo", "Pendulum-v1", dict(objective="kl", kl_target=0.01, gru_size=4), 2, [0]),
+    ("ppo", "Pendulum-v1", dict(objective="kl", kl_penalty_target=0.01, network="gru(size=4)"), 2, [0]),
     ("reinforce", "CartPole-v1", dict(normalize_advantage=True, ent_coef=0.1), 4, [0, 1]),
 ]"""
 MORE_CASES = """[

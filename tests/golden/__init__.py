@@ -33,7 +33,7 @@ STEPS = 50
 
 CASES: dict[str, tuple[Algorithm, str, dict[str, Any]]] = {
     "ppo": (PPO, "probe/action-observation", {}),
-    "ppo-gru": (PPO, "probe/memory", {"gru_size": 4, "normalize_obs": True}),
+    "ppo-gru": (PPO, "probe/memory", {"network": "gru(size=4)", "normalize_obs": True}),
     "reinforce": (REINFORCE, "probe/action-observation", {}),
     "dqn": (DQN, "probe/action-observation", {}),
 }

@@ -144,7 +144,7 @@ def test_a_policy_that_is_given_has_nothing_to_explain():
 
 
 def test_a_recurrent_agent_is_explained_with_its_memory():
-    config, env = tiny(jaxrl.PPO, gru_size=3), jaxrl.make("CartPole-v1")
+    config, env = tiny(jaxrl.PPO, network="gru(size=3)"), jaxrl.make("CartPole-v1")
 
     def watched(key):
         agent = jaxrl.PPO.init(config, env, key).agent

@@ -68,7 +68,7 @@ def refusal(run) -> str:
         ("reinforce", "probe/masked", {}),
         ("dqn", "probe/masked", {}),
         ("ppo", "probe/continuous", {"normalize_obs": True, "normalize_reward": True}),
-        ("ppo", "probe/memory", {"gru_size": 4}),
+        ("ppo", "probe/memory", {"network": "gru(size=4)"}),
     ],
 )
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):

@@ -10,7 +10,7 @@ from jaxrl.algorithms.actor_critic import ACTOR_CRITIC
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
-from jaxrl.algorithms.trpo import TRPO
+from jaxrl.algorithms.trust_region import TRPO
 from jaxrl.cli import main
 from jaxrl.runs.artifact import load_agents
 from jaxrl.runs.loggers import read_metrics

@@ -7,20 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import ALGORITHMS
-from jaxrl.algorithms import natural_pg, trpo
+from jaxrl import ALGORITHMS, networks
+from jaxrl.algorithms import trust_region
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
-from jaxrl.networks.actor_critic import action_noise, join, split
+from jaxrl.networks import join, split
 from jaxrl.optim import flat
-from jaxrl.rollout import unroll
 from jaxrl.training import loop, population
+from jaxrl.types import counter
 from tests.support.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
-FILES = {"trpo": trpo, "natural_pg": natural_pg}
-EVERY = pytest.mark.parametrize("name", FILES)
+EVERY = pytest.mark.parametrize("name", ["trpo", "natural_pg"])
 
 
 def trained(name, env, iterations, **changes):
@@ -47,16 +46,18 @@ def mean_return(name, config, env, agent, greedy=True):
 
 def rollout(name, env, **changes):
     """A state, and the batch that its first rollout gives."""
-    algorithm, file = ALGORITHMS[name], FILES[name]
+    algorithm = ALGORITHMS[name]
     config = tiny(algorithm, **changes)
     state = jax.jit(algorithm.init)(config, env, KEY)
 
     @jax.jit
     def collect(world):
-        policy = partial(file.choose, config, env, state.agent)
-        noise = partial(action_noise, env.action_space)
-        _, trajectory, _ = unroll(env, policy, world, config.num_steps, noise)
-        return file.make_batch(config, env, state.agent, trajectory, trajectory.reward)
+        _, trajectory, _ = trust_region.acts.unroll(
+            config, env, state.agent, world, config.num_steps
+        )
+        return trust_region.make_batch(
+            config, env, state.agent, trajectory, trajectory.reward
+        )
 
     return config, state.agent, collect(state.world)
 
@@ -96,7 +97,9 @@ def test_a_step_that_cannot_be_accepted_leaves_the_policy_as_it_is():
     # Were the advantage a constant, no policy would be better: the gradient is noise.
     batch = batch._replace(advantage=jnp.zeros_like(batch.advantage))
     env = make("probe/action-observation")
-    policy, metrics = jax.jit(partial(trpo.update_policy, config, env))(agent, batch)
+    policy, metrics = jax.jit(partial(trust_region.trust_region_step, config, env))(
+        agent, batch, counter()
+    )
     assert_trees_equal(policy, split(agent.params)[0])
     assert metrics["policy/accepted"].sum == metrics["policy/kl"].count == 0
     assert metrics["policy/step_fraction"].sum == 0
@@ -105,15 +108,20 @@ def test_a_step_that_cannot_be_accepted_leaves_the_policy_as_it_is():
 def test_the_natural_gradient_is_that_of_the_explicit_fisher_matrix():
     env = make("Pendulum-v1")
     config, agent, batch = rollout(
-        "natural_pg", env, hidden_sizes=(3,), cg_iterations=60, cg_damping=0.05
+        "natural_pg",
+        env,
+        hidden_sizes=(3,),
+        cg_iterations=60,
+        cg_damping=0.05,
+        learning_rate=0.3,
     )
     policy, value = split(agent.params)
     theta, unflatten = flat(policy)
 
     def pi_of(theta):
         params = join(unflatten(theta), value)
-        found, _ = natural_pg.policy_and_value(config, env, agent, params, batch.obs)
-        return natural_pg.distribution(config, env, found, batch.obs)
+        found, _ = trust_region.forward(config, env, agent, params, batch.obs)
+        return networks.distribution(config, env, found, batch.obs)
 
     @jax.jit
     def explicit(theta):
@@ -126,8 +134,8 @@ def test_the_natural_gradient_is_that_of_the_explicit_fisher_matrix():
 
     fisher, g = (np.asarray(x, np.float64) for x in explicit(theta))
     expected = 0.3 * np.linalg.solve(fisher + 0.05 * np.eye(len(g)), g)
-    after, metrics = jax.jit(partial(natural_pg.update_policy, config, env))(
-        agent, batch, 0.3
+    after, metrics = jax.jit(partial(trust_region.natural_step, config, env))(
+        agent, batch, counter()
     )
     step = flat(after)[0] - theta
     np.testing.assert_allclose(step, expected, atol=1e-4 * np.abs(expected).max())
@@ -138,10 +146,14 @@ def test_the_natural_gradient_is_that_of_the_explicit_fisher_matrix():
 def test_both_go_in_the_same_direction_and_trpo_to_the_border():
     env = make("CartPole-v1")
     steps = {}
-    for name, more in (("trpo", ()), ("natural_pg", (1.0,))):
+    updates = {
+        "trpo": trust_region.trust_region_step,
+        "natural_pg": trust_region.natural_step,
+    }
+    for name, step in updates.items():
         config, agent, batch = rollout(name, env, cg_damping=1e-3, cg_iterations=40)
-        update = jax.jit(partial(FILES[name].update_policy, config, env))
-        policy, metrics = update(agent, batch, *more)
+        update = jax.jit(partial(step, config, env))
+        policy, metrics = update(agent, batch, counter())
         steps[name] = flat(policy)[0] - flat(split(agent.params)[0])[0]
         if name == "trpo":
             assert metrics["policy/step_fraction"].sum == 1.0
@@ -163,14 +175,14 @@ def test_natural_steps_follow_the_learning_rate_to_zero():
 def test_the_value_is_fitted_and_nothing_else():
     env = make("probe/truncation")
     config, agent, batch = rollout("trpo", env, num_epochs=50)
-    fit = jax.jit(partial(trpo.update_value, config, env))
+    fit = jax.jit(partial(trust_region.fit_value, config, env, rate=1e-3))
     value, _, metrics = fit(agent, batch, KEY)
     policy, before = split(agent.params)
-    assert set(value) == set(before) and metrics["loss/value"].count == 100
+    assert set(value) == set(before) and metrics["loss/value"].count == 50 * 32
 
     def error(value):
         params = join(policy, value)
-        _, found = trpo.policy_and_value(config, env, agent, params, batch.obs)
+        _, found = trust_region.forward(config, env, agent, params, batch.obs)
         return float(jnp.square(found - batch.target).mean())
 
     assert error(value) < 0.9 * error(before)
