@@ -1,8 +1,8 @@
 """Brax: rigid bodies (Freeman et al., 2021, "Brax - A Differentiable Physics Engine").
 
 Parameters are those of Brax's constructors: `backend` ("generalized", "positional",
-"spring" or "mjx") and the weights of the rewards. The time limit is the 1,000 steps that
-Brax gives its training environments. Brax's auto-reset, which replays one cached start, is
+"spring" or "mjx") and the weights of the rewards. The time limit is the 1,000 steps of
+Brax's training environments. Brax's auto-reset, which replays one cached initial state, is
 not used.
 """
 

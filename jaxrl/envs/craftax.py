@@ -1,10 +1,11 @@
 """Craftax and Craftax-Classic (Matthews et al., 2024).
 
-Parameters are the fields of Craftax's `EnvParams`. Craftax *ends* an episode at its
-`max_timesteps` (10,000, of Craftax-Classic; 100,000); here that is the `horizon`, a
-truncation. Craftax declares that its observations lie between 0 and 1; of the symbolic ones
-that is not so, health and food being shares of 10 that a strong player exceeds and a dead
-one falls below: the space here has no bounds. Compiling takes a minute or more.
+Parameters are the fields of Craftax's `EnvParams`. Craftax *terminates* an episode at its
+`max_timesteps` (10,000 in Craftax-Classic, else 100,000); here that limit is the `horizon`,
+a truncation. Craftax declares observations between 0 and 1. Symbolic observations leave
+these bounds, because health and food are shares of 10 that a strong player exceeds and a
+dead one falls below; the space here is therefore unbounded. Compiling takes a minute or
+more.
 """
 
 from functools import partial
@@ -26,13 +27,13 @@ NAMES = (
 NEVER = 2**31 - 2
 
 
-def build(name: str, **given: Any) -> Env:
+def build(name: str, **overrides: Any) -> Env:
     """An environment of Craftax."""
     maker = import_quietly("craftax.craftax_env").make_craftax_env_from_name
     environment = maker(name, auto_reset=False)
     params = environment.default_params
     known = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
-    for field, value in given.items():
+    for field, value in overrides.items():
         if field not in known:
             raise InvalidInput(
                 f"{field} = {value!r}: craftax/{name} has no such parameter"
@@ -40,7 +41,7 @@ def build(name: str, **given: Any) -> Env:
             )
     horizon = int(params.max_timesteps)
     low, high = (0.0, 1.0) if "Pixels" in name else (-np.inf, np.inf)
-    params = params.replace(max_timesteps=NEVER, **given)
+    params = params.replace(max_timesteps=NEVER, **overrides)
     return adapted(
         Suite(
             partial(_begin, environment, params), partial(_advance, environment, params)

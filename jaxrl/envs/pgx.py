@@ -1,9 +1,9 @@
-"""Pgx: games (Koyamada et al., 2023), those of one player.
+"""Pgx: single-player games (Koyamada et al., 2023).
 
 The MinAtar games are those of Young and Tian (2019) with sticky actions of 0.1, as in Pgx:
 `sticky_action_prob` and `use_minimal_action_set` are parameters. "2048" has the legal
-actions in its observation. There is no time limit, and an episode of MinAtar may not end:
-give a `horizon`.
+actions in its observation. There is no time limit, and an episode of MinAtar may never
+end: set a `horizon`.
 """
 
 from functools import partial
@@ -39,18 +39,18 @@ def build(name: str, **params: Any) -> Env:
 
 def _begin(game: Any, masked: bool, key: Array) -> tuple[PyTree, PyTree]:
     state = game.init(key)
-    return state, _observed(state, masked)
+    return state, _observation(state, masked)
 
 
 def _advance(
     game: Any, masked: bool, key: Array, state: Any, action: Array
 ) -> tuple[PyTree, PyTree, Array, Array, dict]:
     state = game.step(state, action, key)
-    return state, _observed(state, masked), state.rewards[0], state.terminated, {}
+    return state, _observation(state, masked), state.rewards[0], state.terminated, {}
 
 
-def _observed(state: Any, masked: bool) -> PyTree:
-    """Zeros and ones, one byte each; with the legal actions where some are not."""
+def _observation(state: Any, masked: bool) -> PyTree:
+    """Binary observation, one byte per entry, with the action mask if there is one."""
     obs = state.observation.astype(jnp.uint8)
     return {"obs": obs, MASK: state.legal_action_mask} if masked else obs
 

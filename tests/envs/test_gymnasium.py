@@ -84,7 +84,7 @@ def test_the_host_notices_that_it_is_somewhere_else():
     assert one[-1].tolist() == [1, 1]
     assert host.steps(seeds, np.int32([1, 0]), push)[-1].tolist() == [2, 1]
     for elsewhere, count in ((seeds, 5), (np.uint32([7, 7]), 1)):
-        with pytest.raises(RuntimeError, match="is not where the program is"):
+        with pytest.raises(RuntimeError, match="asks for step"):
             host.steps(elsewhere, np.int32([count, count]), push)
 
 
@@ -98,7 +98,7 @@ def test_an_environment_that_ignores_its_seed_is_refused():
 
     gymnasium.register("test/Drifting-v0", entry_point=Drifting)
     try:
-        with pytest.raises(InvalidInput, match="begins differently with the same seed"):
+        with pytest.raises(InvalidInput, match="Drifting-v0"):
             make("gymnasium/test/Drifting-v0")
     finally:
         del gymnasium.registry["test/Drifting-v0"]
