@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Setting, Values, described, stacked
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
     Parallel,
@@ -376,8 +376,8 @@ def _begin(
     compiling = time.perf_counter()
     report(
         f"compiling {job.algorithm.name} on {job.env.id} for "
-        f"{counted(len(job.seeds), 'agent')} on "
-        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
+        f"{count_noun(len(job.seeds), 'agent')} on "
+        f"{count_noun(1 if job.mesh is None else job.mesh.size, 'device')} ..."
     )
     progress, history = (first_progress(job), []) if start is None else start(job)
     # A later call with other floats or another length finds it compiled.
