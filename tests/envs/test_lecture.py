@@ -22,7 +22,7 @@ from jaxrl.envs.lecture import (
 )
 from jaxrl.errors import InvalidInput
 from jaxrl.mdp import action_values, policy_evaluation, uniform_policy, value_iteration
-from jaxrl.rollout import init_world, play
+from jaxrl.rollout import init_world, rollout_episode
 
 
 def test_a_tabular_environment_keeps_every_rule():
@@ -69,7 +69,7 @@ def mean_return(env, num_envs=3000, max_steps=3000):
         return jax.random.randint(key, shape, 0, env.action_space.n), memory, {}
 
     def run(key):
-        return play(env, policy, init_world(env, key, num_envs), max_steps)
+        return rollout_episode(env, policy, init_world(env, key, num_envs), max_steps)
 
     episode_return, _, ended = jax.device_get(jax.jit(run)(jax.random.key(2)))
     assert ended.all()
