@@ -35,5 +35,5 @@ def test_choices_may_be_an_iterator():
 @pytest.mark.parametrize(
     ("n", "text"), [(1, "1 seed"), (0, "0 seeds"), (2_000, "2,000 seeds")]
 )
-def test_counted(n, text):
+def test_count_noun(n, text):
     assert count_noun(n, "seed") == text

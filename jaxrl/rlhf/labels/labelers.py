@@ -345,8 +345,8 @@ def _judged(
     require(
         len(tokens) <= most,
         f"question {number} has {count_noun(len(tokens), 'token')} in the judge's "
-        f"template, {len(tokens) - most} more than the judge's max_length = {most}: shorten it, or "
-        f"take another judge.",
+        f"template, {len(tokens) - most} more than the judge's max_length = {most}: "
+        f"shorten it, or take another judge.",
     )
     return tokens
 
