@@ -164,7 +164,9 @@ def _put_leaf(x: Any, sharding: NamedSharding) -> Any:
         data = _put_leaf(np.asarray(jax.random.key_data(x)), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     array = np.asarray(x)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+    )
 
 
 def fetched(tree: PyTree) -> PyTree:

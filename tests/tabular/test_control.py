@@ -16,9 +16,9 @@ from jaxrl.exploration import epsilon_greedy_value
 from jaxrl.mdp import finite_mdp
 from jaxrl.tabular.control import (
     TARGETS,
-    choose,
     greedy_episode,
     reinforce_episode,
+    sample_action,
     td_control_episode,
 )
 
@@ -39,7 +39,7 @@ def corridor(length=4):
 
 def test_choices_are_greedy_uniform_and_fair():
     keys = jax.random.split(KEY, 4000)
-    pick = jax.jit(jax.vmap(choose, in_axes=(0, None, None)))
+    pick = jax.jit(jax.vmap(sample_action, in_axes=(0, None, None)))
     q = jnp.array([1.0, 3.0, 3.0, -1e9])
 
     def shares(epsilon):
