@@ -307,7 +307,7 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
         "compile_seconds": summary["compile_seconds"],
         "device": summary["device"],
         "versions": summary["versions"],
-        "curve": plotting.summary_of_curve(rows),
+        "curve": plotting.summarize_curve(rows),
     }
 
 

@@ -87,7 +87,7 @@ def untuned(
     return {
         **row_of_seeds(returns),
         "returns": returns,
-        "curve": plotting.summary_of_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": plotting.summarize_curve(read_metrics(folder / "metrics.jsonl")),
         "difference_ci95": [float(low), float(high)],
     }
 

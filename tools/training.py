@@ -74,7 +74,7 @@ def panel(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with plotting.style():
-        figure, axes = plotting.figure_of(words, (3.4, 2.2))
+        figure, axes = plotting.make_figure(words, (3.4, 2.2))
         figure.set_dpi(HEIGHT / 2.2)
         shown = steps <= max(until, steps[0])
         middle = iqm(values, axis=1)
