@@ -287,7 +287,7 @@ def discounted_visits(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
     return visits
 
 
-def interpolated(grid: np.ndarray, value: np.ndarray) -> Callable[[Any], np.ndarray]:
+def interpolate(grid: np.ndarray, value: np.ndarray) -> Callable[[Any], np.ndarray]:
     """Linear interpolation of values on a grid, as a function of a number.
 
     Args:

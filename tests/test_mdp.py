@@ -13,7 +13,7 @@ from jaxrl.mdp import (
     expected_return,
     finite_mdp,
     greedy_policy,
-    interpolated,
+    interpolate,
     policy_evaluation,
     policy_iteration,
     state_distribution,
@@ -262,5 +262,5 @@ def test_two_separate_parts_have_no_one_distribution():
 
 
 def test_interpolation():
-    value = interpolated(np.array([0.0, 1.0, 3.0]), np.array([1.0, 2.0, 0.0]))
+    value = interpolate(np.array([0.0, 1.0, 3.0]), np.array([1.0, 2.0, 0.0]))
     np.testing.assert_allclose(value([-1, 0.5, 2, 3, 9]), [1, 1.5, 1, 0, 0])

@@ -239,8 +239,8 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
     """
     about = read_about(folder)
     try:
-        observation_space = spaces.described(about["observation_space"])
-        action_space = spaces.described(about["action_space"])
+        observation_space = spaces.from_description(about["observation_space"])
+        action_space = spaces.from_description(about["action_space"])
         num_steps = int(about["steps"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise storage.Damaged(
@@ -262,9 +262,7 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
             action_space,
         )
     )
-    dataset: Dataset = jax.tree.map(
-        jnp.asarray, storage.filled(template, arrays, folder)
-    )
+    dataset: Dataset = jax.tree.map(jnp.asarray, storage.fill(template, arrays, folder))
     _check_complete(dataset, folder)
     if env is not None:
         check_spaces(dataset, env, f"{str(folder)!r}")
@@ -307,7 +305,7 @@ def check_spaces(dataset: Dataset, env: Env, name: str) -> None:
     """
     for part in ("observation_space", "action_space"):
         ours, theirs = getattr(dataset, part), getattr(env, part)
-        if not spaces.alike(ours, theirs):
+        if not spaces.is_compatible(ours, theirs):
             raise InvalidInput(
                 f"{name} was recorded with {part.replace('_', ' ')} {_short(ours)}, but "
                 f"that of {env.id} is {_short(theirs)}: record one there."

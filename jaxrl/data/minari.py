@@ -89,7 +89,7 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     names = ("observation_space", "action_space")
     if ABOUT in metadata:
         about = json.loads(metadata[ABOUT])
-        both = [spaces.described(about[name]) for name in names]
+        both = [spaces.from_description(about[name]) for name in names]
     else:
         about = {
             "env": source.env_spec.id if source.env_spec else None,

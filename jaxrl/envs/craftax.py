@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree
 
@@ -42,7 +42,7 @@ def build(name: str, **overrides: Any) -> Env:
     horizon = int(params.max_timesteps)
     low, high = (0.0, 1.0) if "Pixels" in name else (-np.inf, np.inf)
     params = params.replace(max_timesteps=NEVER, **overrides)
-    return adapted(
+    return adapt(
         Suite(
             partial(_begin, environment, params), partial(_advance, environment, params)
         ),

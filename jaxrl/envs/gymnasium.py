@@ -223,7 +223,7 @@ class Host:
         """The first observations of the episodes with these seeds `[...]`."""
         seeds = np.asarray(seeds)
         rows = [self.one.reset(seed=int(seed))[0] for seed in seeds.reshape(-1)]
-        return stacked(self.space, rows, seeds.shape)
+        return stack_observations(self.space, rows, seeds.shape)
 
     def steps(self, seeds: Any, counts: Any, actions: Any) -> tuple:
         """Step at each position `[...]`: observation, reward, flags, steps taken."""
@@ -242,7 +242,7 @@ class Host:
             np.asarray(x, kind).reshape(shape)
             for x, kind in zip(numbers, kinds, strict=True)
         ]
-        return (stacked(self.space, list(obs), shape), *columns)
+        return (stack_observations(self.space, list(obs), shape), *columns)
 
     def _step(self, i: int, seed: int, count: int, action: np.ndarray) -> tuple:
         while len(self._envs) <= i:
@@ -269,7 +269,9 @@ class Host:
         return response
 
 
-def stacked(space: Any, rows: list[PyTree], shape: tuple[int, ...]) -> PyTree:
+def stack_observations(
+    space: Any, rows: list[PyTree], shape: tuple[int, ...]
+) -> PyTree:
     """Stack observations to one batch `[*shape, ...]`, in the dtypes of a space."""
 
     def stack(leaf: Any, *rows: Any) -> np.ndarray:

@@ -37,7 +37,7 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.core.config import check_value
-from jaxrl.envs.suites import cast, common_types, dtypes, explained, valid
+from jaxrl.envs.suites import cast, common_types, dtypes, explain_errors, valid
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
@@ -137,7 +137,7 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
         for name, value in sorted(params.items())
         if name in arguments
     }
-    with explained(id, constructor):
+    with explain_errors(id, constructor):
         environment = _construct(factory, **constructor)
     defaults = environment.default_params
     fields = {name: getattr(defaults, name) for name in defaults.__dataclass_fields__}
@@ -148,7 +148,7 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
     replaced = {
         name: _like(name, value, fields[name]) for name, value in others.items()
     }
-    with explained(id, params):
+    with explain_errors(id, params):
         env = from_gymnax(environment, defaults.replace(**replaced), horizon, id)
     shortest = SHORTEST_EPISODE.get(id, 1)
     if shortest > 1 and not others:  # the bound holds for the default parameters

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.types import Array, Env, PyTree
 
 NAMES = (
@@ -34,7 +34,7 @@ def build(name: str, **params: Any) -> Env:
     if horizon is not None:
         environment.time_limit = NEVER
     spec = environment.observation_spec
-    return adapted(
+    return adapt(
         Suite(
             partial(_begin, environment, spec),
             partial(_advance, environment, spec),

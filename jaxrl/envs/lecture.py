@@ -18,7 +18,7 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.envs.tabular import tabular_env
 from jaxrl.errors import InvalidInput, did_you_mean
-from jaxrl.mdp import MDP, finite_mdp, interpolated, policy_evaluation
+from jaxrl.mdp import MDP, finite_mdp, interpolate, policy_evaluation
 from jaxrl.types import Array, Env, TimeStep
 
 LEFT, RIGHT = 0, 1
@@ -366,7 +366,7 @@ def continuous_walk_values(
     right = np.broadcast_to(policy(x) if callable(policy) else policy, x.shape)
     right = np.append(right, 0.5)
     table = np.stack([1 - right, right], axis=1)
-    return interpolated(x, policy_evaluation(mdp, table, gamma)[:-1])
+    return interpolate(x, policy_evaluation(mdp, table, gamma)[:-1])
 
 
 # Ids

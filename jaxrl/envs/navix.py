@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree
 
@@ -44,7 +44,7 @@ def build(name: str, observation_fn: str = "symbolic", **params: Any) -> Env:
     observe = getattr(navix.observations, observation_fn)
     environment = navix.make(name, observation_fn=observe, **params)
     steps = import_quietly("navix.environments.environment").StepType
-    return adapted(
+    return adapt(
         Suite(
             partial(_begin, environment),
             partial(_advance, environment, int(steps.TERMINATION)),

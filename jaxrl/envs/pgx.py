@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.spaces import MASK
 from jaxrl.types import Array, Env, PyTree
 
@@ -34,7 +34,7 @@ def build(name: str, **params: Any) -> Env:
         game = type(game)(**params)
     masked = not name.startswith("minatar-")
     suite = Suite(partial(_begin, game, masked), partial(_advance, game, masked))
-    return adapted(suite, _space, spaces.Discrete(int(game.num_actions)), None)
+    return adapt(suite, _space, spaces.Discrete(int(game.num_actions)), None)
 
 
 def _begin(game: Any, masked: bool, key: Array) -> tuple[PyTree, PyTree]:

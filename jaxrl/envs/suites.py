@@ -62,7 +62,7 @@ def _build(adapter: Any, library: str, name: str, /, **params: Any) -> Env:
             f"{did_you_mean(name, adapter.NAMES)}: there are "
             f"{', '.join(adapter.NAMES)}."
         )
-    with explained(f"{library}/{name}", params), quiet():
+    with explain_errors(f"{library}/{name}", params), suppress_output():
         env: Env = adapter.build(name, **params)
     return env.replace(id=f"{library}/{name}")
 
@@ -75,7 +75,7 @@ def import_quietly(module: str) -> Any:
     """
     library = module.partition(".")[0]
     try:
-        with quiet():
+        with suppress_output():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InvalidInput(
@@ -85,14 +85,14 @@ def import_quietly(module: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Suppress what a library prints and warns of."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
-def adapted(
+def adapt(
     suite: Suite,
     observation_space: Callable[[PyTree], spaces.Space],
     action_space: spaces.Space,
@@ -198,7 +198,7 @@ def cast(tree: PyTree, dtypes: tuple[Any, ...]) -> PyTree:
 
 
 @contextmanager
-def explained(id: str, arguments: dict[str, Any]) -> Iterator[None]:
+def explain_errors(id: str, arguments: dict[str, Any]) -> Iterator[None]:
     """Turn any error of a constructor over the user's arguments into `InvalidInput`."""
     try:
         yield

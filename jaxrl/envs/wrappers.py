@@ -30,7 +30,7 @@ class StickyState(NamedTuple):
     first: Array  # bool []: no action yet in this episode
 
 
-def unwrapped(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+def unwrap(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
     """State and parameters of the environment inside all wrappers of this file."""
     while isinstance(env_state, StickyState | HistoryState):
         if isinstance(env_state, StickyState):

@@ -162,7 +162,7 @@ def sentence(function, *arguments) -> str:
 
 def test_what_is_not_a_dataset_is_refused(tmp_path, ppo_run):
     assert "holds no dataset" in sentence(dataset.load, tmp_path)
-    assert "something else" in sentence(dataset.load, ppo_run / "policy")
+    assert "DATA = " in sentence(dataset.load, ppo_run / "policy")
     one = record(counting_env(ends_after=2), 1)
     storage.write(tmp_path / "new", one, {"dataset": 99})
     assert "has format 99" in sentence(dataset.load, tmp_path / "new")
