@@ -27,7 +27,7 @@ from jaxrl import PPO, evaluate_population, make, optim, train
 from jaxrl.algorithms import ppo
 from jaxrl.core import minibatches
 from jaxrl.core.config import with_floats
-from jaxrl.core.minibatches import shuffled
+from jaxrl.core.minibatches import random_permutation
 from jaxrl.core.prng import key
 from jaxrl.networks.actor_critic import in_blocks
 from jaxrl.networks.product import matrix_product
@@ -106,7 +106,7 @@ def pairs() -> dict[str, Pair]:
     found: dict[str, Pair] = {}
     for size in (65_536,):
         found[f"shuffle of {size:,} rows, against a permutation"] = (
-            partial(shuffled, size=size),
+            partial(random_permutation, size=size),
             partial(jax.random.permutation, x=size),
             key(0),
             key(0),
@@ -277,7 +277,7 @@ def learning() -> dict[str, Any]:
 
 
 def minibatches_by(name: str) -> Callable:
-    order = shuffled if name == "shuffled" else jax.random.permutation
+    order = random_permutation if name == "shuffled" else jax.random.permutation
 
     def indices(rng: Any, size: int, epochs: int, number: int) -> Any:
         orders = jax.vmap(lambda k: order(k, size))(jax.random.split(rng, epochs))

@@ -143,7 +143,7 @@ def describe(space: Space) -> dict[str, Any]:
     return {type(space).__name__: fields}
 
 
-def described(description: Any) -> Space:
+def from_description(description: Any) -> Space:
     """Convert a description back to a space, the inverse of `describe`.
 
     Raises:
@@ -151,7 +151,9 @@ def described(description: Any) -> Space:
     """
     ((kind, fields),) = description.items()
     if kind == "Dict":
-        return dict_space(**{name: described(child) for name, child in fields.items()})
+        return dict_space(
+            **{name: from_description(child) for name, child in fields.items()}
+        )
     if kind == "Discrete":
         return Discrete(int(fields["n"]), np.dtype(fields["dtype"]).name)
     low, high = (np.array(fields[bound], np.float64) for bound in ("low", "high"))
@@ -159,7 +161,7 @@ def described(description: Any) -> Space:
     return box(low.reshape(shape), high.reshape(shape), shape, fields["dtype"])
 
 
-def alike(one: Space, other: Space) -> bool:
+def is_compatible(one: Space, other: Space) -> bool:
     """True if values of both spaces have equal structure, shapes and dtypes.
 
     Bounds may differ.

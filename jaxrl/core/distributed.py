@@ -169,18 +169,18 @@ def _put_leaf(x: Any, sharding: NamedSharding) -> Any:
     )
 
 
-def fetched(tree: PyTree) -> PyTree:
+def device_get(tree: PyTree) -> PyTree:
     """Copy arrays to the host of every process, in full; a collective call."""
     if not several():
         return jax.device_get(tree)
-    return jax.tree.map(_fetched_leaf, tree)
+    return jax.tree.map(_device_get_leaf, tree)
 
 
-def _fetched_leaf(x: Any) -> Any:
+def _device_get_leaf(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return jax.device_get(x)
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return prng.from_data(_fetched_leaf(jax.random.key_data(x)), x.dtype)
+        return prng.from_data(_device_get_leaf(jax.random.key_data(x)), x.dtype)
     if x.is_fully_replicated:
         return np.asarray(x.addressable_data(0))
     from jax.experimental import multihost_utils
@@ -188,7 +188,7 @@ def _fetched_leaf(x: Any) -> Any:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def agreed(number: int) -> int:
+def broadcast(number: int) -> int:
     """Broadcast a number from the first process; a collective call."""
     return _of_all(number)[0]
 

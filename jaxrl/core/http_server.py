@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
 S = TypeVar("S", bound=Server)
 
 
-def opened(
+def open_server(
     server: type[S], handler: type[BaseHTTPRequestHandler], host: str, port: int
 ) -> S:
     """Open a server that listens on a port; 0 means any free port.

@@ -21,7 +21,7 @@ SHORTEST_SIDE = 16
 """A grid with a shorter side has too few rotations to be a shuffle."""
 
 
-def shuffled(key: Array, size: int) -> Array:
+def random_permutation(key: Array, size: int) -> Array:
     """The numbers 0, ..., size - 1 in random order, int32 `[size]`.
 
     They are laid out in a grid of R rows and C columns, as square as `size` allows. Every
@@ -67,7 +67,7 @@ def minibatches(key: Array, size: int, num_epochs: int, num_minibatches: int) ->
     B = size / num_minibatches.
     """
     keys = jax.random.split(key, num_epochs)
-    orders = jax.vmap(lambda key: shuffled(key, size))(keys)
+    orders = jax.vmap(lambda key: random_permutation(key, size))(keys)
     return orders.reshape(-1, size // num_minibatches)
 
 

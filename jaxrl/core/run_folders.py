@@ -12,7 +12,7 @@ from jaxrl.core import distributed
 from jaxrl.errors import InvalidInput, require
 
 
-def agreed(out: Path | str | None, name: str) -> Path:
+def new_shared(out: Path | str | None, name: str) -> Path:
     """`new` for a multi-process run: the first process creates the folder for all."""
     if not distributed.several():
         return new(out, name)
@@ -80,7 +80,7 @@ def _first_free(name: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Lock a run folder against other processes; the system releases it if we die.
 
     In a multi-process run the first process holds the lock.

@@ -166,7 +166,7 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     }
 
 
-def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
+def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
     """Arrange arrays by name in the structure of `template`, checking shapes and dtypes.
 
     Raises:

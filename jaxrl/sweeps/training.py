@@ -163,9 +163,9 @@ def run_sweep(
     content = json_text(plan.described(sweep))
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
-    folder = run_folders.agreed(out, name)
+    folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "sweep.json", content)
         return _finish(session, _train(session))
@@ -196,7 +196,7 @@ def resume_sweep(
     folder = Path(folder)
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -254,7 +254,7 @@ def _train_block(
         "start": None if start is None else partial(start, block),
         "on_result": keep,
     }
-    begun = distributed.agreed((block.folder / "config.json").exists())
+    begun = distributed.broadcast((block.folder / "config.json").exists())
     try:
         if begun:
             summary = finished_summary(block.folder) or resume_experiment(

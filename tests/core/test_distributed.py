@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl.cli import main
 from jaxrl.core import distributed, storage
-from jaxrl.core.run_folders import locked
+from jaxrl.core.run_folders import lock
 from jaxrl.errors import InvalidInput
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.sweeps.results import read_trials
@@ -216,7 +216,7 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(tmp_path):
     (out / "summary.json").unlink()
     (tmp_path / "logs").mkdir()
     begun = time.monotonic()
-    with locked(out):
+    with lock(out):
         codes = wait(start(["resume", str(out), "--quiet"], 2, tmp_path / "logs"))
     assert codes[0] == 2 and codes[1] != 0
     assert time.monotonic() - begun < 120

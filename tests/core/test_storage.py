@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_everything_comes_back_bit_for_bit(folder):
     about, arrays = storage.read(folder)
     assert about == {"name": "x", "number": 0.1}
-    tree = storage.filled(shapes(TREE), arrays, folder)
+    tree = storage.fill(shapes(TREE), arrays, folder)
     assert jax.tree.structure(tree) == jax.tree.structure(TREE)
     for name, array in storage.named_arrays(TREE).items():
         again = storage.named_arrays(tree)[name]
@@ -109,13 +109,13 @@ def test_another_schema_is_refused(folder):
 def test_arrays_that_do_not_fit_are_refused(folder, changes, message):
     _, arrays = storage.read(folder)
     with pytest.raises(InvalidInput, match=message):
-        storage.filled(shapes(TREE | changes), arrays, folder)
+        storage.fill(shapes(TREE | changes), arrays, folder)
 
 
 def test_an_array_without_a_place_is_refused(folder):
     _, arrays = storage.read(folder)
     with pytest.raises(InvalidInput, match="no place for scalar"):
-        storage.filled(
+        storage.fill(
             shapes({k: v for k, v in TREE.items() if k != "scalar"}), arrays, folder
         )
 

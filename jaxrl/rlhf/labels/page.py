@@ -140,7 +140,7 @@ class _Server(http_server.Server):
 
 
 def _server(desk: _Desk, token: str, port: int) -> _Server:
-    server = http_server.opened(_Server, _Handler, HOST, port)
+    server = http_server.open_server(_Server, _Handler, HOST, port)
     server.desk, server.token = desk, token
     return server
 
