@@ -1,4 +1,4 @@
-"""The scorecard: does every algorithm learn what is published?
+"""Scorecard: every algorithm against published results.
 
     python -m benchmarks.scorecard                    # all rows, 10 seeds
     python -m benchmarks.scorecard --rows cartpole    # those whose name contains it
@@ -40,7 +40,7 @@ class Row:
     name: str
     algorithm: str
     arguments: str
-    """Of `jaxrl train ALGO`. CartPole rows use the bare defaults."""
+    """Arguments of `jaxrl train ALGO`. CartPole rows use the defaults."""
     published: float | None
     source: str
     spread: float = 0.0
@@ -269,7 +269,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]:
-    """Trains one row and returns what the JSON holds of it."""
+    """Train one row; return its entry of the JSON."""
     seeds = 2 if arguments.quick else arguments.seeds
     command = ["train", row.algorithm, *row.arguments.split()]
     command += ["--seed", str(arguments.seed), "--num-seeds", str(seeds)]
@@ -327,7 +327,7 @@ def bar_met(row: Row, iqm: float, low: float) -> bool | None:
 
 
 def commit() -> str:
-    """The commit measured, marked if the tree had changes."""
+    """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -357,8 +357,8 @@ def scorecard_page(results: dict[str, Any]) -> str:
 
 
 def algorithms_by_page() -> dict[str, list[str]]:
-    """The pages of the docs, and the algorithms of each: an algorithm's own, or that of
-    the one of which it is a variant."""
+    """Pages of the docs with their algorithms: an algorithm's own page, or that of
+    the algorithm of which it is a variant."""
     variants = {"q_learning": "sarsa"}
     pages: dict[str, list[str]] = {}
     for algorithm in {row.algorithm for row in ROWS}:
@@ -368,7 +368,7 @@ def algorithms_by_page() -> dict[str, list[str]]:
 
 
 def fill_in(page: Path, algorithms: list[str], results: dict[str, Any]) -> None:
-    """Writes the rows and curves of algorithms between the marks in their page."""
+    """Write the rows and curves of algorithms between the marks in their page."""
     if not page.exists():
         return
     begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"

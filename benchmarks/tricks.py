@@ -1,10 +1,10 @@
-"""What each trick of the core gains: its own time, against the plain way.
+"""Micro-benchmarks of each optimisation of the core, against the plain version.
 
     python -m benchmarks.tricks
 
-Each pair is compiled, run by turns in one process, and its medians are compared. Writes
-results/tricks.json, from which docs/performance.md and the comments in the code have their
-numbers. `--learning` trains PPO with the sort-free shuffle and with a sorted permutation
+Each pair is compiled, run alternately in one process, and its medians are compared. Writes
+results/tricks.json, the source of the numbers in docs/performance.md and in comments of the
+code. `--learning` trains PPO with the sort-free shuffle and with a sorted permutation
 instead, into results/shuffles.json.
 """
 
@@ -38,7 +38,7 @@ from jaxrl.training.devices import use_all_cores
 
 RESULTS = Path(__file__).parent / "results"
 Pair = tuple[Callable, Callable, Any, Any, int]
-"""The trick, the plain way, an argument for each, and turns of the loop inside."""
+"""Optimised and plain version, an argument for each, and iterations of the inner loop."""
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def device() -> str:
 def compare(
     trick: Callable, plain: Callable, x: Any, y: Any, turns: int
 ) -> tuple[float, float]:
-    """Median microseconds of both, by turns."""
+    """Median microseconds of both versions, run alternately."""
     compiled, calls = [], []
     for function, argument in ((trick, x), (plain, y)):
         jax.clear_caches()  # or what the other traced would be found
@@ -191,7 +191,7 @@ def read_one_by_one(batch: Any) -> Callable:
 
 
 TURNS = 64
-"""Turns of the loop in which a trick is measured; the times are of one turn."""
+"""Iterations of the loop that is timed; times are per iteration."""
 
 
 def in_a_loop(function: Callable) -> Callable:

@@ -1,13 +1,13 @@
-"""What the presets are worth: the agents of the zoo, and the same untuned.
+"""Presets of the zoo against untuned agents.
 
     python -m benchmarks.zoo --runs DIR                 # about 20 minutes on two cores
     python -m benchmarks.zoo --runs DIR --names ppo-CartPole-v1
     python -m benchmarks.zoo --runs DIR --quick --out DIR2
 
-*Untuned* has the sizes and lengths that the search was given, and the algorithm's defaults
-for what was searched; seeds are the same. Run folders go to DIR, which may hold those of
-an earlier call. Writes benchmarks/results/zoo.json (rows that are not run again are kept),
-the table of docs/zoo.md and its figure.
+*Untuned* agents have the fixed sizes and lengths of the search, and the algorithm's
+defaults for the searched fields; seeds are the same. Run folders go to DIR, which may hold
+those of an earlier call. Writes benchmarks/results/zoo.json (rows that are not run again
+are kept), the table of docs/zoo.md and its figure.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measured(name: str, runs: Path, seeds: int) -> dict[str, Any]:
-    """A row of `zoo.json`, with what the untuned agents did and the search."""
+    """A row of `zoo.json`, with the untuned agents and the search."""
     quiet = {"progress": False, "report": lambda text: None}
     (row,) = zoo.build([name], runs / "zoo", num_seeds=seeds, **quiet).values()
     search = zoo.SEARCHES[name]
@@ -77,7 +77,7 @@ def measured(name: str, runs: Path, seeds: int) -> dict[str, Any]:
 def untuned(
     search: zoo.Search, folder: Path, tuned: list[float], quiet: dict[str, Any]
 ) -> dict[str, Any]:
-    """The returns of the same seeds without what was found; their difference."""
+    """Returns of the same seeds without the preset, and the difference."""
     algorithm = ALGORITHMS[search.algorithm]
     config = configs.from_dict(algorithm.Config, dict(search.config))
     experiment = Experiment(algorithm, config, search.env, num_seeds=len(tuned))
@@ -127,7 +127,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """A panel for each preset: IQM of the training return and its interval."""
+    """Plot a panel for each preset: IQM of the training return and its interval."""
     from matplotlib.figure import Figure
 
     columns = 4

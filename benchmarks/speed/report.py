@@ -1,4 +1,4 @@
-"""The benchmark's figures for people: a Markdown table, and a plot."""
+"""Report of the benchmark: Markdown tables and a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def scaling_table(kind: str, rows: list[dict[str, Any]]) -> str:
 
 
 def fill_in(page: Path, mark: str, content: str) -> None:
-    """Writes between `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a page."""
+    """Write text between `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a page."""
     begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
     before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
