@@ -9,9 +9,9 @@ milestones  a clone of the last commit, and in it the blocks of README.md and do
             environment, a loss. Caches are cold, both pip's and that of compiled programs
 import      `import jaxrl` against `import jax`, one process each, alternating
 
-The blocks are read from the pages. A missing block ends the script with an error.
-Needs git and network access for pip. Writes benchmarks/results/first_contact.json and the
-table of docs/getting-started.md.
+The blocks are cut out of the pages. A page that lacks one ends the script with a sentence.
+Needs git and what pip needs. Writes benchmarks/results/first_contact.json and the table of
+docs/getting-started.md.
 """
 
 import json

@@ -5,8 +5,8 @@
     python -m benchmarks.rlhf_larger_world --quick --out DIR
 
 The larger world of `jaxrl.rlhf.testbeds.larger_world`: pretraining, SFT, labels by the
-gold judge with noise, a reward model, and policies optimised against it. Every stage is a
-run in a folder under --work, so a killed benchmark resumes where it stopped. Writes
+gold judge with noise, a reward model, and what is optimised against it. Every stage is a
+run in a folder under --work, so a benchmark that was killed goes on where it was. Writes
 results/rlhf_larger_world.json, the tables of docs/rlhf-larger-world.md and its figure.
 
   methods       gold win rate over SFT of best-of-8, PPO, GRPO and DPO

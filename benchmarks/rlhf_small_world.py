@@ -200,7 +200,7 @@ def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
 
 
 def leashed(table: Array, index: Array) -> Array:
-    """Reward minus the KL penalty, of answers `[P, K]`."""
+    """Reward less what the leash costs, of answers `[P, K]`."""
     cost = objectives.implicit_reward(of_answers(table), REFERENCE_ANSWERS, BETA)
     return chosen(REWARD - cost, index)
 

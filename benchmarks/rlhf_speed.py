@@ -7,8 +7,8 @@
 Both sides load the same random GPT-2 of a folder, draw prompts from the same pool, write K
 answers to each, and are paid the share of even tokens in an answer. Both take one step of
 Adam a batch, on the same loss; see `config_of` here and `peers/trl_grpo.py`. Runs of ours
-and of the peer alternate, each alone on the machine. The peer has its own environment,
-`.peers/trl`; without it only ours is measured. Writes results/rlhf_speed.json and the
+and of the peer take turns, each alone on the machine. The peer has an environment of its
+own, `.peers/trl`; without it only ours is measured. Writes results/rlhf_speed.json and the
 tables of docs/rlhf-speed.md.
 """
 

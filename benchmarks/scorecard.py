@@ -357,8 +357,8 @@ def scorecard_page(results: dict[str, Any]) -> str:
 
 
 def algorithms_by_page() -> dict[str, list[str]]:
-    """Pages of the docs with their algorithms: an algorithm's own page, or that of
-    the algorithm of which it is a variant."""
+    """The pages of the docs, and the algorithms of each: an algorithm's own, or that of
+    the one of which it is a variant."""
     variants = {"q_learning": "sarsa"}
     pages: dict[str, list[str]] = {}
     for algorithm in {row.algorithm for row in ROWS}:
@@ -368,7 +368,7 @@ def algorithms_by_page() -> dict[str, list[str]]:
 
 
 def fill_in(page: Path, algorithms: list[str], results: dict[str, Any]) -> None:
-    """Write the rows and curves of algorithms between the marks in their page."""
+    """Writes the rows and curves of algorithms between the marks in their page."""
     if not page.exists():
         return
     begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"

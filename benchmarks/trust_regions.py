@@ -115,7 +115,7 @@ def measure(method: str, env_id: str, num_seeds: int, total_steps: float) -> dic
 
 
 def page(results: dict[str, Any]) -> str:
-    """Render docs/trust-regions.md."""
+    """docs/trust-regions.md."""
     lines = [TEXT]
     for env_id, measured in results.items():
         methods = measured["methods"]

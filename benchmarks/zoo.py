@@ -4,10 +4,10 @@
     python -m benchmarks.zoo --runs DIR --names ppo-CartPole-v1
     python -m benchmarks.zoo --runs DIR --quick --out DIR2
 
-*Untuned* agents have the fixed sizes and lengths of the search, and the algorithm's
-defaults for the searched fields; seeds are the same. Run folders go to DIR, which may hold
-those of an earlier call. Writes benchmarks/results/zoo.json (rows that are not run again
-are kept), the table of docs/zoo.md and its figure.
+*Untuned* has the sizes and lengths that the search was given, and the algorithm's defaults
+for what was searched; seeds are the same. Run folders go to DIR, which may hold those of
+an earlier call. Writes benchmarks/results/zoo.json (rows that are not run again are kept),
+the table of docs/zoo.md and its figure.
 """
 
 import argparse

@@ -145,7 +145,7 @@ def scaling_table(kind: str, rows: list[dict[str, Any]]) -> str:
 
 
 def fill_in(page: Path, mark: str, content: str) -> None:
-    """Write text between `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a page."""
+    """Writes between `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a page."""
     begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
     before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
