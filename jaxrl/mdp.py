@@ -76,7 +76,7 @@ def finite_mdp(
         raise InvalidInput(f"start has shape {start.shape}: must be ({num_states},).")
     _check_probabilities("start", start)
     if start[terminal].any():
-        raise InvalidInput("start is a terminal state: must be one that goes on.")
+        raise InvalidInput("start is a terminal state: must be a non-terminal one.")
     if not 0 <= gamma <= 1:
         raise InvalidInput(f"gamma = {gamma!r}: must be a number from 0 to 1.")
     if features is None:

@@ -59,7 +59,7 @@ def join(
         return
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
     if coordinator != "auto":
-        options |= _checked(coordinator, num_processes, process_id)
+        options |= _check_options(coordinator, num_processes, process_id)
         _check_address(coordinator, process_id == 0)
     # Several devices of one process can deadlock in gloo; one process per core is as fast.
     jax.config.update("jax_num_cpu_devices", 1)
@@ -71,7 +71,7 @@ def join(
         require(False, f"coordinator = {coordinator!r}: {reason}.")
 
 
-def _checked(
+def _check_options(
     coordinator: str, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
     host, _, port = coordinator.rpartition(":")
@@ -110,13 +110,13 @@ def _check_address(coordinator: str, is_first: bool) -> None:
                 f"({error.strerror or error}): give a free port of this machine."
             ) from error
         return
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=5.0).close()
             return
         except OSError as error:
-            if time.monotonic() - begun > PATIENCE:
+            if time.monotonic() - started > PATIENCE:
                 raise InvalidInput(
                     f"coordinator = {coordinator!r}: the first process does not answer "
                     f"({error.strerror or error}): start it, or correct the address."

@@ -74,7 +74,7 @@ def _first_free(name: str) -> Path:
             continue
         except OSError as error:
             raise InvalidInput(
-                f"{str(folder)!r} cannot be made ({error}): give --out."
+                f"{str(folder)!r} cannot be created ({error}): give --out."
             ) from error
     raise AssertionError("unreachable: the numbers do not end")
 

@@ -105,11 +105,11 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = load(content)
     except SafetensorError as error:
         raise Damaged(f"{folder / ARRAYS} cannot be read ({error}).") from error
-    found = {
+    description = {
         name: {"dtype": str(x.dtype), "shape": list(x.shape)}
         for name, x in arrays.items()
     }
-    if found != manifest["arrays"]:
+    if description != manifest["arrays"]:
         raise Damaged(f"{folder / ARRAYS} does not hold what {MANIFEST} says.")
     return manifest["about"], arrays
 
@@ -126,10 +126,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         # Given bytes, `json.loads` would guess the encoding and import its decoder.
         manifest = json.loads(content.decode())
         del manifest["digest"]
-        whole = content == manifest_bytes(manifest)
+        intact = content == manifest_bytes(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not a manifest of jaxrl: it is damaged.") from error
-    if not whole:
+    if not intact:
         raise Damaged(f"{path} is not what was written: it is damaged.")
     if manifest["schema"] != SCHEMA:
         raise InvalidInput(
@@ -180,9 +180,9 @@ def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
         expected = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
         kind = (expected.shape, expected.dtype)
         if array is None or (array.shape, array.dtype) != kind:
-            found = "missing" if array is None else f"{array.dtype}{array.shape}"
+            actual = "missing" if array is None else f"{array.dtype}{array.shape}"
             raise InvalidInput(
-                f"{str(where)!r} does not fit its config: {name} is {found}, expected "
+                f"{str(where)!r} does not fit its config: {name} is {actual}, expected "
                 f"{expected.dtype}{expected.shape}."
             )
         if is_key:
@@ -230,8 +230,8 @@ def _read_file(path: Path) -> bytes:
 def manifest_bytes(manifest: dict[str, Any]) -> bytes:
     """Content of the manifest file, including the digest of all its other fields."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
-    whole = manifest | {"digest": _sha256(text.encode())}
-    return (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
+    complete = manifest | {"digest": _sha256(text.encode())}
+    return (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _sha256(content: bytes) -> str:

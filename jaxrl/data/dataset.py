@@ -34,7 +34,7 @@ MOST_ENVS = 256
 
 
 class Dataset(PyTreeNode):
-    """Steps of whole episodes, in order: arrays `[B, ...]`, as in a `Transition`."""
+    """Steps of complete episodes, in order: arrays `[B, ...]`, as in a `Transition`."""
 
     obs: PyTree
     action: Array
@@ -207,8 +207,7 @@ def save(
     for name, column in storage.named_arrays(dataset).items():
         require(
             not np.issubdtype(column.dtype, np.floating) or np.isfinite(column).all(),
-            f"{name} of the dataset is NaN or infinite somewhere: it cannot be learned "
-            f"from.",
+            f"{name} of the dataset contains NaN or infinity: remove these episodes.",
         )
     _check_complete(dataset, folder)
     returns = episode_returns(dataset)
@@ -327,5 +326,5 @@ def _check_complete(dataset: Dataset, name: Path | str) -> None:
     if list(ends(dataset)[-1:]) != [dataset.num_steps]:
         raise InvalidInput(
             f"the dataset {str(name)!r} has no episode, or a last one without its end: "
-            f"it must hold whole episodes."
+            f"it must hold complete episodes."
         )

@@ -192,11 +192,11 @@ def _state_structure(subject: Subject) -> str | None:
 
 
 def _state_shapes(subject: Subject) -> str | None:
-    return _differing(*_state_types(subject), lambda x: x.shape)
+    return _find_difference(*_state_types(subject), lambda x: x.shape)
 
 
 def _state_dtypes(subject: Subject) -> str | None:
-    return _differing(*_state_types(subject), lambda x: x.dtype)
+    return _find_difference(*_state_types(subject), lambda x: x.dtype)
 
 
 def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
@@ -206,7 +206,7 @@ def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
 
 def _obs_leaves(subject: Subject) -> str | None:
     expected = _structure(spaces.tree(subject.env.observation_space))
-    for name, obs in _observed(subject):
+    for name, obs in _observation_types(subject):
         if _structure(obs) != expected:
             return f"{name} gives {_structure(obs)}, the space has {expected}"
     return None
@@ -214,14 +214,14 @@ def _obs_leaves(subject: Subject) -> str | None:
 
 def _obs_types(subject: Subject) -> str | None:
     expected = jax.eval_shape(lambda: spaces.zeros(subject.env.observation_space))
-    for name, obs in _observed(subject):
-        problem = _differing(expected, obs, lambda x: (x.shape, x.dtype))
+    for name, obs in _observation_types(subject):
+        problem = _find_difference(expected, obs, lambda x: (x.shape, x.dtype))
         if problem:
             return f"{name}: {problem} (the space first)"
     return None
 
 
-def _observed(subject: Subject) -> Iterator[tuple[str, PyTree]]:
+def _observation_types(subject: Subject) -> Iterator[tuple[str, PyTree]]:
     state, obs = jax.eval_shape(subject.reset, subject.key)
     yield "reset", obs
     _, step = jax.eval_shape(subject.step, subject.key, state, subject.action)
@@ -636,7 +636,7 @@ def _all_copies_equal(tree: PyTree) -> bool:
     return all((x == x[:1]).all() for x in leaves)
 
 
-def _differing(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None:
+def _find_difference(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None:
     paths = jax.tree_util.tree_flatten_with_path(a)[0]
     for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
         if aspect(x) != aspect(y):

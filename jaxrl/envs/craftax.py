@@ -32,12 +32,12 @@ def build(name: str, **overrides: Any) -> Env:
     maker = import_quietly("craftax.craftax_env").make_craftax_env_from_name
     environment = maker(name, auto_reset=False)
     params = environment.default_params
-    known = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
+    names = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
     for field, value in overrides.items():
-        if field not in known:
+        if field not in names:
             raise InvalidInput(
                 f"{field} = {value!r}: craftax/{name} has no such parameter"
-                f"{did_you_mean(field, known)}."
+                f"{did_you_mean(field, names)}."
             )
     horizon = int(params.max_timesteps)
     low, high = (0.0, 1.0) if "Pixels" in name else (-np.inf, np.inf)

@@ -80,15 +80,15 @@ def make_gymnasium(id: str, **arguments: Any) -> Any:
             warnings.simplefilter("ignore")
             return gymnasium.make(id, disable_env_checker=True, **arguments)
     except gymnasium.error.UnregisteredEnv as error:
-        known = [str(name) for name in gymnasium.registry]
+        ids = [str(name) for name in gymnasium.registry]
         raise InvalidInput(
-            f"Gymnasium has no environment {id!r}{did_you_mean(id, known)}."
+            f"Gymnasium has no environment {id!r}{did_you_mean(id, ids)}."
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+        fields = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
         raise InvalidInput(
-            f"Gymnasium cannot make {id!r}{' with ' + given if given else ''} ({reason})."
+            f"Gymnasium cannot make {id!r}{' with ' + fields if fields else ''} ({reason})."
         ) from error
 
 

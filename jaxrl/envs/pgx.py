@@ -57,6 +57,6 @@ def _observation(state: Any, masked: bool) -> PyTree:
 
 def _space(obs: PyTree) -> spaces.Space:
     if isinstance(obs, dict):
-        parts: dict[str, Any] = {name: _space(part) for name, part in obs.items()}
-        return spaces.dict_space(**parts)
+        children: dict[str, Any] = {name: _space(x) for name, x in obs.items()}
+        return spaces.dict_space(**children)
     return spaces.box(0, 1, obs.shape, np.dtype(obs.dtype))

@@ -68,8 +68,8 @@ def _sticky_reset(
     reset: Callable, action_space: spaces.Space, key: Array, params: StickyParams
 ) -> tuple[StickyState, PyTree]:
     env_state, obs = reset(key, params.env)
-    nothing = spaces.zeros(action_space)
-    return StickyState(env_state, nothing, jnp.bool_(True)), obs
+    no_action = spaces.zeros(action_space)
+    return StickyState(env_state, no_action, jnp.bool_(True)), obs
 
 
 def _sticky_step(
@@ -192,8 +192,8 @@ def _assemble(spec: _History, window: Any, actions: Any, original: Any) -> Any:
 
 def _history_space(spec: _History) -> spaces.Space:
     window = dict(_window_space(spec).items)
-    parts = _assemble(spec, window, _actions_space(spec), spec.observation_space)
-    return spaces.dict_space(**parts) if isinstance(parts, dict) else parts
+    space = _assemble(spec, window, _actions_space(spec), spec.observation_space)
+    return spaces.dict_space(**space) if isinstance(space, dict) else space
 
 
 def _window_space(spec: _History) -> spaces.Dict:

@@ -256,7 +256,7 @@ def _softmax_episode(
         done = taken.terminated[0] | taken.truncated[0]
         return world.replace(key=key), rows, t + 1, done
 
-    nothing = (
+    empty_rows = (
         jnp.zeros((max_steps, *size)),
         jnp.zeros(max_steps, jnp.int32),
         jnp.zeros(max_steps),
@@ -264,7 +264,7 @@ def _softmax_episode(
     _, rows, length, _ = jax.lax.while_loop(
         lambda carry: ~carry[3] & (carry[2] < max_steps),
         step,
-        (world, nothing, jnp.int32(0), jnp.bool_(False)),
+        (world, empty_rows, jnp.int32(0), jnp.bool_(False)),
     )
     return (*rows, Episode(rows[2].sum(), length))
 

@@ -167,8 +167,8 @@ def n_step_td(
     ended, cut = (
         jnp.broadcast_to(x[:, None], steps.obs.shape) for x in _ends(steps)[1:]
     )
-    nothing = jnp.zeros_like(steps.obs)
-    ahead = n_step_returns(nothing, ended, cut, steps.next_obs, gamma, n)
+    no_reward = jnp.zeros_like(steps.obs)
+    ahead = n_step_returns(no_reward, ended, cut, steps.next_obs, gamma, n)
     return _regress(weights, steps.obs, rewards, alpha, ahead)
 
 
@@ -232,11 +232,11 @@ def episodes(
     )
     first = first_episode_mask(done)
 
-    def padded(x: Array) -> Array:
+    def pad(x: Array) -> Array:
         mask = first.reshape(first.shape + (1,) * (x.ndim - 2))
         return jnp.swapaxes(jnp.where(mask, x, jnp.zeros_like(x)), 0, 1)
 
-    steps = jax.tree.map(padded, steps)
+    steps = jax.tree.map(pad, steps)
     return steps._replace(terminated=steps.terminated | ~first.T)
 
 
