@@ -1,4 +1,4 @@
-"""`jaxrl.errors`: words for messages."""
+"""`jaxrl.errors`: helpers for messages."""
 
 import pytest
 

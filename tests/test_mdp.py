@@ -23,7 +23,7 @@ from jaxrl.mdp import (
 
 
 def two_states(p=0.5, **changes):
-    """From state 0 on to the end, state 1, with probability p, else it stays; reward 1."""
+    """From state 0 to the terminal state 1 with probability p, else it stays; reward 1."""
     transition = np.array([[[1 - p, p]], [[0, 1]]])
     given = dict(
         transition=transition, reward=1.0, terminal=[False, True], start=0, gamma=1.0

@@ -1,4 +1,4 @@
-"""Stepping: successors, resets, time limits, statistics, memory. Hand-made numbers."""
+"""Rollouts: successors, resets, time limits, statistics, memory, by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +152,7 @@ def test_rollout_episode_cuts_at_max_steps_and_says_so():
 
 
 def random_start_env(shortest, longest, **kwargs):
-    """Starts at a random number, and lasts a random number of steps."""
+    """Environment that starts at a random number and lasts a random number of steps."""
 
     def reset(key, params):
         del params

@@ -1,4 +1,4 @@
-"""Shuffling without sorting: each number once, and every order as likely as it looks."""
+"""Shuffling without sorting: each number once, and orders uniformly distributed."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ NUM_KEYS = 2_000
 
 
 def orders(size):
-    """`[NUM_KEYS, size]`."""
+    """Orders `[NUM_KEYS, size]`."""
     keys = jax.random.split(KEY, NUM_KEYS)
     return np.asarray(
         jax.jit(jax.vmap(lambda key: random_permutation(key, size)))(keys)
@@ -39,7 +39,7 @@ def test_every_number_comes_exactly_once(size):
 
 
 def p_value(counts, expected):
-    """Of a chi-square test; the 0.1 % are the smallest of a thousand tests."""
+    """p-value of a chi-square test; 0.1 % is the smallest expected of a thousand tests."""
     statistic = ((counts - expected) ** 2 / expected).sum(-1)
     return scipy.stats.chi2.sf(statistic, counts.shape[-1] - 1)
 

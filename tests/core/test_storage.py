@@ -1,4 +1,4 @@
-"""`jaxrl.core.storage`: what was written comes back bit for bit, or is refused by name."""
+"""`jaxrl.core.storage`: folders are restored bit for bit, or refused by name."""
 
 import json
 import random
@@ -121,14 +121,14 @@ def test_an_array_without_a_place_is_refused(folder):
 
 
 class Killed(BaseException):
-    """What a process does not live to see."""
+    """Exception that simulates a kill."""
 
 
 OPERATIONS = ("write_file", "sync_folder", "rename")
 
 
 def killed_at(original, left, before):
-    """The operation, but for a kill before or after the `left[0]`th of all."""
+    """Wrap an operation to simulate a kill before or after the `left[0]`th of all."""
 
     def operation(*args):
         left[0] -= 1

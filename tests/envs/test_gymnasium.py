@@ -43,7 +43,7 @@ def policy(obs, memory, key):
 
 
 def test_transitions_are_those_of_gymnasium():
-    """Each episode of a rollout, played again with its seed in one environment."""
+    """Each episode of a rollout is replayed with its seed in one environment."""
     env, num_envs = make("gymnasium/CartPole-v1", horizon=30), 3
 
     @jax.jit
@@ -157,7 +157,7 @@ def _with_space(env, space):
 
 
 def test_actions_that_look_at_nothing_wait_for_the_step_before():
-    """Only the count of steps, which comes back from the host, orders them."""
+    """Only the step count returned by the host orders them."""
     env = make("gymnasium/CartPole-v1")
 
     def blind(obs, memory, key):

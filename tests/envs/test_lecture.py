@@ -1,4 +1,4 @@
-"""`lecture/...`: every environment is its MDP, and both are the book's."""
+"""`lecture/...`: every environment agrees with its MDP, and both with the book."""
 
 import re
 
@@ -26,7 +26,7 @@ from jaxrl.rollout import init_world, rollout_episode
 
 
 def test_a_tabular_environment_keeps_every_rule():
-    """All finite ones are one program but for the sizes; `faults.py` checks every id."""
+    """Finite environments share one program up to sizes; `faults.py` checks every id."""
     findings = check_env(make("lecture/short-corridor"), 100)
     assert not [f.problem for f in findings if f.problem]
 
@@ -103,8 +103,8 @@ def test_the_grid_of_the_walk_is_fine_enough():
 
 
 def test_a_walk_that_always_goes_right_counts_its_steps():
-    """From x the number of steps is that of a sum of normals: V(x) = -Σ_k P(x + S_k < 3),
-    but for walks that leave on the left, of which there are none."""
+    """From x the number of steps follows a sum of normals: V(x) = -Σ_k P(x + S_k < 3),
+    except for walks that leave on the left, of which there are none."""
     from scipy.special import ndtr
 
     k = np.arange(1, 30)
@@ -130,7 +130,7 @@ def test_policies_of_the_walk_may_depend_on_x():
 
 
 def moved(rows, cell, action, **options):
-    """The cell to which an action leads, and the reward."""
+    """Successor cell and reward of an action."""
     mdp, cells = grid_world(rows, **options), grid_cells(rows)
     to = mdp.transition[cells.index(cell), action]
     assert to.max() == 1
