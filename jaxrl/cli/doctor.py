@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jaxrl.errors import counted
+from jaxrl.errors import count_noun
 
 State = Literal["ok", "note", "BAD"]
 
@@ -134,7 +134,7 @@ def _probability() -> list[Finding]:
 def _lapack() -> Finding:
     """Several batched QR decompositions in one program can wait for each other for ever."""
     cores = _cores()
-    words = counted(cores, "core")
+    words = count_noun(cores, "core")
     if version("jaxlib") == "0.10.2" and cores <= FEW_CORES:
         words += (
             "; with jaxlib 0.10.2 batched QR decompositions, such as flax's orthogonal "
@@ -192,5 +192,5 @@ def _cache() -> Finding:
         fix = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
         return Finding("note", "compilation cache", words, fix)
     size = sum(sizes) / 1e6
-    words = f"{folder}, {counted(len(sizes), 'file')}, {size:,.1f} MB"
+    words = f"{folder}, {count_noun(len(sizes), 'file')}, {size:,.1f} MB"
     return Finding("ok", "compilation cache", words)

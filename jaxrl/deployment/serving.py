@@ -113,7 +113,7 @@ def served(
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator["Service"]:
     """A policy is served while the block runs; what is being asked is answered first."""
-    server = http_server.opened(Service, _Handler, host, port)
+    server = http_server.open_server(Service, _Handler, host, port)
     try:
         server.begin(policy, greedy, key, limits)
     except BaseException:

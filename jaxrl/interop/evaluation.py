@@ -12,7 +12,12 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.core import prng
 from jaxrl.core.config import check_value
-from jaxrl.envs.gymnasium import as_action, from_space, make_gymnasium, stacked
+from jaxrl.envs.gymnasium import (
+    as_action,
+    from_space,
+    make_gymnasium,
+    stack_observations,
+)
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.runs.artifact import Agents, check_acts
@@ -140,7 +145,7 @@ def _play(
     returns, live = np.zeros(count), np.ones(count, bool)
     for step in range(MAX_STEPS):
         own = None if greedy else jax.random.fold_in(key, step)
-        batch = stacked(policy.env.observation_space, obs, (len(obs),))
+        batch = stack_observations(policy.env.observation_space, obs, (len(obs),))
         action, memory = policy.act(batch, memory, own, greedy)
         actions = np.asarray(action)
         for i in np.flatnonzero(live):

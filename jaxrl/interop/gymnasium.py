@@ -27,7 +27,7 @@ from jaxrl.core import prng
 from jaxrl.core.config import check_value
 from jaxrl.envs.gymnasium import to_space
 from jaxrl.errors import did_you_mean, require
-from jaxrl.rollout import episode_ends, where
+from jaxrl.rollout import episode_ends, tree_where
 from jaxrl.types import Array, Env, PyTree
 
 MODES = {mode.name.lower(): mode for mode in AutoresetMode}
@@ -114,7 +114,7 @@ _advance = jax.jit(advance)
 def _begin_some(env: Env, live: Live, obs: PyTree, some: Array) -> tuple[Live, PyTree]:
     """A new episode where `some` `[N]` says so."""
     fresh = jax.vmap(partial(begin, env))(live.key)
-    return where(some, fresh, (live, obs))
+    return tree_where(some, fresh, (live, obs))
 
 
 @jax.jit
@@ -142,10 +142,10 @@ def _advance_all(
     if mode is AutoresetMode.SAME_STEP:
         anew, (live, obs) = done, (after, step.obs)
     else:
-        anew, (live, obs) = ended, (where(ended, live, after), step.obs)
+        anew, (live, obs) = ended, (tree_where(ended, live, after), step.obs)
 
     def fresh() -> tuple[Live, PyTree]:
-        return where(anew, jax.vmap(partial(begin, env))(live.key), (live, obs))
+        return tree_where(anew, jax.vmap(partial(begin, env))(live.key), (live, obs))
 
     live, obs = jax.lax.cond(anew.any(), fresh, lambda: (live, obs))
     if mode is AutoresetMode.NEXT_STEP:

@@ -21,7 +21,7 @@ from jaxrl.evaluation import MAX_STEPS
 from jaxrl.rendering.drawing import action_names, drawing_of, picture
 from jaxrl.rendering.drawing.files import check_file, write_filmstrip, write_moving
 from jaxrl.rendering.drawing.panel import Thoughts, panel
-from jaxrl.rollout import Watched, init_world, watch
+from jaxrl.rollout import EpisodeRecord, init_world, record_episode
 from jaxrl.runs.artifact import check_acts, load_agents
 from jaxrl.runs.policy import Policy
 from jaxrl.training.loop import checked_seeds
@@ -96,7 +96,7 @@ def _watched(
     num_episodes: int,
     greedy: bool,
     max_steps: int,
-) -> Watched:
+) -> EpisodeRecord:
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         shown = algorithm.explain(config, env, agent, obs, memory)
         args = (config, env, agent, obs, memory, key, greedy)
@@ -105,10 +105,12 @@ def _watched(
         return action, memory, value | {"explained": shown}
 
     memory = algorithm.init_memory(config, env, num_episodes)
-    return watch(env, policy, init_world(env, key, num_episodes, memory), max_steps)
+    return record_episode(
+        env, policy, init_world(env, key, num_episodes, memory), max_steps
+    )
 
 
-def _episode(watched: Watched, n: int) -> Episode:
+def _episode(watched: EpisodeRecord, n: int) -> Episode:
     """The n-th episode, without the rows after its end."""
     length = int(watched.running[:, n].sum())
     states = jax.tree.map(lambda x: x[: length + 1, n], watched.env_state)

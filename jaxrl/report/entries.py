@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InvalidInput, counted, did_you_mean
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean
 from jaxrl.runs.experiment import (
     Experiment,
     finished_summary,
@@ -189,7 +189,7 @@ def _uneven(entries: Sequence[Entry]) -> list[str]:
     few = [entry.label for entry in entries if len(entry.whole) < 5]
     if few:
         found.append(
-            f"{counted(len(few), 'line')} of the table with fewer than five seeds: the "
+            f"{count_noun(len(few), 'line')} of the table with fewer than five seeds: the "
             f"intervals say little."
         )
     broken = [e for e in entries if len(e.whole) < len(e.returns)]

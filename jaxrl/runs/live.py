@@ -26,7 +26,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from jaxrl.errors import counted
+from jaxrl.errors import count_noun
 from jaxrl.runs.loggers import RETURN
 from jaxrl.types import Row
 
@@ -243,7 +243,7 @@ def block(story: Story, width: int, height: int, ended: bool = False) -> Any:
     from rich.text import Text
 
     one_line: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
-    agents = f", {counted(story.agents, 'agent')}" if story.agents > 1 else ""
+    agents = f", {count_noun(story.agents, 'agent')}" if story.agents > 1 else ""
     title = Text(f"{story.title}{agents}", style="bold", **one_line)
     title.append(f"  {story.folder}", style="not bold dim")
     # What is left of it in a narrow terminal is the time.

@@ -14,7 +14,7 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
 from jaxrl.rendering.drawing import DRAW
-from jaxrl.rollout import init_world, play, watch
+from jaxrl.rollout import init_world, record_episode, rollout_episode
 from jaxrl.runs.artifact import Agents, save_agents
 from jaxrl.runs.policy import Policy
 from jaxrl.types import no_explanation
@@ -56,8 +56,10 @@ def test_what_is_watched_is_what_is_played():
         return jax.random.randint(key, (len(obs),), 0, 2), memory, {}
 
     world = jax.jit(lambda key: init_world(env, key, 16))(jax.random.key(1))
-    returns, lengths, ended = jax.jit(lambda w: play(env, policy, w, 50))(world)
-    watched = jax.jit(lambda w: watch(env, policy, w, 50))(world)
+    returns, lengths, ended = jax.jit(lambda w: rollout_episode(env, policy, w, 50))(
+        world
+    )
+    watched = jax.jit(lambda w: record_episode(env, policy, w, 50))(world)
     rewards = jnp.where(watched.running, watched.transition.reward, 0.0)
     np.testing.assert_array_equal(watched.running.sum(0), lengths)
     np.testing.assert_array_equal(rewards.sum(0), returns)

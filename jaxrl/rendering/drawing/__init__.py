@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.envs import lecture as problems
-from jaxrl.envs.wrappers import unwrapped
+from jaxrl.envs.wrappers import unwrap
 from jaxrl.errors import require
 from jaxrl.rendering.drawing import control, lecture, minatar
 from jaxrl.types import Env, PyTree
@@ -102,7 +102,7 @@ def picture(env: Env, drawing: Drawing, env_state: PyTree, size: int) -> np.ndar
     Raises:
       InvalidInput: the environment's own function returned something else.
     """
-    inner, params = unwrapped(env_state, env.params)
+    inner, params = unwrap(env_state, env.params)
     drawn: Any = np.asarray(drawing.function(inner, params, size))
     require(
         drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.shape[-1] == 3,
