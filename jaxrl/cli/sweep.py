@@ -57,8 +57,9 @@ def sweep() -> None:
     """Train with many settings: jaxrl sweep ALGO --grid NAME=VALUE,VALUE.
 
     --grid takes several NAME=VALUES, of one field each: a list or, for a sampler, a range
-    LOW:HIGH or LOW:HIGH:log; parameters of the environment are env.NAME. All other flags are those of
-    `jaxrl train ALGO`. Algorithms of `jaxrl rlhf` are rlhf-ppo and so on, with --data.
+    LOW:HIGH or LOW:HIGH:log; parameters of the environment are env.NAME. All other
+    flags are those of `jaxrl train ALGO`. Algorithms of `jaxrl rlhf` are rlhf-ppo and so
+    on, with --data.
     """
 
 

@@ -109,7 +109,7 @@ def test_memory_goes_there_and_back(recurrent):
         (b'{"obs": [1e999]}', ["finite"]),
         ({"obs": [7.0]}, ["obs[0] = 7 is outside", "-1 to 1"]),
         ({"obs": [[0.0], [-3.0]]}, ["obs[1, 0] = -3 is outside"]),
-        ({"obs": [[0.0]] * 9}, ["9 observations, at most 8"]),
+        ({"obs": [[0.0]] * 9}, ["9 observations", "at most 8"]),
         ({"obs": [0.0], "memory": [0.0]}, ["this policy has none"]),
     ],
 )
@@ -122,9 +122,9 @@ def test_a_bad_body_is_refused_with_a_sentence(body, parts, server):
 
 def test_a_memory_that_does_not_fit_is_refused(recurrent):
     for memory, words in (
-        ([0.0] * 3, "here it is [4]"),
+        ([0.0] * 3, "[4]"),
         (["a"] * 4, "numbers"),
-        ([3e38, -3e38, 3e38, -3e38], "no finite answer"),
+        ([3e38, -3e38, 3e38, -3e38], "not finite"),
     ):
         status, content = ask(recurrent, {"obs": [0.0, 0.0], "memory": memory})
         assert status == 400 and words in content["error"]
