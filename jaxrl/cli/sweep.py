@@ -54,7 +54,7 @@ def _sweep_command(algorithm: Any) -> click.Command:
     cls=LazyGroup, load=_algorithms, make=_sweep_command, kind="ALGO, an algorithm"
 )
 def sweep() -> None:
-    """Train with many settings: jaxrl sweep ALGO --grid NAME=VALUE,VALUE.
+    """Train with many settings: jaxrl sweep ALGO --grid NAME=VALUES.
 
     --grid takes several NAME=VALUES, of one field each: a list or, for a sampler, a range
     LOW:HIGH or LOW:HIGH:log; parameters of the environment are env.NAME. All other
@@ -143,7 +143,7 @@ def _print_sweep(result: Any, env: str, as_json: bool) -> None:
 
 
 def _outcome_in_words(summary: dict[str, Any]) -> Iterator[str]:
-    """What a finished sweep says of its best setting."""
+    """Describe the best setting of a finished sweep, in one line."""
     if not summary["finished"]:
         return
     if summary["best"] is None:

@@ -200,7 +200,7 @@ def test_the_program_of_the_card_runs(folder):
 
 def test_the_card_says_what_is_known(ppo_run, tmp_path, capsys):
     out = tmp_path / "it"
-    argv = ["export", str(ppo_run), "--out", str(out), "--seed", "1", "--json"]
+    argv = ["export", str(ppo_run), "--out", str(out), "--agent", "1", "--json"]
     assert main([*argv, "--observations", "20", "--licence", "mit"]) == 0
     about = json.loads(capsys.readouterr().out.splitlines()[-1])
     text = (tmp_path / "it.md").read_text()

@@ -9,7 +9,7 @@ import jaxrl
 from jaxrl import spaces
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.errors import InvalidInput
-from jaxrl.runs.policy import Policy
+from jaxrl.runs.policy import Policy, select_agent
 from jaxrl.training.population import member
 from tests.support.runs import run_python
 from tests.support.small import counting_env, tiny
@@ -89,6 +89,15 @@ def test_the_first_agent_is_the_default_and_missing_ones_are_refused(ppo_run):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(InvalidInput, match=r"agent = 7: .* 0, 1"):
         jaxrl.load_policy(ppo_run, 7)
+
+
+def test_an_agent_is_named_by_its_place_in_the_run(ppo_run):
+    # As where the agents at the other places broke.
+    agents = jaxrl.load_agents(ppo_run)._replace(members=[2, 5])
+    assert [select_agent(agents, ppo_run, k) for k in (None, 2, 5)] == [0, 0, 1]
+    for missing in (0, -1, "2"):
+        with pytest.raises(InvalidInput, match="agent = "):
+            select_agent(agents, ppo_run, missing)
 
 
 @pytest.mark.parametrize(
