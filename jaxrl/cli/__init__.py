@@ -232,7 +232,7 @@ class _TakesGrid(_TakesEnvParams):
 
 
 def _sweep_command(algorithm: Any) -> click.Command:
-    from jaxrl.cli.options import SWEEP_OPTIONS, options_of
+    from jaxrl.cli.options import options_of, sweep_options
 
     def callback(**flags: Any) -> int:
         meta = click.get_current_context().meta
@@ -240,7 +240,7 @@ def _sweep_command(algorithm: Any) -> click.Command:
 
     return _TakesGrid(
         name=algorithm.name,
-        params=[*SWEEP_OPTIONS, *options_of(algorithm)],
+        params=[*sweep_options(), *options_of(algorithm)],
         callback=callback,
         help=f"Sweep {algorithm.name}: --grid NAME=VALUE,VALUE NAME=LOW:HIGH ...",
     )
@@ -549,10 +549,10 @@ def _report_evaluation(
             f"{name}: {sum(values) / len(values):.4g} (mean over seeds), from "
             f"{min(values):.4g} to {max(values):.4g}"
         )
-    for part in evaluation.get("settings", ()):
+    for part in evaluation.get("variants", ()):
         low, high = part["episode_return_ci95"]
         click.echo(
-            f"{setting_in_words(part['own'])}: return "
+            f"{setting_in_words(part['overrides'])}: return "
             f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
             f"[{low:.2f}, {high:.2f}]"
         )

@@ -36,42 +36,7 @@ RLLIB_STOP = {
 """RLlib's names of stopping rules, and ours."""
 
 
-class _NumberOrAuto(click.ParamType):
-    name = "number|auto"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
-        if value == "auto":
-            return None
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor auto.", param, ctx)
-
-
-class _Names(click.ParamType):
-    name = "name,name"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        return tuple(value.split(","))
-
-
-class _Shard(click.ParamType):
-    name = "i/n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        try:
-            shard, shards = value.split("/")
-            return int(shard), int(shards)
-        except ValueError:
-            self.fail(f"{value!r} is not i/n, such as 0/4.", param, ctx)
-
-
-RUN_OPTIONS = (
-    click.Option(["--env"], help="Environment id; see `jaxrl list envs`."),
-    click.Option(["--seed"], type=int, help="First seed.  [default: 0]"),
-    click.Option(
-        ["--num-seeds"], type=int, help="Agents trained in one program.  [default: 1]"
-    ),
+FOLDER_OPTIONS = (
     click.Option(
         ["--out"],
         type=click.Path(),
@@ -90,54 +55,11 @@ RUN_OPTIONS = (
         help="Begin with the tuned hyper-parameters for this environment; see "
         "`jaxrl list presets`.",
     ),
-    click.Option(
-        ["--stop-return"], type=float, help="Stop at this mean training return."
-    ),
-    click.Option(
-        ["--stop-iterations"], type=int, help="Stop after so many iterations."
-    ),
-    click.Option(["--stop"], help="The same in RLlib's words, as JSON."),
-    click.Option(
-        ["--evaluation-episodes"],
-        type=int,
-        help="Greedy episodes for each seed at the end.  [default: 128]",
-    ),
-    click.Option(
-        ["--parallel"],
-        help="What is spread over devices: members (of a population), data (environments "
-        "of each agent), or auto.  [default: auto]",
-    ),
-    click.Option(
-        ["--devices", "num_devices"],
-        type=int,
-        help="How many devices.  [default: as many as divide the work]",
-    ),
-    click.Option(
-        ["--checkpoint-every"],
-        type=float,
-        help="Seconds between checkpoints.  [default: 60]",
-    ),
-    click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
-    click.Option(
-        ["--log"],
-        type=_Names(),
-        help="tensorboard, wandb, or both with a comma.  [default: metrics.jsonl only]",
-    ),
-    click.Option(
-        ["--on-nan"],
-        help="When something becomes NaN or infinite: stop, or continue with the other "
-        "seeds.  [default: stop]",
-    ),
-    click.Option(
-        ["--deterministic"],
-        is_flag=True,
-        default=None,
-        help="The same result every time on a GPU too, which may be slower.",
-    ),
+    click.Option(["--stop"], help="Stopping rules in RLlib's words, as JSON."),
     click.Option(["--quiet"], is_flag=True, help="Neither the plan nor how far it is."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
-
+"""Flags of a run that are no fields of its `Experiment`."""
 
 MACHINE_OPTIONS = (
     click.Option(
@@ -149,40 +71,6 @@ MACHINE_OPTIONS = (
     click.Option(["--process-id"], type=int, help="Which this is: 0, 1, ..."),
 )
 """Of a run on several processes, of one machine or many."""
-
-SWEEP_OPTIONS = (
-    click.Option(
-        ["--sampler"],
-        help="grid, random, loguniform, or optuna.  [default: grid]",
-    ),
-    click.Option(["--trials"], type=int, help="Settings, if it is not a grid."),
-    click.Option(
-        ["--scheduler"],
-        help="none; halving: the better half goes on for twice as long; pbt: the worst "
-        "copy the best and change.  [default: none]",
-    ),
-    click.Option(
-        ["--block"],
-        type=_NumberOrAuto(),
-        help="Agents trained at a time, or auto.  [default: as many as fit]",
-    ),
-    click.Option(
-        ["--batch"],
-        type=int,
-        help="Settings that Optuna proposes at a time.  [default: a fifth]",
-    ),
-    click.Option(
-        ["--shard"],
-        type=_Shard(),
-        help="i/n: every n-th setting, from the i-th of 0, ...",
-    ),
-    click.Option(
-        ["--confirm-seeds"],
-        type=int,
-        help="Fresh seeds with which the best setting is trained again.  [default: 0]",
-    ),
-)
-"""Those of a sweep beside `--grid` and `RUN_OPTIONS`."""
 
 
 _TEACHERS = {
@@ -243,7 +131,7 @@ def task_options(algorithm: Algorithm) -> list[click.Option]:
 
 def _shown(default: Any) -> str:
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(str, default)) or "none"
     return "none" if default is None else str(default)
 
 
@@ -258,36 +146,44 @@ class _Sizes(click.ParamType):
             self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
 
 
-def config_options(config_class: type) -> list[click.Option]:
-    """One flag for each field, with its docstring as help."""
+def field_options(config_class: type) -> list[click.Parameter]:
+    """One flag for each field that has one, with its docstring as help."""
     docs = configs.field_docs(config_class)
-    defaults = config_class()
+    kinds = configs.field_types(config_class)
     return [
-        _config_option(name, kind, docs[name], getattr(defaults, name))
-        for name, kind in configs.field_types(config_class).items()
+        _field_option(field, kinds[field.name], docs[field.name])
+        for field in dataclasses.fields(config_class)
+        if configs.flag(field) is not None
     ]
 
 
-def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option:
-    flag = "--" + name.replace("_", "-")
+def _field_option(field: Any, kind: Any, doc: str) -> click.Option:
+    flag, default = str(configs.flag(field)), configs.default_of(field)
     if kind is bool:
-        flag += "/--no-" + name.replace("_", "-")
+        flag += "/--no-" + flag[2:]
+    separator = field.metadata.get("separator", ",")
+    is_asked = default is dataclasses.MISSING
     return click.Option(
-        [flag, name],
-        type=None if kind is bool else _FieldType(kind),
+        [flag, field.name],
+        type=None if kind is bool else _FieldType(kind, separator),
         default=None,
-        help=f"{doc}  [default: {_shown(default)}]",
+        help=doc if is_asked else f"{doc}  [default: {_shown(default)}]",
     )
 
 
 def options_of(algorithm: Algorithm) -> list[click.Parameter]:
     """Every flag of a run of an algorithm: what it is trained on, how, and where."""
-    own: list[click.Parameter] = [*MACHINE_OPTIONS, *teacher_options(algorithm)]
-    own += config_options(algorithm.Config)
+    run = [*field_options(Experiment), *FOLDER_OPTIONS, *MACHINE_OPTIONS]
+    more = [*teacher_options(algorithm), *field_options(algorithm.Config)]
     if algorithm.problem is None:
-        return [*RUN_OPTIONS, *own]
-    run = [option for option in RUN_OPTIONS if option.name not in ("env", "preset")]
-    return [*task_options(algorithm), *run, *own]
+        return [*run, *more]
+    run = [option for option in run if option.name not in ("env", "preset")]
+    return [*task_options(algorithm), *run, *more]
+
+
+def sweep_options() -> list[click.Parameter]:
+    """Those of a sweep beside `--grid` and the flags of a run."""
+    return field_options(Sweep)
 
 
 NONE = object()
@@ -295,28 +191,30 @@ NONE = object()
 
 
 class _FieldType(click.ParamType):
-    """The value of a config field, from text."""
+    """The value of a field, from text; what it may be is checked with the others."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    def __init__(self, kind: Any, separator: str = ",") -> None:
         arguments = typing.get_args(kind)
         self.optional = type(None) in arguments
-        self.scalar = arguments[0] if self.optional else kind
-        if typing.get_origin(kind) is Literal:
-            self.name = "|".join(arguments)
-        elif typing.get_origin(kind) is tuple:
-            self.name = "integers"
-        else:
-            self.name = self.scalar.__name__ + ("|none" if self.optional else "")
+        self.separator = separator
+        kind = arguments[0] if self.optional else kind
+        self.several = typing.get_origin(kind) in (tuple, Sequence)
+        scalar = typing.get_args(kind)[0] if self.several else kind
+        is_choice = typing.get_origin(scalar) is Literal
+        self.scalar = str if is_choice else scalar
+        self.name = "|".join(typing.get_args(scalar)) if is_choice else scalar.__name__
+        if self.several:
+            self.name = f"{self.name}{separator}..."
+        if self.optional:
+            self.name += "|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if self.optional and value.lower() == "none":
+        is_number = self.scalar in (int, float)
+        if self.optional and value.lower() in ("none", "auto" if is_number else "none"):
             return NONE
         try:
-            if typing.get_origin(self.kind) is tuple:
-                return tuple(int(v) for v in value.split(","))
-            if typing.get_origin(self.kind) is Literal:
-                return value  # checked with the config, which suggests the nearest
+            if self.several:
+                return tuple(self.scalar(v) for v in value.split(self.separator))
             return self.scalar(value)
         except ValueError:
             self.fail(f"{value!r} is not of type {self.name}.", param, ctx)
@@ -369,8 +267,8 @@ def sweep_from_flags(
     Raises:
       InvalidInput: one sentence that names the field, the value and the fix.
     """
-    names = {option.name for option in SWEEP_OPTIONS}
-    given = {n: x for n, x in flags.items() if n in names and x is not None}
+    names = {option.name for option in sweep_options()}
+    given = _given({n: x for n, x in flags.items() if n in names})
     others = {n: x for n, x in flags.items() if n not in names}
     pairs = [parse(text) for text in grid]
     if not pairs:
@@ -417,17 +315,13 @@ def experiment_from_flags(
     config_file = flags.pop("config_file", None)
     file = flags.pop("defaults", {})
     file |= _read_config_file(config_file, algorithm) if config_file else {}
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = _given(flags)
     if algorithm.problem is not None:
         given, env_params = _task_words(algorithm, given)
     stop = _rllib_stop(given.pop("stop", None))
     fields = configs.field_types(algorithm.Config)
     values = file.pop("config", {})
-    values |= {
-        name: None if value is NONE else value
-        for name, value in (stop | given).items()
-        if name in fields
-    }
+    values |= {name: value for name, value in (stop | given).items() if name in fields}
     env_params = file.pop("env_params", {}) | env_params
     run = file | {n: v for n, v in (stop | given).items() if n not in fields}
     env_id = run.pop("env", None)
@@ -445,6 +339,12 @@ def experiment_from_flags(
         _check_task(algorithm, env_params)
     config = configs.from_dict(algorithm.Config, values)
     return Experiment(algorithm, config, env_id, env_params, **run)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; none is None."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    return {name: None if value is NONE else value for name, value in given.items()}
 
 
 def _task_words(

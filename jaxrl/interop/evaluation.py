@@ -108,7 +108,7 @@ def _words(space: Any) -> str:
 
 
 def _policy(agents: Agents, k: int) -> Policy:
-    config, env = agents.settings[k]
+    config, env = agents.variants[k]
     return Policy(agents.algorithm, config, env, member(agents.agents, k))
 
 

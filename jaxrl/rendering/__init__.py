@@ -269,7 +269,7 @@ def _loaded(run: Path | str, env: str | None, member: int | None) -> Policy:
     )
     k = 0 if member is None else members.index(member)
     agent = jax.tree.map(jnp.asarray, of_population(agents.agents, k))
-    return Policy(agents.algorithm, *agents.settings[k], agent)
+    return Policy(agents.algorithm, *agents.variants[k], agent)
 
 
 def _check_size(size: int, overlay: bool) -> None:

@@ -20,7 +20,7 @@ from jaxrl import spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import config as configs
 from jaxrl.core import storage
-from jaxrl.core.variants import Setting
+from jaxrl.core.variants import Variant
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.envs import make
@@ -29,7 +29,7 @@ from jaxrl.rlhf.registry import RLHF
 from jaxrl.training.population import init_population, member
 from jaxrl.types import Algorithm, Env, PyTree
 
-FORMAT = 2
+FORMAT = 3
 
 BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()}
 """Every algorithm by the name that files know it by."""
@@ -37,8 +37,8 @@ BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()
 ENV = "env."
 """How the names of an environment's parameters begin, beside those of configs."""
 
-Own = dict[str, Any]
-"""The values of one agent that are not those of its run, by name."""
+Overrides = dict[str, Any]
+"""Values of some agents that are not those of their run, by name."""
 
 _FIELDS: dict[str, type] = {
     "format": int,
@@ -61,23 +61,25 @@ class Agents(NamedTuple):
     env_params: dict[str, Any]  # what `make(env.id, ...)` was given
     agents: PyTree  # leading axis [K]
     seeds: list[int]
-    own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
+    overrides: Sequence[Overrides] = ()  # of each agent [K]; empty: none has any
     members: Sequence[int] = ()  # its place in training [K]; empty: all are here
-    teacher: str | None = (
-        None  # where the policy is that they evaluate (`load_teacher`)
-    )
+    teacher: str | None = None  # the source of the policy that they evaluate
 
     @property
-    def settings(self) -> list[Setting]:
+    def variants(self) -> list[Variant]:
         """Config and environment of each agent."""
-        own = self.own or [{}] * len(self.seeds)
+        overrides = self.overrides or [{}] * len(self.seeds)
         given = (self.algorithm, self.config, self.env, self.env_params)
-        return [setting(*given, values) for values in own]
+        return [variant(*given, values) for values in overrides]
 
 
-def setting(
-    algorithm: Algorithm, config: Any, env: Env, env_params: dict[str, Any], own: Own
-) -> Setting:
+def variant(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    env_params: dict[str, Any],
+    overrides: Overrides,
+) -> Variant:
     """Config and environment with some values that are not those of the run.
 
     Args:
@@ -85,13 +87,13 @@ def setting(
       config: of the run.
       env: of the run.
       env_params: what `make` was given for it.
-      own: values by name: "gamma" is of the config, "env.gravity" of the environment.
+      overrides: values by name: "gamma" is of the config, "env.gravity" of the environment.
 
     Raises:
       InvalidInput: a name or a value does not fit.
     """
-    params = {n[len(ENV) :]: v for n, v in own.items() if n.startswith(ENV)}
-    fields = {n: v for n, v in own.items() if not n.startswith(ENV)}
+    params = {n[len(ENV) :]: v for n, v in overrides.items() if n.startswith(ENV)}
+    fields = {n: v for n, v in overrides.items() if not n.startswith(ENV)}
     if fields:
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
@@ -116,8 +118,8 @@ def save_agents(folder: Path, agents: Agents) -> None:
         "env_params": agents.env_params,
         "seeds": agents.seeds,
     } | _about(agents.algorithm, agents.config, agents.env)
-    if agents.own:
-        description["own"] = list(agents.own)
+    if agents.overrides:
+        description["overrides"] = list(agents.overrides)
     if agents.members:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
@@ -162,7 +164,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     teacher = description.get("teacher")
     if teacher is not None:
         environment = taught(environment, algorithm, teacher)
-    more = (description.get("own", ()), description.get("members", ()), teacher)
+    more = (description.get("overrides", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
 
 
@@ -233,7 +235,7 @@ def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
         agents.algorithm.teacher != "policy",
         f"{kind} = {run!r}: {name} learns values and no policy, give another run.",
     )
-    config, _ = agents.settings[0]
+    config, _ = agents.variants[0]
     memory = agents.algorithm.init_memory(config, env, 1)
     require(
         not jax.tree.leaves(memory),
@@ -300,7 +302,7 @@ def _bad_field(description: Any) -> str | None:
     seeds = fields["seeds"]
     if not seeds or any(type(s) is not int for s in seeds):
         return "seeds"
-    for name, kind in (("own", dict), ("members", int)):
+    for name, kind in (("overrides", dict), ("members", int)):
         values = fields.get(name, [])
         if not isinstance(values, list) or len(values) not in (0, len(seeds)):
             return name

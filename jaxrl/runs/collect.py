@@ -57,8 +57,8 @@ def collect(
     )
     k = 0 if member is None else members.index(member)
     folder = run_folders.new(out, "dataset")
-    config, environment = agents.settings[k]
-    own = dict(agents.own[k]) if agents.own else {}
+    config, environment = agents.variants[k]
+    own = dict(agents.overrides[k]) if agents.overrides else {}
     recorded = dataset.record(
         agents.algorithm,
         config,

@@ -128,7 +128,7 @@ def load_policy(
 
 def policy_of(agents: Agents, k: int) -> Policy:
     """The k-th of the agents that are there, ready to act."""
-    config, environment = agents.settings[k]
+    config, environment = agents.variants[k]
     agent = jax.tree.map(jnp.asarray, member(agents.agents, k))
     return Policy(agents.algorithm, config, environment, agent)
 
