@@ -16,6 +16,7 @@ from typing import Any, Literal
 import click
 
 from jaxrl.core import config as configs
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.runs import presets
 from jaxrl.runs.experiment import Experiment, command_words
@@ -89,7 +90,6 @@ def teacher_options(algorithm: Algorithm) -> list[click.Option]:
 
 
 _TASK = {
-    "data": "JSONL or Parquet file, or a world: small-world, larger-world, instructions.",
     "base": "Run folder, or folder of Hugging Face, of the model to start from.",
     "reward": "Run folder of a reward model, or a world, for its gold reward.",
     "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
@@ -103,21 +103,23 @@ _TASK = {
     "template": "How conversations become text: plain, turns, chatml, or Jinja.",
     "number": "Rows of a world.",
 }
-"""What a task of `jaxrl.rlhf` is made from."""
+"""What a task of `jaxrl.rlhf` is made from, beside the data."""
 
 
-def task_fields(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
-    """What the problem's `make` takes beside the data, by name."""
-    assert algorithm.problem is not None
-    found = inspect.signature(algorithm.problem.make).parameters.values()
-    fixed = getattr(algorithm.problem.make, "keywords", {})
+def parameters_of(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
+    """What the `make` of a task takes beside the data, by name; of environments nothing."""
+    make = problem_of(algorithm).make
+    found = inspect.signature(make).parameters.values()
+    fixed = getattr(make, "keywords", {})
     return {x.name: x for x in found if x.name in _TASK and x.name not in fixed}
 
 
-def task_options(algorithm: Algorithm) -> list[click.Option]:
-    """The flags for what a language model is trained on."""
-    options = [click.Option(["--data"], help=_TASK["data"])]
-    for name, field in task_fields(algorithm).items():
+def problem_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flags for what an algorithm is trained on; of an environment its id, beside the
+    parameters `--env.NAME`."""
+    problem = problem_of(algorithm)
+    options = [click.Option([f"--{problem.flag}", "env"], help=problem.help)]
+    for name, field in parameters_of(algorithm).items():
         default = field.default
         is_asked = default is inspect.Parameter.empty
         shown = "required" if is_asked else f"default: {_shown(default)}"
@@ -175,10 +177,7 @@ def options_of(algorithm: Algorithm) -> list[click.Parameter]:
     """Every flag of a run of an algorithm: what it is trained on, how, and where."""
     run = [*field_options(Experiment), *FOLDER_OPTIONS, *MACHINE_OPTIONS]
     more = [*teacher_options(algorithm), *field_options(algorithm.Config)]
-    if algorithm.problem is None:
-        return [*run, *more]
-    run = [option for option in run if option.name not in ("env", "preset")]
-    return [*task_options(algorithm), *run, *more]
+    return [*problem_options(algorithm), *run, *more]
 
 
 def sweep_options() -> list[click.Parameter]:
@@ -316,27 +315,22 @@ def experiment_from_flags(
     file = flags.pop("defaults", {})
     file |= _read_config_file(config_file, algorithm) if config_file else {}
     given = _given(flags)
-    if algorithm.problem is not None:
-        given, env_params = _task_words(algorithm, given)
+    given, params = _problem_words(algorithm, given)
     stop = _rllib_stop(given.pop("stop", None))
     fields = configs.field_types(algorithm.Config)
     values = file.pop("config", {})
     values |= {name: value for name, value in (stop | given).items() if name in fields}
-    env_params = file.pop("env_params", {}) | env_params
+    env_params = file.pop("env_params", {}) | env_params | params
     run = file | {n: v for n, v in (stop | given).items() if n not in fields}
     env_id = run.pop("env", None)
-    if env_id is None and algorithm.problem is not None:
-        raise InvalidInput(
-            "data is missing: give a file, or a world such as small-world."
-        )
     if env_id is None:
-        raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
+        problem = problem_of(algorithm)
+        raise InvalidInput(f"{problem.flag} is missing: give {problem.example}.")
     if "id" in env_params:
         raise InvalidInput("env.id is not a parameter: choose with --env ID.")
     if run.pop("preset", False):
         values = presets.read(algorithm.name, env_id)["config"] | values
-    if algorithm.problem is not None:
-        _check_task(algorithm, env_params)
+    _check_parameters(algorithm, env_params)
     config = configs.from_dict(algorithm.Config, values)
     return Experiment(algorithm, config, env_id, env_params, **run)
 
@@ -347,19 +341,20 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value is NONE else value for name, value in given.items()}
 
 
-def _task_words(
+def _problem_words(
     algorithm: Algorithm, words: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Words of flags or of a file as those of an experiment, and what its task is made
-    from: the data stand where an environment stands otherwise."""
-    rest = {"env" if n == "data" else n: v for n, v in words.items()}
-    names = task_fields(algorithm)
+    """Words of flags or of a file as those of an experiment, and the parameters of what
+    it is trained on: the data stand where an environment stands otherwise."""
+    flag = problem_of(algorithm).flag
+    rest = {"env" if n == flag else n: v for n, v in words.items()}
+    names = parameters_of(algorithm)
     params = {name: rest.pop(name) for name in names if name in rest}
     return rest, params
 
 
-def _check_task(algorithm: Algorithm, params: dict[str, Any]) -> None:
-    for name, field in task_fields(algorithm).items():
+def _check_parameters(algorithm: Algorithm, params: dict[str, Any]) -> None:
+    for name, field in parameters_of(algorithm).items():
         require(
             name in params or field.default is not inspect.Parameter.empty,
             f"{name} is missing: {_TASK[name]}",
@@ -383,11 +378,11 @@ def read_file(path: str) -> Any:
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content = read_file(path)
-    if algorithm.problem is not None and isinstance(content, Mapping):
-        _check_settings(content, path, ["data", *task_fields(algorithm)])
-        content, params = _task_words(algorithm, dict(content))
+    flag = problem_of(algorithm).flag
+    _check_settings(content, path, [flag, *parameters_of(algorithm)])
+    content, params = _problem_words(algorithm, dict(content))
+    if params:
         content["env_params"] = content.get("env_params", {}) | params
-    _check_settings(content, path)
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(

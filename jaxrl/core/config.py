@@ -186,8 +186,9 @@ def _type_problem(kind: Any, value: Any) -> str | None:
     for types, fits, words in _KINDS:
         if kind in types or typing.get_origin(kind) in types:
             return None if fits(value) else words
-    fits = not isinstance(kind, type) or isinstance(value, kind)
-    return None if fits else f"must be a {kind.__name__}"
+    if kind is Any or not isinstance(kind, type) or isinstance(value, kind):
+        return None
+    return f"must be a {kind.__name__}"
 
 
 def _is_whole(value: Any) -> bool:

@@ -16,14 +16,13 @@ import jax
 import numpy as np
 
 import jaxrl
-from jaxrl import spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.core.variants import Variant
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
-from jaxrl.envs import make
+from jaxrl.envs.problem import describe, problem_of
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.training.population import init_population, member
@@ -98,7 +97,8 @@ def variant(
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        env = built(algorithm, env.id, env_params | params, env.teacher)
+        other = built(algorithm, env.id, env_params | params)
+        env = other.replace(teacher=env.teacher) if algorithm.teacher else other
     return configs.with_floats(config), env
 
 
@@ -117,7 +117,7 @@ def save_agents(folder: Path, agents: Agents) -> None:
         "env": agents.env.id,
         "env_params": agents.env_params,
         "seeds": agents.seeds,
-    } | _about(agents.algorithm, agents.config, agents.env)
+    } | problem_of(agents.algorithm).describe(agents.config, agents.env)
     if agents.overrides:
         description["overrides"] = list(agents.overrides)
     if agents.members:
@@ -146,15 +146,14 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
     environment = built(algorithm, description["env"], env_params)
-    about = _about(algorithm, config, environment)
-    if any(description.get(name) != value for name, value in about.items()):
-        kind, what = ("an environment", "spaces than the one")
-        if algorithm.problem is not None:
-            kind, what = ("data", "models than those")
-        raise InvalidInput(
-            f"{str(run)!r} was trained on {kind} {description['env']!r} with other {what} "
-            f"of today."
-        )
+    problem = problem_of(algorithm)
+    about = problem.describe(config, environment)
+    other = [name for name, value in about.items() if description.get(name) != value]
+    require(
+        not other,
+        f"{str(run)!r} was trained with {problem.flag} = {description['env']!r}, which had "
+        f"another {' and another '.join(other)} than today.",
+    )
     seeds = description["seeds"]
     template = jax.eval_shape(
         lambda keys: init_population(algorithm, config, environment, {}, keys).agent,
@@ -171,23 +170,19 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
 def check_acts(agents: Agents, run: Path | str) -> None:
     """Refuses agents that take no actions in an environment."""
     require(
-        agents.algorithm.problem is None,
+        problem_of(agents.algorithm).returns is None,
         f"RUN = {str(run)!r}: a run of {agents.algorithm.name} has no policy that acts in "
         f"an environment; language models answer prompts: `jaxrl rlhf generate`.",
     )
 
 
-def built(
-    algorithm: Algorithm, env: str, env_params: dict[str, Any], teacher: PyTree = None
-) -> Any:
+def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
     """The environment of that id, or what takes its place for the algorithm.
 
     Raises:
       InvalidInput: it cannot be made.
     """
-    if algorithm.problem is not None:
-        return algorithm.problem.make(env, **env_params)
-    return make(env, **env_params).replace(teacher=teacher)
+    return problem_of(algorithm).make(env, **env_params)
 
 
 UNIFORM = "uniform"
@@ -225,9 +220,10 @@ def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
 def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
     """The first agent of a run folder."""
     agents = load_agents(run, env.id)
+    config, _ = agents.variants[0]
     name = agents.algorithm.name
     require(
-        _spaces(agents.env) == _spaces(env),
+        describe(config, agents.env) == describe(config, env),
         f"{kind} = {run!r}: was trained on an {env.id} with other spaces, give one of "
         f"the same.",
     )
@@ -235,7 +231,6 @@ def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
         agents.algorithm.teacher != "policy",
         f"{kind} = {run!r}: {name} learns values and no policy, give another run.",
     )
-    config, _ = agents.variants[0]
     memory = agents.algorithm.init_memory(config, env, 1)
     require(
         not jax.tree.leaves(memory),
@@ -309,18 +304,3 @@ def _bad_field(description: Any) -> str | None:
         if any(type(x) is not kind for x in values):
             return name
     return None
-
-
-def _about(algorithm: Algorithm, config: Any, env: Any) -> dict[str, Any]:
-    """What must be as it was for an agent to fit."""
-    if algorithm.problem is not None:
-        about: dict[str, Any] = algorithm.problem.describe(config, env)
-        return about
-    return _spaces(env)
-
-
-def _spaces(env: Env) -> dict[str, Any]:
-    return {
-        "observation_space": spaces.describe(env.observation_space),
-        "action_space": spaces.describe(env.action_space),
-    }

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from jaxrl.core import config as configs
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, counted, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
@@ -47,11 +48,11 @@ class Experiment:
     """For example `jaxrl.PPO`."""
     config: Any = option(flag=None)
     """Its hyper-parameters, a `Config` of the algorithm."""
-    env: str = option()
-    """Environment id; see `jaxrl list envs`. One of your own is "module:factory", or
-    registered. Of an algorithm with a `problem` what that makes a task from."""
+    env: str = option(flag=None)
+    """Environment id; one of your own is registered, or "module:factory"."""
     env_params: dict[str, Any] = option(factory=dict, flag=None)
-    """Further arguments of `make`, or of the problem's."""
+    """Further arguments of `make`. Of language models `env` and these are the data and
+    what else a task is made from (`Algorithm.problem`)."""
     teacher: str | None = option(None, flag=None)
     """What the algorithm learns from beside rewards, or whose values it learns: a
     dataset's folder, a run folder, "uniform"; None where it has none. The algorithm has a
@@ -205,9 +206,8 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     about["is_variant"] = algorithm != BY_NAME.get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
-    if algorithm.problem is not None:
-        named = (experiment.env, experiment.env_params)
-        about["digests"] = algorithm.problem.digests(*named)
+    made_from = (experiment.env, experiment.env_params)
+    about["digests"] = problem_of(algorithm).digests(*made_from)
     return about
 
 
@@ -351,20 +351,21 @@ def experiment_flags(experiment: Experiment) -> list[str]:
     words = _problem_flags(experiment)
     if experiment.teacher is not None:
         words += ["--" + experiment.algorithm.teacher, experiment.teacher]
-    words += configs.flags_of(experiment, leave_out=["env"])
+    words += configs.flags_of(experiment)
     return words + configs.flags_of(experiment.config)
 
 
 def _problem_flags(experiment: Experiment) -> list[str]:
     """What is trained on."""
-    if experiment.algorithm.problem is None:
-        words = ["--env", experiment.env]
-        for name, value in experiment.env_params.items():
-            words += ["--env." + name, json.dumps(value)]
-        return words
-    words = ["--data", experiment.env]
+    problem = problem_of(experiment.algorithm)
+    words = ["--" + problem.flag, experiment.env]
     for name, value in experiment.env_params.items():
-        sizes = isinstance(value, Mapping)
-        text = ",".join(f"{n}={v}" for n, v in value.items()) if sizes else str(value)
-        words += ["--" + name.replace("_", "-"), text]
+        words += ["--" + (problem.prefix + name).replace("_", "-"), _as_text(value)]
     return words
+
+
+def _as_text(value: Any) -> str:
+    """The value of a parameter on the command line, where text that is JSON is read so."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={x}" for name, x in value.items())
+    return value if isinstance(value, str) else json.dumps(value)

@@ -27,6 +27,7 @@ from jaxrl import plotting
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng, run_folders, storage
 from jaxrl.core.variants import stacked
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, require
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs import artifact, checkpoint, live, loggers
@@ -249,7 +250,7 @@ def _view(session: Session) -> live.View:
 class _Samples:
     """`samples.jsonl`: a few cases of the first agent for a person to read, at the start,
     about ten times a run, always at the end of a chunk, and at the end of it; nothing where
-    the algorithm has no `problem`."""
+    the problem has none."""
 
     def __init__(self, session: Session, iteration: int, others: list[Any]) -> None:
         """Lines from that train step on belong to a run that was killed; `others` are the
@@ -259,8 +260,8 @@ class _Samples:
         self._every = chunk * math.ceil(session.job.iterations / chunk / 10)
         self._path = session.folder / "samples.jsonl"
         self._last = -1  # train step of the newest lines
-        self._on = session.experiment.algorithm.problem is not None
-        if self._on and distributed.is_first() and self._path.exists():
+        self._samples = problem_of(session.experiment.algorithm).samples
+        if self._samples and distributed.is_first() and self._path.exists():
             lines = self._path.read_text().splitlines(keepends=True)
             before = [_is_before(line, iteration) for line in lines]
             kept = lines[: [*before, False].index(False)]
@@ -269,7 +270,7 @@ class _Samples:
     def write_if_due(self, progress: Progress) -> None:
         is_last = progress.iteration == self._session.job.iterations
         is_due = is_last or progress.iteration % self._every == 0
-        if not (self._on and is_due) or progress.iteration == self._last:
+        if self._samples is None or not is_due or progress.iteration == self._last:
             return
         experiment, self._last = self._session.experiment, progress.iteration
         agents = progress.state.agent
@@ -279,8 +280,7 @@ class _Samples:
             return
         key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
         agent = member(agents, 0)
-        problem = experiment.algorithm.problem
-        rows = problem.samples(*experiment.variants[0], agent, key) if problem else []
+        rows = self._samples(*experiment.variants[0], agent, key)
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Values, Variant, described, stacked
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import counted, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
@@ -628,12 +629,11 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     name = watched(progress.tally.metrics)[cause]
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward"):
+        problem = problem_of(job.algorithm)
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
         trouble = distributed.fetched(progress.state.world.trouble)[index]
-        where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
-        remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
-        if job.algorithm.problem is not None:
-            where, remedy = "", "see to `reward`, which scores the answers"
+        where = f" of {problem.flag} {np.flatnonzero(trouble & bit)[0]}"
+        remedy = problem.remedy.format(id=job.env.id)
     values = described(progress.values, index)
     who = f"seed {job.seeds[index]}" + (f" with {values}" if values else "")
     return (
