@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import jaxrl
-from jaxrl.algorithms import ALGORITHMS
+from jaxrl.algorithms import ALGORITHMS, registered_algorithms
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.core.variants import Variant
@@ -31,7 +31,34 @@ from jaxrl.types import Algorithm, Env, PyTree
 FORMAT = 3
 
 BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()}
-"""Every algorithm by the name that files know it by."""
+"""The algorithms that are built in, by the name that files know them by."""
+
+
+def known_algorithms() -> dict[str, Algorithm]:
+    """Those that are built in and those that are registered, by name."""
+    return BY_NAME | registered_algorithms()
+
+
+def find_algorithm(name: str, where: Path | str) -> Algorithm:
+    """The algorithm that a file names.
+
+    Raises:
+      InvalidInput: it is not known; one named "module:VALUE" is code that nothing but the
+        caller's own word imports.
+    """
+    known = known_algorithms()
+    if name in known:
+        return known[name]
+    remedy = "register it first (jaxrl.register_algorithm), or train it as module:VALUE"
+    if ":" in name:
+        remedy = (
+            f"it is code that loading would import; if you trust that, give --algorithm "
+            f"{name}, or call jaxrl.register_algorithm({name!r}) first"
+        )
+    raise InvalidInput(
+        f"algorithm = {name!r} of {str(where)!r} is not known: {remedy}."
+    )
+
 
 ENV = "env."
 """How the names of an environment's parameters begin, beside those of configs."""
@@ -142,7 +169,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     """
     description, tensors = _read(run)
     check_environment(description["env"], env, run)
-    algorithm = BY_NAME[description["algorithm"]]
+    algorithm = find_algorithm(description["algorithm"], run)
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
     environment = built(algorithm, description["env"], env_params)
@@ -266,11 +293,6 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise InvalidInput(
             f"the policy in {str(run)!r} has format {description['format']}, this version "
             f"of jaxrl reads format {FORMAT}: load it with jaxrl {description['jaxrl']}."
-        )
-    if description["algorithm"] not in BY_NAME:
-        raise InvalidInput(
-            f"the policy in {str(run)!r} is of algorithm {description['algorithm']!r}, "
-            f"this version of jaxrl has {', '.join(BY_NAME)}."
         )
     return description, tensors
 

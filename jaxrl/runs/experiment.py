@@ -23,10 +23,11 @@ from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, counted, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
-    BY_NAME,
     Overrides,
     built,
     check_environment,
+    find_algorithm,
+    known_algorithms,
     taught,
     teacher_digest,
     variant,
@@ -203,7 +204,7 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     algorithm = experiment.algorithm
     description = json.loads(json.dumps(describe(experiment)))
     about = {name: description[name] for name in IDENTITY}
-    about["is_variant"] = algorithm != BY_NAME.get(algorithm.name)
+    about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
     made_from = (experiment.env, experiment.env_params)
@@ -275,12 +276,7 @@ def as_experiment(
     content = dict(content)
     name, config = content.pop("algorithm"), content.pop("config")
     check_environment(content["env"], env, path.parent)
-    if algorithm is None and name not in BY_NAME:
-        raise InvalidInput(
-            f"algorithm = {name!r} in {path}: this version of jaxrl has "
-            f"{', '.join(BY_NAME)}."
-        )
-    algorithm = algorithm or BY_NAME[name]
+    algorithm = algorithm or find_algorithm(name, path)
     known = {field.name for field in dataclasses.fields(Experiment)}
     for field in content:
         require(

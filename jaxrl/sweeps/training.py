@@ -374,7 +374,8 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     folder, sweep = session.folder, session.sweep
     trials = results.joined(trials)
     if not trials:
-        return SweepResult(folder, [], {"finished": False})
+        algorithm = sweep.experiment.algorithm.name
+        return SweepResult(folder, [], {"finished": False, "algorithm": algorithm})
     wanted = len(settings_of(sweep)) or sweep.trials
     finished = len(trials) == wanted and not session.interrupted()
     confirmed = None

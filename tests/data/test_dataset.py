@@ -231,7 +231,7 @@ def test_there_is_something_to_play(name):
 def test_collect_writes_a_dataset_and_says_how_good_it_is(ppo_run, tmp_path, capsys):
     out = tmp_path / "data"
     argv = ["collect", str(ppo_run), "--episodes", "5", "--out", str(out)]
-    assert main([*argv, "--seed", "3", "--member", "1", "--stochastic", "--json"]) == 0
+    assert main([*argv, "--seed", "3", "--agent", "1", "--stochastic", "--json"]) == 0
     said, where, as_json = capsys.readouterr().out.splitlines()[-3:]
     about = json.loads(as_json)
     assert said.startswith("ppo on probe/action: 5 episodes, 5 steps, return ")
@@ -241,7 +241,7 @@ def test_collect_writes_a_dataset_and_says_how_good_it_is(ppo_run, tmp_path, cap
     assert (about["seed"], about["greedy"]) == (3, False)
     policy = about["policy"]
     assert (policy["run"], policy["algorithm"]) == (str(ppo_run), "ppo")
-    assert (policy["member"], policy["seed"]) == (1, 1)
+    assert (policy["agent"], policy["seed"]) == (1, 1)
     assert dataset.load(out, make("probe/action")).num_steps == 5
 
 
@@ -262,7 +262,7 @@ def test_collect_with_the_same_seed_gives_the_same_dataset(ppo_run, tmp_path):
     ("change", "reason"),
     [
         (["--episodes", "0"], "episodes = 0"),
-        (["--member", "2"], "member = 2: "),
+        (["--agent", "2"], "agent = 2: "),
         (["--seed", "-1"], "seed = -1"),
         (["--out", "."], "is not empty"),
     ],
