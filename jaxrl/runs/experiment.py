@@ -35,6 +35,7 @@ from jaxrl.runs.artifact import (
 from jaxrl.training import loop, pbt
 from jaxrl.training.loop import Adapt, Job, OnNan, check_config
 from jaxrl.training.population import Parallel
+from jaxrl.training.warm_start import source_digest
 from jaxrl.types import Algorithm, Env
 
 
@@ -58,6 +59,13 @@ class Experiment:
     """What the algorithm learns from beside rewards, or whose values it learns: a
     dataset's folder, a run folder, "uniform"; None where it has none. The algorithm has a
     flag for it, with a name of its own (`Algorithm.teacher`)."""
+    init_from: str | None = option(None, flag="init")
+    """Run folder whose agents these begin as, but for the state of the optimiser: each as
+    its own if there are as many, otherwise all as the first."""
+    init_optimizer: bool = option(False)
+    """Whether the state of the optimiser of `init_from` is taken over too."""
+    init_agent: int | None = option(None, low=0)
+    """The place of one agent of `init_from`, as which all begin."""
     seed: int = option(0, low=0, high=configs.MAX_INT)
     """First seed."""
     num_seeds: int = option(1, low=1, high=configs.MAX_INT)
@@ -148,6 +156,9 @@ def resolve(experiment: Experiment) -> Job:
         parallel=experiment.parallel,
         num_devices=experiment.num_devices,
         on_nan=experiment.on_nan,
+        init_from=experiment.init_from,
+        init_optimizer=experiment.init_optimizer,
+        init_agent=experiment.init_agent,
     )
     return job._replace(
         iterations=min(job.iterations, experiment.stop_iterations or job.iterations)
@@ -194,7 +205,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 IDENTITY = (
     *("algorithm", "env", "env_params", "seed", "num_seeds", "config"),
-    *("overrides", "traced", "explored"),
+    *("overrides", "traced", "explored", "init_optimizer", "init_agent"),
 )
 """The fields in which two runs must agree to be one."""
 
@@ -207,6 +218,8 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
+    if experiment.init_from is not None:
+        about["init_from"] = source_digest(experiment.init_from)
     made_from = (experiment.env, experiment.env_params)
     about["digests"] = problem_of(algorithm).digests(*made_from)
     return about

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ from jaxrl.training.population import (
     run_population,
     watched,
 )
+from jaxrl.training.warm_start import Initial, read_initial, with_initial
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,
@@ -69,6 +71,7 @@ class Job(NamedTuple):
     plan: Plan  # of each member
     iterations: int  # train steps
     freeze: bool = False  # broken agents, and go on with the others
+    initial: Initial | None = None  # what the agents begin with; None: as `init` says
 
     @property
     def env_steps(self) -> int:
@@ -205,14 +208,20 @@ def first_progress(job: Job) -> Progress:
     values = _with_members(job, job.values)
     seeds = _with_members(job, keys(job.seeds))
     state = init_population(job.algorithm, job.config, job.env, values, seeds, job.mesh)
+    if job.initial is not None:
+        state = state.replace(agent=with_initial(state.agent, job.initial))
     return placed_progress(job, _beginning(job, state))
 
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
+    return _beginning(job, _state_shapes(job))
+
+
+def _state_shapes(job: Job) -> PyTree:
     init = partial(init_population, job.algorithm, job.config, job.env)
     seeds = jax.eval_shape(lambda: keys(job.seeds))
-    return _beginning(job, jax.eval_shape(init, job.values, seeds))
+    return jax.eval_shape(init, job.values, seeds)
 
 
 def _beginning(job: Job, state: PyTree) -> Progress:
@@ -298,6 +307,9 @@ def train(
     between: Callable[[Progress], bool] = lambda progress: False,
     adapt: Adapt | None = None,
     on_nan: OnNan = "stop",
+    init_from: Path | str | None = None,
+    init_optimizer: bool = False,
+    init_agent: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Trains `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
@@ -326,6 +338,13 @@ def train(
       on_nan: what happens when something of an agent becomes NaN or infinite. "stop" ends
         the run; "continue" leaves that agent as it was before that train step, reports
         it, and goes on with the others.
+      init_from: a run folder whose agents these begin as: all that its artefact holds of
+        them, parameters and statistics of normalisers among it, but the state of the
+        optimiser, which is new. It may have been trained on another environment with
+        spaces that fit. If it has as many agents as this run, each begins as its own,
+        otherwise all as its first.
+      init_optimizer: whether the state of the optimiser is taken over too.
+      init_agent: the place of one agent of `init_from`, as which all begin.
       report: called with lines for a person: what is being compiled, how long it took.
 
     Raises:
@@ -344,6 +363,9 @@ def train(
         parallel=parallel,
         num_devices=num_devices,
         on_nan=on_nan,
+        init_from=init_from,
+        init_optimizer=init_optimizer,
+        init_agent=init_agent,
     )
     return run(
         job,
@@ -444,6 +466,9 @@ def resolve(
     parallel: Parallel = "auto",
     num_devices: int | None = None,
     on_nan: OnNan = "stop",
+    init_from: Path | str | None = None,
+    init_optimizer: bool = False,
+    init_agent: int | None = None,
 ) -> Job:
     """The job of `train` with these arguments: checked, planned and given its devices.
 
@@ -462,7 +487,7 @@ def resolve(
         iterations = common_iterations(plan, variants)
     configs.check_value("iterations", int, iterations, low=1)
     footprint.check(algorithm, config, env, plan, len(seeds))
-    return Job(
+    job = Job(
         algorithm,
         config,
         env,
@@ -473,6 +498,11 @@ def resolve(
         iterations=iterations,
         freeze=on_nan == "continue",
     )
+    if init_from is None:
+        return job
+    agents = _state_shapes(job).agent
+    initial = read_initial(init_from, agents, init_optimizer, init_agent)
+    return job._replace(initial=initial)
 
 
 def inherited(
