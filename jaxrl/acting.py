@@ -109,9 +109,12 @@ def epsilon_greedy(
         key: Array,
         greedy: bool = False,
     ) -> tuple[Array, Memory, dict[str, Any]]:
-        epsilon = 0.0 if greedy else config.epsilon_end
+        if greedy:  # needs no key
+            mask = networks.action_mask(env.observation_space, obs)
+            q = legal(q_values(config, env, agent.params, obs), mask)
+            return jnp.argmax(q, -1).astype(jnp.int32), memory, {"value": q.max(-1)}
         noise = exploration.epsilon_noise(key, batch_of(obs), env.action_space.n)
-        action, extras = choose(config, env, agent, epsilon, obs, noise)
+        action, extras = choose(config, env, agent, config.epsilon_end, obs, noise)
         return action, memory, extras
 
     def explain(
@@ -168,9 +171,14 @@ def explain_distribution(
     """A distribution of `networks.distribution`, as `Algorithm.explain` shows it."""
     if isinstance(action_space, spaces.Discrete):
         return {"probability": pi.probs}
+    from jaxrl import distributions
+
     shape = pi.mode().shape
     each = [pi.from_noise(jnp.full(shape, z)) for z in (-1.0, 0.0, 1.0)]
-    return {"spread": jnp.stack(each, axis=-1)}
+    explained = {"spread": jnp.stack(each, axis=-1)}
+    if isinstance(pi, distributions.DiagNormal):
+        explained["std"] = pi.distribution.scale
+    return explained
 
 
 ROWS_AT_ONCE = 4_096

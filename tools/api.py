@@ -45,7 +45,7 @@ ROOMS = {
     "rlhf.models.huggingface": "pretrained language models",
     "rlhf.models.sharding": "language models on several devices",
     "deployment.export": "a policy as a file",
-    "deployment.answers": "what a policy says",
+    "deployment.outputs": "the outputs of a policy",
     "deployment.serving": "a policy behind HTTP",
     "evaluation": "how good a policy is",
     "data.frozen_policy": "asking a trained policy",

@@ -89,11 +89,13 @@ def policy(
     config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
 ) -> tuple[Any, Memory, dict[str, Any]]:
     """One step: the action distribution, the memory, V(s)."""
-    actor, critic = agent.params["actor"], agent.params["critic"]
-    pi, of_actor = networks.apply_actor(config, env, actor, obs, memory["actor"])
-    value, of_critic = networks.apply_critic(config, env, critic, obs, memory["critic"])
-    memory = {"actor": of_actor, "critic": of_critic}
-    return pi, memory, {"value": value, "memory": of_critic}
+    start, params = memory or on_policy.NO_MEMORY, agent.params
+    pi, actor = networks.apply_actor(config, env, params["actor"], obs, start["actor"])
+    value, critic = networks.apply_critic(
+        config, env, params["critic"], obs, start["critic"]
+    )
+    after = {"actor": actor, "critic": critic} if memory else ()
+    return pi, after, {"value": value, "memory": critic}
 
 
 acts = acting.stochastic(policy)
@@ -150,7 +152,8 @@ def train_step(
     config: Config, env: Env, state: types.State
 ) -> tuple[types.State, Metrics]:
     """One rollout of `num_steps` and one update."""
-    agent, world, start = state.agent, state.world, state.world.memory
+    agent, world = state.agent, state.world
+    start = world.memory or on_policy.NO_MEMORY
     rates = {
         "actor": optim.annealed(config, config.learning_rate, world.env_steps),
         "critic": optim.annealed(config, config.critic_learning_rate, world.env_steps),

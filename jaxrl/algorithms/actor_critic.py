@@ -348,5 +348,4 @@ ACTOR_CRITIC = types.Algorithm(
     explain=acts.explain,
     plan=plan,
     validate=validate,
-    init_memory=on_policy.init_pair_memory,
 )

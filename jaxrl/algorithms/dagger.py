@@ -130,7 +130,7 @@ def mixture(
         expert_action = teacher_action(env.teacher, env, obs, key_expert)
         action, memory, _ = acts.act(config, env, agent, obs, memory, key, greedy=True)
         expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
-        played = rollout.where(expert_plays, expert_action, action)
+        played = rollout.tree_where(expert_plays, expert_action, action)
         return played, memory, {"expert_action": expert_action}
 
     return policy

@@ -91,7 +91,11 @@ def init_pair(
     return State(agent, world)
 
 
-def init_pair_memory(config: Any, env: Env, num_envs: int) -> dict[str, Memory]:
-    """The memory of the actor and of the critic, each with a cell of its own."""
+def init_pair_memory(config: Any, env: Env, num_envs: int) -> Memory:
+    """The memory of the actor and of the critic, each with a cell of its own, or `()`."""
     memory = networks.init_memory(config, env, num_envs)
-    return {"actor": memory, "critic": memory}
+    return {"actor": memory, "critic": memory} if jax.tree.leaves(memory) else ()
+
+
+NO_MEMORY: dict[str, Memory] = {"actor": (), "critic": ()}
+"""The parts of the memory of a pair that has none."""

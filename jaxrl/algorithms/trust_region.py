@@ -203,7 +203,8 @@ def forward(
     The statistics are the agent's, the parameters may be newer.
     """
     net = network(config, env)
-    _, policy, value = net.apply(params, (), obs, agent.obs_stats)
+    after: Any = net.apply(params, (), obs, agent.obs_stats)
+    _, policy, value = after
     return policy, value
 
 

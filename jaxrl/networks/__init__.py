@@ -70,7 +70,8 @@ def apply_actor(
     done: Array | None = None,
 ) -> tuple[Any, Memory]:
     """pi(.|s) of the parameters of `actor`, and the memory; along time with `done`."""
-    memory, policy = actor(config, env).apply(params, memory, obs, None, done)
+    after: Any = actor(config, env).apply(params, memory, obs, None, done)
+    memory, policy = after
     return distribution(config, env, policy, obs), memory
 
 
@@ -83,7 +84,8 @@ def apply_critic(
     done: Array | None = None,
 ) -> tuple[Array, Memory]:
     """V(s) of the parameters of `critic`, and the memory; along time with `done`."""
-    memory, value = critic(config, env).apply(params, memory, obs, None, done)
+    after: Any = critic(config, env).apply(params, memory, obs, None, done)
+    memory, value = after
     return value, memory
 
 
@@ -97,7 +99,8 @@ def apply_actor_critic(
 ) -> tuple[Any, Array, Memory]:
     """pi(.|s), V(s) and the memory of the parameters of `actor_critic`."""
     net = actor_critic(config, env)
-    memory, policy, value = net.apply(params, memory, obs, None, done)
+    after: Any = net.apply(params, memory, obs, None, done)
+    memory, policy, value = after
     return distribution(config, env, policy, obs), value, memory
 
 

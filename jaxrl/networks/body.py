@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
+from jaxrl.core.imports import import_value
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.networks.encoding import is_image
 from jaxrl.networks.initializers import orthogonal
@@ -62,9 +64,9 @@ def _lstm(size: int = 64) -> nn.RNNCellBase:
 
 _TORSOS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
-    "mlp_layer_norm": lambda *args: MLP(*args, layer_norm=True),
+    "mlp_layer_norm": partial(MLP, layer_norm=True),
     "cnn": CNN,
-    "cnn_layer_norm": lambda *args: CNN(*args, layer_norm=True),
+    "cnn_layer_norm": partial(CNN, layer_norm=True),
     "resnet": ResNet,
 }
 """Called with `hidden_sizes`, `activation` and what stands in the parentheses."""
@@ -156,7 +158,7 @@ def initial_memory(body: Body, num_envs: int) -> Memory:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def _named(text: str, sizes: tuple[int, ...], activation: str, image: bool) -> Body:
+def _named(text: str, sizes: tuple[int, ...], activation: Any, image: bool) -> Body:
     """The body of a name such as "gru(size=32)"."""
     name, _, arguments = text.partition("(")
     call: Any = ast.parse(f"f({arguments}" if arguments else "f()", mode="eval").body
@@ -172,23 +174,14 @@ def _named(text: str, sizes: tuple[int, ...], activation: str, image: bool) -> B
 
 
 def _load(path: str) -> Any:
-    """What stands at "module:factory": a value, or a function or class that makes one."""
-    module, _, name = path.partition(":")
-    try:
-        value = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(
-            f"network = {path!r} cannot be imported ({error}): give module:factory of a "
-            f"module that Python finds."
-        ) from error
-    if not isinstance(value, nn.Module | Body):
-        value = value()
-    require(
-        isinstance(value, nn.Module | Body),
-        f"network = {path!r} gives a {type(value).__name__}: it must be a flax module or "
-        f"a Body.",
-    )
-    return value
+    """The value at "module:factory", or what a function or class there makes."""
+    value = import_value(path, "network", "network", is_network, "my_module:my_network")
+    return value if isinstance(value, nn.Module | Body) else value()
+
+
+def is_network(value: Any) -> bool:
+    """Whether a value of a module is a network, or may make one."""
+    return isinstance(value, nn.Module | Body) or callable(value)
 
 
 def _describe(value: Any) -> Any:

@@ -18,7 +18,6 @@ from jaxrl.training import loop, population
 from tests.support.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
-NONE = {"actor": (), "critic": ()}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_learns_to_act_on_what_it_sees():
 def test_learns_the_value_of_a_truncated_task():
     env = make("probe/truncation")
     config, agent = trained(env, 600, optimizer="rmsprop")
-    value = A2C.act(config, env, agent, jnp.ones((1, 1)), NONE, KEY)[2]["value"]
+    value = A2C.act(config, env, agent, jnp.ones((1, 1)), (), KEY)[2]["value"]
     assert float(value[0]) == pytest.approx(10, abs=0.1)
 
 
@@ -122,7 +121,7 @@ def test_never_takes_a_masked_action():
     config = tiny(A2C)
     agent = A2C.init(config, env, KEY).agent
     _, obs = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(KEY, 200), ())
-    action, _, _ = A2C.act(config, env, agent, obs, NONE, KEY)
+    action, _, _ = A2C.act(config, env, agent, obs, (), KEY)
     legal = np.asarray(obs["action_mask"])
     assert legal[np.arange(200), action].all() and not legal.all()
 

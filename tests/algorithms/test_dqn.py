@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jaxrl import networks, optim
 from jaxrl.algorithms import dqn, off_policy
 from jaxrl.algorithms.dqn import DQN
+from jaxrl.algorithms.off_policy import TargetClock, renew_target
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
@@ -71,9 +72,9 @@ def test_the_target_is_renewed_when_a_boundary_is_crossed(steps, interval):
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    clock = off_policy.TargetClock(jnp.int32(0))
+    clock = TargetClock(jnp.int32(0))
     for i in range(1, 12):
-        renewed, clock = off_policy.renew_target(config, agent, clock, steps)
+        renewed, clock = renew_target(config, agent, clock, steps)
         crossed = i * steps // interval > (i - 1) * steps // interval
         assert bool(renewed.target_params) == crossed
 
@@ -83,9 +84,7 @@ def test_polyak_renewal_moves_part_of_the_way():
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    renewed, _ = off_policy.renew_target(
-        config, agent, off_policy.TargetClock(jnp.int32(0)), 1
-    )
+    renewed, _ = renew_target(config, agent, TargetClock(jnp.int32(0)), 1)
     assert float(renewed.target_params) == 0.25
 
 
@@ -94,9 +93,7 @@ def test_crossing_many_boundaries_at_once_is_renewing_as_often():
     agent = dqn.Agent(
         params=jnp.float32(1.0), target_params=jnp.float32(0.0), opt_state=()
     )
-    renewed, clock = off_policy.renew_target(
-        config, agent, off_policy.TargetClock(jnp.int32(1)), 6
-    )
+    renewed, clock = renew_target(config, agent, TargetClock(jnp.int32(1)), 6)
     assert float(renewed.target_params) == pytest.approx(1 - 0.75**3)
     assert int(clock.steps) == 1
 
