@@ -208,9 +208,10 @@ class _FieldType(click.ParamType):
             self.name += "|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if hasattr(self.scalar, "from_plain"):  # checked with the config
+        kind: Any = self.scalar
+        if hasattr(kind, "from_plain"):  # checked with the config
             text = value.startswith("{")
-            return self.scalar.from_plain(json.loads(value)) if text else value
+            return kind.from_plain(json.loads(value)) if text else value
         is_number = self.scalar in (int, float)
         if self.optional and value.lower() in ("none", "auto" if is_number else "none"):
             return NONE
