@@ -10,6 +10,7 @@ from jaxrl.cli.running import (
     ALGORITHM,
     ENV,
     JSON,
+    NETWORK,
     STOCHASTIC,
     remember_signals,
 )
@@ -38,6 +39,7 @@ from jaxrl.cli.running import (
 )
 @ENV
 @ALGORITHM
+@NETWORK
 @JSON
 def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
     """Export an agent as a file that needs no jaxrl.
@@ -82,6 +84,7 @@ def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
 )
 @ENV
 @ALGORITHM
+@NETWORK
 def serve(
     run: str,
     stochastic: bool,

@@ -12,6 +12,7 @@ from jaxrl.cli.running import (
     ENV,
     EPISODE_SEED,
     JSON,
+    NETWORK,
     STOCHASTIC,
     print_evaluation,
 )
@@ -24,6 +25,7 @@ from jaxrl.cli.running import (
 @STOCHASTIC
 @ENV
 @ALGORITHM
+@NETWORK
 @click.option(
     "--gymnasium", metavar="ID", help="In this environment of Gymnasium instead."
 )
@@ -69,6 +71,7 @@ def evaluate(
 @AGENT
 @ENV
 @ALGORITHM
+@NETWORK
 @JSON
 def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) -> None:
     """Record whole episodes of an agent as a dataset."""
@@ -101,6 +104,7 @@ def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) 
 @click.option("--overlay", is_flag=True, help="Draw actions and value beside it.")
 @ENV
 @ALGORITHM
+@NETWORK
 def render(run: str, out: str, stochastic: bool, **choice: Any) -> None:
     """Draw episodes of an agent as GIF, MP4 or PNG filmstrip."""
     from jaxrl.rendering import render as draw
@@ -124,6 +128,7 @@ KINDS = (
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @ALGORITHM
+@NETWORK
 @click.option("--out", required=True, type=click.Path(), help="PNG, PDF or SVG file.")
 @click.option("--kind", default="curves", show_default=True, help=", ".join(KINDS))
 @click.option("--metric", default="rollout/episode_return", show_default=True)
@@ -189,6 +194,7 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @ALGORITHM
+@NETWORK
 @click.option(
     "--out", type=click.Path(), help="Folder.  [default: the first RUN's report/]"
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -32,6 +33,23 @@ ALGORITHM = click.option(
     metavar="MODULE:VALUE",
     help="Allows the run's algorithm to be your own module's.",
     callback=_register,
+    expose_value=False,
+)
+
+
+def _import_network(context: Any, parameter: Any, value: str | None) -> None:
+    del context, parameter
+    if value is not None:
+        from jaxrl.networks import load_network
+
+        load_network(value)
+
+
+NETWORK = click.option(
+    "--network",
+    metavar="MODULE:NAME",
+    help="Allows the run's network to be your own module's.",
+    callback=_import_network,
     expose_value=False,
 )
 EPISODE_SEED = click.option("--seed", type=int, default=0, help="Seed of the episodes.")
@@ -142,11 +160,15 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def next_command(command: str, folder: Path | str, algorithm: str, env: str) -> str:
+def next_command(
+    command: str, folder: Path | str, algorithm: str, env: str, config: Any = None
+) -> str:
     """A command for the folder; what is code must be named again."""
     words = ["jaxrl", command, str(folder)]
-    for flag, name in (("--algorithm", algorithm), ("--env", env)):
-        if ":" in name:
+    network = str(getattr(config, "network", ""))
+    names = {"--algorithm": algorithm, "--env": env, "--network": network}
+    for flag, name in names.items():
+        if re.fullmatch(r"[\w.-]+:[\w.-]+", name):
             words += [flag, name]
     return shlex.join(words)
 

@@ -10,6 +10,7 @@ import click
 from jaxrl.cli.groups import EnvParamsCommand, LazyGroup, find_algorithm
 from jaxrl.cli.running import (
     ALGORITHM,
+    NETWORK,
     PROCESS_FLAGS,
     exit_code,
     host_options,
@@ -120,6 +121,7 @@ def resume_sweep(
 @click.command()
 @click.argument("shards", nargs=-1, required=True, type=click.Path())
 @ALGORITHM
+@NETWORK
 @click.option("--out", required=True, type=click.Path(), help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="The best setting as JSON, last.")
 def merge(shards: tuple[str, ...], out: str, as_json: bool) -> None:

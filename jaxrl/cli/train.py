@@ -9,6 +9,7 @@ from jaxrl.cli.groups import EnvParamsCommand, LazyGroup, find_algorithm
 from jaxrl.cli.running import (
     ALGORITHM,
     ENV,
+    NETWORK,
     PROCESS_FLAGS,
     exit_code,
     host_options,
@@ -75,7 +76,7 @@ def train_with(
     with remember_signals() as received:
         host = host_options(quiet, received)
         folder, summary = run_experiment(experiment, out, **host)
-    _print_run(folder, experiment.env, summary, as_json)
+    _print_run(folder, experiment, summary, as_json)
     return exit_code(received)
 
 
@@ -86,6 +87,7 @@ def train_with(
 )
 @ENV
 @ALGORITHM
+@NETWORK
 @click.option("--quiet", is_flag=True, help="Do not show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")
 @click.option("--coordinator", help="As for `jaxrl train`.")
@@ -114,18 +116,19 @@ def resume(
     with remember_signals() as received:
         host = host_options(quiet, received)
         summary = resume_experiment(run, checkpoint, env=env, **host)
-    _print_run(run, experiment.env, summary, as_json)
+    _print_run(run, experiment, summary, as_json)
     return exit_code(received)
 
 
 def _print_run(
-    folder: Path | str, env: str, summary: dict[str, Any], as_json: bool
+    folder: Path | str, experiment: Any, summary: dict[str, Any], as_json: bool
 ) -> None:
     from jaxrl.core import distributed
 
     if distributed.is_first():
         command = "evaluate" if summary["finished"] else "resume"
-        following = next_command(command, folder, summary["algorithm"], env)
+        names = (summary["algorithm"], experiment.env)
+        following = next_command(command, folder, *names, experiment.config)
         print_evaluation(summary["evaluation"], as_json, following)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl import normalize, spaces
 from jaxrl.networks import body
-from jaxrl.networks.body import Body, Network, resolve
+from jaxrl.networks.body import Body, Network, load_network, resolve
 from jaxrl.networks.encoding import action_mask, encode, encoded_shape
 from jaxrl.networks.heads import Actor, ActorCritic, Critic, QNetwork, join, split
 from jaxrl.networks.memory import Transformer
@@ -33,6 +33,7 @@ __all__ = [
     "encode",
     "encoded_shape",
     "join",
+    "load_network",
     "resolve",
     "split",
 ]

@@ -118,9 +118,14 @@ class Network:
     def from_plain(value: Any) -> Any:
         """The value that `to_plain` described.
 
+        Nothing is imported that the caller has not imported, but JAX, flax and jaxrl: a
+        run folder's word is not enough for code.
+
         Raises:
-          InvalidInput: a module cannot be imported, or is none.
+          InvalidInput: a module is not imported, or there is no such network in it.
         """
+        if isinstance(value, str) and ":" in value:
+            _require_imported(value)
         return _build(value)
 
 
@@ -173,7 +178,7 @@ def _named(text: str, sizes: tuple[int, ...], activation: Any, image: bool) -> B
     return Body(_TORSOS[name](sizes, activation, **given))
 
 
-def _load(path: str) -> Any:
+def load_network(path: str) -> Any:
     """The value at "module:factory", or what a function or class there makes."""
     value = import_value(path, "network", "network", is_network, "my_module:my_network")
     return value if isinstance(value, nn.Module | Body) else value()
@@ -256,13 +261,18 @@ TRUSTED = ("jax", "flax", "jaxrl")
 """Packages that a run folder may name without being asked; others must be imported."""
 
 
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
+def _require_imported(path: str) -> None:
+    module = path.partition(":")[0]
     require(
         module in sys.modules or module.split(".")[0] in TRUSTED,
-        f"network: {path} is code that loading would import: if you trust it, import "
-        f"{module} first, on the command line with --import {module}.",
+        f"network = {path!r} is code that loading would import: if you trust that, import "
+        f"{module} first, or give --network {path}.",
     )
+
+
+def _import(path: str) -> Any:
+    _require_imported(path)
+    module, _, name = path.partition(":")
     try:
         value = importlib.import_module(module)
         for part in name.split("."):
