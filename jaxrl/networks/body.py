@@ -140,9 +140,10 @@ def resolve(config: Any, observation_space: spaces.Space) -> Body:
     image = is_image(observation_space)
     sizes, activation = tuple(config.hidden_sizes), config.activation
     if isinstance(value, str):
-        value = (
-            _load(value) if ":" in value else _named(value, sizes, activation, image)
-        )
+        if ":" in value:
+            value = load_network(value)
+        else:
+            value = _named(value, sizes, activation, image)
     body = value if isinstance(value, Body) else Body(torso=value)
     if body.torso is None:
         body = dataclasses.replace(
@@ -181,7 +182,13 @@ def _named(text: str, sizes: tuple[int, ...], activation: Any, image: bool) -> B
 def load_network(path: str) -> Any:
     """The value at "module:factory", or what a function or class there makes."""
     value = import_value(path, "network", "network", is_network, "my_module:my_network")
-    return value if isinstance(value, nn.Module | Body) else value()
+    value = value if isinstance(value, nn.Module | Body) else value()
+    require(
+        isinstance(value, nn.Module | Body),
+        f"network = {path!r} gives a {type(value).__name__}: it must be a flax module or "
+        f"a Body.",
+    )
+    return value
 
 
 def is_network(value: Any) -> bool:
