@@ -662,7 +662,7 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
         problem = problem_of(job.algorithm)
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
         trouble = distributed.device_get(progress.state.world.trouble)[index]
-        where = f" of {problem.flag} {np.flatnonzero(trouble & bit)[0]}"
+        where = problem.place.format(number=np.flatnonzero(trouble & bit)[0])
         remedy = problem.remedy.format(id=job.env.id)
     values = described(progress.values, index)
     who = f"seed {job.seeds[index]}" + (f" with {values}" if values else "")
