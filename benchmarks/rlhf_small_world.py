@@ -30,7 +30,8 @@ from benchmarks.speed import script
 from benchmarks.speed.report import fill_in
 from jaxrl import losses, optim
 from jaxrl.pipelines.rlhf import demo, stages
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.testbeds import small_world
 from jaxrl.runs.experiment import commit, versions
@@ -106,7 +107,7 @@ def rloo(state: State, key: Array, rate: Array, size: Size) -> State:
     """REINFORCE, the leash in the reward, each answer against the group's others."""
     index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
     reward = leashed(state[0], index)
-    weight = grouped(objectives.rloo_advantage, reward)
+    weight = grouped(estimators.rloo_advantage, reward)
 
     def loss(table: Array) -> Array:
         log_prob = chosen(of_answers(table), index)
@@ -130,7 +131,7 @@ def grpo(
     index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
     in_reward = leash == "reward"
     reward = leashed(state[0], index) if in_reward else chosen(REWARD, index)
-    weight = grouped(partial(objectives.grpo_advantage, scale=scale), reward)
+    weight = grouped(partial(estimators.grpo_advantage, scale=scale), reward)
     mask = ANSWERS[index]
     share = 1.0 / mask.sum(-1, keepdims=True) if per_token else 1.0
 
@@ -141,12 +142,12 @@ def grpo(
         if leash == "k3":
             # Differentiated through the policy that sampled, so the ratio is one argument.
             each += BETA * losses.approx_kl(ref - log_prob, jnp.zeros_like(ref))
-        whole = objectives.masked_sum(share * each, mask)
+        whole = text_losses.masked_sum(share * each, mask)
         if leash == "k2":
             answer, ref_answer = (
-                objectives.masked_sum(x, mask) for x in (log_prob, ref)
+                text_losses.masked_sum(x, mask) for x in (log_prob, ref)
             )
-            whole += BETA * objectives.kl_k2(answer, ref_answer)
+            whole += BETA * text_losses.kl_k2(answer, ref_answer)
         return whole.mean()
 
     return descended(state, loss, rate)
@@ -162,10 +163,10 @@ def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
         return chosen(x, index).reshape(mask.shape)
 
     old, ref = rows(of_tokens(table)), rows(REFERENCE_TOKENS)
-    reward = objectives.token_rewards(old, ref, score.ravel(), mask, BETA)
+    reward = estimators.token_rewards(old, ref, score.ravel(), mask, BETA)
     old_value = rows(values_of(values))
-    advantage, target = objectives.token_gae(reward, old_value, mask, 1.0, GAE_LAMBDA)
-    advantage = objectives.whiten(advantage, mask)
+    advantage, target = estimators.token_gae(reward, old_value, mask, 1.0, GAE_LAMBDA)
+    advantage = text_losses.whiten(advantage, mask)
 
     def loss(params: tuple[Array, Array]) -> Array:
         log_prob, value = rows(of_tokens(params[0])), rows(values_of(params[1]))
@@ -192,8 +193,8 @@ def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
         log_prob = of_answers(table)
         one, other = log_prob[prompt, first], log_prob[prompt, second]
         refs = [REFERENCE_ANSWERS[prompt, x] for x in (first, second)]
-        each = objectives.dpo_loss(one, other, *refs, BETA / TEMPERATURE)
-        turned = objectives.dpo_loss(other, one, *refs[::-1], BETA / TEMPERATURE)
+        each = text_losses.dpo_loss(one, other, *refs, BETA / TEMPERATURE)
+        turned = text_losses.dpo_loss(other, one, *refs[::-1], BETA / TEMPERATURE)
         return (probability * each + (1.0 - probability) * turned).mean()
 
     return descended(state, loss, rate)
@@ -201,7 +202,7 @@ def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
 
 def leashed(table: Array, index: Array) -> Array:
     """Reward less what the leash costs, of answers `[P, K]`."""
-    cost = objectives.implicit_reward(of_answers(table), REFERENCE_ANSWERS, BETA)
+    cost = text_losses.implicit_reward(of_answers(table), REFERENCE_ANSWERS, BETA)
     return chosen(REWARD - cost, index)
 
 
@@ -418,7 +419,7 @@ def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
         rate = optim.linear_schedule(3e-3, 0.0, i / size.steps)
 
         def loss(params: PyTree) -> Array:
-            return objectives.preference_loss(*differences(params, some)).mean()
+            return text_losses.preference_loss(*differences(params, some)).mean()
 
         return descended(state, loss, rate), None
 
@@ -435,7 +436,7 @@ def calibration_error(chosen: Array, rejected: Array) -> Array:
     pair is not always the chosen one."""
     turned = jnp.arange(len(chosen)) % 2 == 1
     difference = jnp.where(turned, rejected - chosen, chosen - rejected)
-    return objectives.calibration(jax.nn.sigmoid(difference), ~turned).error
+    return estimators.calibration(jax.nn.sigmoid(difference), ~turned).error
 
 
 def reward_model(size: Size) -> dict[str, Any]:

@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks.speed import script
 from benchmarks.speed.host import spread
 from benchmarks.speed.report import fill_in
-from jaxrl.rlhf import grpo, objectives
+from jaxrl.rlhf import estimators, grpo
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.models import tokenizers
 from jaxrl.rlhf.models.huggingface import load_gpt2
@@ -155,8 +156,8 @@ def prompts(settings: Settings) -> np.ndarray:
 def judge(_: Any, tokens: Array, mask: Array, answer: Array) -> Array:
     """Share of even tokens in each answer, EOS counted: `[B]`."""
     del mask
-    even = objectives.masked_sum(1.0 - tokens % 2, answer)
-    return even / jnp.maximum(objectives.length(answer), 1)
+    even = text_losses.masked_sum(1.0 - tokens % 2, answer)
+    return even / jnp.maximum(estimators.length(answer), 1)
 
 
 def config_of(settings: Settings) -> grpo.Config:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import require
-from jaxrl.rlhf import objectives, policies
+from jaxrl.rlhf import estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.models import tokenizers
 from jaxrl.rlhf.models.generation import generate
@@ -123,7 +124,7 @@ def write(
         answer,
         log_prob,
         jnp.where(answer, reference, 0.0),
-        objectives.score_with_eos_rule(score, has_eos, config.eos_penalty),
+        estimators.score_with_eos_rule(score, has_eos, config.eos_penalty),
         has_eos,
     )
 
@@ -148,14 +149,14 @@ def to_prompts(
 
 def divergence(answers: Answers) -> Array:
     """k1 of KL(π ‖ π_ref) for each answer, its tokens added up: `[B]`."""
-    each = objectives.kl_k1(answers.ref_log_prob, answers.log_prob)
-    return objectives.masked_sum(each, answers.answer)
+    each = text_losses.kl_k1(answers.ref_log_prob, answers.log_prob)
+    return text_losses.masked_sum(each, answers.answer)
 
 
 def reported(task: Task, answers: Answers) -> Metrics:
     """What is logged of every batch of answers: lost diversity and length hacking show."""
     tokens, own = answers.tokens, answers.answer
-    length = objectives.length(own)
+    length = estimators.length(own)
     gold = {}
     if task.gold is not None:
         gold["reward/gold"] = mean(task.gold((), tokens, answers.mask, own))
@@ -165,8 +166,8 @@ def reported(task: Task, answers: Answers) -> Metrics:
         "policy/kl": mean(divergence(answers)),
         "policy/surprise": mean(-answers.log_prob, own),
         "text/ended": mean(answers.has_eos),
-        "text/distinct_1": mean(objectives.distinct_n(tokens, own, 1)),
-        "text/distinct_2": mean(objectives.distinct_n(tokens, own, 2)),
+        "text/distinct_1": mean(estimators.distinct_n(tokens, own, 1)),
+        "text/distinct_2": mean(estimators.distinct_n(tokens, own, 2)),
     }
 
 
@@ -243,10 +244,10 @@ def diversity(task: Task, kept: Texts, params: PyTree, key: Array) -> dict[str, 
     _, _, tokens, real = map(jnp.asarray, written)
     ended = (real & (tokens == task.tokenizer.eos)).any(1)
     return {
-        "answer_length": jnp.mean(objectives.length(real).astype(jnp.float32)),
+        "answer_length": jnp.mean(estimators.length(real).astype(jnp.float32)),
         "answers_ended": jnp.mean(ended.astype(jnp.float32)),
-        "distinct_1": objectives.distinct_n(tokens, real, 1),
-        "distinct_2": objectives.distinct_n(tokens, real, 2),
+        "distinct_1": estimators.distinct_n(tokens, real, 1),
+        "distinct_2": estimators.distinct_n(tokens, real, 2),
     }
 
 

@@ -49,7 +49,7 @@ class Row(dict[str, Any]):
 
 
 class Texts(NamedTuple):
-    """For `objectives.next_token_loss(logits, tokens, target)`."""
+    """For `text_losses.next_token_loss(logits, tokens, target)`."""
 
     tokens: AnyArray
     """Int32 `[R, T]`, padded on the right."""
@@ -334,7 +334,7 @@ def rankings(
     too_long: Literal["error", "drop"] = "error",
     report: Report = print,
 ) -> Pairs:
-    """K answers to each prompt, best first, for `objectives.ranking_loss`.
+    """K answers to each prompt, best first, for `text_losses.ranking_loss`.
 
     Args:
       rows: with the columns `prompt` and `ranked`, a list of K answers, K the same in all

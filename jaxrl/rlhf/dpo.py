@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Pairs, Texts
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
 from jaxrl.types import (
@@ -96,9 +97,9 @@ def read(task: Task, params: PyTree, rows: Pairs) -> tuple[Array, Array]:
     shape = rows.tokens.shape
     tokens, mask, answer = (x.reshape(-1, shape[-1]) for x in rows[:3])
     logits = policies.logits(task.model, params, tokens, mask)
-    log_prob = objectives.token_log_probs(logits, tokens)
-    entropy = losses.masked_mean(objectives.entropy(logits[:, :-1]), answer[:, 1:])
-    return objectives.masked_sum(log_prob, answer).reshape(shape[:2]), entropy
+    log_prob = text_losses.token_log_probs(logits, tokens)
+    entropy = losses.masked_mean(estimators.entropy(logits[:, :-1]), answer[:, 1:])
+    return text_losses.masked_sum(log_prob, answer).reshape(shape[:2]), entropy
 
 
 def of_answers(task: Task, params: PyTree, rows: Pairs) -> Array:
@@ -112,8 +113,8 @@ def loss(
     """The mean loss over all pairs of all rows; log π of the answers `[B, K]`, and the
     policy's entropy."""
     log_prob, entropy = read(task, policies.weights(config, task, policy), rows)
-    better, worse = objectives.ranking_pairs(log_prob.shape[1]).T
-    each = objectives.dpo_loss(
+    better, worse = text_losses.ranking_pairs(log_prob.shape[1]).T
+    each = text_losses.dpo_loss(
         log_prob[:, better],
         log_prob[:, worse],
         reference[:, better],
@@ -139,12 +140,12 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     policy, opt_state = optim.apply(
         optimizer, agent.policy, agent.opt_state, grads, rate
     )
-    reward = objectives.implicit_reward(log_prob, reference, config.beta)
-    right = objectives.preference_accuracy(reward[:, 0], reward[:, -1])
+    reward = text_losses.implicit_reward(log_prob, reference, config.beta)
+    right = estimators.preference_accuracy(reward[:, 0], reward[:, -1])
     moved = log_prob - reference
     metrics = {
         "rollout/episode_return": mean(right),
-        "rollout/episode_length": mean(objectives.length(rows.answer)),
+        "rollout/episode_length": mean(estimators.length(rows.answer)),
         "loss/preference": mean(value),
         "reward/accuracy": mean(right),
         "reward/gap": mean(reward[:, 0] - reward[:, -1]),
@@ -171,8 +172,8 @@ def returns(
         own, other = (
             of_answers(task, x, row)[0] for x in (params, task.teacher.params)
         )
-        reward = objectives.implicit_reward(own, other, config.beta)
-        return objectives.preference_accuracy(reward[0], reward[-1])
+        reward = text_losses.implicit_reward(own, other, config.beta)
+        return estimators.preference_accuracy(reward[0], reward[-1])
 
     return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
 

@@ -29,7 +29,8 @@ from flax.struct import PyTreeNode
 from jaxrl import losses, optim
 from jaxrl.core.minibatches import minibatches
 from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
 from jaxrl.types import (
@@ -131,7 +132,7 @@ def advantages(config: Config, batch: Answers) -> Array:
     if config.leash == "reward":
         reward = reward - config.kl_coef * answers.divergence(batch)
     grouped = reward.reshape(-1, config.group_size)
-    return objectives.grpo_advantage(grouped, config.scale_rewards).reshape(-1)
+    return estimators.grpo_advantage(grouped, config.scale_rewards).reshape(-1)
 
 
 REPORTED = ("loss/policy", "policy/entropy", "policy/clip_fraction", "policy/approx_kl")
@@ -145,7 +146,7 @@ def loss(
     batch, advantage = rows
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, batch.tokens, batch.mask)
-    log_prob = objectives.token_log_probs(logits, batch.tokens, config.temperature)
+    log_prob = text_losses.token_log_probs(logits, batch.tokens, config.temperature)
     # Outside of the answer there is no old log-probability to compare with.
     log_prob = jnp.where(batch.answer, log_prob, 0.0)
     of_token = jnp.broadcast_to(advantage[:, None], log_prob.shape)
@@ -155,7 +156,7 @@ def loss(
         ratio = batch.ref_log_prob - log_prob
         each += config.kl_coef * losses.approx_kl(ratio, jnp.zeros_like(ratio))
     total = averaged(config, each, batch.answer)
-    entropy = objectives.entropy(logits[:, :-1] / config.temperature)
+    entropy = estimators.entropy(logits[:, :-1] / config.temperature)
     moved = jnp.abs(jnp.exp(log_prob - batch.log_prob) - 1.0) > config.clip_eps
     kl = losses.approx_kl(log_prob, batch.log_prob)
     return total, (
@@ -170,9 +171,9 @@ def averaged(config: Config, each: Array, mask: Array) -> Array:
     """The mean of `[B, T]` over what `loss_mean` says."""
     if config.loss_mean == "tokens":
         return losses.masked_mean(each, mask)
-    whole = objectives.masked_sum(each, mask)
+    whole = text_losses.masked_sum(each, mask)
     if config.loss_mean == "published":
-        whole = whole / jnp.maximum(objectives.length(mask), 1)
+        whole = whole / jnp.maximum(estimators.length(mask), 1)
     return whole.mean()
 
 

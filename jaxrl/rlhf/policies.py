@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl import optim
 from jaxrl.errors import InvalidInput, require
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model, lora
 from jaxrl.rlhf.models.transformer import GPT, Output
 from jaxrl.rlhf.tasks import Task
@@ -74,7 +74,7 @@ def reference_log_probs(
 ) -> Array:
     """log π_ref of each token under the model that one started from: `[B, T]`."""
     given = logits(task.model, task.teacher.params, tokens, mask)
-    return objectives.token_log_probs(given, tokens, temperature)
+    return text_losses.token_log_probs(given, tokens, temperature)
 
 
 def described(kind: str, config: Any, task: Task) -> dict[str, Any]:

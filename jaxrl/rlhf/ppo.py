@@ -29,7 +29,8 @@ from flax.struct import PyTreeNode
 from jaxrl import losses, optim
 from jaxrl.core.minibatches import minibatches
 from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.models import language_model, lora
 from jaxrl.rlhf.models.language_model import RewardParams
@@ -175,16 +176,16 @@ def collect(
     params = policies.weights(config, task, agent.policy)
     written = answers.to_prompts(config, task, params, key, config.batch_size)
     mask = written.answer
-    reward = objectives.token_rewards(
+    reward = estimators.token_rewards(
         written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
     )
     if config.whiten_rewards:
-        reward = objectives.whiten(reward, mask, shift_mean=False)
+        reward = text_losses.whiten(reward, mask, shift_mean=False)
     value = values(config, task, agent.value, written)
-    advantage, target = objectives.token_gae(
+    advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    advantage = objectives.whiten(advantage, mask)
+    advantage = text_losses.whiten(advantage, mask)
     return Batch(written, value, advantage, target), reward
 
 
@@ -207,7 +208,7 @@ def loss(
     written, mask = batch.answers, batch.answers.answer
     model_params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, model_params, written.tokens, written.mask)
-    log_prob = objectives.token_log_probs(logits, written.tokens, config.temperature)
+    log_prob = text_losses.token_log_probs(logits, written.tokens, config.temperature)
     # Outside of the answer there is no old log-probability to compare with.
     log_prob = jnp.where(mask, log_prob, 0.0)
     value = values(config, task, value_params, written)
@@ -218,7 +219,7 @@ def loss(
         value, batch.old_value, batch.target, config.clip_eps
     )
     entropy = losses.masked_mean(
-        objectives.entropy(logits[:, :-1] / config.temperature), mask[:, 1:]
+        estimators.entropy(logits[:, :-1] / config.temperature), mask[:, 1:]
     )
     actor, critic = (losses.masked_mean(x, mask) for x in (actor, critic))
     moved = jnp.abs(jnp.exp(log_prob - written.log_prob) - 1.0) > config.clip_eps
@@ -271,13 +272,13 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     batch, reward = collect(config, task, agent, key_answers)
     rate = policies.step_size(config, world.env_steps)
     metrics = answers.reported(task, batch.answers) | {
-        "reward/leashed": mean(objectives.masked_sum(reward, batch.answers.answer)),
+        "reward/leashed": mean(text_losses.masked_sum(reward, batch.answers.answer)),
         "policy/kl_coef": mean(agent.kl_coef),
     }
     agent, reported = update(config, task, agent, batch, key_update, rate)
     if config.kl_target is not None:
         kl = answers.divergence(batch.answers).mean()
-        coef = objectives.proportional_kl_coef(agent.kl_coef, kl, config.kl_target)
+        coef = text_losses.proportional_kl_coef(agent.kl_coef, kl, config.kl_target)
         agent = agent.replace(kl_coef=coef)
     names = (*REPORTED, "optim/grad_norm", "optim/value_grad_norm")
     metrics |= {

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Pairs
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.language_model import RewardParams
@@ -121,7 +122,7 @@ def loss(
 ) -> tuple[Array, Array]:
     """The mean loss over all pairs of all rows, and the scores `[B, K]`."""
     found = scores(config, task, reward, rows)
-    return objectives.ranking_loss(found, rows.margin).mean(), found
+    return text_losses.ranking_loss(found, rows.margin).mean(), found
 
 
 DECAY = 0.95
@@ -146,7 +147,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     right = accuracy(found)
     metrics = {
         "rollout/episode_return": mean(right),
-        "rollout/episode_length": mean(objectives.length(rows.answer)),
+        "rollout/episode_length": mean(estimators.length(rows.answer)),
         "loss/preference": mean(value),
         "reward/accuracy": mean(right),
         "reward/gap": mean(found[:, 0] - found[:, -1]),
@@ -161,14 +162,14 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
 
 def accuracy(found: Array) -> Array:
     """How many of the pairs of each row `[B, K]` are ranked as labelled: `[B]`."""
-    better, worse = objectives.ranking_pairs(found.shape[1]).T
-    return objectives.preference_accuracy(found[:, better], found[:, worse]).mean(1)
+    better, worse = text_losses.ranking_pairs(found.shape[1]).T
+    return estimators.preference_accuracy(found[:, better], found[:, worse]).mean(1)
 
 
 def length_bias(found: Array, rows: Pairs) -> Array:
     """Whether the answer with the highest score is longer than the one with the lowest, 1,
     shorter, 0, or as long, ½: `[B]`."""
-    length = objectives.length(rows.answer)
+    length = estimators.length(rows.answer)
     pick = [
         jnp.take_along_axis(length, i(found, axis=1)[:, None], axis=1)[:, 0]
         for i in (jnp.argmax, jnp.argmin)
@@ -192,7 +193,7 @@ def returns(
 
 def calibration(
     config: Config, task: Task, agent: Agent, number: int = 1_000
-) -> objectives.Calibration:
+) -> estimators.Calibration:
     """Whether σ(r_a - r_b) is how often a is preferred, over pairs kept back.
 
     Every other pair is turned round, so that the first of a pair is not always the one
@@ -203,7 +204,7 @@ def calibration(
     difference = found[:, 0] - found[:, -1]
     turned = jnp.arange(len(difference)) % 2 == 1
     probability = jax.nn.sigmoid(jnp.where(turned, -difference, difference))
-    return objectives.calibration(probability, ~turned)
+    return estimators.calibration(probability, ~turned)
 
 
 def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:

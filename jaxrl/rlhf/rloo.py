@@ -20,7 +20,8 @@ from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
 from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.answers import Answers
 from jaxrl.rlhf.tasks import Task, digests, no_world, prompts
 from jaxrl.types import (
@@ -105,7 +106,7 @@ def advantages(config: Config, batch: Answers) -> Array:
     """Of each answer, the leash taken off its score: `[B]`."""
     reward = batch.score - config.kl_coef * answers.divergence(batch)
     grouped = reward.reshape(-1, config.group_size)
-    return objectives.rloo_advantage(grouped).reshape(-1)
+    return estimators.rloo_advantage(grouped).reshape(-1)
 
 
 def loss(
@@ -114,9 +115,9 @@ def loss(
     """The loss, and the entropy of each next token `[B, T]`."""
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, batch.tokens, batch.mask)
-    log_prob = objectives.token_log_probs(logits, batch.tokens, config.temperature)
-    of_answer = objectives.masked_sum(log_prob, batch.answer)
-    entropy = objectives.entropy(logits / config.temperature)
+    log_prob = text_losses.token_log_probs(logits, batch.tokens, config.temperature)
+    of_answer = text_losses.masked_sum(log_prob, batch.answer)
+    entropy = estimators.entropy(logits / config.temperature)
     return losses.policy_gradient(of_answer, advantage).mean(), entropy
 
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import answers, estimators, policies
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Texts
 from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, texts
 from jaxrl.rlhf.testbeds import Kind
@@ -96,9 +97,9 @@ def loss(
     """The loss, the entropy of each prediction, and whether its mode was right."""
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, rows.tokens, rows.mask)
-    entropy = objectives.entropy(logits[:, :-1])
+    entropy = estimators.entropy(logits[:, :-1])
     right = logits[:, :-1].argmax(-1) == rows.tokens[:, 1:]
-    return objectives.next_token_loss(logits, rows.tokens, rows.target), (
+    return text_losses.next_token_loss(logits, rows.tokens, rows.target), (
         entropy,
         right,
     )
@@ -120,7 +121,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     counted = rows.target[:, 1:]
     metrics = {
         "rollout/episode_return": mean(-value),
-        "rollout/episode_length": mean(objectives.length(rows.target)),
+        "rollout/episode_length": mean(estimators.length(rows.target)),
         "loss/next_token": mean(value),
         "text/accuracy": mean(right, counted),
         "policy/entropy": mean(entropy, counted),
@@ -142,7 +143,7 @@ def returns(
     def of_row(i: Array) -> Array:
         row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
         logits = policies.logits(task.model, params, row.tokens, row.mask)
-        return -objectives.next_token_loss(logits, row.tokens, row.target)
+        return -text_losses.next_token_loss(logits, row.tokens, row.target)
 
     return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
 

@@ -17,8 +17,8 @@ from jaxrl.rlhf import (
     answers,
     data,
     dpo,
+    estimators,
     grpo,
-    objectives,
     policies,
     ppo,
     reward_model,
@@ -27,6 +27,7 @@ from jaxrl.rlhf import (
     tasks,
     testbeds,
 )
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.language_model import LanguageModel, RewardParams
 from jaxrl.rlhf.models.transformer import GPT
@@ -110,7 +111,7 @@ def read(params, tokens):
 @jax.jit
 def full_pass(params, tokens, mask, temperature):
     logits = policies.logits(GPT(MODEL), params, tokens, mask)
-    return objectives.token_log_probs(logits, tokens, temperature)
+    return text_losses.token_log_probs(logits, tokens, temperature)
 
 
 # Identities.
@@ -151,7 +152,7 @@ def test_grpo_starts_with_ratio_1(grpo_batch, gold):
     found = dict(zip(grpo.REPORTED, reported, strict=True))
     assert abs(found["policy/approx_kl"]) < 1e-5
     assert found["policy/clip_fraction"] == 0
-    expected = -(advantage * objectives.length(batch.answer)).mean()
+    expected = -(advantage * estimators.length(batch.answer)).mean()
     close(found["loss/policy"], expected, 1e-4)
 
 
@@ -170,10 +171,10 @@ def test_kl_estimates_come_near_the_exact_divergence(gold):
     def sampled(key):
         batch = answers.to_prompts(config, gold, params, key, 4096)
         log_prob, ref = (
-            objectives.masked_sum(x, batch.answer)
+            text_losses.masked_sum(x, batch.answer)
             for x in (batch.log_prob, batch.ref_log_prob)
         )
-        k2 = objectives.kl_k2(ref, log_prob)
+        k2 = text_losses.kl_k2(ref, log_prob)
         k3 = losses.approx_kl(ref, log_prob)
         return answers.divergence(batch), k2, k3, batch.tokens[:, 0]
 
@@ -206,8 +207,8 @@ def test_dpo_starts_at_log_2(pairs):
         params, config, pairs, rows, reference
     )
     close(value, math.log(2.0))
-    reward = objectives.implicit_reward(log_prob, reference, config.beta)
-    assert (objectives.preference_accuracy(reward[:, 0], reward[:, 1]) == 0.5).all()
+    reward = text_losses.implicit_reward(log_prob, reference, config.beta)
+    assert (estimators.preference_accuracy(reward[:, 0], reward[:, 1]) == 0.5).all()
     # log π(y|x) by hand, of a row without its padding.
     tokens = rows.tokens[0, 1][rows.mask[0, 1]]
     logits, _ = read(params, tokens)
@@ -309,7 +310,7 @@ def test_the_answers_to_a_prompt_stand_together(grpo_batch):
     score = np.asarray(batch.score).reshape(4, 4)
     close(in_loss, score - score.mean(1, keepdims=True))
     leashed = np.asarray(grpo.advantages(config, batch)).reshape(4, 4)
-    reward = score - 0.05 * np.asarray(objectives.length(batch.answer)).reshape(4, 4)
+    reward = score - 0.05 * np.asarray(estimators.length(batch.answer)).reshape(4, 4)
     close(leashed, reward - reward.mean(1, keepdims=True))
 
 
@@ -346,14 +347,14 @@ def test_an_answer_that_does_not_end_pays(gold):
 def test_whitened_rewards_keep_their_mean(ppo_batch):
     _, agent, batch, white = ppo_batch
     own, mask = batch.answers, batch.answers.answer
-    reward = objectives.token_rewards(
+    reward = estimators.token_rewards(
         own.log_prob, own.ref_log_prob, own.score, mask, agent.kl_coef
     )
     close(white[mask].mean(), reward[mask].mean(), 1e-4)
     close(white[mask].std(), 1.0, 1e-3)
     assert (white[~mask] == 0).all() and reward[mask].std() != 1.0
     # The score is in the last token's, and the leash costs nothing yet.
-    last = objectives.last_token(mask)
+    last = estimators.last_token(mask)
     close(reward[last], batch.answers.score, 1e-4)
     close(reward[~last], 0.0)
     close(batch.advantage[mask].mean(), 0.0)

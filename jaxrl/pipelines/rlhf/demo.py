@@ -21,7 +21,7 @@ from jaxrl.core import storage
 from jaxrl.pipelines.rlhf import stages
 from jaxrl.pipelines.rlhf.loop import begun
 from jaxrl.pipelines.rlhf.writing import Sampling
-from jaxrl.rlhf import objectives, policies, testbeds
+from jaxrl.rlhf import estimators, policies, testbeds
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.transformer import GPT
@@ -137,7 +137,7 @@ def scores_of_model(reward: language_model.LanguageModel, eos_penalty: float) ->
     judge = jax.jit(language_model.scorer(GPT(reward.config)))
     found = judge(reward.params, *(jnp.asarray(x) for x in (tokens, mask, answer)))
     ends = jnp.tile(jnp.asarray(given.has_eos), prompts)
-    ruled = objectives.score_with_eos_rule(found, ends, eos_penalty)
+    ruled = estimators.score_with_eos_rule(found, ends, eos_penalty)
     return ruled.reshape(prompts, number)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.core import config as configs
 from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, tasks
+from jaxrl.rlhf import answers, estimators, tasks
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.models import language_model, tokenizers
 from jaxrl.rlhf.models.generation import generate
@@ -116,7 +116,7 @@ def _best(written: Written) -> tuple[Written, int]:
         f"an answer to {written.prompt[:60]!r} has a score that is no finite number: look "
         f"at what judges.",
     )
-    return written, int(objectives.best_of_n(jnp.asarray(written.scores)))
+    return written, int(estimators.best_of_n(jnp.asarray(written.scores)))
 
 
 def summarised(
@@ -142,7 +142,7 @@ def summarised(
     numbers["length"] = float(mask.sum(1).mean())
     numbers["mean_length"] = float(np.mean(lengths))
     for n in (1, 2):
-        numbers[f"distinct_{n}"] = float(objectives.distinct_n(padded, mask, n))
+        numbers[f"distinct_{n}"] = float(estimators.distinct_n(padded, mask, n))
     return rows, numbers
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.errors import InvalidInput, require
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import huggingface, lora, tokenizers
 from jaxrl.rlhf.models.tokenizers import Tokenizer
 from jaxrl.rlhf.models.transformer import GPT, ModelConfig
@@ -141,7 +142,7 @@ def score(
     """
     hidden = hidden_states(model, params.model, tokens, mask)
     read = hidden @ params.head + params.bias
-    return objectives.masked_sum(read, objectives.last_token(answer))
+    return text_losses.masked_sum(read, estimators.last_token(answer))
 
 
 def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
@@ -155,7 +156,7 @@ def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
     """
     number, first, second = np.asarray(moments, float)
     mean, square = (x / max(number, 1e-8) for x in (first, second))
-    gain, bias = objectives.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    gain, bias = estimators.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
     return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 

@@ -351,7 +351,7 @@ def gold(prompt: str, answer: str) -> float:
     Args:
       prompt: as of `prompts`; the subjects are those that it names.
       answer: without EOS. That an answer does not end is
-        `objectives.score_with_eos_rule`'s; here its last word counts.
+        `estimators.score_with_eos_rule`'s; here its last word counts.
     """
     return float(gold_of_traits(traits(prompt, answer)))
 

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import estimators
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import objectives
+from jaxrl.estimators import expected_value
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.types import Array, Scalar
 
 MOST_ANSWERS = 20_000
@@ -165,7 +166,7 @@ def token_log_probs_of_answers(
     (num_prompts, length), (number, longest) = world.prompts.shape, world.tokens.shape
     prompts = np.repeat(world.prompts, number, 0)
     tokens = np.concatenate([prompts, np.tile(world.tokens, (num_prompts, 1))], 1)
-    log_prob = objectives.token_log_probs(
+    log_prob = text_losses.token_log_probs(
         logits_fn(jnp.asarray(tokens)), jnp.asarray(tokens)
     )
     return log_prob[:, length:].reshape(num_prompts, number, longest)
@@ -179,7 +180,7 @@ def log_prob_of_answers(world: World, logits_fn: Callable[[Array], Array]) -> Ar
       logits_fn: `tokens [B, Q + L] -> logits [B, Q + L, S + 1]`, autoregressive.
     """
     log_prob = token_log_probs_of_answers(world, logits_fn)
-    return objectives.masked_sum(log_prob, jnp.broadcast_to(world.mask, log_prob.shape))
+    return text_losses.masked_sum(log_prob, jnp.broadcast_to(world.mask, log_prob.shape))
 
 
 def log_prob_of_table(world: World, table: Array) -> Array:
@@ -215,7 +216,7 @@ def table_of(world: World, log_prob: Array) -> np.ndarray:
 
 def expected_reward(log_prob: Array, reward: Array) -> Array:
     """E_x E_{y ~ π(·|x)} r(x, y), of `[P, N]` each: a scalar."""
-    return estimators.expected_value(jnp.asarray(reward), jnp.exp(log_prob)).mean()
+    return expected_value(jnp.asarray(reward), jnp.exp(log_prob)).mean()
 
 
 def kl(log_prob: Array, other_log_prob: Array) -> Array:
@@ -223,7 +224,7 @@ def kl(log_prob: Array, other_log_prob: Array) -> Array:
 
     Source: Kullback and Leibler (1951), "On information and sufficiency".
     """
-    return objectives.kl_from_logits(log_prob, other_log_prob).mean()
+    return text_losses.kl_from_logits(log_prob, other_log_prob).mean()
 
 
 def leashed_reward(
@@ -383,7 +384,7 @@ def label_accuracy(
       temperature: τ.
     """
     p = preference_probability(*_both(reward), temperature)
-    right = objectives.preference_accuracy(*jnp.broadcast_arrays(*_both(score)))
+    right = estimators.preference_accuracy(*jnp.broadcast_arrays(*_both(score)))
     return _mean_over_pairs(log_prob, p * right + (1.0 - p) * (1.0 - right))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import data, objectives
+from jaxrl.rlhf import data
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import chat, tokenizers
 
 LETTERS = tokenizers.characters("abcdefghijklmnopqrstuvwxyz .:\n<>|_UA")
@@ -283,7 +284,7 @@ def test_only_the_completion_is_a_target():
     assert targets == ["cd$", "b$"]
     # What is said of the prompt, and behind the answer, is not in the loss.
     logits = jnp.full((1, 6, LETTERS.vocab_size), jnp.nan).at[:, 1:4].set(0.0)
-    loss = objectives.next_token_loss(logits, found.tokens[:1], found.target[:1])
+    loss = text_losses.next_token_loss(logits, found.tokens[:1], found.target[:1])
     np.testing.assert_allclose(loss, np.log(LETTERS.vocab_size), rtol=1e-6)
 
 

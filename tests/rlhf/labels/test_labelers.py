@@ -17,7 +17,8 @@ import pytest
 
 from jaxrl import optim
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import data, objectives
+from jaxrl.rlhf import data, estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.labels.labelers import Question
 from jaxrl.rlhf.models import tokenizers
@@ -507,12 +508,12 @@ def accuracy_of_a_reward_model(path):
     assert pairs.tokens.shape == (20, 2, 8)
     flat = [x.reshape(-1, 8) for x in pairs[:2]]
     reward = rewards_of(fitted(language.params_of(CONFIG), *flat), *flat)
-    return float(objectives.preference_accuracy(reward[::2], reward[1::2]).mean())
+    return float(estimators.preference_accuracy(reward[::2], reward[1::2]).mean())
 
 
 def rewards(params, tokens, mask):
     hidden = GPT(CONFIG).apply(params["model"], tokens, mask).hidden
-    last = objectives.last_token(mask)
+    last = estimators.last_token(mask)
     return (jnp.where(last[..., None], hidden, 0.0).sum(1) @ params["head"])[:, 0]
 
 
@@ -525,7 +526,7 @@ def fitted(model, tokens, mask, steps=100):
 
     def loss(params):
         reward = rewards(params, tokens, mask)
-        return objectives.preference_loss(reward[::2], reward[1::2]).mean()
+        return text_losses.preference_loss(reward[::2], reward[1::2]).mean()
 
     def step(_, carry):
         params, state = carry

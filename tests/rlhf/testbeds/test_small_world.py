@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.testbeds import small_world
 
 BETA, TAU = 0.5, 0.7
@@ -97,7 +98,7 @@ def test_a_table_holds_every_policy(small):
 
 def test_the_optimum_is_stationary_and_its_value_is_the_normaliser(small):
     made, reference, best = small
-    leash = objectives.implicit_reward(best.log_prob, reference, BETA)
+    leash = text_losses.implicit_reward(best.log_prob, reference, BETA)
     constant = made.reward - leash
     expected = BETA * best.log_normalizer[:, None] * np.ones_like(constant)
     np.testing.assert_allclose(constant, expected, atol=1e-10)
@@ -161,7 +162,7 @@ def test_bayes_accuracy_is_that_of_the_gold_reward_and_of_many_labels(small, pai
     exact = float(small_world.label_accuracy(made.reward, reference, made.reward, TAU))
     np.testing.assert_allclose(exact, bayes, atol=1e-12)
     assert 0.55 < bayes < 0.95
-    agreed = objectives.preference_accuracy(
+    agreed = estimators.preference_accuracy(
         jnp.asarray(made.reward)[pairs.prompt, pairs.chosen],
         jnp.asarray(made.reward)[pairs.prompt, pairs.rejected],
     )
@@ -172,7 +173,7 @@ def test_accuracy_of_any_other_reward_against_labels(small, pairs):
     made, reference, _ = small
     score = jnp.asarray(np.random.default_rng(2).normal(size=made.reward.shape))
     found = float(small_world.label_accuracy(score, reference, made.reward, TAU))
-    agreed = objectives.preference_accuracy(
+    agreed = estimators.preference_accuracy(
         score[pairs.prompt, pairs.chosen], score[pairs.prompt, pairs.rejected]
     )
     assert abs(float(agreed.mean()) - found) < 4 * 0.5 / np.sqrt(40_000)
@@ -214,8 +215,8 @@ def test_dpo_with_exact_preferences_is_minimised_by_the_optimum(small):
             reference[:, :, None],
             reference[:, None, :],
         )
-        each = objectives.dpo_loss(first, second, ref_first, ref_second, BETA / TAU)
-        other = objectives.dpo_loss(second, first, ref_second, ref_first, BETA / TAU)
+        each = text_losses.dpo_loss(first, second, ref_first, ref_second, BETA / TAU)
+        other = text_losses.dpo_loss(second, first, ref_second, ref_first, BETA / TAU)
         return (probability * each + (1.0 - probability) * other).mean()
 
     loss_and_gradient = jax.jit(jax.value_and_grad(loss))
@@ -239,7 +240,7 @@ def test_the_best_of_n(small):
     drawn = small_world.sample_answers(jax.random.key(2), reference, 4 * 20_000)
     drawn = np.asarray(drawn).reshape(2, -1, 4)
     for prompt in (0, 1):
-        best = objectives.best_of_n(jnp.asarray(made.reward[prompt][drawn[prompt]]))
+        best = estimators.best_of_n(jnp.asarray(made.reward[prompt][drawn[prompt]]))
         taken = np.take_along_axis(drawn[prompt], np.asarray(best)[:, None], 1)[:, 0]
         frequency = np.bincount(taken, minlength=len(made.tokens)) / len(taken)
         error = np.sqrt(exact[prompt] * (1 - exact[prompt]) / len(taken))
