@@ -176,12 +176,12 @@ def config_of(settings: Settings) -> grpo.Config:
         group_size=settings.answers,
         anneal_lr=False,
         kl_coef=settings.beta,
-        leash="k3",
+        kl_penalty="k3",
         **{name: getattr(settings, name) for name in same},
     )
 
 
-def task_of(settings: Settings, folder: Path) -> Task:
+def make_task(settings: Settings, folder: Path) -> Task:
     config, params, _ = load_gpt2(folder)
     known = tokenizers.words([f"t{i}" for i in range(settings.eos)])
     tokens = prompts(settings)
@@ -195,7 +195,7 @@ step = jax.jit(grpo.train_step)
 
 def ours(settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
     """Seconds of the first step and of each after it, and the mean reward of each."""
-    config, task = config_of(settings), task_of(settings, folder)
+    config, task = config_of(settings), make_task(settings, folder)
     grpo.validate(config, task)
     state = grpo.init(config, task, jax.random.key(seed))
     ends, rewards = [time.perf_counter()], []

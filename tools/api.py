@@ -94,8 +94,8 @@ WITHOUT_SOURCE = {
     "replay.ring": "init take num_stored",
     "rlhf.objectives": "masked_sum preference_accuracy last_token length",
     "rlhf.testbeds.small_world": "answers small_world gold_reward text_of table_logits "
-    "table_of token_log_probs_of_answers log_prob_of_answers log_prob_of_table "
-    "expected_reward sample_answers label_accuracy",
+    "table_of response_token_log_probs response_log_probs table_log_probs "
+    "expected_reward sample_responses label_accuracy",
     "rlhf.models.transformer": "init_cache",
     "statistics": "row_of_seeds",
 }

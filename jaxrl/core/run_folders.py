@@ -79,23 +79,34 @@ def _first_free(name: str) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
+def lock(descriptor: int, name: str) -> None:
+    """Keep other processes out of an open file or folder, until it is closed.
+
+    The system closes it if the process dies.
+
+    Raises:
+      InvalidInput: another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InvalidInput(
+            f"{name} is in use by another process: wait for it, or stop it."
+        ) from error
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder; the system lets go of it if we die.
+    """Keep other processes out of a run folder.
 
-    Of several processes of one run the first does.
+    In a run of several processes the first one does it.
     """
     if not distributed.is_first():
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InvalidInput(
-            f"RUN = {str(folder)!r} is in use by another process: wait for it, or stop it."
-        ) from error
-    else:
+        lock(descriptor, f"RUN = {str(folder)!r}")
         yield
     finally:
         os.close(descriptor)

@@ -25,37 +25,37 @@ def last_token(mask: Array) -> Array:
 def token_rewards(
     log_prob: Array, ref_log_prob: Array, score: Array, mask: Array, beta: Scalar
 ) -> Array:
-    """The reward of each token: the leash everywhere, the score at the last real one.
+    """The reward of each token: a KL penalty everywhere, the score at the last real one.
 
     r_t = -β (log π(y_t|·) - log π_ref(y_t|·)) + [t is the last real token] score
 
     Args:
-      log_prob: `[B, T]` of the answer's tokens under the policy that wrote them.
+      log_prob: `[B, T]` of the response's tokens under the policy that wrote them.
       ref_log_prob: `[B, T]` of the same under the reference.
       score: `[B]` the reward model's.
-      mask: bool `[B, T]`, the answer's tokens, EOS too.
+      mask: bool `[B, T]`, the response's tokens, EOS too.
       beta: β.
 
     Returns:
-      `[B, T]`, no gradient flows into it; 0 outside of the answer.
+      `[B, T]`, no gradient flows into it; 0 outside of the response.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, equation 2, with the
     penalty spread over the tokens as in their code (openai/lm-human-preferences).
     """
     chex.assert_equal_shape([log_prob, ref_log_prob, mask])
-    leash = -implicit_reward(log_prob, ref_log_prob, beta)
-    reward = leash + jnp.where(last_token(mask), score[:, None], 0.0)
+    penalty = -implicit_reward(log_prob, ref_log_prob, beta)
+    reward = penalty + jnp.where(last_token(mask), score[:, None], 0.0)
     return jax.lax.stop_gradient(jnp.where(mask, reward, 0.0))
 
 
 def score_with_eos_rule(score: Array, has_eos: Array, penalty: Scalar) -> Array:
-    """A score that pays for an answer which does not end.
+    """Score with a penalty for missing EOS.
 
     score - penalty where EOS is missing, else score
 
     Args:
       score: `[B]`.
-      has_eos: bool `[B]`, whether the answer holds EOS.
+      has_eos: bool `[B]`, whether the response holds EOS.
       penalty: 0 or more.
 
     Returns:
@@ -71,17 +71,17 @@ def score_with_eos_rule(score: Array, has_eos: Array, penalty: Scalar) -> Array:
 def token_gae(
     reward: Array, value: Array, mask: Array, gamma: Scalar, gae_lambda: Scalar
 ) -> tuple[Array, Array]:
-    """`estimators.gae` of answers: an answer is an episode, which ends with its last token.
+    """`estimators.gae` of responses: each is an episode, which ends with its last token.
 
     Args:
-      reward: `[B, T]` r_t of the answer's tokens, as of `token_rewards`.
+      reward: `[B, T]` r_t of the response's tokens, as of `token_rewards`.
       value: `[B, T]` V of the text before each token.
-      mask: bool `[B, T]`, the answer's tokens: one stretch in each row.
+      mask: bool `[B, T]`, the response's tokens: one stretch in each row.
       gamma: γ, 1 as a rule.
       gae_lambda: λ.
 
     Returns:
-      (advantage, target), both float32 `[B, T]`, 0 outside of the answer.
+      (advantage, target), both float32 `[B, T]`, 0 outside of the response.
 
     Source: Schulman et al. (2016), https://arxiv.org/abs/1506.02438, equation 16.
     """
@@ -97,14 +97,14 @@ def token_gae(
 
 
 def rloo_advantage(reward: Array) -> Array:
-    """Leave-one-out: each answer against the mean of the prompt's others.
+    """Leave-one-out: each response against the mean of the prompt's others.
 
     A_i = r_i - 1 / (K - 1) Σ_{j≠i} r_j = K / (K - 1) (r_i - mean(r))
 
-    The baseline does not depend on answer i, so the policy gradient stays unbiased.
+    The baseline does not depend on response i, so the policy gradient stays unbiased.
 
     Args:
-      reward: `[B, K]` r of K ≥ 2 answers to each prompt, the leash taken off.
+      reward: `[B, K]` r of K ≥ 2 responses to each prompt, the KL penalty subtracted.
 
     Returns:
       `[B, K]` A.
@@ -117,16 +117,16 @@ def rloo_advantage(reward: Array) -> Array:
 
 
 def grpo_advantage(reward: Array, scale: bool = True) -> Array:
-    """Each answer against the mean of its group, in units of the group's deviation or not.
+    """Each response against the mean of its group, divided by the group's deviation or not.
 
     A_i = r_i - mean(r),    / (std(r) + 1e-8) where scaled
 
-    Scaled, a prompt counts the more the more alike its answers are, and the optimum is no
-    longer that of the rewards. Not scaled it is `rloo_advantage` times (K - 1) / K: against
-    a leash in the loss, and not in r, the reward then weighs that much less.
+    Scaled, a prompt counts the more the more alike its responses are, and the optimum is no
+    longer that of the rewards. Not scaled it is `rloo_advantage` times (K - 1) / K: where
+    the KL penalty is in the loss, and not in r, the reward then weighs that much less.
 
     Args:
-      reward: `[B, K]` r of K answers to each prompt.
+      reward: `[B, K]` r of K responses to each prompt.
       scale: whether to divide by the (biased) standard deviation.
 
     Returns:
@@ -142,7 +142,7 @@ def grpo_advantage(reward: Array, scale: bool = True) -> Array:
 
 
 def best_of_n(score: Array) -> Array:
-    """Which of a prompt's answers has the highest score, the first of equals.
+    """Which of a prompt's responses has the highest score, the first of equals.
 
     Args:
       score: `[..., K]`; NaN never wins unless all are NaN.
@@ -159,7 +159,7 @@ def best_of_n(score: Array) -> Array:
 
 
 def preference_accuracy(chosen: Array, rejected: Array) -> Array:
-    """1 where the chosen answer has the higher reward, ½ where both have the same.
+    """1 where the chosen response has the higher reward, ½ where both have the same.
 
     Args:
       chosen: `[...]` r_w.
@@ -216,12 +216,12 @@ def calibration(
 def gain_and_bias(
     own_mean: Scalar, own_std: Scalar, mean: Scalar = 0.0, std: Scalar = 1.0
 ) -> tuple[Array, Array]:
-    """The line that gives rewards of reference answers a mean and a standard deviation.
+    """The line that gives rewards of reference responses a mean and a standard deviation.
 
     g = std / std(r),    b = mean - g mean(r),    then g r + b is used for r
 
     Args:
-      own_mean: mean(r) over answers of the reference policy, a scalar.
+      own_mean: mean(r) over responses of the reference policy, a scalar.
       own_std: std(r) of the same.
       mean: wanted.
       std: wanted.

@@ -41,7 +41,7 @@ def token_log_probs(logits: Array, tokens: Array, temperature: Scalar = 1.0) -> 
 
 
 def masked_sum(x: Array, mask: Array) -> Array:
-    """Sum over the tokens of each text: of log-probabilities, log π(y|x) of an answer.
+    """Sum over the tokens of each text: of log-probabilities, log π(y|x) of a response.
 
     Args:
       x: `[..., T]`.
@@ -63,7 +63,7 @@ def next_token_loss(logits: Array, tokens: Array, mask: Array) -> Array:
       logits: `[B, T, V]`.
       tokens: int32 `[B, T]` x.
       mask: bool `[B, T]`, the tokens to be predicted: all real ones in pretraining, those
-        of the answers in fine-tuning. The first of a row never counts.
+        of the responses in fine-tuning. The first of a row never counts.
 
     Returns:
       A scalar, the mean over all counted tokens of the batch, in nats.
@@ -84,7 +84,7 @@ def preference_loss(chosen: Array, rejected: Array, margin: Scalar = 0.0) -> Arr
     L = -log σ(r_w - r_l - m)
 
     Args:
-      chosen: `[...]` r_w, the reward of the answer that was preferred.
+      chosen: `[...]` r_w, the reward of the response that was preferred.
       rejected: `[...]` r_l, that of the other.
       margin: m, by how much more the better one should get; `[...]` or a number.
 
@@ -115,7 +115,7 @@ def ranking_loss(reward: Array, margin: Scalar = 0.0) -> Array:
     L = -1 / (K choose 2) Σ_{i<j} log σ(r_i - r_j - m)
 
     Args:
-      reward: `[..., K]` r of K answers to one prompt, ranked from best to worst.
+      reward: `[..., K]` r of K responses to one prompt, ranked from best to worst.
       margin: m, of all pairs of a ranking; `[...]` or a number.
 
     Returns:
@@ -139,7 +139,7 @@ def implicit_reward(log_prob: Array, ref_log_prob: Array, beta: Scalar) -> Array
       beta: β.
 
     Returns:
-      `[...]`. Its negative is what the leash of RLHF costs.
+      `[...]`. Its negative is the KL penalty of RLHF.
 
     Source: Rafailov et al. (2023), https://arxiv.org/abs/2305.18290, equation 5.
     """
@@ -159,7 +159,7 @@ def dpo_loss(
     L = -log σ(β log(π(y_w)/π_ref(y_w)) - β log(π(y_l)/π_ref(y_l)))
 
     Args:
-      chosen_log_prob: `[...]` log π(y_w|x), the sum over the answer's tokens.
+      chosen_log_prob: `[...]` log π(y_w|x), the sum over the response's tokens.
       rejected_log_prob: `[...]` log π(y_l|x).
       ref_chosen_log_prob: `[...]` log π_ref(y_w|x).
       ref_rejected_log_prob: `[...]` log π_ref(y_l|x).
@@ -184,7 +184,7 @@ def kl_k1(log_prob: Array, old_log_prob: Array) -> Array:
 
     k1 = -log ρ,    ρ = π(a|s) / π_old(a|s)
 
-    KL(π ‖ π_ref) from the policy's own answers is `kl_k1(ref_log_prob, log_prob)`.
+    KL(π ‖ π_ref) from the policy's own responses is `kl_k1(ref_log_prob, log_prob)`.
 
     Args:
       log_prob: `[...]` log π(a|s).

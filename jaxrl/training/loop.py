@@ -23,6 +23,7 @@ from jaxrl.core.variants import Setting, Values, described, stacked
 from jaxrl.errors import counted, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
+    SCORE,
     Parallel,
     Tally,
     device_mesh,
@@ -576,8 +577,8 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
         trouble = distributed.fetched(progress.state.world.trouble)[index]
         where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
         remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
-        if job.algorithm.problem is not None:
-            where, remedy = "", "see to `reward`, which scores the answers"
+    if name == SCORE:
+        name, remedy = "reward", "see to `reward`, which scores the responses"
     setting = described(progress.values, index)
     who = f"seed {job.seeds[index]}" + (f" with {setting}" if setting else "")
     return (

@@ -102,7 +102,7 @@ def test_a_missing_eos_costs():
     assert found.tolist() == [2.0, 0.5]
 
 
-@pytest.mark.parametrize("shift", [0, 2])  # answers at the start, and behind a prompt
+@pytest.mark.parametrize("shift", [0, 2])  # responses at the start, and behind a prompt
 def test_gae_with_masks_against_a_loop(shift):
     gamma, lam = 0.97, 0.9
     reward, value = RNG.normal(size=(2, B, T))
@@ -144,7 +144,7 @@ def test_rloo_by_hand_and_as_a_mean_baseline():
     ids=["rloo", "grpo"],
 )
 def test_how_much_of_the_policy_gradient_a_baseline_leaves(advantage, share):
-    """By a sum over all groups of K = 3 answers: all of it, and (K - 1) / K."""
+    """By a sum over all groups of K = 3 responses: all of it, and (K - 1) / K."""
     with jax.enable_x64(True):
         logits, reward = jnp.asarray(RNG.normal(size=(2, 4)))
         groups = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3), -1).reshape(-1, 3)
