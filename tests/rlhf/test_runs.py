@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.cli import main, options
+from jaxrl.cli import main
 from jaxrl.core import storage
 from jaxrl.errors import InvalidInput
 from jaxrl.pipelines.rlhf.demo import model_log_probs
@@ -24,10 +24,10 @@ from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.rlhf.testbeds import small_world
 from jaxrl.runs import checkpoint, session
-from jaxrl.runs.experiment import Experiment, read_experiment
+from jaxrl.runs.experiment import Experiment, read_experiment, train_command
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.runs.session import resume_experiment, run_experiment
-from jaxrl.sweeps.plan import read_sweep
+from jaxrl.sweeps.plan import read_sweep, sweep_command
 from tests.cli.test_cli import refused
 from tests.support.runs import read_json
 
@@ -258,7 +258,7 @@ def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
     )
     out = ["--quiet", "--out", str(tmp_path / "sweep")]
     assert main([*command.split(), *out]) == 0
-    again = options.sweep_command(read_sweep(tmp_path / "sweep"))
+    again = sweep_command(read_sweep(tmp_path / "sweep"))
     assert (
         "sweep rlhf-rloo --grid learning_rate=0.0001,0.01 --data small-world" in again
     )
@@ -280,7 +280,7 @@ def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
 
 def test_the_command_of_a_run_makes_the_same_run(ppo, tmp_path):
     reference, _, _ = ppo
-    command = options.train_command(read_experiment(reference))
+    command = train_command(read_experiment(reference))
     words = shlex.split(command)
     assert words[:3] == ["jaxrl", "rlhf", "ppo"]
     run = tmp_path / "run"
@@ -298,7 +298,7 @@ def test_a_reward_that_is_no_number_ends_the_run(ppo, reward_run, tmp_path, caps
     storage.write(tmp_path / "reward" / "policy", arrays, about)
     experiment = read_experiment(ppo[0])
     params = experiment.env_params | {"reward": str(tmp_path / "reward")}
-    command = options.train_command(dataclasses.replace(experiment, env_params=params))
+    command = train_command(dataclasses.replace(experiment, env_params=params))
     words = [*shlex.split(command)[1:], "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 3
     (line,) = capsys.readouterr().err.splitlines()

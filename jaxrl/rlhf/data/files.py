@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.core import run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
 
 Report = Callable[[str], None]
 
