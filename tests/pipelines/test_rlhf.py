@@ -460,7 +460,7 @@ BAD = {
     f"rloo {JUDGED} --group-size 1": "group_size = 1: must be at least 2",
     f"grpo {JUDGED} --group-size 3": "must be a multiple of group_size = 3",
     f"grpo {JUDGED} --max-new-tokens 8": "can write at most 7",
-    f"grpo {JUDGED} --leash k4": "leash = 'k4'",
+    f"grpo {JUDGED} --kl-penalty k4": "kl_penalty = 'k4'",
     f"grpo {JUDGED} --env small-world": "No such option",
     f"{BEST} --n 0": "n = 0",
     f"{BEST} --temperature 0": "temperature = 0.0",
@@ -573,7 +573,7 @@ def test_a_folder_with_something_in_it_is_left_alone(made, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_tokenizer_without_an_end_writes_no_answers(made):
+def test_a_tokenizer_without_an_end_writes_no_responses(made):
     task = tasks.prompts("small-world", base=made["SFT"], reward="small-world")
     endless = task.replace(tokenizer=task.tokenizer._replace(eos=None))
     config = rloo.Config(max_new_tokens=5)

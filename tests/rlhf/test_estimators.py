@@ -85,7 +85,7 @@ def test_token_rewards_against_a_loop():
     assert estimators.last_token(inside).tolist() == [[False, False, True, False]]
 
 
-def test_the_rewards_of_an_answer_add_up_to_its_score_less_the_leash():
+def test_the_rewards_of_a_response_add_up_to_its_score_less_the_kl_penalty():
     log_prob, ref = RNG.normal(size=(2, B, T))
     reward = estimators.token_rewards(
         jnp.asarray(log_prob), ref, jnp.ones(B), MASK, 0.2

@@ -38,7 +38,7 @@ def score():
     return scores
 
 
-def random_answers():
+def random_responses():
     """Demonstrations, cut ones, noise of all words, and what a judge could stumble over."""
     rng = np.random.default_rng(0)
     rows = [
@@ -53,7 +53,7 @@ def random_answers():
 
 
 def test_the_judge_of_tokens_is_the_judge_of_texts(score):
-    rows = random_answers()
+    rows = random_responses()
     expected = [world.gold(prompt, response) for prompt, response, _ in rows]
     np.testing.assert_allclose(score(rows), expected, atol=2e-5)
     assert np.std(expected) > 1.0
@@ -233,7 +233,7 @@ def test_what_cannot_be_asked():
         world.gold(PROMPT, "the tractor is old .")
 
 
-def test_no_answer_gives_no_nan():
+def test_an_empty_response_gives_no_nan():
     nothing = jnp.zeros((2, 5), bool)
     tokens = jnp.full((2, 5), TOKENIZER.pad)
     found = jax.jit(world.gold_scores)(tokens, nothing, nothing)

@@ -98,8 +98,8 @@ def test_a_table_holds_every_policy(small):
 
 def test_the_optimum_is_stationary_and_its_value_is_the_normaliser(small):
     made, reference, best = small
-    leash = text_losses.implicit_reward(best.log_prob, reference, BETA)
-    constant = made.reward - leash
+    penalty = text_losses.implicit_reward(best.log_prob, reference, BETA)
+    constant = made.reward - penalty
     expected = BETA * best.log_normalizer[:, None] * np.ones_like(constant)
     np.testing.assert_allclose(constant, expected, atol=1e-10)
     value = small_world.kl_penalized_reward(best.log_prob, reference, made.reward, BETA)
