@@ -1,7 +1,7 @@
 """Our side of the benchmark's protocol: `python -m benchmarks.speed.worker`.
 
-A process of its own for each case, like the peers': one program, a fresh compilation
-cache or a filled one, and as many CPU devices as the case can use.
+Each case has its own process, like the peers': one program, a fresh compilation
+cache or a warm one, and as many CPU devices as the case can use.
 """
 
 import time
@@ -24,15 +24,15 @@ from jaxrl.training import loop, population
 from jaxrl.training.devices import use_all_cores, use_compilation_cache
 
 IMPORTED = distributions
-"""Slow to import, and otherwise imported when a policy is first traced: within the clock of
-compiling."""
+"""Imported early: it is slow, and would otherwise be imported within the timed
+compilation."""
 
 
 class Worker:
-    """One case, prepared once."""
+    """Worker for one case, which is prepared once."""
 
     def prepare(self, case: dict[str, Any], cache: str | None = None) -> Answer:
-        """Compiles the training program; `cache` is a folder for compiled programs."""
+        """Compile the training program; `cache` is a folder for compiled programs."""
         if cache:
             use_compilation_cache(cache)
         use_all_cores()
@@ -59,9 +59,9 @@ class Worker:
         }
 
     def run(self, seed: int, env_steps: int) -> Answer:
-        """Trains afresh; the clock includes `init`, as it does for the peers.
+        """Time the training of new agents, including `init`, as for the peers.
 
-        `training_rate` does not: it is T, without DQN's random steps before the first
+        `training_rate` excludes it: it is T, without DQN's random steps before the first
         update.
         """
         plan = self.plan

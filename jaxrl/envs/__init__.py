@@ -1,4 +1,4 @@
-"""Environments by name.
+"""Registry of environments by name.
 
 ```python
 env = jaxrl.envs.make("CartPole-v1", horizon=200, gravity=12.0)
@@ -56,24 +56,23 @@ def make(
     history: int = 0,
     **params: Any,
 ) -> Env:
-    """The environment with this id, built once: equal arguments give equal programs.
+    """Make the environment with this id; equal arguments give the same compiled program.
 
     Args:
       id: one of `env_ids()`, "LIBRARY/NAME" of a library that is an extra (see
-        `envs.suites`), or "module:factory" for your own, where
-        `factory(**params)` returns an `Env` and the module may lie in the current
-        directory.
-      horizon: time limit in steps; "default" is the environment's own, None is none.
-      horizon_is: what reaching it means, "truncated" or "terminal" (see `Env`); None is
-        the environment's own.
+        `envs.suites`), or "module:factory" for your own, where `factory(**params)` returns
+        an `Env` and the module may be in the current directory.
+      horizon: time limit in steps; "default" for the environment's own, None for no limit.
+      horizon_is: the meaning of reaching it, "truncated" or "terminal" (see `Env`); None
+        for the environment's own.
       sticky_prob: probability of repeating the previous action (0.1 is the protocol of
         MinAtar); see `wrappers.sticky_actions`.
-      history: how many observations (and actions) to stack; 0 leaves the observation as
-        it is; see `wrappers.stack_history`.
+      history: number of observations (and actions) to stack; 0 leaves the observation
+        unchanged; see `wrappers.stack_history`.
       **params: parameters of the environment.
 
     Raises:
-      InvalidInput: for an unknown id or parameter, or a value that does not fit.
+      InvalidInput: the id, a parameter or a value is invalid.
     """
     _check_options(horizon, horizon_is, sticky_prob, history)
     env = _build(id, _factory(id), horizon, params)
@@ -87,14 +86,14 @@ def make(
 
 
 def register(id: str, factory: Factory) -> None:
-    """Gives an id to an environment of your own.
+    """Register an environment of your own under an id.
 
     Args:
       id: any name that is not built in. Registering it again replaces the factory, so
         that a notebook cell can be run twice.
       factory: `factory(**params) -> Env`, pure. A parameter named `horizon` receives
-        the time limit given to `make`, for observations that show the time left;
-        without one, `make` puts the limit into the `Env`.
+        the time limit given to `make`, for observations that show the remaining time;
+        without such a parameter `make` sets the limit in the `Env`.
     """
     if id in _BUILT_IN or id in NEEDS_DOWNLOAD:
         raise InvalidInput(f"id = {id!r}: is built in, choose another name.")
@@ -102,7 +101,7 @@ def register(id: str, factory: Factory) -> None:
 
 
 def env_ids() -> list[str]:
-    """All ids that `make` knows, without importing gymnax."""
+    """All ids that `make` accepts, listed without importing gymnax."""
     return [*_BUILT_IN, *_registered]
 
 
@@ -151,10 +150,10 @@ def _factory(id: str) -> Factory:
 
 
 def _import_factory(id: str, module_name: str, name: str) -> Factory:
-    """`name` of a module, which may lie in the current directory.
+    """Import a factory from a module, which may be in the current directory.
 
-    A console script, unlike `python -m`, does not have that directory on its path. It
-    is added, last, only when the module is not found without it.
+    Unlike `python -m`, a console script does not have that directory on its path. It is
+    appended to the path only if the module is not found without it.
     """
     if not all(map(str.isidentifier, module_name.split("."))):
         raise InvalidInput(
@@ -182,7 +181,7 @@ def _import_factory(id: str, module_name: str, name: str) -> Factory:
 
 
 def _import(module_name: str) -> Any:
-    """The module, or None if there is none. What fails inside it fails as ever."""
+    """Import a module; return None if there is none. Errors raised inside it propagate."""
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -196,7 +195,7 @@ def _import(module_name: str) -> Any:
 
 
 def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> Env:
-    """Calls the factory; the time limit is passed to it or put into the `Env`."""
+    """Call the factory; the time limit is passed to it or set in the `Env`."""
     accepted = inspect.signature(factory).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for name, value in params.items():

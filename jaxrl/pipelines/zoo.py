@@ -343,7 +343,7 @@ def row_of(
         "seeds": summary["seeds"],
         "returns": returns,
         "episodes": summary["evaluation"]["episodes"],
-        "curve": plotting.summary_of_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": plotting.summarize_curve(read_metrics(folder / "metrics.jsonl")),
         "sha256": files[storage.ARRAYS]["sha256"],
         **{n: summary[n] for n in ("run_seconds", "compile_seconds")},
         **{n: summary[n] for n in ("device", "versions")},

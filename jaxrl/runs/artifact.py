@@ -158,7 +158,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
         lambda keys: init_population(algorithm, config, environment, {}, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
-    agents = storage.filled(template, tensors, Path(run) / "policy")
+    agents = storage.fill(template, tensors, Path(run) / "policy")
     teacher = description.get("teacher")
     if teacher is not None:
         environment = taught(environment, algorithm, teacher)

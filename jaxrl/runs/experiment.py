@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from jaxrl.core import config as configs
 from jaxrl.core.variants import Setting, stacked
-from jaxrl.errors import InvalidInput, counted, did_you_mean, require
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
     BY_NAME,
@@ -196,8 +196,8 @@ def describe_plan(experiment: Experiment, plan: Plan) -> str:
     lines = [
         f"{experiment.algorithm.name} on {experiment.env}, {seeds}",
         f"plan for each seed: {warmup}{iterations:,} iterations of "
-        f"{plan.env_steps:,} environment steps and {counted(plan.updates, 'update')}: "
-        f"{steps:,} environment steps, {counted(iterations * plan.updates, 'update')}",
+        f"{plan.env_steps:,} environment steps and {count_noun(plan.updates, 'update')}: "
+        f"{steps:,} environment steps, {count_noun(iterations * plan.updates, 'update')}",
     ]
     asked = int(experiment.pairs[0][0].total_steps)
     if steps > asked:

@@ -122,9 +122,9 @@ def run_experiment(
     plan = checked_plan(experiment)
     report(describe_plan(experiment, plan))
     description = json_text(describe(experiment))
-    folder = run_folders.agreed(out, folder_name(experiment))
+    folder = run_folders.new_shared(out, folder_name(experiment))
     session = Session(folder, experiment, plan, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "config.json", description)
         result = _train(session, None, start)
@@ -170,7 +170,7 @@ def resume_experiment(
     experiment = read_experiment(folder, env, algorithm)
     plan = checked_plan(experiment)
     session = Session(folder, experiment, plan, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None and iteration is None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -287,7 +287,7 @@ class _Samples:
         experiment, self._last = self._session.experiment, progress.iteration
         agents = progress.state.agent
         if distributed.several():
-            agents = distributed.fetched(agents)
+            agents = distributed.device_get(agents)
         if not distributed.is_first():
             return
         key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
@@ -373,7 +373,7 @@ def _restored(
     changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
     if changed:
         report(f"the checkpoint was written with other versions than {changed}")
-    distributed.agreed(0)  # all have read
+    distributed.broadcast(0)  # all have read
     if distributed.is_first():
         checkpoint.remove_after(folder, iteration)
         os.truncate(folder / "metrics.jsonl", metrics_bytes)
@@ -426,7 +426,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
             title=experiment.env,
         )
         storage.write_text(folder / "summary.json", json_text(summary))
-    distributed.agreed(0)  # the others may read what the first has written
+    distributed.broadcast(0)  # the others may read what the first has written
     return summary
 
 
@@ -434,7 +434,7 @@ def _own_values(experiment: Experiment, result: Result) -> list[Own]:
     """What each agent has of its own, as it is at the end."""
     own = [dict(own) for own in experiment.settings for _ in experiment.seeds]
     for name in experiment.explored:
-        column = distributed.fetched(result.progress.values[f"config/{name}"])
+        column = distributed.device_get(result.progress.values[f"config/{name}"])
         for values, x in zip(own, column, strict=True):
             values[name] = float(x)
     return own

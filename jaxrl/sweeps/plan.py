@@ -20,7 +20,7 @@ import numpy as np
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, variants
 from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, counted, require
+from jaxrl.errors import InvalidInput, count_noun, require
 from jaxrl.runs.artifact import ENV, Own, setting
 from jaxrl.runs.experiment import (
     Experiment,
@@ -352,16 +352,16 @@ def in_words(sweep: Sweep) -> str:
     count = len(numbered) or sweep.trials or 1
     lines = [
         f"sweep of {experiment.algorithm.name} on {experiment.env}: "
-        f"{counted(count, 'setting')} of {', '.join(sweep.space)} x "
-        f"{counted(experiment.num_seeds, 'seed')} = "
-        f"{counted(count * experiment.num_seeds, 'agent')}"
+        f"{count_noun(count, 'setting')} of {', '.join(sweep.space)} x "
+        f"{count_noun(experiment.num_seeds, 'seed')} = "
+        f"{count_noun(count * experiment.num_seeds, 'agent')}"
     ]
     if numbered:
         found = blocks(sweep, Path(), numbered)
         programs = {variants.program(pair(experiment, own)) for _, own in numbered}
         sizes = sorted({block.experiment.num_members for block in found}, reverse=True)
         lines.append(
-            f"{counted(len(programs), 'program')}, {counted(len(found), 'block')} of "
+            f"{count_noun(len(programs), 'program')}, {count_noun(len(found), 'block')} of "
             f"{' or '.join(map(str, sizes))} agents"
         )
     if sweep.scheduler == "halving":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrl.core import distributed, run_folders, storage
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.runs import checkpoint
 from jaxrl.runs.artifact import Own
 from jaxrl.runs.experiment import (
@@ -163,9 +163,9 @@ def run_sweep(
     content = json_text(plan.described(sweep))
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
-    folder = run_folders.agreed(out, name)
+    folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "sweep.json", content)
         return _finish(session, _train(session))
@@ -196,7 +196,7 @@ def resume_sweep(
     folder = Path(folder)
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -254,7 +254,7 @@ def _train_block(
         "start": None if start is None else partial(start, block),
         "on_result": keep,
     }
-    begun = distributed.agreed((block.folder / "config.json").exists())
+    begun = distributed.broadcast((block.folder / "config.json").exists())
     try:
         if begun:
             summary = finished_summary(block.folder) or resume_experiment(
@@ -282,7 +282,7 @@ def _proposed(session: Session) -> list[Trial]:
         count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
         proposed = plan.proposed(sweep, rounds, count)
         numbered = list(enumerate(proposed, start=len(trials)))
-        session.report(f"round {len(rounds) + 1}: {counted(count, 'setting')}")
+        session.report(f"round {len(rounds) + 1}: {count_noun(count, 'setting')}")
         folder = session.folder / RUNS / f"round-{len(rounds):03d}"
         batch = results.joined(
             _train_blocks(session, plan.blocks(sweep, folder, numbered))
@@ -316,7 +316,7 @@ def _halved(session: Session) -> list[Trial]:
             block._replace(experiment=_shortened(block.experiment, share))
             for block in plan.blocks(sweep, folder, alive)
         ]
-        session.report(f"rung {rung + 1}: {counted(len(alive), 'setting')}")
+        session.report(f"rung {rung + 1}: {count_noun(len(alive), 'setting')}")
         start = partial(_inherited, session, before) if before else None
         trials = results.joined(_train_blocks(session, wanted, start))
         for index in ended.keys() - kept:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Setting, Values, described, stacked
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
     SCORE,
@@ -109,7 +109,7 @@ class Result(NamedTuple):
         """The trained agents, leading axis `[K]`, on one device."""
         agent = self.state.agent
         if distributed.several():
-            agent = distributed.fetched(agent)
+            agent = distributed.device_get(agent)
         return jax.device_put(agent, jax.local_devices()[0])
 
 
@@ -337,11 +337,11 @@ def train(
         called = time.perf_counter()
         length = min(length, chunk_end - progress.iteration)
         progress = advance(job, progress, length)
-        tally = distributed.fetched(progress.tally)  # waits for the device
+        tally = distributed.device_get(progress.tally)  # waits for the device
         now = time.perf_counter()
         progress = progress._replace(seconds=now - started)
         progress = _look_for_trouble(job, progress, tally, length, report)
-        length = distributed.agreed(_next_length(length, now - called))
+        length = distributed.broadcast(_next_length(length, now - called))
         if progress.iteration == chunk_end:
             history.append(_row(plan, progress, history, tally.metrics))
             nothing = jax.tree.map(np.zeros_like, tally.metrics)
@@ -377,8 +377,8 @@ def _begin(
     compiling = time.perf_counter()
     report(
         f"compiling {job.algorithm.name} on {job.env.id} for "
-        f"{counted(len(job.seeds), 'agent')} on "
-        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
+        f"{count_noun(len(job.seeds), 'agent')} on "
+        f"{count_noun(1 if job.mesh is None else job.mesh.size, 'device')} ..."
     )
     progress, history = (first_progress(job), []) if start is None else start(job)
     # A later call with other floats or another length finds it compiled.
@@ -574,7 +574,7 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward"):
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
-        trouble = distributed.fetched(progress.state.world.trouble)[index]
+        trouble = distributed.device_get(progress.state.world.trouble)[index]
         where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
         remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
     if name == SCORE:

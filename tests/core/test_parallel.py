@@ -14,7 +14,7 @@ SHARES = 4
 
 
 def spread(function, *args):
-    """`function` on `SHARES` parts of the leading axis of each argument."""
+    """Apply `function` to `SHARES` parts of the leading axis of each argument."""
     parts = [x.reshape(SHARES, -1, *x.shape[1:]) for x in args]
     return jax.vmap(function, axis_name=parallel.AXIS)(*parts)
 

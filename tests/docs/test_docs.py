@@ -217,7 +217,8 @@ def test_page_of_rlhf_has_every_word_of_a_task(name):
 
 def test_page_of_the_command_line_has_every_flag():
     text = (DOCS / "cli.md").read_text()
-    for name, command in cli.jaxrl.commands.items():
+    for name in cli.program.list_commands(None):
+        command = cli.program.get_command(None, name)
         assert f"`jaxrl {name}" in text
         if name == "rlhf":
             continue  # has a page of its own

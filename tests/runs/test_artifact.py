@@ -136,7 +136,10 @@ def test_saving_again_replaces_the_artefact_whole(tmp_path):
 )
 def test_a_space_is_described_in_strict_json(space, described):
     assert spaces.describe(space) == described
-    assert spaces.described(json.loads(json.dumps(described, allow_nan=False))) == space
+    assert (
+        spaces.from_description(json.loads(json.dumps(described, allow_nan=False)))
+        == space
+    )
 
 
 @every_run

@@ -236,10 +236,10 @@ def test_parameters_of_the_environment_are_swept_in_one_program(tmp_path):
     assert len(set(tuple(trial.training) for trial in result.trials)) == 3
     from jaxrl import load_policy
 
-    policies = [load_policy(run, index=k) for k in range(3)]
+    policies = [load_policy(run, k) for k in range(3)]
     assert [float(p.env.params.force_mag) for p in policies] == [5.0, 10.0, 20.0]
-    with pytest.raises(InvalidInput, match="give index, one of 0, 1, 2"):
-        load_policy(run, seed=0)
+    with pytest.raises(InvalidInput, match="agent = 3"):
+        load_policy(run, 3)
 
 
 def test_a_setting_that_breaks_leaves_the_others_alone(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.rlhf.data import rows as reading
 from jaxrl.rlhf.data.rows import AnyRow, Format, Tokens
 from jaxrl.rlhf.models import tokenizers
@@ -200,7 +200,7 @@ def _keep_fitting(
         dropped.append(where)
     if dropped:
         format.report(
-            f"{len(dropped)} of {counted(len(rows), 'row')} dropped, longer than "
+            f"{len(dropped)} of {count_noun(len(rows), 'row')} dropped, longer than "
             f"{format.limit} = {format.max_length} tokens: the first is {dropped[0]}."
         )
     require(
@@ -215,7 +215,7 @@ def _too_long(format: Format, where: str, longest: Tokens, excess: int) -> str:
     name = f"prompt and {longest.name}" if is_response else longest.name
     verb = "have" if is_response else "has"
     return (
-        f"{where}: {name} {verb} {counted(len(longest.tokens), 'token')}, {excess} more "
+        f"{where}: {name} {verb} {count_noun(len(longest.tokens), 'token')}, {excess} more "
         f"than {format.limit} = {format.max_length}: shorten the text, raise "
         f"{format.limit}, or drop such rows by too_long = 'drop'."
     )

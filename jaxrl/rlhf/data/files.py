@@ -91,7 +91,7 @@ def open_append(
     except OSError as error:
         raise InvalidInput(f"{path} cannot be written ({error.strerror}).") from error
     with file:
-        run_folders.lock(file.fileno(), str(path))
+        run_folders.lock_file(file.fileno(), str(path))
         rows = _read_complete(path, file, report)
         storage.sync_folder(path.parent)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.errors import InvalidInput, counted, did_you_mean, require
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.rlhf.data.files import Report
 from jaxrl.rlhf.models import chat
 from jaxrl.rlhf.models.chat import Message, Template
@@ -95,7 +95,7 @@ def split(
     """
     configs.check_value("share", float, share, above=0.0)
     require(share < 1.0, f"share = {share}: must be less than 1.")
-    require(len(rows) > 1, f"{counted(len(rows), 'row')}: two parts need 2 or more.")
+    require(len(rows) > 1, f"{count_noun(len(rows), 'row')}: two parts need 2 or more.")
     number = min(max(round(share * len(rows)), 1), len(rows) - 1)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out = set(order[:number].tolist())
