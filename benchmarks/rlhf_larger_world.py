@@ -31,7 +31,7 @@ from benchmarks.speed import script
 from benchmarks.speed.report import fill_in
 from jaxrl.pipelines.rlhf import loop, stages
 from jaxrl.pipelines.rlhf.writing import Sampling
-from jaxrl.rlhf import answers, data, tasks
+from jaxrl.rlhf import data, responses, tasks
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.models import language_model, tokenizers
 from jaxrl.rlhf.models.generation import generate
@@ -52,9 +52,9 @@ WORLD = "larger-world"
 MODEL = {"num_layers": 4, "num_heads": 4, "width": 144, "embedding_std": 0.2}
 COLUMNS = 128
 """Context length of the model, for the questions to a judge, which are the longest."""
-ROW = larger_world.PROMPT_TOKENS + larger_world.ANSWER_TOKENS + 1
+ROW = larger_world.PROMPT_TOKENS + larger_world.RESPONSE_TOKENS + 1
 """Maximum length of a row, with room for the EOS that a truncated answer gets as text."""
-SAMPLING = Sampling(larger_world.ANSWER_TOKENS)
+SAMPLING = Sampling(larger_world.RESPONSE_TOKENS)
 NOISE = 0.5
 """Temperature τ of the labels."""
 BETA = 0.1
@@ -154,7 +154,7 @@ class Work(NamedTuple):
         params = {"base": self.sft(seed), "reward": reward}
         common = {
             "total_steps": answers or self.size.answers,
-            "max_new_tokens": larger_world.ANSWER_TOKENS,
+            "max_new_tokens": larger_world.RESPONSE_TOKENS,
             "eos_penalty": 1.0,
             "kl_coef": BETA,
             "learning_rate": 3e-4,
@@ -184,10 +184,10 @@ def judged(work: Work, sft: str, policy: str, reward: str, best_of: int = 1) -> 
 
     @jax.jit
     def write(params: Any, prompts: Any, key: jax.Array) -> tuple:
-        found = answers.write(SAMPLING, task, params, prompts, key)
-        gold = task.gold((), found.tokens, found.mask, found.answer)
-        length = found.answer.sum(1)
-        each = (gold, answers.divergence(found), length, found.score)
+        found = responses.write(SAMPLING, task, params, prompts, key)
+        gold = task.gold((), found.tokens, found.mask, found.response)
+        length = found.response.sum(1)
+        each = (gold, responses.divergence(found), length, found.score)
         best = jnp.argmax(found.score.reshape(-1, best_of), 1)
         rows = jnp.arange(len(best)) * best_of + best
         return tuple(x[rows] for x in each)
@@ -197,7 +197,7 @@ def judged(work: Work, sft: str, policy: str, reward: str, best_of: int = 1) -> 
     at_a_time = max(1, 128 // best_of)
     for start in range(0, work.size.prompts, at_a_time):
         index = jnp.arange(start, start + at_a_time) % len(rows.tokens)
-        prompts = tasks.drawn(rows, jnp.repeat(index, best_of))
+        prompts = tasks.select(rows, jnp.repeat(index, best_of))
         key = jax.random.fold_in(jax.random.key(99), start)
         written.append(Judged(*map(np.asarray, write(params, prompts, key))))
     return Judged(
@@ -474,7 +474,7 @@ def exact_matches(
     rows = larger_world.instructions(task, number, seed=99, shots=shots)
     tokenizer = known.tokenizer
     prompts = [tokenizer.encode(prompt) for prompt, _ in rows]
-    tokens, mask = tokenizers.padded(
+    tokens, mask = tokenizers.pad_rows(
         prompts, tokenizer.pad, larger_world.INSTRUCTION_TOKENS
     )
     done = generate(

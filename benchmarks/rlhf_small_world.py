@@ -30,7 +30,8 @@ from benchmarks.speed import script
 from benchmarks.speed.report import fill_in
 from jaxrl import losses, optim
 from jaxrl.pipelines.rlhf import demo, stages
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.testbeds import small_world
 from jaxrl.runs.experiment import commit, versions
@@ -72,18 +73,18 @@ PPO_EPOCHS, CLIP, GAE_LAMBDA = 4, 0.2, 0.95
 
 def of_tokens(table: Array) -> Array:
     """log π of each token of each answer: `[P, N, L]`."""
-    return small_world.token_log_probs_of_answers(
+    return small_world.response_token_log_probs(
         WORLD, partial(small_world.table_logits, WORLD, table)
     )
 
 
-def of_answers(table: Array) -> Array:
+def of_responses(table: Array) -> Array:
     """log π of each answer: `[P, N]`."""
-    return small_world.log_prob_of_table(WORLD, table)
+    return small_world.table_log_probs(WORLD, table)
 
 
-REFERENCE_TOKENS, REFERENCE_ANSWERS = of_tokens(REFERENCE), of_answers(REFERENCE)
-OPTIMUM = small_world.optimum(REFERENCE_ANSWERS, REWARD, BETA)
+REFERENCE_TOKENS, REFERENCE_RESPONSES = of_tokens(REFERENCE), of_responses(REFERENCE)
+OPTIMUM = small_world.optimum(REFERENCE_RESPONSES, REWARD, BETA)
 
 
 def chosen(x: Array, index: Array) -> Array:
@@ -104,12 +105,14 @@ def descended(state: State, loss: Callable[[PyTree], Array], rate: Array) -> Sta
 
 def rloo(state: State, key: Array, rate: Array, size: Size) -> State:
     """REINFORCE with the KL penalty in the reward and a leave-one-out baseline."""
-    index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
-    reward = leashed(state[0], index)
-    weight = grouped(objectives.rloo_advantage, reward)
+    index = small_world.sample_responses(
+        key, of_responses(state[0]), size.groups * GROUP
+    )
+    reward = penalized(state[0], index)
+    weight = grouped(estimators.rloo_advantage, reward)
 
     def loss(table: Array) -> Array:
-        log_prob = chosen(of_answers(table), index)
+        log_prob = chosen(of_responses(table), index)
         return losses.policy_gradient(log_prob, weight).mean()
 
     return descended(state, loss, rate)
@@ -121,16 +124,18 @@ def grpo(
     rate: Array,
     size: Size,
     scale: bool = False,
-    leash: str = "reward",
+    kl_penalty: str = "reward",
     per_token: bool = False,
 ) -> State:
     """REINFORCE with the group's mean as baseline. As published it scales by the deviation,
     has k3 in the loss, and a mean over the tokens of each answer."""
     old = of_tokens(state[0])
-    index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
-    in_reward = leash == "reward"
-    reward = leashed(state[0], index) if in_reward else chosen(REWARD, index)
-    weight = grouped(partial(objectives.grpo_advantage, scale=scale), reward)
+    index = small_world.sample_responses(
+        key, of_responses(state[0]), size.groups * GROUP
+    )
+    in_reward = kl_penalty == "reward"
+    reward = penalized(state[0], index) if in_reward else chosen(REWARD, index)
+    weight = grouped(partial(estimators.grpo_advantage, scale=scale), reward)
     mask = ANSWERS[index]
     share = 1.0 / mask.sum(-1, keepdims=True) if per_token else 1.0
 
@@ -138,15 +143,15 @@ def grpo(
         log_prob, ref = (chosen(x, index) for x in (of_tokens(table), REFERENCE_TOKENS))
         advantage = jnp.broadcast_to(weight[..., None], log_prob.shape)
         each = losses.clipped_surrogate(log_prob, chosen(old, index), advantage, CLIP)
-        if leash == "k3":
+        if kl_penalty == "k3":
             # Differentiated through the policy that sampled, so the ratio is one argument.
             each += BETA * losses.approx_kl(ref - log_prob, jnp.zeros_like(ref))
-        whole = objectives.masked_sum(share * each, mask)
-        if leash == "k2":
+        whole = text_losses.masked_sum(share * each, mask)
+        if kl_penalty == "k2":
             answer, ref_answer = (
-                objectives.masked_sum(x, mask) for x in (log_prob, ref)
+                text_losses.masked_sum(x, mask) for x in (log_prob, ref)
             )
-            whole += BETA * objectives.kl_k2(answer, ref_answer)
+            whole += BETA * text_losses.kl_k2(answer, ref_answer)
         return whole.mean()
 
     return descended(state, loss, rate)
@@ -155,17 +160,17 @@ def grpo(
 def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
     """PPO with the KL penalty in every token's reward, GAE, and a table of values."""
     (table, values), _ = state
-    index = small_world.sample_answers(key, of_answers(table), size.groups * GROUP)
+    index = small_world.sample_responses(key, of_responses(table), size.groups * GROUP)
     mask, score = ANSWERS[index].reshape(-1, ANSWERS.shape[1]), chosen(REWARD, index)
 
     def rows(x: Array) -> Array:  # [P, N, L] -> [P K, L]
         return chosen(x, index).reshape(mask.shape)
 
     old, ref = rows(of_tokens(table)), rows(REFERENCE_TOKENS)
-    reward = objectives.token_rewards(old, ref, score.ravel(), mask, BETA)
+    reward = estimators.token_rewards(old, ref, score.ravel(), mask, BETA)
     old_value = rows(values_of(values))
-    advantage, target = objectives.token_gae(reward, old_value, mask, 1.0, GAE_LAMBDA)
-    advantage = objectives.whiten(advantage, mask)
+    advantage, target = estimators.token_gae(reward, old_value, mask, 1.0, GAE_LAMBDA)
+    advantage = text_losses.whiten(advantage, mask)
 
     def loss(params: tuple[Array, Array]) -> Array:
         log_prob, value = rows(of_tokens(params[0])), rows(values_of(params[1]))
@@ -180,28 +185,28 @@ def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
 
 def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
     """DPO on pairs of any answers, with the exact probability of either preference."""
-    key_prompt, key_answers = jax.random.split(key)
+    key_prompt, key_responses = jax.random.split(key)
     prompt = jax.random.randint(key_prompt, (size.pairs,), 0, len(REWARD))
     shape = (2, size.pairs)
-    first, second = jax.random.randint(key_answers, shape, 0, REWARD.shape[1])
+    first, second = jax.random.randint(key_responses, shape, 0, REWARD.shape[1])
     probability = small_world.preference_probability(
         REWARD[prompt, first], REWARD[prompt, second], TEMPERATURE
     )
 
     def loss(table: Array) -> Array:
-        log_prob = of_answers(table)
+        log_prob = of_responses(table)
         one, other = log_prob[prompt, first], log_prob[prompt, second]
-        refs = [REFERENCE_ANSWERS[prompt, x] for x in (first, second)]
-        each = objectives.dpo_loss(one, other, *refs, BETA / TEMPERATURE)
-        turned = objectives.dpo_loss(other, one, *refs[::-1], BETA / TEMPERATURE)
+        refs = [REFERENCE_RESPONSES[prompt, x] for x in (first, second)]
+        each = text_losses.dpo_loss(one, other, *refs, BETA / TEMPERATURE)
+        turned = text_losses.dpo_loss(other, one, *refs[::-1], BETA / TEMPERATURE)
         return (probability * each + (1.0 - probability) * turned).mean()
 
     return descended(state, loss, rate)
 
 
-def leashed(table: Array, index: Array) -> Array:
-    """Reward less what the leash costs, of answers `[P, K]`."""
-    cost = objectives.implicit_reward(of_answers(table), REFERENCE_ANSWERS, BETA)
+def penalized(table: Array, index: Array) -> Array:
+    """Reward less the KL penalty, of responses `[P, K]`."""
+    cost = text_losses.implicit_reward(of_responses(table), REFERENCE_RESPONSES, BETA)
     return chosen(REWARD - cost, index)
 
 
@@ -231,10 +236,10 @@ METHODS: dict[str, Step] = {
     "GRPO, not scaled": grpo,
     "DPO": dpo,
     "GRPO, scaled": partial(grpo, scale=True),
-    "GRPO, k2 in the loss": partial(grpo, leash="k2"),
-    "GRPO, k2 in the loss, scaled": partial(grpo, scale=True, leash="k2"),
-    "GRPO, k3 in the loss": partial(grpo, leash="k3"),
-    "GRPO as published": partial(grpo, scale=True, leash="k3", per_token=True),
+    "GRPO, k2 in the loss": partial(grpo, kl_penalty="k2"),
+    "GRPO, k2 in the loss, scaled": partial(grpo, scale=True, kl_penalty="k2"),
+    "GRPO, k3 in the loss": partial(grpo, kl_penalty="k3"),
+    "GRPO as published": partial(grpo, scale=True, kl_penalty="k3", per_token=True),
 }
 HELD = ("PPO", "RLOO", "GRPO, not scaled", "DPO")
 """Methods that must reach the thresholds."""
@@ -248,14 +253,14 @@ def trained(step: Step, size: Size, with_values: bool, key: Array) -> tuple:
         rate = optim.linear_schedule(fastest, 0.0, i / size.iterations)
         state = step(state, jax.random.fold_in(key, i), rate, size)
         table = state[0][0] if with_values else state[0]
-        return state, small_world.kl(OPTIMUM.log_prob, of_answers(table))
+        return state, small_world.kl(OPTIMUM.log_prob, of_responses(table))
 
     zeros = jnp.zeros(REFERENCE.shape[:2])
     params = (REFERENCE, zeros) if with_values else REFERENCE
     state = (params, ADAM.init(params))
     (params, _), curve = jax.lax.scan(body, state, jnp.arange(size.iterations))
     every = max(1, size.iterations // 10)
-    return curve[every - 1 :: every], of_answers(params[0] if with_values else params)
+    return curve[every - 1 :: every], of_responses(params[0] if with_values else params)
 
 
 def policies(size: Size) -> dict[str, Any]:
@@ -274,7 +279,7 @@ def policies(size: Size) -> dict[str, Any]:
             ),
             "reward": of_seeds([r / best for r in reward]),
             "kl_to_reference": of_seeds(
-                [float(small_world.kl(x, REFERENCE_ANSWERS)) for x in log_probs]
+                [float(small_world.kl(x, REFERENCE_RESPONSES)) for x in log_probs]
             ),
             "curve": [round(float(x), 5) for x in iqm(np.asarray(curves), axis=0)],
             "seconds": round(seconds, 1),
@@ -286,16 +291,22 @@ def policies(size: Size) -> dict[str, Any]:
 def exact_values() -> dict[str, Any]:
     """Exact values of the reference and the optimum, with the likeliest answers of both."""
     found: dict[str, Any] = {}
-    for name, log_prob in (("reference", REFERENCE_ANSWERS), ("π*", OPTIMUM.log_prob)):
+    for name, log_prob in (
+        ("reference", REFERENCE_RESPONSES),
+        ("π*", OPTIMUM.log_prob),
+    ):
         likeliest = np.argsort(-np.asarray(log_prob), axis=1)[:, :3]
         found[name] = {
             "reward": float(small_world.expected_reward(log_prob, REWARD)),
-            "kl": float(small_world.kl(log_prob, REFERENCE_ANSWERS)),
+            "kl": float(small_world.kl(log_prob, REFERENCE_RESPONSES)),
             "value": float(
-                small_world.leashed_reward(log_prob, REFERENCE_ANSWERS, REWARD, BETA)
+                small_world.kl_penalized_reward(
+                    log_prob, REFERENCE_RESPONSES, REWARD, BETA
+                )
             ),
             "likeliest": [
-                [small_world.text_of(WORLD, int(i)) for i in row] for row in likeliest
+                [small_world.response_text(WORLD, int(i)) for i in row]
+                for row in likeliest
             ],
         }
     return found
@@ -340,7 +351,7 @@ def train_language_models(size: Size) -> dict[str, Any]:
             new = {"model": GPT, "max_length": 8}
             config = common | {"total_steps": max(128.0, 60_000 * share)}
             stages.train("sft", "small-world", new, config, sft, seed, **QUIET)
-            ref = demo.log_prob_of_model(language_model.load(sft))
+            ref = demo.model_log_probs(language_model.load(sft))
             optimum = small_world.optimum(ref, REWARD, BETA)
             best = float(small_world.expected_reward(optimum.log_prob, REWARD))
             for name, own in RUNS.items():
@@ -351,7 +362,7 @@ def train_language_models(size: Size) -> dict[str, Any]:
                 done = stages.train(
                     name, "small-world", judged, config, out, seed, **QUIET
                 )
-                log_prob = demo.log_prob_of_model(language_model.load(out))
+                log_prob = demo.model_log_probs(language_model.load(out))
                 found = (
                     float(small_world.kl(optimum.log_prob, log_prob)),
                     float(small_world.expected_reward(log_prob, REWARD)) / best,
@@ -401,7 +412,7 @@ def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
     """Exact accuracy, and calibration error on new labels, after a fit to some pairs."""
     key_data, key_init, key_steps, key_new = jax.random.split(key, 4)
     sample = partial(
-        small_world.sample_pairs, log_prob=REFERENCE_ANSWERS, reward=REWARD
+        small_world.sample_pairs, log_prob=REFERENCE_RESPONSES, reward=REWARD
     )
     most = {"number": size.labels[-1], "temperature": TEMPERATURE}
     pairs, new = sample(key_data, **most), sample(key_new, **most)
@@ -418,14 +429,14 @@ def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
         rate = optim.linear_schedule(3e-3, 0.0, i / size.steps)
 
         def loss(params: PyTree) -> Array:
-            return objectives.preference_loss(*differences(params, some)).mean()
+            return text_losses.preference_loss(*differences(params, some)).mean()
 
         return descended(state, loss, rate), None
 
     start = (params, ADAM.init(params))
     (params, _), _ = jax.lax.scan(step, start, jnp.arange(size.steps))
     accuracy = small_world.label_accuracy(
-        model.apply(params, x), REFERENCE_ANSWERS, REWARD, TEMPERATURE
+        model.apply(params, x), REFERENCE_RESPONSES, REWARD, TEMPERATURE
     )
     return accuracy, calibration_error(*differences(params, new))
 
@@ -435,12 +446,12 @@ def calibration_error(chosen: Array, rejected: Array) -> Array:
     pair is not always the chosen one."""
     turned = jnp.arange(len(chosen)) % 2 == 1
     difference = jnp.where(turned, rejected - chosen, chosen - rejected)
-    return objectives.calibration(jax.nn.sigmoid(difference), ~turned).error
+    return estimators.calibration(jax.nn.sigmoid(difference), ~turned).error
 
 
 def reward_model(size: Size) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(1), size.seeds)
-    bayes = float(small_world.bayes_accuracy(REFERENCE_ANSWERS, REWARD, TEMPERATURE))
+    bayes = float(small_world.bayes_accuracy(REFERENCE_RESPONSES, REWARD, TEMPERATURE))
     found: dict[str, Any] = {"temperature": TEMPERATURE, "bayes": bayes, "pairs": {}}
     fit = jax.jit(jax.vmap(partial(fitted, size), in_axes=(0, None)))
     for number in size.labels:

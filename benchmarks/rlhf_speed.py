@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks.speed import script
 from benchmarks.speed.host import spread
 from benchmarks.speed.report import fill_in
-from jaxrl.rlhf import grpo, objectives
+from jaxrl.rlhf import estimators, grpo
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.models import tokenizers
 from jaxrl.rlhf.models.huggingface import load_gpt2
@@ -155,8 +156,8 @@ def prompts(settings: Settings) -> np.ndarray:
 def judge(_: Any, tokens: Array, mask: Array, answer: Array) -> Array:
     """Reward, the share of even tokens in each answer including EOS: `[B]`."""
     del mask
-    even = objectives.masked_sum(1.0 - tokens % 2, answer)
-    return even / jnp.maximum(objectives.length(answer), 1)
+    even = text_losses.masked_sum(1.0 - tokens % 2, answer)
+    return even / jnp.maximum(estimators.length(answer), 1)
 
 
 def config_of(settings: Settings) -> grpo.Config:
@@ -175,12 +176,12 @@ def config_of(settings: Settings) -> grpo.Config:
         group_size=settings.answers,
         anneal_lr=False,
         kl_coef=settings.beta,
-        leash="k3",
+        kl_penalty="k3",
         **{name: getattr(settings, name) for name in same},
     )
 
 
-def task_of(settings: Settings, folder: Path) -> Task:
+def make_task(settings: Settings, folder: Path) -> Task:
     config, params, _ = load_gpt2(folder)
     known = tokenizers.words([f"t{i}" for i in range(settings.eos)])
     tokens = prompts(settings)
@@ -194,7 +195,7 @@ step = jax.jit(grpo.train_step)
 
 def ours(settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
     """Seconds of the first step and of each after it, and the mean reward of each."""
-    config, task = config_of(settings), task_of(settings, folder)
+    config, task = config_of(settings), make_task(settings, folder)
     grpo.validate(config, task)
     state = grpo.init(config, task, jax.random.key(seed))
     ends, rewards = [time.perf_counter()], []

@@ -316,8 +316,7 @@ class Problem(NamedTuple):
     help:     the help of that flag
     prefix:   what stands before the names of its parameters there
     example:  what to give, where the name is missing
-    place:    where an observation or a reward that is not finite is said to come from
-    remedy:   what to do about it
+    remedy:   what to do about an observation or a reward that is not finite
     """
 
     make: Callable
@@ -331,7 +330,6 @@ class Problem(NamedTuple):
     )
     prefix: str = ""
     example: str = "a file, or a world such as small-world"
-    place: str = ""
     remedy: str = "see to `reward`, which scores the answers"
 
 

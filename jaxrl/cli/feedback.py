@@ -28,12 +28,12 @@ Train = Callable[..., int]
 
 WORDS = {
     "pretrain": "Train a language model on texts.",
-    "sft": "Fine-tune a language model on prompts with answers.",
-    "reward": "Fit a reward model to comparisons of answers.",
+    "sft": "Fine-tune a language model on prompts with responses.",
+    "reward": "Fit a reward model to comparisons of responses.",
     "ppo": "Optimise a policy against a reward with PPO.",
     "rloo": "Optimise a policy against a reward with REINFORCE leave-one-out.",
     "grpo": "Optimise a policy against a reward with GRPO.",
-    "dpo": "Fit a policy to comparisons of answers, without a reward model.",
+    "dpo": "Fit a policy to comparisons of responses, without a reward model.",
 }
 
 
@@ -55,14 +55,20 @@ def _training(algorithm: Algorithm, train: Train) -> click.Command:
 
 OUT = click.option("--out", required=True, type=click.Path(), help="New folder.")
 BASE = click.option(
-    "--base", required=True, help="Run folder, or folder of Hugging Face, that answers."
+    "--base",
+    required=True,
+    help="Run folder, or folder of Hugging Face, of the model.",
 )
 PROMPTS = click.option(
     "--data", required=True, help="Prompts: JSONL, Parquet, a world."
 )
 SEED = click.option("--seed", type=int, default=0, show_default=True)
 NEW_TOKENS = click.option(
-    "--max-new-tokens", type=int, default=32, show_default=True, help="Longest answer."
+    "--max-new-tokens",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Longest response.",
 )
 TEMPERATURE = click.option(
     "--temperature", type=float, default=1.0, show_default=True, help="Of the sampling."
@@ -144,7 +150,7 @@ def _tables(*names: str) -> list[dict[str, Any]]:
     "--reward", required=True, help="Run folder of a reward model, or a world."
 )
 @click.option(
-    "--n", type=int, default=8, show_default=True, help="Answers to choose from."
+    "--n", type=int, default=8, show_default=True, help="Responses to choose from."
 )
 @NEW_TOKENS
 @TEMPERATURE
@@ -153,7 +159,7 @@ def _tables(*names: str) -> list[dict[str, Any]]:
     type=float,
     default=0.0,
     show_default=True,
-    help="Lost by answers without an end.",
+    help="Lost by responses without an end.",
 )
 @MAX_PROMPT
 @TOO_LONG
@@ -164,10 +170,10 @@ def _tables(*names: str) -> list[dict[str, Any]]:
 @OUT
 @JSON
 def best_of_n(**given: Any) -> None:
-    """Write n answers to every prompt, and keep the best by the reward model.
+    """Write n responses to every prompt, and keep the best by the reward model.
 
-    OUT/answers.jsonl has the columns prompt, answer, score and mean_score; OUT/summary.json
-    has their means, and length and diversity of the answers that were kept.
+    OUT/responses.jsonl has the columns prompt, response, score and mean_score;
+    OUT/summary.json has their means, and length and diversity of the responses kept.
     """
     _tables()
     _start()
@@ -175,15 +181,15 @@ def best_of_n(**given: Any) -> None:
     sampling = _sampling(given)._replace(eos_penalty=given["eos_penalty"])
     best = writing.best_of_n(task, sampling, given["n"], given["seed"])
     folder = run_folders.new(given["out"], "best-of-n")
-    rows, summary = writing.summarised(best)
-    data.write_rows(folder / "answers.jsonl", rows)
+    rows, summary = writing.summarise(best)
+    data.write_rows(folder / "responses.jsonl", rows)
     summary = {"prompts": len(rows), "n": given["n"], **summary}
     storage.write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     click.echo(
         f"{len(rows):,} prompts: score {summary['score']:.3f} of the best of "
         f"{given['n']}, {summary['mean_score']:.3f} on average"
     )
-    _end(str(folder / "answers.jsonl"), given["as_json"], summary)
+    _end(str(folder / "responses.jsonl"), given["as_json"], summary)
 
 
 LABELER = click.option(
@@ -206,7 +212,10 @@ JUDGE = click.option(
     help="Question to a language model, with {prompt}, {first}, {second}.",
 )
 VERDICTS = click.option(
-    "--verdicts", default="1,2", show_default=True, help="Its two answers."
+    "--verdicts",
+    default="1,2",
+    show_default=True,
+    help="The two words that it chooses from.",
 )
 
 
@@ -230,7 +239,7 @@ VERDICTS = click.option(
     "--out", required=True, type=click.Path(), help="Folder; an unfinished one goes on."
 )
 def label(**given: Any) -> None:
-    """Write pairs of answers and have them compared.
+    """Write pairs of responses and have them compared.
 
     OUT/pairs.jsonl has the columns prompt, chosen and rejected, for `jaxrl rlhf reward`
     and `jaxrl rlhf dpo`. Given again, the command goes on where it stopped.
@@ -248,7 +257,7 @@ def label(**given: Any) -> None:
         **_prompt_params(given),
     )
     out = Path(given["out"])
-    loops.begun(out, asked, "label.json")
+    loops.begin(out, asked, "label.json")
     labels = labelers.label(
         questions, labeler, out / "pairs.jsonl", click.echo, given["seed"]
     )
@@ -268,7 +277,11 @@ def label(**given: Any) -> None:
     "--algorithm", default="ppo", show_default=True, help="ppo, rloo or grpo."
 )
 @click.option(
-    "--max-length", type=int, default=128, show_default=True, help="Prompt and answer."
+    "--max-length",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Prompt and response.",
 )
 @NEW_TOKENS
 @TEMPERATURE
@@ -323,7 +336,7 @@ def loop(**given: Any) -> None:
 @click.command(cls=_FromFile)
 @click.argument("run", type=click.Path())
 @click.option("--prompt", required=True, help="The text to go on from.")
-@click.option("--number", type=int, default=1, show_default=True, help="Answers.")
+@click.option("--number", type=int, default=1, show_default=True, help="Responses.")
 @NEW_TOKENS
 @TEMPERATURE
 @click.option("--top-k", type=int, help="Only so many likeliest tokens.")
@@ -331,23 +344,23 @@ def loop(**given: Any) -> None:
 @click.option("--greedy", is_flag=True, help="The likeliest token, not a drawn one.")
 @SEED
 @CONFIG
-@click.option("--out", type=click.Path(), help="New folder for answers.jsonl.")
+@click.option("--out", type=click.Path(), help="New folder for responses.jsonl.")
 @JSON
 def generate(
     run: str, prompt: str, out: str | None, as_json: bool, **given: Any
 ) -> None:
-    """Answers of a model: RUN is a run folder, or a folder of Hugging Face."""
+    """Responses of a model: RUN is a run folder, or a folder of Hugging Face."""
     _tables()
     _start()
     given.pop("config_file")
-    texts = writing.to_prompt(run, prompt, **given)
+    texts = writing.respond(run, prompt, **given)
     if out is not None:
-        rows = [{"prompt": prompt, "answer": text} for text in texts]
-        data.write_rows(run_folders.new(out, "generate") / "answers.jsonl", rows)
+        rows = [{"prompt": prompt, "response": text} for text in texts]
+        data.write_rows(run_folders.new(out, "generate") / "responses.jsonl", rows)
     for text in texts:
         click.echo(text)
     if as_json:
-        click.echo(json.dumps({"prompt": prompt, "answers": texts}))
+        click.echo(json.dumps({"prompt": prompt, "responses": texts}))
 
 
 @click.command(cls=_FromFile)
@@ -372,7 +385,7 @@ def demo(
     size = demonstration.QUICK if quick else demonstration.FULL
     host = {"report": click.echo, "progress": not quiet}
     rows = demonstration.run(Path(out), size, **host)
-    click.echo(demonstration.in_words(rows))
+    click.echo(demonstration.format_table(rows))
     _end(str(Path(out) / "demo.png"), as_json, {"table": rows})
 
 
@@ -420,7 +433,7 @@ def _labeler(given: dict[str, Any]) -> labelers.Labeler:
     words = given["verdicts"].split(",")
     if len(words) != 2:
         raise InvalidInput(f"verdicts = {given['verdicts']!r}: must be two words: 1,2.")
-    return stages.labeler_of(
+    return stages.make_labeler(
         given["labeler"],
         noise=given["noise"],
         seed=given["seed"],

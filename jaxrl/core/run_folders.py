@@ -79,6 +79,22 @@ def _first_free(name: str) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
+def lock_file(descriptor: int, name: str) -> None:
+    """Keep other processes out of an open file or folder, until it is closed.
+
+    The system closes it if the process dies.
+
+    Raises:
+      InvalidInput: another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InvalidInput(
+            f"{name} is in use by another process: wait for it, or stop it."
+        ) from error
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Lock a run folder against other processes; the system releases it if we die.
@@ -90,12 +106,7 @@ def lock(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InvalidInput(
-            f"RUN = {str(folder)!r} is in use by another process: wait for it, or stop it."
-        ) from error
-    else:
+        lock_file(descriptor, f"RUN = {str(folder)!r}")
         yield
     finally:
         os.close(descriptor)

@@ -38,6 +38,5 @@ ENVIRONMENTS = Problem(
     '"module:factory".',
     prefix="env.",
     example="one such as --env CartPole-v1",
-    place=" of environment {number}",
     remedy="see to {id}: jaxrl check-env {id}",
 )

@@ -5,13 +5,13 @@ https://arxiv.org/abs/2305.18290): a policy from pairs, without a reward model.
 
 The details that matter:
 
-1. log π(y|x) is the sum over the answer's tokens, EOS among them, not their mean.
+1. log π(y|x) is the sum over the response's tokens, EOS among them, not their mean.
 2. The reference is the model one starts from; its log-probabilities of a batch are computed
    when the batch is read.
-3. At the optimum of exact preferences with noise τ the policy is that of RLHF with the
-   leash β τ: with labels, β says how far to trust them.
+3. At the optimum of exact preferences with noise τ the policy is that of RLHF with the KL
+   penalty β τ: with labels, β says how far to trust them.
 4. Nothing is sampled: what the pairs do not show is not learned, and the likelihood of
-   chosen answers may fall as long as that of the rejected falls faster. Both are logged.
+   chosen responses may fall as long as that of the rejected falls faster. Both are logged.
 """
 
 from functools import partial
@@ -21,22 +21,13 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl import losses
+from jaxrl.rlhf import estimators, policies, responses
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Pairs, Texts
-from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Metrics,
-    Plan,
-    Problem,
-    PyTree,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl.rlhf.policies import Agent, State
+from jaxrl.rlhf.tasks import Task, pairs
+from jaxrl.types import Algorithm, Array, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -53,7 +44,7 @@ class Config(PyTreeNode):
     max_grad_norm: float = traced(1.0, above=0)
     """Gradients are scaled down to this global norm."""
     beta: float = traced(0.1, above=0)
-    """Strength of the leash to the reference."""
+    """KL penalty coefficient β."""
     lora_rank: int = static(0, low=0)
     """Rank of the adapters that are trained in the model's place; 0 trains all of it."""
     lora_alpha: float = static(16.0, above=0)
@@ -62,58 +53,30 @@ class Config(PyTreeNode):
     """The layers that get adapters."""
 
 
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    policy: PyTree
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
-def validate(config: Config, task: Task) -> None:
-    policies.validate(config, task)
-
-
-def plan(config: Config, task: Task) -> Plan:
-    rows = config.batch_size * task.teacher.rows.tokens.shape[1]
-    return Plan(config.batch_size, 1, gradient_rows=rows)
-
-
-def init(config: Config, task: Task, key: Array) -> State:
-    key_policy, key_world = jax.random.split(key)
-    policy = policies.init_trained(config, task, key_policy)
-    agent = Agent(policy, policies.optimizer(config).init(policy))
-    return State(agent, no_world(key_world))
-
-
 def read(task: Task, params: PyTree, rows: Pairs) -> tuple[Array, Array]:
-    """log π(y|x) of every answer of rows `[B, K, T]`, `[B, K]`, and the entropy of each
-    next token in them, a mean."""
+    """log π(y|x) of every response of rows `[B, K, T]`, `[B, K]`, and the mean entropy of
+    their next tokens."""
     shape = rows.tokens.shape
-    tokens, mask, answer = (x.reshape(-1, shape[-1]) for x in rows[:3])
+    tokens, mask, response = (x.reshape(-1, shape[-1]) for x in rows[:3])
     logits = policies.logits(task.model, params, tokens, mask)
-    log_prob = objectives.token_log_probs(logits, tokens)
-    entropy = losses.masked_mean(objectives.entropy(logits[:, :-1]), answer[:, 1:])
-    return objectives.masked_sum(log_prob, answer).reshape(shape[:2]), entropy
+    log_prob = text_losses.token_log_probs(logits, tokens)
+    entropy = losses.masked_mean(estimators.entropy(logits[:, :-1]), response[:, 1:])
+    return text_losses.masked_sum(log_prob, response).reshape(shape[:2]), entropy
 
 
-def of_answers(task: Task, params: PyTree, rows: Pairs) -> Array:
-    """log π(y|x) of every answer of rows `[B, K, T]`: `[B, K]`."""
+def response_log_probs(task: Task, params: PyTree, rows: Pairs) -> Array:
+    """log π(y|x) of every response of rows `[B, K, T]`: `[B, K]`."""
     return read(task, params, rows)[0]
 
 
 def loss(
     policy: PyTree, config: Config, task: Task, rows: Pairs, reference: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The mean loss over all pairs of all rows; log π of the answers `[B, K]`, and the
+    """The mean loss over all pairs of all rows; log π of the responses `[B, K]`, and the
     policy's entropy."""
     log_prob, entropy = read(task, policies.weights(config, task, policy), rows)
-    better, worse = objectives.ranking_pairs(log_prob.shape[1]).T
-    each = objectives.dpo_loss(
+    better, worse = text_losses.ranking_pairs(log_prob.shape[1]).T
+    each = text_losses.dpo_loss(
         log_prob[:, better],
         log_prob[:, worse],
         reference[:, better],
@@ -125,37 +88,29 @@ def loss(
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
     """One gradient step."""
-    agent, world = state.agent, state.world
-    key, key_rows = jax.random.split(world.key)
-    index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
-    rows = drawn(task.teacher.rows, index)
-    reference = of_answers(task, task.teacher.params, rows)
-    rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(loss, has_aux=True)
-    (value, (log_prob, entropy)), grads = of(
-        agent.policy, config, task, rows, reference
-    )
-    optimizer = policies.optimizer(config)
-    policy, opt_state = optim.apply(
-        optimizer, agent.policy, agent.opt_state, grads, rate
-    )
-    reward = objectives.implicit_reward(log_prob, reference, config.beta)
-    right = objectives.preference_accuracy(reward[:, 0], reward[:, -1])
+    agent = state.agent
+    key, key_rows = jax.random.split(state.key)
+    rows = policies.draw_rows(config, task, key_rows)
+    reference = response_log_probs(task, task.teacher.params, rows)
+    rate = policies.step_size(config, state.texts)
+    of_rows = partial(loss, config=config, task=task, rows=rows, reference=reference)
+    step = policies.gradient_step(config, of_rows, agent.policy, agent.opt_state, rate)
+    log_prob, entropy = step.aux
+    reward = text_losses.implicit_reward(log_prob, reference, config.beta)
+    right = estimators.preference_accuracy(reward[:, 0], reward[:, -1])
     moved = log_prob - reference
     metrics = {
         "rollout/episode_return": mean(right),
-        "rollout/episode_length": mean(objectives.length(rows.answer)),
-        "loss/preference": mean(value),
+        "rollout/episode_length": mean(estimators.length(rows.response)),
+        "loss/preference": mean(step.loss),
         "reward/accuracy": mean(right),
         "reward/gap": mean(reward[:, 0] - reward[:, -1]),
         "policy/entropy": mean(entropy),
         "policy/chosen_log_ratio": mean(moved[:, 0]),
         "policy/rejected_log_ratio": mean(moved[:, -1]),
-        "optim/grad_norm": mean(optim.global_norm(grads)),
-        "optim/learning_rate": mean(rate),
-    }
-    world = world.replace(key=key, env_steps=world.env_steps + config.batch_size)
-    return State(Agent(policy, opt_state), world), metrics
+    } | policies.step_metrics(step, rate)
+    agent = Agent(step.params, step.opt_state)
+    return policies.advance(state, agent, key, config.batch_size), metrics
 
 
 def returns(
@@ -163,59 +118,52 @@ def returns(
 ) -> Array:
     """Whether the implicit reward ranks rows kept back as labelled, `[number]`."""
     del key, greedy
-    count = task.teacher.held_out.tokens.shape[0]
     params = policies.weights(config, task, agent.policy)
 
-    def of_row(i: Array) -> Array:
-        row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
+    def of_row(row: Pairs) -> Array:
         own, other = (
-            of_answers(task, x, row)[0] for x in (params, task.teacher.params)
+            response_log_probs(task, x, row)[0] for x in (params, task.teacher.params)
         )
-        reward = objectives.implicit_reward(own, other, config.beta)
-        return objectives.preference_accuracy(reward[0], reward[-1])
+        reward = text_losses.implicit_reward(own, other, config.beta)
+        return estimators.preference_accuracy(reward[0], reward[-1])
 
-    return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
+    return policies.map_held_out(task, of_row, number)
 
 
 def samples(
     config: Config, task: Task, agent: Agent, key: Array
 ) -> list[dict[str, Any]]:
-    """How the policy answers the prompts of rows kept back."""
+    """The policy's responses to the prompts of rows kept back."""
     params = policies.weights(config, task, agent.policy)
-    return answers.continued(task, chosen(task), params, key)
+    return responses.continue_texts(task, preferred(task), params, key)
 
 
-def chosen(task: Task) -> Texts:
-    """The preferred answers of rows kept back."""
+def preferred(task: Task) -> Texts:
+    """The preferred responses of rows kept back."""
     return Texts(*(x[:, 0] for x in task.teacher.held_out[:3]))
 
 
 def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
-    """What an evaluation says of the answers that agents `[K]` write themselves: training
+    """What an evaluation says of the responses that agents `[K]` write themselves: training
     never looks at them, so length hacking and lost diversity would not show."""
     count = len(jax.tree.leaves(agents)[0])
     found = []
     for k in range(count):
         policy = jax.tree.map(lambda x, k=k: x[k], agents.policy)
         params = policies.weights(config, task, policy)
-        found.append(answers.diversity(task, chosen(task), params, jax.random.key(0)))
+        key = jax.random.key(0)
+        found.append(responses.diversity(task, preferred(task), params, key))
     return {name: jnp.stack([one[name] for one in found]) for name in found[0]}
 
 
 DPO = Algorithm(
     name="rlhf-dpo",
     Config=Config,
-    init=init,
+    init=policies.init,
     train_step=train_step,
     act=policies.no_act,
-    plan=plan,
-    validate=validate,
+    plan=policies.plan,
+    validate=policies.validate,
     score=score,
-    problem=Problem(
-        make=pairs,
-        returns=returns,
-        describe=partial(policies.described, "policy"),
-        digests=digests,
-        samples=samples,
-    ),
+    problem=policies.problem(pairs, returns, samples),
 )

@@ -3,16 +3,16 @@ https://arxiv.org/abs/1909.08593; Ouyang et al., 2022, https://arxiv.org/abs/220
 
     max_θ E_{x ~ D, y ~ π_θ(·|x)} [r(x, y) - β log(π_θ(y|x) / π_ref(y|x))]
 
-A token is an action, the text before it the state, an answer an episode.
+A token is an action, the text before it the state, a response an episode.
 
 The details that matter (Huang et al., 2024, https://arxiv.org/abs/2403.17031):
 
-1. The leash is in the reward of every token, the score in that of the last one. β is fixed,
-   or follows a target (`kl_target`; Ziegler et al., section 2.2).
+1. The KL penalty is in the reward of every token, the score in that of the last one. β is
+   fixed, or follows a target (`kl_target`; Ziegler et al., section 2.2).
 2. The value function is a model of its own. It starts as the reward model, head and all,
-   which knows already what a good answer is; where the judge is a program, as the reference
-   with a head of 0.
-3. An answer that does not end loses `eos_penalty`.
+   which already tells good responses from bad ones; where the judge is a program, as the
+   reference with a head of 0.
+3. A response that does not end loses `eos_penalty`.
 4. Rewards may be whitened, which keeps their mean; advantages are.
 5. Everything is masked: padding has no loss, no value, no reward.
 6. The log-probabilities of the rollout are those of the sampling, at its temperature; a
@@ -20,29 +20,27 @@ The details that matter (Huang et al., 2024, https://arxiv.org/abs/2403.17031):
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import losses, optim
-from jaxrl.core.minibatches import minibatches
-from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, policies
-from jaxrl.rlhf.answers import Answers
+from jaxrl.rlhf import estimators, policies, responses
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model, lora
 from jaxrl.rlhf.models.language_model import RewardParams
 from jaxrl.rlhf.models.transformer import GPT
-from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, prompts
+from jaxrl.rlhf.policies import State
+from jaxrl.rlhf.responses import Responses
+from jaxrl.rlhf.tasks import Task
 from jaxrl.types import (
     Algorithm,
     Array,
     Metrics,
-    Plan,
-    Problem,
     PyTree,
-    World,
+    Scalar,
     mean,
     static,
     traced,
@@ -53,9 +51,9 @@ class Config(PyTreeNode):
     """Hyper-parameters of PPO with a language model."""
 
     total_steps: float = traced(10_000.0, low=1, high=1e12)
-    """Answers that are written in the whole run; the schedule ends there."""
+    """Responses that are written in the whole run; the schedule ends there."""
     batch_size: int = static(64, low=2)
-    """Answers between updates."""
+    """Responses between updates."""
     num_epochs: int = static(2, low=1)
     """Passes over each batch."""
     num_minibatches: int = static(2, low=1)
@@ -67,9 +65,9 @@ class Config(PyTreeNode):
     max_grad_norm: float = traced(1.0, above=0)
     """Gradients are scaled down to this global norm, those of policy and value apart."""
     max_new_tokens: int = static(32, low=1)
-    """The longest answer, EOS included."""
+    """The longest response, EOS included."""
     temperature: float = traced(1.0, above=0)
-    """Of the sampling, and of the policy whose gradient it is."""
+    """Softmax temperature, for sampling and in the loss."""
     gamma: float = traced(1.0, low=0, high=1)
     """Discount."""
     gae_lambda: float = traced(0.95, low=0, high=1)
@@ -81,13 +79,13 @@ class Config(PyTreeNode):
     ent_coef: float = traced(0.0, low=0)
     """Weight of an entropy bonus."""
     kl_coef: float = traced(0.05, low=0)
-    """β, the price of a nat of divergence from the reference, or where it begins."""
+    """KL penalty coefficient β, reward per nat, or where it begins."""
     kl_target: float | None = static(None, above=0)
-    """Divergence of an answer in nats that β is moved to; none keeps β."""
+    """Divergence of a response in nats that β is adapted to; none keeps β."""
     whiten_rewards: bool = static(False)
     """Whether rewards are given deviation 1, their mean kept."""
     eos_penalty: float = traced(0.0, low=0)
-    """What an answer loses that does not end."""
+    """Subtracted from the score of a response without EOS."""
     lora_rank: int = static(0, low=0)
     """Rank of the adapters that are trained in the models' place; 0 trains all of them."""
     lora_alpha: float = static(16.0, above=0)
@@ -105,38 +103,18 @@ class Agent(PyTreeNode):
     kl_coef: Array  # []
 
 
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
 class Batch(NamedTuple):
-    """Answers, and what is learned of them."""
+    """Responses, and what is learned from them."""
 
-    answers: Answers
+    responses: Responses
     old_value: Array  # [B, T]: V of the text before each token
     advantage: Array  # [B, T]
     target: Array  # [B, T]
 
 
-def validate(config: Config, task: Task) -> None:
-    answers.validate(config, task)
-    require(
-        config.batch_size % config.num_minibatches == 0,
-        f"batch_size = {config.batch_size}: must be a multiple of num_minibatches = "
-        f"{config.num_minibatches}.",
-    )
-
-
-def plan(config: Config, task: Task) -> Plan:
-    del task
-    updates = config.num_epochs * config.num_minibatches
-    rows = config.batch_size // config.num_minibatches
-    return Plan(config.batch_size, updates, gradient_rows=rows)
-
-
 def value_base(task: Task) -> tuple[GPT, RewardParams]:
-    """What the value function starts as: the reward model, or the reference and no head."""
+    """What the value function starts as: the reward model, or the reference with a head of
+    0."""
     if task.judge_model is not None:
         return task.judge_model, task.teacher.judge
     head, bias = jnp.zeros(task.model.config.width), jnp.zeros(())
@@ -144,22 +122,22 @@ def value_base(task: Task) -> tuple[GPT, RewardParams]:
 
 
 def init(config: Config, task: Task, key: Array) -> State:
-    key_policy, key_value, key_world = jax.random.split(key, 3)
+    key_policy, key_value, key_state = jax.random.split(key, 3)
     policy = policies.init_trained(config, task, key_policy)
     _, value = value_base(task)
-    adapters = policies.adapters_of(config)
+    adapters = policies.read_lora(config)
     if adapters is not None:
         value = value._replace(model=lora.init(adapters, value.model, key_value))
     optimizer = policies.optimizer(config)
     opt_state = (optimizer.init(policy), optimizer.init(value))
     kl_coef = jnp.asarray(config.kl_coef, jnp.float32)
-    return State(Agent(policy, value, opt_state, kl_coef), no_world(key_world))
+    return policies.begin(Agent(policy, value, opt_state, kl_coef), key_state)
 
 
-def values(config: Config, task: Task, value: RewardParams, batch: Answers) -> Array:
+def values(config: Config, task: Task, value: RewardParams, batch: Responses) -> Array:
     """V of the text before each token, `[B, T]`."""
     model, base = value_base(task)
-    adapters = policies.adapters_of(config)
+    adapters = policies.read_lora(config)
     params = value.model
     if adapters is not None:
         params = lora.merge(adapters, base.model, params)
@@ -171,20 +149,20 @@ def values(config: Config, task: Task, value: RewardParams, batch: Answers) -> A
 def collect(
     config: Config, task: Task, agent: Agent, key: Array
 ) -> tuple[Batch, Array]:
-    """A batch of answers with advantages and targets, and their rewards `[B, T]`."""
+    """A batch of responses with advantages and targets, and their rewards `[B, T]`."""
     params = policies.weights(config, task, agent.policy)
-    written = answers.to_prompts(config, task, params, key, config.batch_size)
-    mask = written.answer
-    reward = objectives.token_rewards(
+    written = responses.sample(config, task, params, key, config.batch_size)
+    mask = written.response
+    reward = estimators.token_rewards(
         written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
     )
     if config.whiten_rewards:
-        reward = objectives.whiten(reward, mask, shift_mean=False)
+        reward = text_losses.whiten(reward, mask, shift_mean=False)
     value = values(config, task, agent.value, written)
-    advantage, target = objectives.token_gae(
+    advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    advantage = objectives.whiten(advantage, mask)
+    advantage = text_losses.whiten(advantage, mask)
     return Batch(written, value, advantage, target), reward
 
 
@@ -202,13 +180,13 @@ REPORTED = (
 def loss(
     params: tuple[PyTree, PyTree], config: Config, task: Task, batch: Batch
 ) -> tuple[Array, Array]:
-    """The loss of some answers, and what is `REPORTED` of them."""
+    """The loss of some responses, and what is `REPORTED` of them."""
     policy, value_params = params
-    written, mask = batch.answers, batch.answers.answer
+    written, mask = batch.responses, batch.responses.response
     model_params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, model_params, written.tokens, written.mask)
-    log_prob = objectives.token_log_probs(logits, written.tokens, config.temperature)
-    # Outside of the answer there is no old log-probability to compare with.
+    log_prob = text_losses.token_log_probs(logits, written.tokens, config.temperature)
+    # Outside of the response there is no old log-probability to compare with.
     log_prob = jnp.where(mask, log_prob, 0.0)
     value = values(config, task, value_params, written)
     actor = losses.clipped_surrogate(
@@ -218,7 +196,7 @@ def loss(
         value, batch.old_value, batch.target, config.clip_eps
     )
     entropy = losses.masked_mean(
-        objectives.entropy(logits[:, :-1] / config.temperature), mask[:, 1:]
+        estimators.entropy(logits[:, :-1] / config.temperature), mask[:, 1:]
     )
     actor, critic = (losses.masked_mean(x, mask) for x in (actor, critic))
     moved = jnp.abs(jnp.exp(log_prob - written.log_prob) - 1.0) > config.clip_eps
@@ -239,53 +217,52 @@ def loss(
 
 
 def update(
-    config: Config, task: Task, agent: Agent, batch: Batch, key: Array, rate: Any
+    config: Config, task: Task, agent: Agent, batch: Batch, key: Array, rate: Scalar
 ) -> tuple[Agent, Array]:
     """`num_epochs` passes over a batch; what is `REPORTED` of each step, and the norms of
     both gradients: `[U, R + 2]`."""
     optimizer = policies.optimizer(config)
 
-    def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
-        params, opt_state = carry
-        some = drawn(batch, index)
+    def step(agent: Agent, some: Batch) -> tuple[Agent, Array]:
+        params = (agent.policy, agent.value)
         grads, reported = jax.grad(loss, has_aux=True)(params, config, task, some)
+        # Each is clipped by the norm of its own gradient.
         both = [
             optim.apply(optimizer, x, s, g, rate)
-            for x, s, g in zip(params, opt_state, grads, strict=True)
+            for x, s, g in zip(params, agent.opt_state, grads, strict=True)
         ]
         norms = jnp.stack([optim.global_norm(g) for g in grads])
-        return tuple(zip(*both, strict=True)), jnp.concatenate([reported, norms])
+        (policy, value), opt_state = zip(*both, strict=True)
+        agent = agent.replace(policy=policy, value=value, opt_state=opt_state)
+        return agent, jnp.concatenate([reported, norms])
 
-    order = minibatches(
-        key, config.batch_size, config.num_epochs, config.num_minibatches
-    )
-    carry = ((agent.policy, agent.value), agent.opt_state)
-    ((policy, value), opt_state), reported = jax.lax.scan(step, carry, order)
-    return agent.replace(policy=policy, value=value, opt_state=opt_state), reported
+    return policies.fit(config, step, agent, batch, key)
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
-    """A batch of answers and the gradient steps of its passes."""
-    agent, world = state.agent, state.world
-    key, key_answers, key_update = jax.random.split(world.key, 3)
-    batch, reward = collect(config, task, agent, key_answers)
-    rate = policies.step_size(config, world.env_steps)
-    metrics = answers.reported(task, batch.answers) | {
-        "reward/leashed": mean(objectives.masked_sum(reward, batch.answers.answer)),
+    """A batch of responses and the gradient steps of its passes."""
+    agent = state.agent
+    key, key_responses, key_update = jax.random.split(state.key, 3)
+    batch, reward = collect(config, task, agent, key_responses)
+    written = batch.responses
+    rate = policies.step_size(config, state.texts)
+    metrics = responses.batch_metrics(task, written) | {
+        "reward/with_kl_penalty": mean(
+            text_losses.masked_sum(reward, written.response)
+        ),
         "policy/kl_coef": mean(agent.kl_coef),
     }
     agent, reported = update(config, task, agent, batch, key_update, rate)
     if config.kl_target is not None:
-        kl = answers.divergence(batch.answers).mean()
-        coef = objectives.proportional_kl_coef(agent.kl_coef, kl, config.kl_target)
+        kl = responses.divergence(written).mean()
+        coef = text_losses.proportional_kl_coef(agent.kl_coef, kl, config.kl_target)
         agent = agent.replace(kl_coef=coef)
     names = (*REPORTED, "optim/grad_norm", "optim/value_grad_norm")
     metrics |= {
         name: mean(column) for name, column in zip(names, reported.T, strict=True)
     }
     metrics["optim/learning_rate"] = mean(rate)
-    world = answers.counted(world.replace(key=key), batch.answers)
-    return State(agent, world), metrics
+    return policies.advance(state, agent, key, config.batch_size), metrics
 
 
 PPO = Algorithm(
@@ -294,13 +271,7 @@ PPO = Algorithm(
     init=init,
     train_step=train_step,
     act=policies.no_act,
-    plan=plan,
-    validate=validate,
-    problem=Problem(
-        make=prompts,
-        returns=answers.returns,
-        describe=partial(policies.described, "policy"),
-        digests=digests,
-        samples=answers.samples,
-    ),
+    plan=responses.plan,
+    validate=partial(responses.validate, parts=("num_minibatches",)),
+    problem=responses.PROBLEM,
 )

@@ -1,22 +1,22 @@
-"""A reward model: which of two answers a labeler prefers.
+"""A reward model: which of two responses a labeler prefers.
 
     min_φ E_{(x, y_w, y_l) ~ D} -log σ(r_φ(x, y_w) - r_φ(x, y_l) - m)
 
 The language model that one starts from, its last hidden state read by a linear function
 (Stiennon et al., 2020, https://arxiv.org/abs/2009.01325, section 3.4). Of a ranking of K
-answers all its pairs count (Ouyang et al., 2022, https://arxiv.org/abs/2203.02155,
+responses all its pairs count (Ouyang et al., 2022, https://arxiv.org/abs/2203.02155,
 equation 1). m is the margin of the row, if it has one (Touvron et al., 2023,
 https://arxiv.org/abs/2307.09288, equation 2).
 
 The details that matter:
 
 1. Only differences of rewards are learned: the constant is free. With `normalize` what is
-   used afterwards is g r + b, with mean 0 and standard deviation 1 over the answers that
+   used afterwards is g r + b, with mean 0 and standard deviation 1 over the responses that
    were labelled (Ziegler et al., 2019, https://arxiv.org/abs/1909.08593, section 2.1): mean
    and square of the scores are followed while it trains, and `models.load_reward` puts g
    and b into the linear function.
-2. All answers to a prompt are in one batch, so none counts more often than the others.
-3. The linear function starts at 0: at first all answers are alike, and P = 1/2.
+2. All responses to a prompt are in one batch, so none counts more often than the others.
+3. The linear function starts at 0: at first all responses are alike, and P = 1/2.
 4. One or two passes over the pairs are enough: more learns their noise.
 """
 
@@ -27,24 +27,14 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import estimators, policies, responses
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Pairs
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.language_model import RewardParams
-from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, pairs
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Metrics,
-    Plan,
-    Problem,
-    PyTree,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl.rlhf.policies import State
+from jaxrl.rlhf.tasks import Task, pairs
+from jaxrl.types import Algorithm, Array, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -78,38 +68,24 @@ class Agent(PyTreeNode):
     moments: Array  # [3]: decayed sums of 1, r and r²
 
 
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
-def validate(config: Config, task: Task) -> None:
-    policies.validate(config, task)
-
-
-def plan(config: Config, task: Task) -> Plan:
-    rows = config.batch_size * task.teacher.rows.tokens.shape[1]
-    return Plan(config.batch_size, 1, gradient_rows=rows)
-
-
 def init(config: Config, task: Task, key: Array) -> State:
-    key_model, key_world = jax.random.split(key)
+    key_model, key_state = jax.random.split(key)
     reward = {
         "model": policies.init_trained(config, task, key_model),
         "head": jnp.zeros(task.model.config.width),
         "bias": jnp.zeros(()),
     }
     opt_state = policies.optimizer(config).init(reward)
-    return State(Agent(reward, opt_state, jnp.zeros(3)), no_world(key_world))
+    return policies.begin(Agent(reward, opt_state, jnp.zeros(3)), key_state)
 
 
 def scores(config: Config, task: Task, reward: dict[str, PyTree], rows: Pairs) -> Array:
-    """r of every answer of rows `[B, K, T]`: `[B, K]`."""
+    """r of every response of rows `[B, K, T]`: `[B, K]`."""
     params = RewardParams(
         policies.weights(config, task, reward["model"]), reward["head"], reward["bias"]
     )
     shape = rows.tokens.shape
-    flat = [x.reshape(-1, shape[-1]) for x in (rows.tokens, rows.mask, rows.answer)]
+    flat = [x.reshape(-1, shape[-1]) for x in (rows.tokens, rows.mask, rows.response)]
     return language_model.score(task.model, params, *flat).reshape(shape[:2])
 
 
@@ -120,57 +96,51 @@ def loss(
     reward: dict[str, PyTree], config: Config, task: Task, rows: Pairs
 ) -> tuple[Array, Array]:
     """The mean loss over all pairs of all rows, and the scores `[B, K]`."""
-    found = scores(config, task, reward, rows)
-    return objectives.ranking_loss(found, rows.margin).mean(), found
+    r = scores(config, task, reward, rows)
+    return text_losses.ranking_loss(r, rows.margin).mean(), r
 
 
 DECAY = 0.95
-"""Of the moments: about the last twenty batches count."""
+"""Decay of the moments: about the last twenty batches count."""
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
     """One gradient step."""
-    agent, world = state.agent, state.world
-    key, key_rows = jax.random.split(world.key)
-    index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
-    rows = drawn(task.teacher.rows, index)
-    rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(loss, has_aux=True)
-    (value, found), grads = of(agent.reward, config, task, rows)
-    optimizer = policies.optimizer(config)
-    reward, opt_state = optim.apply(
-        optimizer, agent.reward, agent.opt_state, grads, rate
-    )
-    now = jnp.stack([jnp.ones(()), found.mean(), jnp.square(found).mean()])
+    agent = state.agent
+    key, key_rows = jax.random.split(state.key)
+    rows = policies.draw_rows(config, task, key_rows)
+    rate = policies.step_size(config, state.texts)
+    of_rows = partial(loss, config=config, task=task, rows=rows)
+    step = policies.gradient_step(config, of_rows, agent.reward, agent.opt_state, rate)
+    r = step.aux
+    now = jnp.stack([jnp.ones(()), r.mean(), jnp.square(r).mean()])
     moments = DECAY * agent.moments + (1.0 - DECAY) * now
-    right = accuracy(found)
+    right = accuracy(r)
     metrics = {
         "rollout/episode_return": mean(right),
-        "rollout/episode_length": mean(objectives.length(rows.answer)),
-        "loss/preference": mean(value),
+        "rollout/episode_length": mean(estimators.length(rows.response)),
+        "loss/preference": mean(step.loss),
         "reward/accuracy": mean(right),
-        "reward/gap": mean(found[:, 0] - found[:, -1]),
-        "reward/mean": mean(found),
-        "reward/longer_is_better": mean(length_bias(found, rows)),
-        "optim/grad_norm": mean(optim.global_norm(grads)),
-        "optim/learning_rate": mean(rate),
-    }
-    world = world.replace(key=key, env_steps=world.env_steps + config.batch_size)
-    return State(Agent(reward, opt_state, moments), world), metrics
+        "reward/gap": mean(r[:, 0] - r[:, -1]),
+        "reward/mean": mean(r),
+        "reward/longer_is_better": mean(length_bias(r, rows)),
+    } | policies.step_metrics(step, rate)
+    agent = Agent(step.params, step.opt_state, moments)
+    return policies.advance(state, agent, key, config.batch_size), metrics
 
 
-def accuracy(found: Array) -> Array:
-    """How many of the pairs of each row `[B, K]` are ranked as labelled: `[B]`."""
-    better, worse = objectives.ranking_pairs(found.shape[1]).T
-    return objectives.preference_accuracy(found[:, better], found[:, worse]).mean(1)
+def accuracy(r: Array) -> Array:
+    """The share of the pairs of each row of scores `[B, K]` ranked as labelled: `[B]`."""
+    better, worse = text_losses.ranking_pairs(r.shape[1]).T
+    return estimators.preference_accuracy(r[:, better], r[:, worse]).mean(1)
 
 
-def length_bias(found: Array, rows: Pairs) -> Array:
-    """Whether the answer with the highest score is longer than the one with the lowest, 1,
-    shorter, 0, or as long, ½: `[B]`."""
-    length = objectives.length(rows.answer)
+def length_bias(r: Array, rows: Pairs) -> Array:
+    """1 where the response with the highest score is longer than the one with the lowest,
+    0 where it is shorter, ½ where both have one length: `[B]`."""
+    length = estimators.length(rows.response)
     pick = [
-        jnp.take_along_axis(length, i(found, axis=1)[:, None], axis=1)[:, 0]
+        jnp.take_along_axis(length, i(r, axis=1)[:, None], axis=1)[:, 0]
         for i in (jnp.argmax, jnp.argmin)
     ]
     return 0.5 * (1.0 + jnp.sign(pick[0] - pick[1]))
@@ -181,29 +151,27 @@ def returns(
 ) -> Array:
     """The accuracy on rows kept back, `[number]`."""
     del key, greedy
-    count = task.teacher.held_out.tokens.shape[0]
 
-    def of_row(i: Array) -> Array:
-        row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
+    def of_row(row: Pairs) -> Array:
         return accuracy(scores(config, task, agent.reward, row))[0]
 
-    return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
+    return policies.map_held_out(task, of_row, number)
 
 
 def calibration(
     config: Config, task: Task, agent: Agent, number: int = 1_000
-) -> objectives.Calibration:
+) -> estimators.Calibration:
     """Whether σ(r_a - r_b) is how often a is preferred, over pairs kept back.
 
-    Every other pair is turned round, so that the first of a pair is not always the one
-    that was preferred.
+    Every other pair is swapped, so that the first of a pair is not always the one that was
+    preferred.
     """
     some = jax.tree.map(lambda x: x[:number], task.teacher.held_out)
-    found = _scores(config, task, agent.reward, some)
-    difference = found[:, 0] - found[:, -1]
-    turned = jnp.arange(len(difference)) % 2 == 1
-    probability = jax.nn.sigmoid(jnp.where(turned, -difference, difference))
-    return objectives.calibration(probability, ~turned)
+    r = _scores(config, task, agent.reward, some)
+    difference = r[:, 0] - r[:, -1]
+    swapped = jnp.arange(len(difference)) % 2 == 1
+    probability = jax.nn.sigmoid(jnp.where(swapped, -difference, difference))
+    return estimators.calibration(probability, ~swapped)
 
 
 def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
@@ -218,18 +186,18 @@ def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
 def samples(
     config: Config, task: Task, agent: Agent, key: Array
 ) -> list[dict[str, Any]]:
-    """Some rows kept back, the better answer first, with the rewards."""
+    """Some rows kept back, the better response first, with the rewards."""
     del key
-    rows = jax.tree.map(lambda x: x[: answers.SHOWN], task.teacher.held_out)
-    found = _scores(config, task, agent.reward, rows)
-    rows, found = jax.device_get((rows, found))
+    rows = jax.tree.map(lambda x: x[: responses.SHOWN], task.teacher.held_out)
+    r = _scores(config, task, agent.reward, rows)
+    rows, r = jax.device_get((rows, r))
     shown = []
-    for tokens, mask, answer, score in zip(*rows[:3], found, strict=True):
+    for tokens, mask, response, score in zip(*rows[:3], r, strict=True):
         texts = [
-            answers.decoded(task, t, a) for t, a in zip(tokens, answer, strict=True)
+            responses.decode(task, t, m) for t, m in zip(tokens, response, strict=True)
         ]
-        prompt = answers.decoded(task, tokens[0], mask[0] & ~answer[0])
-        shown.append({"prompt": prompt, "answers": texts, "scores": score.tolist()})
+        prompt = responses.decode(task, tokens[0], mask[0] & ~response[0])
+        shown.append({"prompt": prompt, "responses": texts, "scores": score.tolist()})
     return shown
 
 
@@ -239,14 +207,8 @@ REWARD = Algorithm(
     init=init,
     train_step=train_step,
     act=policies.no_act,
-    plan=plan,
-    validate=validate,
+    plan=policies.plan,
+    validate=policies.validate,
     score=score,
-    problem=Problem(
-        make=pairs,
-        returns=returns,
-        describe=partial(policies.described, "reward"),
-        digests=digests,
-        samples=samples,
-    ),
+    problem=policies.problem(pairs, returns, samples, kind="reward"),
 )

@@ -1,16 +1,16 @@
 """REINFORCE leave-one-out (RLOO; Ahmadian et al., 2024, https://arxiv.org/abs/2402.14740):
-the policy gradient of whole answers, each against the others to the same prompt.
+the policy gradient of whole responses, each against the others to the same prompt.
 
     ∇J = E Σ_i A_i ∇ log π(y_i|x),    A_i = R_i - 1/(K-1) Σ_{j≠i} R_j
     R = r(x, y) - β (log π(y|x) - log π_ref(y|x))
 
 The details that matter:
 
-1. An answer is one action: no value function, no discount, no ratio, one step a batch.
-2. The leash is in the reward, where its gradient is that of KL(π ‖ π_ref).
-3. The baseline of an answer does not depend on it, so the gradient stays unbiased.
-4. log π(y|x) is a sum over tokens, and the loss a mean over answers: a long answer has the
-   weight of a short one, and its tokens are pushed as often as there are of them.
+1. A response is one action: no value function, no discount, no ratio, one step a batch.
+2. The KL penalty is in the reward, where its gradient is that of KL(π ‖ π_ref).
+3. The baseline of a response does not depend on it, so the gradient stays unbiased.
+4. log π(y|x) is a sum over tokens, and the loss a mean over responses: a long response has
+   the weight of a short one, and each of its tokens the same weight in it.
 """
 
 from functools import partial
@@ -18,34 +18,24 @@ from functools import partial
 import jax
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
-from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, policies
-from jaxrl.rlhf.answers import Answers
-from jaxrl.rlhf.tasks import Task, digests, no_world, prompts
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Metrics,
-    Plan,
-    Problem,
-    PyTree,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl import losses
+from jaxrl.rlhf import estimators, policies, responses
+from jaxrl.rlhf import losses as text_losses
+from jaxrl.rlhf.policies import Agent, State
+from jaxrl.rlhf.responses import Responses
+from jaxrl.rlhf.tasks import Task
+from jaxrl.types import Algorithm, Array, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
     """Hyper-parameters of RLOO."""
 
     total_steps: float = traced(10_000.0, low=1, high=1e12)
-    """Answers that are written in the whole run; the schedule ends there."""
+    """Responses that are written in the whole run; the schedule ends there."""
     batch_size: int = static(64, low=2)
-    """Answers of each gradient step."""
+    """Responses of each gradient step."""
     group_size: int = static(4, low=2)
-    """K: answers to each prompt; must divide `batch_size`."""
+    """K: responses to each prompt; must divide `batch_size`."""
     learning_rate: float = traced(1e-4, low=0)
     """Adam's step size."""
     anneal_lr: bool = static(True)
@@ -53,13 +43,13 @@ class Config(PyTreeNode):
     max_grad_norm: float = traced(1.0, above=0)
     """Gradients are scaled down to this global norm."""
     max_new_tokens: int = static(32, low=1)
-    """The longest answer, EOS included."""
+    """The longest response, EOS included."""
     temperature: float = traced(1.0, above=0)
-    """Of the sampling, and of the policy whose gradient it is."""
+    """Softmax temperature, for sampling and in the loss."""
     kl_coef: float = traced(0.05, low=0)
-    """β, the price of a nat of divergence from the reference."""
+    """KL penalty coefficient β, reward per nat of divergence from the reference."""
     eos_penalty: float = traced(0.0, low=0)
-    """What an answer loses that does not end."""
+    """Subtracted from the score of a response without EOS."""
     lora_rank: int = static(0, low=0)
     """Rank of the adapters that are trained in the model's place; 0 trains all of it."""
     lora_alpha: float = static(16.0, above=0)
@@ -68,97 +58,53 @@ class Config(PyTreeNode):
     """The layers that get adapters."""
 
 
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    policy: PyTree
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
-def validate(config: Config, task: Task) -> None:
-    answers.validate(config, task)
-    require(
-        config.batch_size % config.group_size == 0,
-        f"batch_size = {config.batch_size}: must be a multiple of group_size = "
-        f"{config.group_size}.",
-    )
-
-
-def plan(config: Config, task: Task) -> Plan:
-    del task
-    return Plan(config.batch_size, 1, gradient_rows=config.batch_size)
-
-
-def init(config: Config, task: Task, key: Array) -> State:
-    key_policy, key_world = jax.random.split(key)
-    policy = policies.init_trained(config, task, key_policy)
-    agent = Agent(policy, policies.optimizer(config).init(policy))
-    return State(agent, no_world(key_world))
-
-
-def advantages(config: Config, batch: Answers) -> Array:
-    """Of each answer, the leash taken off its score: `[B]`."""
-    reward = batch.score - config.kl_coef * answers.divergence(batch)
+def advantages(config: Config, batch: Responses) -> Array:
+    """The advantage of each response, after subtracting the KL penalty: `[B]`."""
+    reward = batch.score - config.kl_coef * responses.divergence(batch)
     grouped = reward.reshape(-1, config.group_size)
-    return objectives.rloo_advantage(grouped).reshape(-1)
+    return estimators.rloo_advantage(grouped).reshape(-1)
 
 
 def loss(
-    policy: PyTree, config: Config, task: Task, batch: Answers, advantage: Array
+    policy: PyTree, config: Config, task: Task, batch: Responses, advantage: Array
 ) -> tuple[Array, Array]:
     """The loss, and the entropy of each next token `[B, T]`."""
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, batch.tokens, batch.mask)
-    log_prob = objectives.token_log_probs(logits, batch.tokens, config.temperature)
-    of_answer = objectives.masked_sum(log_prob, batch.answer)
-    entropy = objectives.entropy(logits / config.temperature)
-    return losses.policy_gradient(of_answer, advantage).mean(), entropy
+    log_prob = text_losses.token_log_probs(logits, batch.tokens, config.temperature)
+    whole = text_losses.masked_sum(log_prob, batch.response)
+    entropy = estimators.entropy(logits / config.temperature)
+    return losses.policy_gradient(whole, advantage).mean(), entropy
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
-    """A batch of answers and one gradient step."""
-    agent, world = state.agent, state.world
-    key, key_answers = jax.random.split(world.key)
+    """A batch of responses and one gradient step."""
+    agent = state.agent
+    key, key_responses = jax.random.split(state.key)
     params = policies.weights(config, task, agent.policy)
-    batch = answers.to_prompts(
-        config, task, params, key_answers, config.batch_size, config.group_size
+    batch = responses.sample(
+        config, task, params, key_responses, config.batch_size, config.group_size
     )
     advantage = advantages(config, batch)
-    rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(loss, has_aux=True)
-    (value, entropy), grads = of(agent.policy, config, task, batch, advantage)
-    optimizer = policies.optimizer(config)
-    policy, opt_state = optim.apply(
-        optimizer, agent.policy, agent.opt_state, grads, rate
-    )
-    metrics = answers.reported(task, batch) | {
-        "loss/policy": mean(value),
-        "policy/entropy": mean(entropy[:, :-1], batch.answer[:, 1:]),
-        "optim/grad_norm": mean(optim.global_norm(grads)),
-        "optim/learning_rate": mean(rate),
+    rate = policies.step_size(config, state.texts)
+    of_batch = partial(loss, config=config, task=task, batch=batch, advantage=advantage)
+    step = policies.gradient_step(config, of_batch, agent.policy, agent.opt_state, rate)
+    metrics = responses.batch_metrics(task, batch) | {
+        "loss/policy": mean(step.loss),
+        "policy/entropy": mean(step.aux[:, :-1], batch.response[:, 1:]),
     }
-    world = answers.counted(world.replace(key=key), batch)
-    return State(Agent(policy, opt_state), world), metrics
+    metrics |= policies.step_metrics(step, rate)
+    agent = Agent(step.params, step.opt_state)
+    return policies.advance(state, agent, key, config.batch_size), metrics
 
 
 RLOO = Algorithm(
     name="rlhf-rloo",
     Config=Config,
-    init=init,
+    init=policies.init,
     train_step=train_step,
     act=policies.no_act,
-    plan=plan,
-    validate=validate,
-    problem=Problem(
-        make=prompts,
-        returns=answers.returns,
-        describe=partial(policies.described, "policy"),
-        digests=digests,
-        samples=answers.samples,
-    ),
+    plan=policies.plan,
+    validate=partial(responses.validate, parts=("group_size",)),
+    problem=responses.PROBLEM,
 )

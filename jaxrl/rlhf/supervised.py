@@ -4,11 +4,11 @@
 
 D is rows of text. Pretraining (Radford et al., 2019) counts every token (m = 1);
 fine-tuning (Ouyang et al., 2022, https://arxiv.org/abs/2203.02155, section 3.5) counts
-those of the answers alone, EOS among them, and not the prompts'.
+those of the responses alone, EOS among them, and not the prompts'.
 
 The details that matter:
 
-1. The mean is over the counted tokens of the batch, so a long answer weighs more than a
+1. The mean is over the counted tokens of the batch, so a long response weighs more than a
    short one.
 2. EOS is learned like any other token: a model that never saw one never ends.
 3. Rows are drawn uniformly, with replacement.
@@ -19,26 +19,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import optim
-from jaxrl.rlhf import answers, objectives, policies
+from jaxrl.rlhf import estimators, policies, responses
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Texts
-from jaxrl.rlhf.tasks import Task, digests, drawn, no_world, texts
+from jaxrl.rlhf.policies import Agent, State
+from jaxrl.rlhf.tasks import Task, texts
 from jaxrl.rlhf.testbeds import Kind
-from jaxrl.types import (
-    Algorithm,
-    Array,
-    Metrics,
-    Plan,
-    Problem,
-    PyTree,
-    World,
-    mean,
-    static,
-    traced,
-)
+from jaxrl.types import Algorithm, Array, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -62,73 +51,37 @@ class Config(PyTreeNode):
     """The layers that get adapters."""
 
 
-class Agent(PyTreeNode):
-    """All that the policy artefact holds."""
-
-    policy: PyTree
-    opt_state: PyTree
-
-
-class State(PyTreeNode):
-    agent: Agent
-    world: World
-
-
-def validate(config: Config, task: Task) -> None:
-    policies.validate(config, task)
-
-
-def plan(config: Config, task: Task) -> Plan:
-    del task
-    return Plan(config.batch_size, 1, gradient_rows=config.batch_size)
-
-
-def init(config: Config, task: Task, key: Array) -> State:
-    key_policy, key_world = jax.random.split(key)
-    policy = policies.init_trained(config, task, key_policy)
-    agent = Agent(policy, policies.optimizer(config).init(policy))
-    return State(agent, no_world(key_world))
-
-
 def loss(
     policy: PyTree, config: Config, task: Task, rows: Texts
 ) -> tuple[Array, tuple[Array, Array]]:
     """The loss, the entropy of each prediction, and whether its mode was right."""
     params = policies.weights(config, task, policy)
     logits = policies.logits(task.model, params, rows.tokens, rows.mask)
-    entropy = objectives.entropy(logits[:, :-1])
+    entropy = estimators.entropy(logits[:, :-1])
     right = logits[:, :-1].argmax(-1) == rows.tokens[:, 1:]
-    return objectives.next_token_loss(logits, rows.tokens, rows.target), (
-        entropy,
-        right,
-    )
+    value = text_losses.next_token_loss(logits, rows.tokens, rows.target)
+    return value, (entropy, right)
 
 
 def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics]:
     """One gradient step."""
-    agent, world = state.agent, state.world
-    key, key_rows = jax.random.split(world.key)
-    index = jax.random.randint(key_rows, (config.batch_size,), 0, task.num_rows)
-    rows = drawn(task.teacher.rows, index)
-    rate = policies.step_size(config, world.env_steps)
-    of = jax.value_and_grad(loss, has_aux=True)
-    (value, (entropy, right)), grads = of(agent.policy, config, task, rows)
-    optimizer = policies.optimizer(config)
-    policy, opt_state = optim.apply(
-        optimizer, agent.policy, agent.opt_state, grads, rate
-    )
+    agent = state.agent
+    key, key_rows = jax.random.split(state.key)
+    rows = policies.draw_rows(config, task, key_rows)
+    rate = policies.step_size(config, state.texts)
+    of_rows = partial(loss, config=config, task=task, rows=rows)
+    step = policies.gradient_step(config, of_rows, agent.policy, agent.opt_state, rate)
+    entropy, right = step.aux
     counted = rows.target[:, 1:]
     metrics = {
-        "rollout/episode_return": mean(-value),
-        "rollout/episode_length": mean(objectives.length(rows.target)),
-        "loss/next_token": mean(value),
+        "rollout/episode_return": mean(-step.loss),
+        "rollout/episode_length": mean(estimators.length(rows.target)),
+        "loss/next_token": mean(step.loss),
         "text/accuracy": mean(right, counted),
         "policy/entropy": mean(entropy, counted),
-        "optim/grad_norm": mean(optim.global_norm(grads)),
-        "optim/learning_rate": mean(rate),
-    }
-    world = world.replace(key=key, env_steps=world.env_steps + config.batch_size)
-    return State(Agent(policy, opt_state), world), metrics
+    } | policies.step_metrics(step, rate)
+    agent = Agent(step.params, step.opt_state)
+    return policies.advance(state, agent, key, config.batch_size), metrics
 
 
 def returns(
@@ -136,44 +89,35 @@ def returns(
 ) -> Array:
     """-mean of -log π over the counted tokens of each row kept back, `[number]`."""
     del key, greedy
-    count = task.teacher.held_out.tokens.shape[0]
     params = policies.weights(config, task, agent.policy)
 
-    def of_row(i: Array) -> Array:
-        row = jax.tree.map(lambda x: x[i][None], task.teacher.held_out)
+    def of_row(row: Texts) -> Array:
         logits = policies.logits(task.model, params, row.tokens, row.mask)
-        return -objectives.next_token_loss(logits, row.tokens, row.target)
+        return -text_losses.next_token_loss(logits, row.tokens, row.target)
 
-    return jax.lax.map(of_row, jnp.arange(number) % count, batch_size=64)
+    return policies.map_held_out(task, of_row, number)
 
 
 def samples(
     config: Config, task: Task, agent: Agent, key: Array
 ) -> list[dict[str, Any]]:
-    """How the model goes on with the beginnings of rows kept back."""
+    """The model's continuations of the beginnings of rows kept back."""
     params = policies.weights(config, task, agent.policy)
-    return answers.continued(task, task.teacher.held_out, params, key)
+    return responses.continue_texts(task, task.teacher.held_out, params, key)
 
 
-def _algorithm(name: str, kind: Kind) -> Algorithm:
-    problem = Problem(
-        make=partial(texts, kind=kind),
-        returns=returns,
-        describe=partial(policies.described, "policy"),
-        digests=digests,
-        samples=samples,
-    )
+def _make_algorithm(name: str, kind: Kind) -> Algorithm:
     return Algorithm(
         name=name,
         Config=Config,
-        init=init,
+        init=policies.init,
         train_step=train_step,
         act=policies.no_act,
-        plan=plan,
-        validate=validate,
-        problem=problem,
+        plan=policies.plan,
+        validate=policies.validate,
+        problem=policies.problem(partial(texts, kind=kind), returns, samples),
     )
 
 
-PRETRAIN = _algorithm("rlhf-pretrain", "text")
-SFT = _algorithm("rlhf-sft", "completion")
+PRETRAIN = _make_algorithm("rlhf-pretrain", "text")
+SFT = _make_algorithm("rlhf-sft", "completion")

@@ -2,10 +2,10 @@
 
 A task holds what all agents of a run share and none of them changes: the model that one
 starts from, which is the reference too, the rows to learn from, those kept back, and the
-judge of answers. It is made from names of folders and files (`texts`, `pairs`, `prompts`),
-so a run is described by plain words and can be resumed.
+judge of responses. It is made from names of folders and files (`texts`, `pairs`,
+`prompts`), so a run is described by plain words and can be resumed.
 
-One environment step is one text: a row that is learned from, or an answer that is written.
+One environment step is one text: a row that is learned from, or a response that is written.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,16 @@ from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.errors import did_you_mean, require
 from jaxrl.rlhf import data, testbeds
+from jaxrl.rlhf.data import Format
 from jaxrl.rlhf.models import language_model, tokenizers
 from jaxrl.rlhf.models.tokenizers import Tokenizer
 from jaxrl.rlhf.models.transformer import GPT, ModelConfig
 from jaxrl.rlhf.testbeds import Kind
-from jaxrl.types import Array, PyTree, World, counter, static
+from jaxrl.types import Array, PyTree, static
 
 Judge = Callable[[PyTree, Array, Array, Array], Array]
-"""`(its parameters, tokens [B, T], mask [B, T], answer [B, T]) -> score [B]`, where `mask`
-is True for real tokens and `answer` for those of the answer, EOS among them."""
+"""`(its parameters, tokens [B, T], mask [B, T], response [B, T]) -> score [B]`, where
+`mask` is True for real tokens and `response` for those of the response, EOS among them."""
 
 
 TooLong = Literal["error", "drop"]
@@ -52,9 +53,9 @@ class Task(PyTreeNode):
     tokenizer: Tokenizer = static()
     judge: Judge | None = static(None)
     judge_model: GPT | None = static(None)
-    """Of a judge that is a reward model."""
+    """The model of a judge that is a reward model."""
     gold: Judge | None = static(None)
-    """Of a world: its gold reward, to be logged beside what the judge says."""
+    """The gold reward of a testbed, logged beside the judge's score."""
     base: str | None = static(None)
     """The folder of the model that one starts from."""
     id: str = static("")
@@ -64,22 +65,7 @@ class Task(PyTreeNode):
         return jax.tree.leaves(self.teacher.rows)[0].shape[0]
 
 
-def no_world(key: Array) -> World:
-    """The world of an algorithm that steps no environment: a key and a count of texts."""
-    zeros = jnp.zeros(1)
-    return World(
-        key=key,
-        env_steps=counter(),
-        env_state=(),
-        obs=(),
-        memory=(),
-        episode_return=zeros,
-        episode_length=zeros.astype(jnp.int32),
-        trouble=zeros.astype(jnp.int32),
-    )
-
-
-def drawn(rows: PyTree, index: Array) -> PyTree:
+def select(rows: PyTree, index: Array) -> PyTree:
     """The rows with these numbers, `[B]`."""
     return jax.tree.map(lambda x: x[index], rows)
 
@@ -87,7 +73,7 @@ def drawn(rows: PyTree, index: Array) -> PyTree:
 # Tasks from names.
 
 NEW_MODEL = {"num_layers": 2, "num_heads": 4, "width": 64}
-"""Of a model that starts from nothing, where nothing else is said."""
+"""Default sizes of a new model."""
 
 
 def texts(
@@ -105,7 +91,7 @@ def texts(
     template: str = "plain",
     number: int = 10_000,
 ) -> Task:
-    """Texts to continue (`kind` "text") or prompts with answers ("completion").
+    """Texts to continue (`kind` "text") or prompts with responses ("completion").
 
     Args:
       source: a JSONL or Parquet file, or a name of `worlds.WORLDS`.
@@ -125,13 +111,13 @@ def texts(
     Raises:
       InvalidInput: something cannot be read, or does not fit.
     """
-    rows = _rows(source, kind, number)
+    rows = _read_rows(source, kind, number)
     require(
         base is None or not (model or tokenizer or eos),
         f"base = {base!r} has a model and a tokenizer: leave out model, tokenizer and eos.",
     )
     if base is None:
-        words = _tokenizer(source, tokenizer, eos, rows)
+        words = _make_tokenizer(source, tokenizer, eos, rows)
         sizes = NEW_MODEL | {"max_length": max_length} | (model or {})
         sizes = {"mlp_width": 4 * sizes["width"]} | sizes
         config = configs.from_dict(
@@ -145,14 +131,8 @@ def texts(
     if kind == "completion":
         require(not pack, "pack = True: only texts without prompts can be packed.")
         read = data.completions
-    read = partial(
-        read,
-        tokenizer=known.tokenizer,
-        max_length=max_length,
-        too_long=too_long,
-        template=template,
-    )
-    return _task(source, known, base, rows, held_out, read)
+    format = Format(known.tokenizer, max_length, template, too_long)
+    return _make_task(source, known, base, read(rows, format), held_out)
 
 
 def pairs(
@@ -165,21 +145,16 @@ def pairs(
     template: str = "plain",
     number: int = 10_000,
 ) -> Task:
-    """Preferences: prompts with two answers, the better one first, or with a ranking.
+    """Preferences: prompts with two responses, the better one first, or with a ranking.
 
     Arguments and errors are those of `texts`.
     """
     known = language_model.load(base)
     check_length(known.config, max_length)
-    rows = _rows(source, "preference", number)
-    read = partial(
-        data.rankings if "ranked" in rows[0] else data.preferences,
-        tokenizer=known.tokenizer,
-        max_length=max_length,
-        too_long=too_long,
-        template=template,
-    )
-    return _task(source, known, base, rows, held_out, read)
+    rows = _read_rows(source, "preference", number)
+    read = data.rankings if "ranked" in rows[0] else data.preferences
+    format = Format(known.tokenizer, max_length, template, too_long)
+    return _make_task(source, known, base, read(rows, format), held_out)
 
 
 def prompts(
@@ -193,13 +168,13 @@ def prompts(
     template: str = "plain",
     number: int = 1_000,
 ) -> Task:
-    """Prompts to answer, and a judge of the answers.
+    """Prompts to respond to, and a judge of the responses.
 
     Args:
       source: as of `texts`.
       base: as of `texts`; it is the reference too.
       reward: the folder of a reward model's run, or the name of a world, whose gold
-        reward it is then; none where nobody judges.
+        reward it is then; none for no judge.
       max_prompt: the most tokens of a prompt; none: what the longest one has.
       too_long: as of `texts`.
       held_out: as of `texts`.
@@ -211,28 +186,21 @@ def prompts(
     """
     known = language_model.load(base)
     check_length(known.config, max_prompt or 1)
-    read = partial(
-        data.prompts,
-        tokenizer=known.tokenizer,
-        max_length=max_prompt,
-        too_long=too_long,
-        template=template,
-        limit="max_prompt",
-    )
-    rows = _rows(source, "prompt", number)
-    task = _task(source, known, base, rows, held_out, read)
-    if source in testbeds.WORLDS:
-        world = testbeds.WORLDS[source]
+    format = Format(known.tokenizer, max_prompt, template, too_long, limit="max_prompt")
+    rows = data.prompts(_read_rows(source, "prompt", number), format)
+    task = _make_task(source, known, base, rows, held_out)
+    if source in testbeds.TESTBEDS:
+        world = testbeds.TESTBEDS[source]
         same = world.tokenizer().about == known.tokenizer.about
         task = task.replace(gold=world.judge if same else None)
     if reward is None:
         return task
-    judge, model, params = judge_of(reward, known.tokenizer)
+    judge, model, params = load_judge(reward, known.tokenizer)
     teacher = task.teacher._replace(judge=params)
     return task.replace(judge=judge, judge_model=model, teacher=teacher)
 
 
-def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTree]:
+def load_judge(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTree]:
     """The judge that a name stands for, its model if it has one, and its parameters.
 
     Raises:
@@ -240,8 +208,8 @@ def judge_of(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, PyTr
     """
     model: GPT | None
     found: tuple[Judge, GPT | None, PyTree]
-    if reward in testbeds.WORLDS:
-        world = testbeds.WORLDS[reward]
+    if reward in testbeds.TESTBEDS:
+        world = testbeds.TESTBEDS[reward]
         reads = world.tokenizer()
         model, found = None, (world.judge, None, ())
     else:
@@ -272,28 +240,28 @@ def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
     found = {
         name: language_model.digest(folder)
         for name, folder in folders.items()
-        if folder is not None and folder not in testbeds.WORLDS
+        if folder is not None and folder not in testbeds.TESTBEDS
     }
-    if source not in testbeds.WORLDS:
+    if source not in testbeds.TESTBEDS:
         found["data"] = storage.file_digest(Path(source))
     return found
 
 
-def _rows(source: str, kind: Kind, number: int) -> list[data.Row]:
-    if source in testbeds.WORLDS:
+def _read_rows(source: str, kind: Kind, number: int) -> list[data.Row]:
+    if source in testbeds.TESTBEDS:
         return testbeds.rows(source, kind, number)
     require(
         Path(source).suffix != "" or Path(source).exists(),
         f"data = {source!r}: must be a .jsonl or .parquet file, or one of the worlds "
-        f"{', '.join(testbeds.WORLDS)}{did_you_mean(source, testbeds.WORLDS)}.",
+        f"{', '.join(testbeds.TESTBEDS)}{did_you_mean(source, testbeds.TESTBEDS)}.",
     )
     return data.read(source)
 
 
-def _tokenizer(
+def _make_tokenizer(
     source: str, name: str | None, eos: str | None, rows: list[data.Row]
 ) -> Tokenizer:
-    """Of a new model."""
+    """Build the tokenizer of a new model."""
     is_file = name not in (None, "bytes", "characters")
     require(
         eos is not None or not is_file,
@@ -303,8 +271,8 @@ def _tokenizer(
         eos is None or is_file,
         f"eos = {eos!r}: only a tokenizer.json needs it; leave it out.",
     )
-    if name is None and source in testbeds.WORLDS:
-        return testbeds.WORLDS[source].tokenizer()
+    if name is None and source in testbeds.TESTBEDS:
+        return testbeds.TESTBEDS[source].tokenizer()
     if name in (None, "bytes"):
         return tokenizers.bytes_of_text()
     if name == "characters":
@@ -321,16 +289,15 @@ def check_length(config: ModelConfig, length: int) -> None:
     )
 
 
-def _task(
+def _make_task(
     source: str,
     known: language_model.LanguageModel,
     base: str | None,
-    rows: list[data.Row],
+    rows: PyTree,
     held_out: float,
-    read: Callable[[list[data.Row]], PyTree],
 ) -> Task:
     configs.check_value("held_out", float, held_out, low=0.0, high=0.9)
-    arrays = jax.tree.map(jnp.asarray, read(rows))
+    arrays = jax.tree.map(jnp.asarray, rows)
     places = list(range(len(jax.tree.leaves(arrays)[0])))
     require(
         len(places) > 1 or not held_out,
@@ -339,7 +306,7 @@ def _task(
     )
     learned, kept = data.split(places, held_out, seed=0) if held_out else (places, [])
     # With nothing kept back the rows that are learned from are looked at.
-    own, others = (drawn(arrays, jnp.array(x)) for x in (learned, kept or learned))
+    own, others = (select(arrays, jnp.array(x)) for x in (learned, kept or learned))
     return Task(
         teacher=Lessons(known.params, own, others, ()),
         model=GPT(known.config),

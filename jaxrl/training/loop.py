@@ -26,6 +26,7 @@ from jaxrl.envs.problem import problem_of
 from jaxrl.errors import count_noun, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
+    SCORE,
     Parallel,
     Tally,
     device_mesh,
@@ -658,12 +659,13 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     step, cause = (int(x) for x in progress.broken[index])
     name = watched(progress.tally.metrics)[cause]
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
+    if name in ("observation", "reward", SCORE):
+        remedy = problem_of(job.algorithm).remedy.format(id=job.env.id)
     if name in ("observation", "reward"):
-        problem = problem_of(job.algorithm)
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
         trouble = distributed.device_get(progress.state.world.trouble)[index]
-        where = problem.place.format(number=np.flatnonzero(trouble & bit)[0])
-        remedy = problem.remedy.format(id=job.env.id)
+        where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
+    name = "reward" if name == SCORE else name
     values = described(progress.values, index)
     who = f"seed {job.seeds[index]}" + (f" with {values}" if values else "")
     return (

@@ -42,9 +42,18 @@ class Tally(NamedTuple):
     good: Array  # int32 [W]: for how many train steps of the last call it was
 
 
+SCORE = "reward/score"
+"""The metric that holds the rewards of an algorithm without an environment."""
+
+
 def watched(metrics: Iterable[str]) -> list[str]:
     """The names of what must stay finite, causes before their effects: W of them."""
-    return ["observation", "reward", *sorted(metrics), "parameter"]
+    return ["observation", "reward", *in_order(metrics), "parameter"]
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """The names of metrics sorted, but what causes others to be NaN is first."""
+    return sorted(metrics, key=lambda name: (name != SCORE, name))
 
 
 @cache
@@ -83,7 +92,7 @@ def go_on(
     at the end.
     """
     step = traced_once(algorithm.train_step)
-    names = sorted(tally.metrics)
+    names = in_order(tally.metrics)
 
     def body(_: Array, carry: tuple) -> tuple:
         before, sums, fine, good = carry

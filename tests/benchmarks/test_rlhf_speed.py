@@ -61,12 +61,12 @@ def test_both_sides_pay_the_same(module):
     assert len(set(expected)) > 2
 
 
-def test_a_step_of_the_peer_is_clipped_and_leashed_as_ours(module):
+def test_a_step_of_the_peer_is_clipped_and_penalized_as_ours(module):
     """Its loss is ours divided by the longest answer's length."""
     settings = module.PARTS["tiny"]
     config, peer = module.config_of(settings), script("peers/trl_grpo")
-    assert (config.leash, config.loss_mean, config.scale_rewards) == (
-        *("k3", "answers"),
+    assert (config.kl_penalty, config.loss_mean, config.scale_rewards) == (
+        *("k3", "responses"),
         False,
     )
     assert peer.TRAIN["loss_type"] == "dr_grpo" and not config.anneal_lr

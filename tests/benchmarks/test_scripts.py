@@ -88,7 +88,7 @@ def test_the_small_world_that_is_committed_is_shown():
         assert module.reached(methods[name]) and methods[name]["seconds"] <= 120, name
     assert not module.reached(methods["GRPO as published"])
     held_by_more = module.world.optimum(
-        module.REFERENCE_ANSWERS, module.REWARD, module.BETA * 4 / 3
+        module.REFERENCE_RESPONSES, module.REWARD, module.BETA * 4 / 3
     )
     reward, best = (
         float(module.world.expected_reward(x.log_prob, module.REWARD))

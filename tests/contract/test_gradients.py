@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl import distributions, losses
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import losses as text_losses
 
 N = 6
 RNG = np.random.default_rng(0)
@@ -35,11 +35,11 @@ LOSSES = {
     "clipped_value_mse": lambda x: losses.clipped_value_mse(x, VALUE_OLD, TARGET, 0.2),
     "squared_td": lambda x: losses.squared_td(x, TARGET),
     "huber_td": lambda x: losses.huber_td(3 * x, TARGET),
-    "kl_k1": lambda x: objectives.kl_k1(x, OLD),
-    "kl_k2": lambda x: objectives.kl_k2(x, OLD),
-    "preference_loss": lambda x: objectives.preference_loss(x, TARGET, 0.3),
-    "ranking_loss": lambda x: objectives.ranking_loss(x),
-    "dpo_loss": lambda x: objectives.dpo_loss(x, x[::-1], OLD, LOG_PROB, 0.7),
+    "kl_k1": lambda x: text_losses.kl_k1(x, OLD),
+    "kl_k2": lambda x: text_losses.kl_k2(x, OLD),
+    "preference_loss": lambda x: text_losses.preference_loss(x, TARGET, 0.3),
+    "ranking_loss": lambda x: text_losses.ranking_loss(x),
+    "dpo_loss": lambda x: text_losses.dpo_loss(x, x[::-1], OLD, LOG_PROB, 0.7),
     "normalize_advantage": lambda x: losses.normalize_advantage(x) * TARGET,
     "masked normalize_advantage": lambda x: (
         losses.normalize_advantage(x, jnp.asarray(MASK)) * TARGET
@@ -73,7 +73,7 @@ def test_next_token_loss():
     tokens = jnp.array([[0, 2, 1], [1, 1, 2]])
     mask = jnp.array([[True, True, True], [True, True, False]])
     assert_gradient_is_right(
-        lambda x: objectives.next_token_loss(x, tokens, mask), normal(2, 3, 4)
+        lambda x: text_losses.next_token_loss(x, tokens, mask), normal(2, 3, 4)
     )
 
 

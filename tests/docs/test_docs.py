@@ -18,7 +18,7 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import options
 from jaxrl.envs import env_ids, known_issues, make
 from jaxrl.rlhf.registry import RLHF
-from tests.support.language import task_of
+from tests.support.language import make_task
 from tests.support.paths import ROOT
 from tests.support.small import taught, tiny
 from tools import api, blocks
@@ -152,7 +152,7 @@ def test_page_of_rlhf_has_every_config_field_and_its_default():
 def test_page_of_rlhf_has_every_metric_and_no_other(name):
     kind = {"pretrain": "text", "sft": "completion"}.get(name, "preference")
     kind = "prompt" if hasattr(RLHF[name].Config(), "max_new_tokens") else kind
-    config, task = RLHF[name].Config(batch_size=8), task_of(kind)
+    config, task = RLHF[name].Config(batch_size=8), make_task(kind)
     task = task.replace(gold=task.judge)
     if kind == "prompt":
         config = config.replace(max_new_tokens=5)

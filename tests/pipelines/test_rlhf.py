@@ -14,7 +14,7 @@ from jaxrl.core import storage
 from jaxrl.errors import InvalidInput
 from jaxrl.pipelines.rlhf import loop, stages, writing
 from jaxrl.pipelines.rlhf.writing import Sampling
-from jaxrl.rlhf import answers, data, rloo, tasks, testbeds
+from jaxrl.rlhf import data, responses, rloo, tasks, testbeds
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.registry import RLHF
 from tests.cli.test_cli import refused
@@ -118,7 +118,7 @@ def test_grpo_from_a_file(made, tmp_path, capsys):
     assert written["algorithm"] == "rlhf-grpo" and written["env"] == "small-world"
 
 
-# Answers.
+# Responses.
 
 
 def test_generate(made, capsys):
@@ -126,7 +126,7 @@ def test_generate(made, capsys):
     assert main(argv(f"{line} --seed 1 --json", made)) == 0
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
-    assert found["prompt"] == "a" and found["answers"] == lines[:-1]
+    assert found["prompt"] == "a" and found["responses"] == lines[:-1]
     assert all(set(text) <= set("abc") and len(text) <= 5 for text in lines[:-1])
     assert main(argv(f"{line} --greedy", made)) == 0
     assert len(set(capsys.readouterr().out.splitlines())) == 1
@@ -140,8 +140,8 @@ def test_generate_from_a_file_into_a_folder(made, tmp_path, capsys):
     words = ["rlhf", "generate", made["SFT"], "--config", str(path)]
     assert main([*words, "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [{"prompt": "b", "answer": text} for text in lines]
-    assert len(lines) == 2 and data.read(out / "answers.jsonl") == rows
+    rows = [{"prompt": "b", "response": text} for text in lines]
+    assert len(lines) == 2 and data.read(out / "responses.jsonl") == rows
     assert "is not empty" in refused([*words, "--out", str(out)], capsys)
     path.write_text("prmpt = 'b'")
     assert "did you mean 'prompt'" in refused(words, capsys)
@@ -156,20 +156,20 @@ def test_best_of_n(made, tmp_path, capsys):
     line = f"best-of-n --data {tmp_path}/p.jsonl --base SFT --reward REWARD --n 4"
     line += f" --max-new-tokens 5 --out {tmp_path}/out --json"
     assert main(argv(line, made)) == 0
-    rows = data.read(tmp_path / "out" / "answers.jsonl")
+    rows = data.read(tmp_path / "out" / "responses.jsonl")
     assert [row["prompt"] for row in rows] == ["c", "a"]
-    score = stages.score_of(made["REWARD"])
+    score = stages.load_scorer(made["REWARD"])
     for row in rows:
         assert row["score"] >= row["mean_score"]
-        if len(row["answer"]) < 5:  # it ended: with its EOS, as the scorer reads it
-            (again,) = score([(row["prompt"], row["answer"])])
+        if len(row["response"]) < 5:  # it ended: with its EOS, as the scorer reads it
+            (again,) = score([(row["prompt"], row["response"])])
             assert row["score"] == pytest.approx(again, abs=1e-4)
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads(lines[-1])
     assert summary == read_json(tmp_path / "out" / "summary.json")
-    assert summary["prompts"] == 2 and lines[-2].endswith("answers.jsonl")
+    assert summary["prompts"] == 2 and lines[-2].endswith("responses.jsonl")
     # EOS counts too, where there is one.
-    words = [len(row["answer"]) for row in rows]
+    words = [len(row["response"]) for row in rows]
     assert sum(words) / 2 <= summary["length"] <= sum(words) / 2 + 1
     assert 1 <= summary["mean_length"] <= 5
 
@@ -177,8 +177,10 @@ def test_best_of_n(made, tmp_path, capsys):
 def test_length_and_diversity_of_the_best():
     scores, tokens = np.array([0.0, 1.0]), [np.array([1]), np.array([1, 2, 1])]
     one = writing.Written("p", ["x", "y"], scores, tokens)
-    rows, found = writing.summarised([(one, 1), (one, 1)])
-    assert rows == [{"prompt": "p", "answer": "y", "score": 1.0, "mean_score": 0.5}] * 2
+    rows, found = writing.summarise([(one, 1), (one, 1)])
+    assert (
+        rows == [{"prompt": "p", "response": "y", "score": 1.0, "mean_score": 0.5}] * 2
+    )
     assert found == {
         "score": 1.0,
         "mean_score": 0.5,
@@ -222,7 +224,7 @@ def test_label_goes_on_where_it_was(labelled, made, capsys):
     whole = path.read_text()
     rows = data.read(path)
     assert len(rows) == 12
-    gold = testbeds.WORLDS["small-world"].gold
+    gold = testbeds.TESTBEDS["small-world"].gold
     for row in rows:
         prompt = row["prompt"]
         assert gold(prompt, row["chosen"]) >= gold(prompt, row["rejected"])
@@ -250,14 +252,14 @@ def test_a_person_labels_and_stops(labelled, made, tmp_path, monkeypatch, capsys
 def test_models_label(labelled, made, tmp_path):
     line = f"{LABEL} --labeler REWARD --out {tmp_path}/scored"
     assert main(argv(line, made)) == 0
-    score = stages.score_of(made["REWARD"])
+    score = stages.load_scorer(made["REWARD"])
     for row in data.read(tmp_path / "scored" / "pairs.jsonl"):
         pairs = [(row["prompt"], row[name]) for name in ("chosen", "rejected")]
         better, worse = score(pairs)
         assert better >= worse
     # A language model's verdict; its template has to fit into it.
     template = "{prompt}{first}{second}"
-    judge = stages.labeler_of(made["SFT"], template=template, verdicts=("a", "b"))
+    judge = stages.make_labeler(made["SFT"], template=template, verdicts=("a", "b"))
     rows = [stages.Question("a", "b", "cc"), stages.Question("b", "a", "")._replace()]
     assert set(judge(rows[:1])) <= {0, 1}
 
@@ -326,7 +328,7 @@ def test_each_round_begins_with_the_policy_of_the_last(made, tmp_path, monkeypat
         *("small-world", made["SFT"], 3, 4, "grpo", 8, Sampling(5)),
         policy={"max_new_tokens": 5},
     )
-    labeler = stages.labeler_of("small-world", noise=0.5)
+    labeler = stages.make_labeler("small-world", noise=0.5)
     found = loop.run(wanted, labeler, tmp_path / "out", report=lambda line: None)
     policies = [str(tmp_path / "out" / f"round-{i}" / "policy") for i in (1, 2, 3)]
     assert [row["policy"] for row in found] == policies
@@ -458,7 +460,7 @@ BAD = {
     f"rloo {JUDGED} --group-size 1": "group_size = 1: must be at least 2",
     f"grpo {JUDGED} --group-size 3": "must be a multiple of group_size = 3",
     f"grpo {JUDGED} --max-new-tokens 8": "can write at most 7",
-    f"grpo {JUDGED} --leash k4": "leash = 'k4'",
+    f"grpo {JUDGED} --kl-penalty k4": "kl_penalty = 'k4'",
     f"grpo {JUDGED} --env small-world": "No such option",
     f"{BEST} --n 0": "n = 0",
     f"{BEST} --temperature 0": "temperature = 0.0",
@@ -571,12 +573,12 @@ def test_a_folder_with_something_in_it_is_left_alone(made, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_tokenizer_without_an_end_writes_no_answers(made):
+def test_a_tokenizer_without_an_end_writes_no_responses(made):
     task = tasks.prompts("small-world", base=made["SFT"], reward="small-world")
     endless = task.replace(tokenizer=task.tokenizer._replace(eos=None))
     config = rloo.Config(max_new_tokens=5)
     rloo.validate(config, task)
-    for check in (rloo.validate, answers.check):
+    for check in (rloo.validate, responses.check):
         with pytest.raises(InvalidInput, match="tokenizer has no EOS"):
             check(config, endless)
 
@@ -595,7 +597,7 @@ def test_a_reward_model_of_another_tokenizer(made, tmp_path):
 
 def test_a_model_that_repeats_itself_makes_no_pairs(made):
     ask = partial(stages.questions, "small-world", made["SFT"], number=4, seed=0)
-    with pytest.raises(InvalidInput, match="wrote 0 pairs of different answers in 8"):
+    with pytest.raises(InvalidInput, match="wrote 0 pairs of different responses in 8"):
         ask(sampling=Sampling(5, temperature=1e-4), pairs=3)
     found = ask(sampling=Sampling(5), pairs=70)
     assert len(found) == 70 and all(q.first != q.second for q in found)

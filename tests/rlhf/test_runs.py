@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 
 import jaxrl
-from jaxrl.cli import main, options
+from jaxrl.cli import main
 from jaxrl.core import storage
 from jaxrl.errors import InvalidInput
-from jaxrl.pipelines.rlhf.demo import log_prob_of_model
+from jaxrl.pipelines.rlhf.demo import model_log_probs
 from jaxrl.rlhf import data, policies, tasks, testbeds
 from jaxrl.rlhf.models import language_model, lora
 from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.rlhf.testbeds import small_world
 from jaxrl.runs import checkpoint, session
-from jaxrl.runs.experiment import Experiment, read_experiment
+from jaxrl.runs.experiment import Experiment, read_experiment, train_command
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.runs.session import resume_experiment, run_experiment
-from jaxrl.sweeps.plan import read_sweep
+from jaxrl.sweeps.plan import read_sweep, sweep_command
 from tests.cli.test_cli import refused
 from tests.support.runs import read_json
 
@@ -94,7 +94,7 @@ def test_adapters_are_all_that_is_stored_and_are_merged(ppo, sft_run):
     assert about["language_model"]["base"]["folder"] == str(sft_run)
     # In memory: the base and the adapters.
     known = language_model.load(folder)
-    adapters = policies.adapters_of(experiment.config)
+    adapters = policies.read_lora(experiment.config)
     merged = lora.merge(adapters, base.params, agent.policy)
     expected = logits_of(known._replace(params=merged))
     assert np.array_equal(logits_of(known), expected)
@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on_exactly(ppo, tmp_path, monkeypatch, after):
     assert not read_json(run / "summary.json")["finished"]
     # A kill leaves lines behind the last checkpoint.
     path = run / "samples.jsonl"
-    behind = '{"iteration": 5, "answer": "left behind"}\n{"iteration": 5, "an'
+    behind = '{"iteration": 5, "response": "left behind"}\n{"iteration": 5, "an'
     path.write_text(path.read_text() + behind)
     resume_experiment(run, **QUIET)
     assert path.read_text() == (reference / "samples.jsonl").read_text()
@@ -207,7 +207,7 @@ def test_samples_are_of_the_beginning_and_the_end(ppo):
     assert sorted(set(steps)) == [0, 1, 2, 3, 4, 5, 6]
     # Two prompts of 20 are kept back.
     assert len(lines) == 14
-    assert set(lines[0]) == {"iteration", "prompt", "answer", "score", "kl"}
+    assert set(lines[0]) == {"iteration", "prompt", "response", "score", "kl"}
     assert abs(lines[0]["kl"]) < 1e-5 < abs(lines[-1]["kl"])
 
 
@@ -258,7 +258,7 @@ def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
     )
     out = ["--quiet", "--out", str(tmp_path / "sweep")]
     assert main([*command.split(), *out]) == 0
-    again = options.sweep_command(read_sweep(tmp_path / "sweep"))
+    again = sweep_command(read_sweep(tmp_path / "sweep"))
     assert (
         "sweep rlhf-rloo --grid learning_rate=0.0001,0.01 --data small-world" in again
     )
@@ -280,7 +280,7 @@ def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
 
 def test_the_command_of_a_run_makes_the_same_run(ppo, tmp_path):
     reference, _, _ = ppo
-    command = options.train_command(read_experiment(reference))
+    command = train_command(read_experiment(reference))
     words = shlex.split(command)
     assert words[:3] == ["jaxrl", "rlhf", "ppo"]
     run = tmp_path / "run"
@@ -298,13 +298,13 @@ def test_a_reward_that_is_no_number_ends_the_run(ppo, reward_run, tmp_path, caps
     storage.write(tmp_path / "reward" / "policy", arrays, about)
     experiment = read_experiment(ppo[0])
     params = experiment.env_params | {"reward": str(tmp_path / "reward")}
-    command = options.train_command(dataclasses.replace(experiment, env_params=params))
+    command = train_command(dataclasses.replace(experiment, env_params=params))
     words = [*shlex.split(command)[1:], "--quiet", "--out", str(tmp_path / "run")]
     assert main(words) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "jaxrl: reward became NaN or infinite at train step 1 of seed 0: see to `reward`, "
-        "which scores the answers."
+        "which scores the responses."
     )
     assert not (tmp_path / "run" / "summary.json").exists()
 
@@ -331,7 +331,7 @@ def test_a_language_model_does_not_act(sft_run, tmp_path, word):
             jaxrl.load_policy(sft_run)
     assert str(error.value) == (
         f"RUN = {str(sft_run)!r}: a run of rlhf-sft has no policy that acts in an "
-        f"environment; language models answer prompts: `jaxrl rlhf generate`."
+        f"environment; language models response prompts: `jaxrl rlhf generate`."
     )
     assert not (tmp_path / "data").exists()
 
@@ -368,17 +368,17 @@ def test_preferences_of_a_file(sft_run, tmp_path, kind):
     first = read_metrics(run / "metrics.jsonl")[0]
     assert first["loss/preference"] == pytest.approx([np.log(2)], abs=1e-5)
     assert first["reward/accuracy"] == [0.5]
-    if kind == "dpo":  # of answers of its own, at most as many as there is room for
+    if kind == "dpo":  # of responses of its own, at most as many as there is room for
         (length,), (ended,) = (
             summary["evaluation"]["scores"][x]
-            for x in ("answer_length", "answers_ended")
+            for x in ("response_length", "responses_ended")
         )
         assert 1 <= length <= 7 and 0 <= ended <= 1
         shares = [summary["evaluation"]["scores"][f"distinct_{n}"][0] for n in (1, 2)]
         assert 0 < shares[0] < shares[1] <= 1
         assert first["policy/entropy"][0] > 0
     line = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
-    assert "answer" in line or len(line["answers"]) == len(line["scores"])
+    assert "response" in line or len(line["responses"]) == len(line["scores"])
 
 
 def test_a_folder_may_be_moved(sft_run, tmp_path):
@@ -450,10 +450,10 @@ def test_most_of_what_can_be_gained_is_gained(name, share, reference, tmp_path):
     params = {"base": str(reference), "reward": "small-world"}
     experiment = Experiment(algorithm, config, "small-world", params)
     run, _ = run_experiment(experiment, tmp_path / "run", **QUIET)
-    own, ref = (log_prob_of_model(language_model.load(x)) for x in (run, reference))
+    own, ref = (model_log_probs(language_model.load(x)) for x in (run, reference))
     gold = testbeds.small().reward
     value = partial(
-        small_world.leashed_reward, ref_log_prob=ref, reward=gold, beta=beta
+        small_world.kl_penalized_reward, ref_log_prob=ref, reward=gold, beta=beta
     )
     before, after = float(value(ref)), float(value(own))
     best = float(small_world.optimum(ref, gold, beta).value)

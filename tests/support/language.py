@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.rlhf import data, tasks, testbeds
+from jaxrl.rlhf import data, policies, responses, tasks, testbeds
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import tokenizers
+from jaxrl.rlhf.models.language_model import RewardParams
 from jaxrl.rlhf.models.transformer import GPT, ModelConfig, Output
 from jaxrl.types import Array, PyTree
 
@@ -30,7 +32,7 @@ SMALL = ModelConfig(
 
 
 @functools.cache
-def params_of(config: ModelConfig) -> PyTree:
+def make_params(config: ModelConfig) -> PyTree:
     """Random parameters, ten times as large as those of a new model, whose logits would
     hardly differ. Nothing is compiled for them."""
     tokens, rng = jnp.zeros((1, 2), jnp.int32), np.random.default_rng(0)
@@ -45,7 +47,7 @@ def params_of(config: ModelConfig) -> PyTree:
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(config: ModelConfig, params: PyTree, *arguments: Array) -> Output:
-    """The model's answer, compiled once for each shape."""
+    """The model's response, compiled once for each shape."""
     return GPT(config).apply(params, *arguments)
 
 
@@ -55,16 +57,15 @@ def random_tokens(
     return jax.random.randint(jax.random.key(seed), (batch, length), 0, vocab_size)
 
 
-def task_of(kind="prompt", judge=testbeds.small_judge, params=(), number=12):
+def make_task(kind="prompt", judge=testbeds.small_judge, params=(), number=12):
     """A task of the small world without a file; `judge` may be a reward model's too."""
     rows = testbeds.rows("small-world", kind, number)
     read = {"prompt": data.prompts, "completion": data.completions, "text": data.texts}
     read = read.get(kind, data.preferences)
-    arrays = jax.tree.map(
-        jnp.asarray, read(rows, WORDS, None if kind == "prompt" else 8)
-    )
+    form = data.Format(WORDS, None if kind == "prompt" else 8)
+    arrays = jax.tree.map(jnp.asarray, read(rows, form))
     return tasks.Task(
-        teacher=tasks.Lessons(params_of(SMALL), arrays, arrays, params),
+        teacher=tasks.Lessons(make_params(SMALL), arrays, arrays, params),
         model=GPT(SMALL),
         tokenizer=WORDS,
         judge=judge,
@@ -72,3 +73,45 @@ def task_of(kind="prompt", judge=testbeds.small_judge, params=(), number=12):
         base="base",
         id="small-world",
     )
+
+
+KEY = jax.random.key(3)
+WRITING = {"batch_size": 16, "max_new_tokens": 5, "temperature": 0.7}
+
+
+def perturb(params, scale=0.05, seed=0):
+    """Other parameters, near these."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: x + scale * rng.normal(size=x.shape).astype("f"), params
+    )
+
+
+REWARD = RewardParams(
+    perturb(make_params(SMALL), 0.1, 1),
+    jnp.asarray(np.random.default_rng(2).normal(size=16), jnp.float32),
+    jnp.float32(0.3),
+)
+"""A reward model of the small world."""
+
+
+def close(found, expected, tolerance=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@jax.jit
+def sample_batch(config, task, params):
+    return responses.sample(config, task, params, KEY, 16, 4)
+
+
+def read(params, tokens):
+    """What the model makes of a text alone, up to its last token."""
+    row = jnp.zeros((1, 8), jnp.int32).at[0, : len(tokens)].set(tokens)
+    output = apply(SMALL, params, row, jnp.arange(8)[None] < len(tokens))
+    return output.logits[0, : len(tokens)], output.hidden[0, len(tokens) - 1]
+
+
+@jax.jit
+def full_pass(params, tokens, mask, temperature):
+    logits = policies.logits(GPT(SMALL), params, tokens, mask)
+    return text_losses.token_log_probs(logits, tokens, temperature)

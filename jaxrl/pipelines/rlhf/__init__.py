@@ -1,1 +1,1 @@
-"""The stages of RLHF put together: answers, labels, the iterated loop, the demo."""
+"""The stages of RLHF put together: responses, labels, the iterated loop, the demo."""

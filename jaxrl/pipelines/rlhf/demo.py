@@ -1,11 +1,11 @@
 """RLHF on the small world, whole, where every step can be compared with what is exact.
 
-SFT on the reference's answers, pairs of its answers labelled with noise, a reward model,
-PPO against it; then all distributions over answers are written down, and compared with the
-optimum π* ∝ π_ref exp(r / β).
+SFT on the reference's responses, pairs of its responses labelled with noise, a reward
+model, PPO against it; then all distributions over responses are computed, and compared with
+the optimum π* ∝ π_ref exp(r / β).
 
-A reward model of labels with noise τ learns r / τ. So PPO with the leash β / τ against it
-has the optimum of the gold reward r with the leash β.
+A reward model of labels with noise τ learns r / τ. So PPO with the KL penalty β / τ against
+it has the optimum of the gold reward r with the KL penalty β.
 """
 
 import json
@@ -19,9 +19,9 @@ import numpy as np
 
 from jaxrl.core import storage
 from jaxrl.pipelines.rlhf import stages
-from jaxrl.pipelines.rlhf.loop import begun
+from jaxrl.pipelines.rlhf.loop import begin
 from jaxrl.pipelines.rlhf.writing import Sampling
-from jaxrl.rlhf import objectives, policies, testbeds
+from jaxrl.rlhf import estimators, policies, testbeds
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.transformer import GPT
@@ -36,7 +36,7 @@ SEED = 0
 
 
 class Size(NamedTuple):
-    """How long each stage is: rows, pairs and answers."""
+    """How long each stage is: rows, pairs and responses."""
 
     sft: int = 60_000
     pairs: int = 20_000
@@ -47,7 +47,7 @@ class Size(NamedTuple):
 FULL = Size()
 QUICK = Size(1_280, 40, 1_280, 512)
 SOURCE = "small-world"
-TOKENS = 5  # of an answer
+TOKENS = 5  # of a response
 MODEL = {"num_layers": 2, "num_heads": 2, "width": 32}
 
 
@@ -66,7 +66,7 @@ def run(out: Path, size: Size = FULL, **host: Any) -> list[dict[str, Any]]:
     Raises:
       InvalidInput: the folder holds something else.
     """
-    begun(out, {"size": size._asdict(), "beta": BETA, "noise": NOISE}, "demo.json")
+    begin(out, {"size": size._asdict(), "beta": BETA, "noise": NOISE}, "demo.json")
     sft, reward, ppo = (str(out / name) for name in ("sft", "reward", "ppo"))
 
     def train(name: str, source: str, params: dict, config: dict, to: str) -> None:
@@ -76,13 +76,13 @@ def run(out: Path, size: Size = FULL, **host: Any) -> list[dict[str, Any]]:
     train("sft", SOURCE, new, _sft(size), sft)
     pairs = str(out / "pairs.jsonl")
     asked = stages.questions(SOURCE, sft, Sampling(TOKENS), size.pairs, SEED)
-    labeler = labelers.gold(testbeds.WORLDS[SOURCE].gold, NOISE, SEED)
+    labeler = labelers.gold(testbeds.TESTBEDS[SOURCE].gold, NOISE, SEED)
     labelers.label(asked, labeler, pairs, host.get("report", print))
     fitted = {"base": sft, "max_length": 8}
     train("reward", pairs, fitted, _reward(size), reward)
     judged = {"base": sft, "reward": reward}
     train("ppo", SOURCE, judged, _ppo(size), ppo)
-    found = compared(sft, reward, ppo)
+    found = compare(sft, reward, ppo)
     storage.write_text(out / "table.json", json.dumps(found, indent=1) + "\n")
     plot(found, out / "demo.png")
     return found["table"]
@@ -113,8 +113,8 @@ def _ppo(size: Size) -> dict[str, Any]:
 # What is exact.
 
 
-def log_prob_of_model(known: language_model.LanguageModel) -> Array:
-    """log π(y|x) of all answers of the small world under a model: `[P, N]`."""
+def model_log_probs(known: language_model.LanguageModel) -> Array:
+    """log π(y|x) of all responses of the small world under a model: `[P, N]`."""
     given = testbeds.small()
 
     @jax.jit
@@ -122,35 +122,35 @@ def log_prob_of_model(known: language_model.LanguageModel) -> Array:
         mask = jnp.ones(tokens.shape, bool)
         return policies.logits(GPT(known.config), params, tokens, mask)
 
-    return small_world.log_prob_of_answers(given, partial(logits, known.params))
+    return small_world.response_log_probs(given, partial(logits, known.params))
 
 
-def scores_of_model(reward: language_model.LanguageModel, eos_penalty: float) -> Array:
-    """The rewards of all answers of the small world by a reward model: `[P, N]`."""
+def model_scores(reward: language_model.LanguageModel, eos_penalty: float) -> Array:
+    """The rewards of all responses of the small world by a reward model: `[P, N]`."""
     given = testbeds.small()
     (prompts, columns), (number, _) = given.prompts.shape, given.tokens.shape
     repeated = np.repeat(given.prompts, number, 0)
     tokens = np.concatenate([repeated, np.tile(given.tokens, (prompts, 1))], 1)
     real = np.tile(given.mask, (prompts, 1))
-    answer = np.concatenate([np.zeros_like(repeated, bool), real], 1)
-    mask = answer | (np.arange(tokens.shape[1]) < columns)
+    response = np.concatenate([np.zeros_like(repeated, bool), real], 1)
+    mask = response | (np.arange(tokens.shape[1]) < columns)
     judge = jax.jit(language_model.scorer(GPT(reward.config)))
-    found = judge(reward.params, *(jnp.asarray(x) for x in (tokens, mask, answer)))
+    found = judge(reward.params, *(jnp.asarray(x) for x in (tokens, mask, response)))
     ends = jnp.tile(jnp.asarray(given.has_eos), prompts)
-    ruled = objectives.score_with_eos_rule(found, ends, eos_penalty)
+    ruled = estimators.score_with_eos_rule(found, ends, eos_penalty)
     return ruled.reshape(prompts, number)
 
 
 Row = dict[str, Any]
 
 
-def compared(sft: str, reward: str, ppo: str) -> dict[str, list[Row]]:
+def compare(sft: str, reward: str, ppo: str) -> dict[str, list[Row]]:
     """The "table"; "best_of_n" for n = 1, 2, 4, ... 64; and the "frontier", what no policy
     exceeds at its divergence. All of it by exact sums."""
     given = testbeds.small()
     gold = jnp.asarray(given.reward, jnp.float32)
-    ref, policy = (log_prob_of_model(language_model.load(x)) for x in (sft, ppo))
-    scores = scores_of_model(language_model.load_reward(reward), 1.0 / NOISE)
+    ref, policy = (model_log_probs(language_model.load(x)) for x in (sft, ppo))
+    scores = model_scores(language_model.load_reward(reward), 1.0 / NOISE)
     optimum = small_world.optimum(ref, gold, BETA)
     row = partial(_row, optimum.log_prob, ref, gold)
     best = partial(small_world.best_of_n_log_prob, ref, scores)
@@ -160,15 +160,13 @@ def compared(sft: str, reward: str, ppo: str) -> dict[str, list[Row]]:
         row("PPO against the reward model", policy),
         row("optimum", optimum.log_prob),
     ]
-    leashes = np.geomspace(0.05, 10.0, 40)
-    frontier = [
-        small_world.optimum(ref, gold, float(beta)).log_prob for beta in leashes
-    ]
+    betas = np.geomspace(0.05, 10.0, 40)
+    frontier = [small_world.optimum(ref, gold, float(beta)).log_prob for beta in betas]
     return {
         "table": table,
         "best_of_n": [row(f"best of {2**i}", best(2**i)) for i in range(7)],
         "frontier": [
-            row(f"β = {b:.3g}", x) for b, x in zip(leashes, frontier, strict=True)
+            row(f"β = {b:.3g}", x) for b, x in zip(betas, frontier, strict=True)
         ],
     }
 
@@ -180,12 +178,12 @@ def _row(
         "policy": name,
         "reward": float(small_world.expected_reward(log_prob, gold)),
         "kl": float(small_world.kl(log_prob, ref)),
-        "value": float(small_world.leashed_reward(log_prob, ref, gold, BETA)),
+        "value": float(small_world.kl_penalized_reward(log_prob, ref, gold, BETA)),
         "kl_from_optimum": float(small_world.kl(optimum, log_prob)),
     }
 
 
-def in_words(rows: list[dict[str, Any]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
     head = f"{'policy':30} {'gold reward':>11} {'KL(π‖π_ref)':>12} "
     lines = [head + f"{'J = E r - β KL':>15} {'KL(π*‖π)':>10}"]

@@ -2,15 +2,14 @@
 https://arxiv.org/abs/1706.03741; Ziegler et al., 2019, section 2.3).
 
 LOOP/loop.json                what was asked
-LOOP/round-1/pairs.jsonl      answers of the policy so far, labelled
+LOOP/round-1/pairs.jsonl      responses of the policy so far, labelled
 LOOP/round-1/all.jsonl        those of the rounds before too: what is fitted
 LOOP/round-1/reward/          a reward model, begun anew from the first base
 LOOP/round-1/policy/          the policy, and the reference of the next round
 LOOP/round-2/...
 
-Answers are drawn from the policy of the round, so the reward model is asked about what the
-policy does now: where it was wrong last time it is told. A loop that was killed goes on
-where it was.
+Responses are drawn from the policy of the round, so the reward model is corrected where the
+policy is now. A loop that was killed resumes where it stopped.
 """
 
 import json
@@ -24,7 +23,7 @@ from jaxrl.core import run_folders, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.pipelines.rlhf import stages
 from jaxrl.pipelines.rlhf.writing import Sampling
-from jaxrl.rlhf import answers, data, tasks
+from jaxrl.rlhf import data, responses, tasks
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.labels.labelers import Labeler
 from jaxrl.rlhf.registry import RLHF
@@ -40,8 +39,8 @@ class Loop:
     base: str  # the folder of the model to start from
     rounds: int = 3
     pairs: int = 500  # labelled in each round
-    algorithm: str = "ppo"  # of `RLHF`, one that writes answers
-    max_length: int = 128  # tokens of prompt and answer
+    algorithm: str = "ppo"  # of `RLHF`, one that writes responses
+    max_length: int = 128  # tokens of prompt and response
     sampling: Sampling = field(default_factory=Sampling)  # of what is compared
     reward: dict[str, Any] = field(default_factory=dict)
     """Fields of the reward model's config."""
@@ -66,7 +65,7 @@ def run(
 
     Args:
       loop: what is asked.
-      labeler: who compares the answers.
+      labeler: who compares the responses.
       out: the loop's folder.
       named: what the labeler is called, as JSON; a loop is gone on with by the same.
       **host: as of `stages.train`.
@@ -74,13 +73,13 @@ def run(
     Returns:
       For each round `{"round", "base", "policy", "reward_accuracy", "score"}`: its
       folders, the reward model's accuracy on pairs kept back, and what that model thinks
-      of the new policy's answers; and the last that was logged of `LOGGED`.
+      of the new policy's responses; and the last that was logged of `LOGGED`.
 
     Raises:
       InvalidInput: something does not fit; the folder holds another loop.
     """
     check(loop)
-    begun(out, asdict(loop) | {"labeler": named})
+    begin(out, asdict(loop) | {"labeler": named})
     base, before, found = loop.base, list[data.Row](), []
     for number in range(1, loop.rounds + 1):
         folder = out / f"round-{number}"
@@ -108,7 +107,7 @@ LOGGED = {
     "distinct_1": "text/distinct_1",
     "distinct_2": "text/distinct_2",
 }
-"""Of the last answers of each round, by their names in `metrics.jsonl`; `kl` is that from
+"""Of the last responses of each round, by their names in `metrics.jsonl`; `kl` is that from
 the policy of the round before."""
 
 
@@ -130,21 +129,21 @@ def check(loop: Loop) -> None:
         f"algorithm = {loop.algorithm!r}: must be one of {', '.join(OPTIMISERS)}.",
     )
     task = tasks.prompts(loop.source, base=loop.base, held_out=0.0, **loop.prompts)
-    answers.check(loop.sampling, task)
+    responses.check(loop.sampling, task)
     tasks.check_length(task.model.config, loop.max_length)
     needed = task.teacher.rows.tokens.shape[1] + loop.sampling.max_new_tokens + 1
     require(
         needed <= loop.max_length,
-        f"max_length = {loop.max_length}: a prompt, an answer and EOS may have {needed} "
+        f"max_length = {loop.max_length}: a prompt, a response and EOS may have {needed} "
         f"tokens; give at least that.",
     )
-    judged: Any = task.replace(judge=answers.judged)  # there will be one
+    judged: Any = task.replace(judge=responses.judge)  # there will be one
     for name, values in (("reward", loop.reward), (loop.algorithm, loop.policy)):
         algorithm = RLHF[name]
         prepare(algorithm, configs.from_dict(algorithm.Config, values), judged)
 
 
-def begun(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
+def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
     """Makes the folder, or finds that it was begun with the very same.
 
     Raises:

@@ -91,13 +91,13 @@ def check_same(experiment: Experiment, out: Path) -> None:
 def questions(
     source: str, base: str, sampling: Sampling, pairs: int, seed: int, **params: Any
 ) -> list[Question]:
-    """Pairs of answers of a model to be compared.
+    """Pairs of responses of a model to be compared.
 
     Args:
       source: of the prompts, as of `tasks.prompts`.
       base: the folder of the model.
-      sampling: how the answers are written.
-      pairs: how many. Two answers that are alike make none, so more may be written.
+      sampling: how the responses are written.
+      pairs: how many. Two responses that are alike make none, so more may be written.
       seed: of the sampling.
       **params: further arguments of `tasks.prompts`.
 
@@ -108,7 +108,7 @@ def questions(
     task = tasks.prompts(source, base=base, held_out=0.0, **params)
     found: list[Question] = []
     for attempt in range(MOST_ATTEMPTS):
-        written = writing.several(task, sampling, 2, seed + attempt, pairs)
+        written = writing.sample_groups(task, sampling, 2, seed + attempt, pairs)
         found += [
             Question(one.prompt, one.texts[0], one.texts[1])
             for one in written
@@ -117,7 +117,7 @@ def questions(
         if len(found) >= pairs:
             return found[:pairs]
     raise InvalidInput(
-        f"pairs = {pairs}: {base!r} wrote {len(found)} pairs of different answers in "
+        f"pairs = {pairs}: {base!r} wrote {len(found)} pairs of different responses in "
         f"{MOST_ATTEMPTS} attempts; raise temperature, or ask for fewer."
     )
 
@@ -125,7 +125,7 @@ def questions(
 MOST_ATTEMPTS = 8
 
 
-def labeler_of(
+def make_labeler(
     name: str,
     *,
     noise: float = 0.0,
@@ -142,7 +142,7 @@ def labeler_of(
       noise: τ of the gold reward's labels.
       seed: of that noise.
       template: of a language model's question; see `labelers.language_model`.
-      verdicts: its two answers.
+      verdicts: its two responses.
       report: is told the address of the page.
 
     Raises:
@@ -152,16 +152,16 @@ def labeler_of(
         return labelers.terminal(report)
     if name == "browser":
         return labelers.browser(report=report)
-    if name in testbeds.WORLDS:
-        return labelers.gold(testbeds.WORLDS[name].gold, noise, seed)
+    if name in testbeds.TESTBEDS:
+        return labelers.gold(testbeds.TESTBEDS[name].gold, noise, seed)
     folder = Path(name)
     require(
         folder.is_dir(),
-        f"labeler = {name!r}: must be terminal, browser, {', '.join(testbeds.WORLDS)}, or "
-        f"a run folder.",
+        f"labeler = {name!r}: must be terminal, browser, "
+        f"{', '.join(testbeds.TESTBEDS)}, or a run folder.",
     )
     if _holds(folder, "reward"):
-        return labelers.by_score(score_of(name), seed)
+        return labelers.by_score(load_scorer(name), seed)
     known = language_model.load(name)
     return labelers.language_model(
         GPT(known.config), known.params, known.tokenizer, template, verdicts, seed=seed
@@ -175,14 +175,16 @@ def _holds(folder: Path, kind: str) -> bool:
     return bool(about.get("language_model", {}).get("kind") == kind)
 
 
-def score_of(reward: str) -> Callable[[list[tuple[str, str]]], np.ndarray]:
-    """A reward model on texts: `[(prompt, answer), ...] -> [N]`."""
+def load_scorer(reward: str) -> Callable[[list[tuple[str, str]]], np.ndarray]:
+    """A reward model on texts: `[(prompt, response), ...] -> [N]`."""
     known = language_model.load_reward(reward)
     judge = language_model.scorer(GPT(known.config))
 
     def score(pairs: list[tuple[str, str]]) -> np.ndarray:
         rows = [{"prompt": p, "completion": a} for p, a in pairs]
-        read = data.completions(rows, known.tokenizer, known.config.max_length)
+        read = data.completions(
+            rows, data.Format(known.tokenizer, known.config.max_length)
+        )
         parts = (read.tokens, read.mask, read.target)
         found = [
             judge(known.params, *(jnp.asarray(x[i : i + AT_A_TIME]) for x in parts))

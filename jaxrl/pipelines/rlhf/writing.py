@@ -1,4 +1,4 @@
-"""Answers of a trained model as text: one to a prompt, several, or the best of several."""
+"""Responses of a trained model as text: one to a prompt, several, or the best of n."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrl.core import config as configs
 from jaxrl.errors import require
-from jaxrl.rlhf import answers, objectives, tasks
+from jaxrl.rlhf import estimators, responses, tasks
 from jaxrl.rlhf.data import Prompts
 from jaxrl.rlhf.models import language_model, tokenizers
 from jaxrl.rlhf.models.generation import generate
@@ -21,7 +21,7 @@ from jaxrl.types import Array
 
 
 class Sampling(NamedTuple):
-    """How answers are written."""
+    """How responses are written."""
 
     max_new_tokens: int = 32
     temperature: float = 1.0
@@ -29,26 +29,26 @@ class Sampling(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A prompt with its answers."""
+    """A prompt with its responses."""
 
     prompt: str
     texts: list[str]
     scores: np.ndarray  # [number]; NaN where nobody judges
-    tokens: list[np.ndarray]  # of each answer, with its EOS
+    tokens: list[np.ndarray]  # of each response, with its EOS
 
 
 PROMPTS_AT_A_TIME = 64
 
 
-def several(
+def sample_groups(
     task: Task, sampling: Sampling, number: int, seed: int, count: int | None = None
 ) -> Iterator[Written]:
-    """Prompts of a task with `number` answers to each, and the scores of the answers.
+    """Prompts of a task with `number` responses to each, and the scores of the responses.
 
     Args:
       task: of `tasks.prompts`; the prompts kept back are left out.
       sampling: how.
-      number: answers to each prompt.
+      number: responses to each prompt.
       seed: of the sampling.
       count: how many prompts, over and over if there are fewer; by default each once.
 
@@ -56,85 +56,87 @@ def several(
       One by one, `Written`.
 
     Raises:
-      InvalidInput: at once, the answers do not fit into the model.
+      InvalidInput: at once, the responses do not fit into the model.
     """
     configs.check_value("max_new_tokens", int, sampling.max_new_tokens, low=1)
     configs.check_value("temperature", float, sampling.temperature, above=0.0)
     configs.check_value("eos_penalty", float, sampling.eos_penalty)
     configs.check_value("number", int, number, low=1)
     checked_seeds(seed, 1)
-    answers.check(sampling, task)
+    responses.check(sampling, task)
     count = task.num_rows if count is None else count
-    return _several(task, sampling, number, seed, count)
+    return _sample_groups(task, sampling, number, seed, count)
 
 
-def _several(
+def _sample_groups(
     task: Task, sampling: Sampling, number: int, seed: int, count: int
 ) -> Iterator[Written]:
     rows = task.teacher.rows
     for start in range(0, count, PROMPTS_AT_A_TIME):
         # The last batch is filled up, so that all are one program.
         index = jnp.arange(start, start + PROMPTS_AT_A_TIME) % len(rows.tokens)
-        prompts = tasks.drawn(rows, jnp.repeat(index, number))
+        prompts = tasks.select(rows, jnp.repeat(index, number))
         key = jax.random.fold_in(jax.random.key(seed), start)
         found = jax.device_get(_written(sampling, task, prompts, key))
         for first in range(0, number * min(PROMPTS_AT_A_TIME, count - start), number):
             yield _one(
-                task, answers.Answers(*(x[first : first + number] for x in found))
+                task, responses.Responses(*(x[first : first + number] for x in found))
             )
 
 
 @partial(jax.jit, static_argnames="sampling")
 def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> Any:
-    return answers.write(sampling, task, task.teacher.params, prompts, key)
+    return responses.write(sampling, task, task.teacher.params, prompts, key)
 
 
-def _one(task: Task, some: answers.Answers) -> Written:
-    tokens = [t[a] for t, a in zip(some.tokens, some.answer, strict=True)]
-    prompt = answers.decoded(task, some.tokens[0], some.mask[0] & ~some.answer[0])
-    texts = [tokenizers.written(task.tokenizer, x) for x in tokens]
+def _one(task: Task, some: responses.Responses) -> Written:
+    tokens = [t[a] for t, a in zip(some.tokens, some.response, strict=True)]
+    prompt = responses.decode(task, some.tokens[0], some.mask[0] & ~some.response[0])
+    texts = [tokenizers.to_text(task.tokenizer, x) for x in tokens]
     return Written(prompt, texts, np.asarray(some.score), tokens)
 
 
 def best_of_n(
     task: Task, sampling: Sampling, n: int, seed: int
 ) -> Iterator[tuple[Written, int]]:
-    """n answers to every prompt, and which of them is the best by the judge.
+    """n responses to every prompt, and which of them is the best by the judge.
 
     Raises:
-      InvalidInput: at once, nobody judges, or the answers do not fit; later, a score is no
-        finite number.
+      InvalidInput: at once, there is no judge, or the responses do not fit; later, a score
+        is not finite.
     """
-    require(task.judge is not None, "reward is missing: who says which answer is best?")
+    require(
+        task.judge is not None, "reward is missing: who says which response is best?"
+    )
     configs.check_value("n", int, n, low=1)
-    return map(_best, several(task, sampling, n, seed))
+    return map(_best, sample_groups(task, sampling, n, seed))
 
 
 def _best(written: Written) -> tuple[Written, int]:
     require(
         bool(np.isfinite(written.scores).all()),
-        f"an answer to {written.prompt[:60]!r} has a score that is no finite number: look "
+        f"a response to {written.prompt[:60]!r} has a score that is no finite number: look "
         f"at what judges.",
     )
-    return written, int(objectives.best_of_n(jnp.asarray(written.scores)))
+    return written, int(estimators.best_of_n(jnp.asarray(written.scores)))
 
 
-def summarised(
+def summarise(
     chosen: Iterable[tuple[Written, int]],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What `best_of_n` gives as rows {"prompt", "answer", "score", "mean_score"}, and in
-    numbers: "mean_score" and "mean_length" are of all n answers, "score", "length",
+    """What `best_of_n` gives as rows {"prompt", "response", "score", "mean_score"}, and in
+    numbers: "mean_score" and "mean_length" are of all n responses, "score", "length",
     "distinct_1" and "distinct_2" of those that were chosen. Lost diversity and length
     hacking show in their difference.
     """
     rows, tokens, lengths = [], [], []
     for written, best in chosen:
-        row = {"prompt": written.prompt, "answer": written.texts[best]}
+        row = {"prompt": written.prompt, "response": written.texts[best]}
         score = float(written.scores[best])
         rows.append(row | {"score": score, "mean_score": float(written.scores.mean())})
         tokens.append(written.tokens[best])
         lengths.append(np.mean([len(x) for x in written.tokens]))
-    padded, mask = map(jnp.asarray, tokenizers.padded(tokens, 0))
+    padded, mask = map(jnp.asarray, tokenizers.pad_rows(tokens, 0))
     numbers = {
         name: float(np.mean([row[name] for row in rows]))
         for name in ("score", "mean_score")
@@ -142,11 +144,11 @@ def summarised(
     numbers["length"] = float(mask.sum(1).mean())
     numbers["mean_length"] = float(np.mean(lengths))
     for n in (1, 2):
-        numbers[f"distinct_{n}"] = float(objectives.distinct_n(padded, mask, n))
+        numbers[f"distinct_{n}"] = float(estimators.distinct_n(padded, mask, n))
     return rows, numbers
 
 
-def to_prompt(
+def respond(
     base: str,
     prompt: str,
     number: int,
@@ -157,7 +159,7 @@ def to_prompt(
     greedy: bool,
     seed: int,
 ) -> list[str]:
-    """Answers of a run or of a model of Hugging Face to one prompt.
+    """Responses of a run or of a model of Hugging Face to one prompt.
 
     Raises:
       InvalidInput: an argument cannot be, or the prompt does not fit.
@@ -165,7 +167,7 @@ def to_prompt(
     configs.check_value("number", int, number, low=1)
     checked_seeds(seed, 1)
     known = language_model.load(base)
-    tokens, mask = tokenizers.padded(
+    tokens, mask = tokenizers.pad_rows(
         [known.tokenizer.encode(prompt)] * number, known.tokenizer.pad
     )
     done = generate(
@@ -185,6 +187,6 @@ def to_prompt(
     width = tokens.shape[1]
     new, real = np.asarray(done.tokens)[:, width:], np.asarray(done.mask)[:, width:]
     return [
-        tokenizers.written(known.tokenizer, t[m])
+        tokenizers.to_text(known.tokenizer, t[m])
         for t, m in zip(new, real, strict=True)
     ]

@@ -1,8 +1,8 @@
-"""Who says which of two answers is better: a known reward, a person, a model.
+"""Who says which of two responses is better: a known reward, a person, a model.
 
 A labeler is a function of questions. It gives a choice for each, in their order, as a list
-or one by one: 0 if the first answer is better, 1 if the second is. One that gives fewer has
-stopped. `label` asks any of them and stores what they say.
+or one by one: 0 if the first response is better, 1 if the second is. One that gives fewer
+has stopped. `label` asks any of them and stores what they say.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 
 class Question(NamedTuple):
-    """Which answer is better?"""
+    """Which response is better?"""
 
     prompt: str
     first: str
@@ -54,16 +54,16 @@ JUDGE = "{prompt}\n1: {first}\n2: {second}\nBetter: "
 def gold(
     score: Callable[[str, str], float], temperature: float = 0.0, seed: int = 0
 ) -> Labeler:
-    """Prefers the answer with the higher reward, with the noise of Bradley and Terry.
+    """Prefers the response with the higher reward, with the noise of Bradley and Terry.
 
     P(first) = σ((r_1 - r_2) / τ),    for τ = 0 the better one always
 
-    The draw belongs to seed, prompt, the two answers and the repeat, not to the order of
-    the answers or of the questions: whenever it is asked again, the label is the same.
+    The draw belongs to seed, prompt, the two responses and the repeat, not to the order of
+    the responses or of the questions: whenever it is asked again, the label is the same.
     Equal rewards are a coin.
 
     Args:
-      score: `(prompt, answer) -> r`.
+      score: `(prompt, response) -> r`.
       temperature: τ, 0 or more.
       seed: of the noise.
 
@@ -80,11 +80,11 @@ def gold(
 
 
 def by_score(score: Callable[[list[tuple[str, str]]], Any], seed: int = 0) -> Labeler:
-    """Prefers the answer with the higher score, such as a reward model's.
+    """Prefers the response with the higher score, such as a reward model's.
 
     Args:
-      score: `[(prompt, answer), ...] -> [N]`, called once for all questions: the first
-        answers, then the second ones.
+      score: `[(prompt, response), ...] -> [N]`, called once for all questions: the first
+        responses, then the second ones.
       seed: of the coin for equal scores.
 
     Raises:
@@ -97,7 +97,7 @@ def by_score(score: Callable[[list[tuple[str, str]]], Any], seed: int = 0) -> La
         found = np.asarray(score(pairs), np.float64)
         require(
             found.shape == (len(pairs),),
-            f"score gave an array {found.shape} for {len(pairs)} answers: must be "
+            f"score gave an array {found.shape} for {len(pairs)} responses: must be "
             f"[{len(pairs)}].",
         )
         return _choices(questions, found.reshape(2, -1).T, 0.0, seed)
@@ -128,7 +128,7 @@ def language_model(
       params: its parameters.
       tokenizer: its tokenizer.
       template: a text with {prompt}, {first} and {second}, behind which the verdict stands.
-      verdicts: the word for the first answer and that for the second, one token each.
+      verdicts: the word for the first response and that for the second, one token each.
       batch_size: questions of a call; all calls are one program. The columns are those of
         the longest question, rounded up to a multiple of 64.
       seed: of the coin for a tie.
@@ -160,7 +160,7 @@ def language_model(
             # The last call too has the shape of the others.
             filled = part + [part[0]] * (batch_size - len(part))
             flat = [row for pair in filled for row in pair]
-            tokens, mask = tokenizers.padded(flat, tokenizer.pad, length)
+            tokens, mask = tokenizers.pad_rows(flat, tokenizer.pad, length)
             odds = np.asarray(_log_odds(model, params, tokens, mask, words))
             # P(first) > ½ where the odds of its order are greater than those of the other.
             odds = odds.reshape(-1, 2)[: len(part)]
@@ -184,10 +184,10 @@ def terminal(report: Report = print) -> Labeler:
             report(f"\n[{number} of {len(questions)}] {_printable(question.prompt)}")
             report(f"  1: {_printable(question.first)}")
             report(f"  2: {_printable(question.second)}")
-            answer = _answer()
-            if answer == "q":
+            reply = _read_reply()
+            if reply == "q":
                 return
-            yield int(answer) - 1
+            yield int(reply) - 1
 
     return ask
 
@@ -208,7 +208,7 @@ def browser(
 
     def ask(questions: Sequence[Question]) -> Iterator[int]:
         shown = [page.Shown(*question[:3]) for question in questions]
-        return page.asked(shown, port, open_browser, report)
+        return page.ask(shown, port, open_browser, report)
 
     return ask
 
@@ -226,25 +226,25 @@ def label(
     """Asks, and stores each choice as a row `prompt chosen rejected`.
 
     A row is on the disk before the next choice is taken. Called again, after a kill or
-    after the labeler stopped, it asks only what is not answered yet.
+    after the labeler stopped, it asks only what is not labelled yet.
 
     Args:
-      questions: with different answers, none of them empty.
-      labeler: is shown the answers in random order, the same whenever it is asked.
+      questions: with different responses, none of them empty.
+      labeler: is shown the responses in random order, the same whenever it is asked.
       out: a `.jsonl` file, made if there is none; `data.preferences` reads it.
       report: is told what is there already and what is left.
-      seed: of the order of the answers.
+      seed: of the order of the responses.
 
     Returns:
       The choices so far, those of the file among them: 0 for the question's own first
-      answer, 1 for the second.
+      response, 1 for the second.
 
     Raises:
       InvalidInput: a question cannot be one, `out` holds rows of other questions, or the
         labeler gives something else than 0 and 1.
     """
     asked = _numbered(questions)
-    with data.appended(out, report) as (rows, append):
+    with data.open_append(out, report) as (rows, append):
         labels = _labels_of(rows, asked)
         if labels:
             report(f"{out}: {len(labels)} of {len(asked)} are labelled already.")
@@ -295,7 +295,7 @@ def _choices(
     if not finite.all():
         prompt = questions[int(finite.argmin())].prompt
         raise InvalidInput(
-            f"an answer to {prompt[:60]!r} has a reward that is no finite number: look at "
+            f"a response to {prompt[:60]!r} has a reward that is no finite number: look at "
             f"what gives the rewards."
         )
     # In float64, as the rewards came: what is better by a little is better.
@@ -311,7 +311,7 @@ def _choices(
 
 
 def _drawn(question: Question, seed: int, p: float) -> int:
-    """0 with probability p, by a draw that does not know the order of the answers."""
+    """0 with probability p, by a draw that does not know the order of the responses."""
     u = _uniform(seed, "label", question)
     return int(u >= p) if question.first <= question.second else int(u < 1.0 - p)
 
@@ -337,7 +337,7 @@ def _judged(
     tokenizer: Tokenizer, template: str, question: Question, number: int, model: GPT
 ) -> list[int]:
     """The tokens behind which the verdict stands."""
-    # In one pass: a brace in an answer is no place of the template.
+    # In one pass: a brace in a response is no place of the template.
     text = re.sub(
         r"\{(prompt|first|second)\}", lambda m: getattr(question, m[1]), template
     )
@@ -360,15 +360,15 @@ def _log_odds(
     return logits[:, verdicts[0]] - logits[:, verdicts[1]]
 
 
-def _answer() -> str:
+def _read_reply() -> str:
     """1, 2 or q."""
     while True:
         try:
-            answer = input("Which is better, 1 or 2 (q stops)? ").strip().lower()
+            reply = input("Which is better, 1 or 2 (q stops)? ").strip().lower()
         except EOFError:
             return "q"
-        if answer in ("1", "2", "q"):
-            return answer
+        if reply in ("1", "2", "q"):
+            return reply
 
 
 def _printable(text: str) -> str:
@@ -384,9 +384,11 @@ def _numbered(questions: Sequence[Question]) -> list[Question]:
         prompt, first, second, _ = question
         require(
             bool(prompt and first and second),
-            f"question {i}: prompt or answer is empty: fill it in, or remove it.",
+            f"question {i}: prompt or response is empty: fill it in, or remove it.",
         )
-        require(first != second, f"question {i}: both answers are the same: remove it.")
+        require(
+            first != second, f"question {i}: both responses are the same: remove it."
+        )
         pair = (prompt, *sorted((first, second)))
         found.append(question._replace(repeat=seen.get(pair, 0)))
         seen[pair] = found[-1].repeat + 1
@@ -394,8 +396,8 @@ def _numbered(questions: Sequence[Question]) -> list[Question]:
 
 
 def _row(question: Question, choice: int) -> dict[str, str]:
-    answers = (question.first, question.second)
-    chosen, rejected = answers[choice], answers[1 - choice]
+    responses = (question.first, question.second)
+    chosen, rejected = responses[choice], responses[1 - choice]
     return {"prompt": question.prompt, "chosen": chosen, "rejected": rejected}
 
 
@@ -409,14 +411,17 @@ def _labels_of(rows: list[data.Row], questions: list[Question]) -> list[int]:
     labels = []
     for row, question in zip(rows, questions, strict=False):
         pair = (row.get("chosen"), row.get("rejected"))
-        answers = (question.first, question.second)
-        fits = row.get("prompt") == question.prompt and pair in (answers, answers[::-1])
+        responses = (question.first, question.second)
+        fits = row.get("prompt") == question.prompt and pair in (
+            responses,
+            responses[::-1],
+        )
         require(
             fits,
             f"{row.where} is of another question: give another file, or the questions "
             f"that it was begun with.",
         )
-        labels.append(int(pair != answers))
+        labels.append(int(pair != responses))
     return labels
 
 

@@ -37,7 +37,7 @@ class Shown(NamedTuple):
     second: str
 
 
-def asked(
+def ask(
     questions: Sequence[Shown],
     port: int = 0,
     open_browser: bool = True,

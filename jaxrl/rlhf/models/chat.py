@@ -1,7 +1,7 @@
 """Conversations as text: chat templates.
 
 A conversation is a list of messages {role, content}, as in TRL and in Hugging Face's chat
-templates. A string counts as one message, a prompt's of the user and an answer's of the
+templates. A string counts as one message, a prompt's of the user and a response's of the
 assistant, so that one template reads both.
 """
 
@@ -15,26 +15,26 @@ Message = Mapping[str, str]
 """`role` ("user", "assistant", "system") and `content`."""
 
 Template = Callable[[Sequence[Message], bool], str]
-"""The text of messages; if the second argument is True, up to where an answer begins."""
+"""The text of messages; if the second argument is True, up to where a response begins."""
 
 
-def plain(messages: Sequence[Message], answer_follows: bool) -> str:
+def plain(messages: Sequence[Message], response_follows: bool) -> str:
     """The contents, joined as they are."""
     return "".join(message["content"] for message in messages)
 
 
-def turns(messages: Sequence[Message], answer_follows: bool) -> str:
+def turns(messages: Sequence[Message], response_follows: bool) -> str:
     """Lines such as "User: Is it so?" and "Assistant: Yes."; a prompt ends in
     "Assistant:"."""
     lines = [f"{m['role'].capitalize()}: {m['content']}" for m in messages]
-    return "\n".join([*lines, "Assistant:"] if answer_follows else lines)
+    return "\n".join([*lines, "Assistant:"] if response_follows else lines)
 
 
-def chatml(messages: Sequence[Message], answer_follows: bool) -> str:
+def chatml(messages: Sequence[Message], response_follows: bool) -> str:
     """OpenAI's markup, `<|im_start|>ROLE`, the content, `<|im_end|>`, as many models read
     it."""
     parts = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
-    return "".join(parts) + ("<|im_start|>assistant\n" if answer_follows else "")
+    return "".join(parts) + ("<|im_start|>assistant\n" if response_follows else "")
 
 
 TEMPLATES: dict[str, Template] = {"plain": plain, "turns": turns, "chatml": chatml}
@@ -77,11 +77,11 @@ def _of_jinja(text: str, bos: str, eos: str) -> Template:
     except Exception as error:  # Jinja's own, and Python's for what does not compile
         raise InvalidInput(f"template is no Jinja text: {error}.") from error
 
-    def render(messages: Sequence[Message], answer_follows: bool) -> str:
+    def render(messages: Sequence[Message], response_follows: bool) -> str:
         try:
             return compiled.render(
                 messages=[dict(message) for message in messages],
-                add_generation_prompt=answer_follows,
+                add_generation_prompt=response_follows,
                 bos_token=bos,
                 eos_token=eos,
                 tools=None,

@@ -16,14 +16,14 @@ from jaxrl.types import Array, PyTree, Scalar
 
 
 class Generation(NamedTuple):
-    """Prompts with their answers."""
+    """Prompts with their responses."""
 
     tokens: Array
-    """Int32 `[B, P + N]`: the prompt, the answer with its EOS, padding."""
+    """Int32 `[B, P + N]`: the prompt, the response with its EOS, padding."""
     mask: Array
     """Bool `[B, P + N]`: real tokens, EOS among them."""
     log_probs: Array
-    """Float32 `[B, N]`: of each answer's tokens, 0 for padding; those of the softmax at
+    """Float32 `[B, N]`: of each response's tokens, 0 for padding; those of the softmax at
     the temperature, before top-k and top-p."""
 
 
@@ -41,7 +41,7 @@ def generate(
     greedy: bool = False,
     pad: int = 0,
 ) -> Generation:
-    """Answers to prompts: a_t ~ softmax(logits / temperature), cut by top-k and top-p.
+    """Responses to prompts: a_t ~ softmax(logits / temperature), cut by top-k and top-p.
 
     Calls with equal shapes, model, `max_new_tokens`, `top_k`, `eos`, `greedy` and `pad`
     are one program; temperature and top-p are data.
@@ -58,7 +58,7 @@ def generate(
       top_k: only so many likeliest tokens; none means all.
       top_p: only the fewest likeliest tokens whose probability together reaches it
         (Holtzman et al., 2020, https://arxiv.org/abs/1904.09751); none means all.
-      eos: the token that ends an answer; none means that nothing does.
+      eos: the token that ends a response; none means that nothing does.
       greedy: the likeliest token, not a drawn one.
       pad: what is written behind EOS, where the mask is False.
 
@@ -121,7 +121,7 @@ def _generate(
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         drawn = logits.argmax(-1) if greedy else _draw(now, logits, top_k, top_p)
         going = real if eos is None else real & (last != eos)
-        # The prompt may hold EOS tokens, its last one too: only answers are ended by one.
+        # The prompt may hold EOS tokens, its last one too: only responses are ended by one.
         going = going | (t == 0)
         token = jnp.where(going, drawn, pad).astype(jnp.int32)
         chosen = jax.nn.log_softmax(logits)[rows, token]

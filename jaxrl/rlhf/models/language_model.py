@@ -17,7 +17,8 @@ import numpy as np
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.errors import InvalidInput, require
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import huggingface, lora, tokenizers
 from jaxrl.rlhf.models.tokenizers import Tokenizer
 from jaxrl.rlhf.models.transformer import GPT, ModelConfig
@@ -42,7 +43,7 @@ class RewardParams(NamedTuple):
     bias: Array  # []
 
 
-def described(
+def describe(
     kind: str,
     config: ModelConfig,
     tokenizer: Tokenizer,
@@ -102,7 +103,7 @@ def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
     """The reward model of a run: its `params` are `RewardParams`.
 
     Where the run's config says `normalize`, they give g r + b: mean 0 and deviation 1 over
-    the answers that were labelled.
+    the responses that were labelled.
 
     Raises:
       InvalidInput: there is none, or one that does not fit.
@@ -118,7 +119,7 @@ def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
 
 @functools.cache
 def scorer(model: GPT) -> Any:
-    """The judge that a reward model is: `(params, tokens, mask, answer) -> score [B]`.
+    """The judge that a reward model is: `(params, tokens, mask, response) -> score [B]`.
 
     One for each model, so that equal tasks are equal programs.
     """
@@ -126,36 +127,36 @@ def scorer(model: GPT) -> Any:
 
 
 def score(
-    model: GPT, params: RewardParams, tokens: Array, mask: Array, answer: Array
+    model: GPT, params: RewardParams, tokens: Array, mask: Array, response: Array
 ) -> Array:
-    """r(x, y) = w · h + b, with h the hidden state of the answer's last token: `[B]`.
+    """r(x, y) = w · h + b, with h the hidden state of the response's last token: `[B]`.
 
     Args:
       model: whose `apply` is called.
       params: of it, with w and b.
       tokens: int32 `[B, T]`.
       mask: bool `[B, T]`, real tokens.
-      answer: bool `[B, T]`, those of the answer.
+      response: bool `[B, T]`, those of the response.
 
     Source: Stiennon et al. (2020), https://arxiv.org/abs/2009.01325, section 3.4.
     """
     hidden = hidden_states(model, params.model, tokens, mask)
     read = hidden @ params.head + params.bias
-    return objectives.masked_sum(read, objectives.last_token(answer))
+    return text_losses.masked_sum(read, estimators.last_token(response))
 
 
-def normalized(params: RewardParams, moments: np.ndarray) -> RewardParams:
+def normalize(params: RewardParams, moments: np.ndarray) -> RewardParams:
     """A reward model that gives g r + b, with mean 0 and deviation 1.
 
     Args:
       params: the model that gives r.
-      moments: `[3]`, weighted sums of 1, r and r² over answers.
+      moments: `[3]`, weighted sums of 1, r and r² over responses.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
     number, first, second = np.asarray(moments, float)
     mean, square = (x / max(number, 1e-8) for x in (first, second))
-    gain, bias = objectives.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    gain, bias = estimators.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
     return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 
@@ -216,7 +217,7 @@ def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
         words = tokenizers.from_about(told["tokenizer"])
         trained = _params(told, config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:
-            trained = normalized(trained, own["moments"])
+            trained = normalize(trained, own["moments"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
             f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "

@@ -27,7 +27,7 @@ class Tokenizer(NamedTuple):
     vocab_size: int
     """Tokens are 0, ..., vocab_size - 1."""
     eos: int | None
-    """The token that ends an answer, or none."""
+    """The token that ends a response, or none."""
     pad: int
     """What is written where there is no token."""
     about: str
@@ -127,7 +127,7 @@ def from_file(
 
     Args:
       path: the file.
-      eos: the token that ends an answer, by number or by name.
+      eos: the token that ends a response, by number or by name.
       pad: the padding token; none means `eos`, or 0 without one.
 
     Raises:
@@ -201,7 +201,7 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
     )
 
 
-def written(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+def to_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     """The text of tokens that a model wrote. A model with more tokens than its tokenizer
     may write one that nobody knows: it is shown as "�"."""
 
@@ -215,7 +215,7 @@ def written(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     )
 
 
-def padded(
+def pad_rows(
     rows: Iterable[Iterable[int]], pad: int, length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts of several lengths as one batch, padded on the left.

@@ -243,7 +243,7 @@ def _norm(config: ModelConfig, name: str) -> nn.Module:
 
 
 def _residual_scale(config: ModelConfig) -> float:
-    """Of the layers that end a residual branch, of which there are 2 L (GPT-2, 2.3)."""
+    """Init scale of residual output layers, of which there are 2 L (GPT-2, section 2.3)."""
     return (2 * config.num_layers) ** -0.5
 
 
@@ -381,5 +381,5 @@ def _check_length(config: ModelConfig, length: int) -> None:
     require(
         length <= config.max_length,
         f"sequences of {length} columns: this model reads at most max_length = "
-        f"{config.max_length}; shorten the prompt or the answer.",
+        f"{config.max_length}; shorten the prompt or the response.",
     )

@@ -3,12 +3,12 @@
 Enough language for a small GPT to be pretrained, fine-tuned and trained against a reward
 model, on two cores: a grammar that writes paragraphs about twelve places, prompts that ask
 for one, demonstrations of mixed quality, instruction tasks, and questions which of two
-answers is better.
+responses is better.
 
 The judge (`gold`, or `gold_scores` on tokens) is known to the benchmark alone. Two of its
-parts hardly show in answers of a fine-tuned policy: that praise can be too much, and that
-repetition costs with its square. A reward model fitted to such answers does not know them,
-so that a policy without a leash finds what the model overrates.
+parts hardly show in responses of a fine-tuned policy: that praise can be too much, and that
+repetition costs with its square. A reward model fitted to such responses does not know
+them, so that a policy without a KL penalty finds what the model overrates.
 
 Everything is a function of its seed, and of a larger number the beginning is the same.
 """
@@ -101,14 +101,14 @@ TOKENIZER = tokenizers.words(VOCABULARY)
 
 TEMPLATES = ("write about {} :", "describe {} :", "tell me about {} :")
 MAX_SHOTS = 3
-ANSWER_TOKENS = 32
-"""The most of an answer, EOS included. A cut answer has as many words."""
+RESPONSE_TOKENS = 32
+"""The most of a response, EOS included. A cut response has as many words."""
 PROMPT_TOKENS = 9
 """The most of what `prompts` gives."""
 INSTRUCTION_TOKENS = 62
 """The most of an instruction's prompt, with `MAX_SHOTS` examples."""
 SOLUTION_TOKENS = 6
-"""The most of what answers an instruction, EOS included."""
+"""The most tokens of a solution of an instruction, EOS included."""
 JUDGE_TOKENS = 83
 """The most of a judge's prompt. The verdict has two: a word and EOS."""
 CORPUS_TOKENS = 48
@@ -148,9 +148,9 @@ def prompts(number: int, seed: int) -> list[str]:
 
 
 def demonstrations(number: int, seed: int) -> list[tuple[str, str]]:
-    """Prompts with answers to be fine-tuned on: good, middling and bad ones.
+    """Prompts with responses to be fine-tuned on: good, middling and bad ones.
 
-    Independently of each other an answer may stray from the subject, be ill-tempered, be
+    Independently of each other a response may stray from the subject, be ill-tempered, be
     short, have words in the wrong order, or break off.
     """
     rng = _rng(number, seed)
@@ -158,8 +158,8 @@ def demonstrations(number: int, seed: int) -> list[tuple[str, str]]:
     for _ in range(number):
         subjects = _subjects(rng)
         prompt, style = _prompt(rng, subjects), _style(rng)
-        answer = _paragraph(rng, subjects, style, ANSWER_TOKENS - 1)
-        rows.append((prompt, " ".join(_spoilt(rng, answer))))
+        response = _paragraph(rng, subjects, style, RESPONSE_TOKENS - 1)
+        rows.append((prompt, " ".join(_spoilt(rng, response))))
     return rows
 
 
@@ -254,7 +254,7 @@ def part_of_speech(state: str) -> str:
 
 
 def _bigrams() -> tuple[np.ndarray, np.ndarray]:
-    """Words that may begin an answer, bool `[V]`, and that may follow each, `[V, V]`."""
+    """Words that may begin a response, bool `[V]`, and that may follow each, `[V, V]`."""
     vocab_size = TOKENIZER.vocab_size
     members = {"start": np.zeros(vocab_size, bool)}
     for part, words in WORDS.items():
@@ -290,7 +290,7 @@ _PLEASANT, _UNPLEASANT, _CONTENT = _table(
 
 
 class Traits(NamedTuple):
-    """What the judge sees in an answer; numbers, or arrays `[B]`."""
+    """What the judge sees in a response; numbers, or arrays `[B]`."""
 
     topical: Scalar  # different words that belong to the prompt's subjects
     pleasant: Scalar  # pleasant words
@@ -301,7 +301,7 @@ class Traits(NamedTuple):
     ends: Scalar  # 1 where the last is a full stop
 
 
-def gold_of_traits(traits: Traits) -> Array:
+def score_traits(traits: Traits) -> Array:
     """The judge's points.
 
     2.4 (1 - 0.75^topical) + 0.5 (pleasant - 2 max(0, pleasant - 4)) - 0.5 unpleasant
@@ -321,13 +321,13 @@ def gold_of_traits(traits: Traits) -> Array:
     )
 
 
-def traits(prompt: str, answer: str) -> Traits:
+def traits(prompt: str, response: str) -> Traits:
     """Those of a text.
 
     Raises:
       InvalidInput: a word that is not in the vocabulary.
     """
-    tokens = TOKENIZER.encode(answer)
+    tokens = TOKENIZER.encode(response)
     asked = {VOCABULARY[t] for t in TOKENIZER.encode(prompt)} & set(SUBJECTS)
     about = {word for x in asked for word in (x, *SUBJECTS[x])}
     words = [VOCABULARY[t] for t in tokens]
@@ -345,23 +345,23 @@ def traits(prompt: str, answer: str) -> Traits:
     )
 
 
-def gold(prompt: str, answer: str) -> float:
-    """The judge of texts: `gold_of_traits` of `traits`.
+def gold(prompt: str, response: str) -> float:
+    """The judge of texts: `score_traits` of `traits`.
 
     Args:
       prompt: as of `prompts`; the subjects are those that it names.
-      answer: without EOS. That an answer does not end is
-        `objectives.score_with_eos_rule`'s; here its last word counts.
+      response: without EOS. That a response does not end is
+        `estimators.score_with_eos_rule`'s; here its last word counts.
     """
-    return float(gold_of_traits(traits(prompt, answer)))
+    return float(score_traits(traits(prompt, response)))
 
 
-def traits_of_tokens(tokens: Array, mask: Array, answer_mask: Array) -> Traits:
+def token_traits(tokens: Array, mask: Array, response_mask: Array) -> Traits:
     """`traits` of a batch; the arguments are those of `gold_scores`."""
     is_word = mask & (tokens < len(VOCABULARY))
-    own = is_word & answer_mask
+    own = is_word & response_mask
     one_hot = jax.nn.one_hot(tokens, TOKENIZER.vocab_size)
-    of_prompt = jnp.einsum("bt,btv->bv", 1.0 * (is_word & ~answer_mask), one_hot)
+    of_prompt = jnp.einsum("bt,btv->bv", 1.0 * (is_word & ~response_mask), one_hot)
     count = jnp.einsum("bt,btv->bv", 1.0 * own, one_hot)
     about = ((of_prompt @ (1.0 * _SUBJECT.T)) > 0) @ (1.0 * _BELONGS) > 0
     before = jnp.pad(own[:, :-1], ((0, 0), (1, 0)))
@@ -382,18 +382,18 @@ def traits_of_tokens(tokens: Array, mask: Array, answer_mask: Array) -> Traits:
     )
 
 
-def gold_scores(tokens: Array, mask: Array, answer_mask: Array) -> Array:
+def gold_scores(tokens: Array, mask: Array, response_mask: Array) -> Array:
     """`gold` of a batch, to be compiled.
 
     Args:
-      tokens: int32 `[B, T]`, prompt and answer, of `TOKENIZER`.
+      tokens: int32 `[B, T]`, prompt and response, of `TOKENIZER`.
       mask: bool `[B, T]`, the real ones.
-      answer_mask: bool `[B, T]`, those of the answer: one stretch, which EOS may end.
+      response_mask: bool `[B, T]`, those of the response: one stretch, which EOS may end.
 
     Returns:
       float32 `[B]`.
     """
-    return gold_of_traits(traits_of_tokens(tokens, mask, answer_mask))
+    return score_traits(token_traits(tokens, mask, response_mask))
 
 
 # Instructions.
@@ -465,7 +465,7 @@ VERDICTS = ("first", "second")
 
 
 def judge_prompt(prompt: str, first: str, second: str) -> str:
-    """The question which of two answers is better; the answer is one of `VERDICTS`."""
+    """The question which of two responses is better; the answer is one of `VERDICTS`."""
     parts = ("judge :", prompt, "first :", first, "second :", second)
     return " ".join(x for x in (*parts, "which is better ?") if x)
 
@@ -477,7 +477,7 @@ def judge_rows(
 
     Args:
       pairs: (prompt, chosen, rejected).
-      seed: of the place at which the chosen answer is shown.
+      seed: of the place at which the chosen response is shown.
     """
     rng = _rng(0, seed)
     rows = []

@@ -1,10 +1,10 @@
-"""The small world: texts so short that all of them are known, and with them every answer.
+"""The small world: texts so short that all of them are known, and with them every response.
 
-P prompts, S symbols and EOS, answers of at most L tokens: N answers in all, and M texts
-from which one may go on. So a policy is an array `[P, N]` of log-probabilities, sums over
-answers are exact, and so are the best policy under a leash, its divergence from any other,
-and the accuracy that noisy labels allow. A policy may be anything autoregressive; `table`s
-of logits `[P, M, S + 1]`, one row for each text, hold every policy there is.
+P prompts, S symbols and EOS, responses of at most L tokens: N responses in all, and M texts
+that can be continued. So a policy is an array `[P, N]` of log-probabilities, sums over
+responses are exact, and so are the best policy under a KL penalty, its divergence from any
+other, and the accuracy that noisy labels allow. A policy may be anything autoregressive;
+`table`s of logits `[P, M, S + 1]`, one row for each text, hold every policy there is.
 
 Prompts are equally likely. A world's arrays are numpy's, float64, and what is computed
 from them has JAX's precision.
@@ -18,21 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import estimators
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import objectives
+from jaxrl.estimators import expected_value
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.types import Array, Scalar
 
-MOST_ANSWERS = 20_000
-"""To a prompt. Pairs of answers are enumerated too, and these are its square."""
+MAX_RESPONSES = 20_000
+"""To a prompt. Pairs of responses are enumerated too, and these are its square."""
 
 
-class World(NamedTuple):
+class SmallWorld(NamedTuple):
     """Build one with `small_world`. The tokens are 0 ... S - 1 and EOS, which is S."""
 
     symbols: str
     prompts: np.ndarray  # int32 [P, Q]
-    tokens: np.ndarray  # int32 [N, L]: the answers; EOS where there is no token
+    tokens: np.ndarray  # int32 [N, L]: the responses; EOS where there is no token
     mask: np.ndarray  # bool [N, L]: True for their tokens, EOS too
     reward: np.ndarray  # [P, N]: the gold reward
     reference: np.ndarray  # [P, M, S + 1]: the reference policy, a table of logits
@@ -43,19 +44,19 @@ class World(NamedTuple):
 
     @property
     def has_eos(self) -> np.ndarray:
-        """bool `[N]`: the answers that end; the others have L symbols."""
+        """bool `[N]`: the responses that end; the others have L symbols."""
         return (self.tokens == self.eos).any(1)
 
 
-def gold_reward(prompt: str, answer: str) -> float:
+def gold_reward(prompt: str, response: str) -> float:
     """What is wanted: the prompt's symbol twice, many symbols, in alphabetical order.
 
     min(2, how often the prompt occurs) + ¼ (distinct symbols) - ½ (descents)
 
-    A number, of one answer.
+    A number, of one response.
     """
-    descents = sum(x > y for x, y in pairwise(answer))
-    return min(2, answer.count(prompt)) + 0.25 * len(set(answer)) - 0.5 * descents
+    descents = sum(x > y for x, y in pairwise(response))
+    return min(2, response.count(prompt)) + 0.25 * len(set(response)) - 0.5 * descents
 
 
 def small_world(
@@ -65,15 +66,15 @@ def small_world(
     gold: Callable[[str, str], float] = gold_reward,
     eos_penalty: float = 1.0,
     seed: int = 0,
-) -> World:
+) -> SmallWorld:
     """A world with a random reference policy, a table `[P, M, S + 1]`.
 
     Args:
       symbols: S different characters.
-      max_length: L, the most tokens of an answer, EOS included.
+      max_length: L, the most tokens of a response, EOS included.
       prompts: texts of these symbols, of one length; None for each symbol alone.
-      gold: `(prompt, answer) -> reward`; the answer is without EOS.
-      eos_penalty: what an answer costs that does not end.
+      gold: `(prompt, response) -> reward`; the response is without EOS.
+      eos_penalty: what a response costs that does not end.
       seed: of the reference's logits, which are normal with deviation ½.
 
     Raises:
@@ -81,7 +82,7 @@ def small_world(
     """
     prompts = list(symbols) if prompts is None else list(prompts)
     _check(symbols, max_length, prompts)
-    tokens, mask = answers(len(symbols), max_length)
+    tokens, mask = responses(len(symbols), max_length)
     texts = [
         "".join(symbols[t] for t in row[real] if t < len(symbols))
         for row, real in zip(tokens, mask, strict=True)
@@ -91,7 +92,7 @@ def small_world(
     rng = np.random.default_rng(seed)
     num_texts = sum(len(symbols) ** i for i in range(max_length))
     shape = (len(prompts), num_texts, len(symbols) + 1)
-    return World(
+    return SmallWorld(
         symbols=symbols,
         prompts=np.array([[symbols.index(c) for c in p] for p in prompts], np.int32),
         tokens=tokens,
@@ -101,8 +102,8 @@ def small_world(
     )
 
 
-def answers(num_symbols: int, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """All answers: those that end, shorter ones first, and those cut at the length.
+def responses(num_symbols: int, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """All responses: those that end, shorter ones first, and those cut at the length.
 
     Args:
       num_symbols: S; EOS is token S.
@@ -120,8 +121,8 @@ def answers(num_symbols: int, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows, np.int32), mask
 
 
-def text_of(world: World, index: int) -> str:
-    """The answer of this number as it reads: its symbols, and "." where it ends."""
+def response_text(world: SmallWorld, index: int) -> str:
+    """The response of this number as it reads: its symbols, and "." where it ends."""
     signs = world.symbols + "."
     tokens, mask = world.tokens[index], world.mask[index]
     return "".join(signs[t] for t in tokens[mask])
@@ -130,13 +131,13 @@ def text_of(world: World, index: int) -> str:
 # Policies.
 
 
-def table_logits(world: World, table: Array, tokens: Array) -> Array:
+def table_logits(world: SmallWorld, table: Array, tokens: Array) -> Array:
     """The next-token logits of a policy that is a table.
 
     Args:
       world: the world.
       table: `[P, M, S + 1]`.
-      tokens: int32 `[B, Q + L]`, prompt and answer.
+      tokens: int32 `[B, Q + L]`, prompt and response.
 
     Returns:
       `[B, Q + L, S + 1]`, as a language model gives them: those of row t are about token
@@ -150,10 +151,10 @@ def table_logits(world: World, table: Array, tokens: Array) -> Array:
     return jnp.pad(logits, ((0, 0), (length - 1, 1), (0, 0)))
 
 
-def token_log_probs_of_answers(
-    world: World, logits_fn: Callable[[Array], Array]
+def response_token_log_probs(
+    world: SmallWorld, logits_fn: Callable[[Array], Array]
 ) -> Array:
-    """The log-probability of every token of every answer, under any policy.
+    """The log-probability of every token of every response, under any policy.
 
     Args:
       world: the world.
@@ -165,34 +166,36 @@ def token_log_probs_of_answers(
     (num_prompts, length), (number, longest) = world.prompts.shape, world.tokens.shape
     prompts = np.repeat(world.prompts, number, 0)
     tokens = np.concatenate([prompts, np.tile(world.tokens, (num_prompts, 1))], 1)
-    log_prob = objectives.token_log_probs(
+    log_prob = text_losses.token_log_probs(
         logits_fn(jnp.asarray(tokens)), jnp.asarray(tokens)
     )
     return log_prob[:, length:].reshape(num_prompts, number, longest)
 
 
-def log_prob_of_answers(world: World, logits_fn: Callable[[Array], Array]) -> Array:
-    """log π(y|x) of all answers to all prompts: `[P, N]`, a distribution in each row.
+def response_log_probs(world: SmallWorld, logits_fn: Callable[[Array], Array]) -> Array:
+    """log π(y|x) of all responses to all prompts: `[P, N]`, a distribution in each row.
 
     Args:
       world: the world.
       logits_fn: `tokens [B, Q + L] -> logits [B, Q + L, S + 1]`, autoregressive.
     """
-    log_prob = token_log_probs_of_answers(world, logits_fn)
-    return objectives.masked_sum(log_prob, jnp.broadcast_to(world.mask, log_prob.shape))
+    log_prob = response_token_log_probs(world, logits_fn)
+    return text_losses.masked_sum(
+        log_prob, jnp.broadcast_to(world.mask, log_prob.shape)
+    )
 
 
-def log_prob_of_table(world: World, table: Array) -> Array:
-    """`log_prob_of_answers` of a table `[P, M, S + 1]`: `[P, N]`."""
-    return log_prob_of_answers(
+def table_log_probs(world: SmallWorld, table: Array) -> Array:
+    """`response_log_probs` of a table `[P, M, S + 1]`: `[P, N]`."""
+    return response_log_probs(
         world, lambda tokens: table_logits(world, jnp.asarray(table), tokens)
     )
 
 
-def table_of(world: World, log_prob: Array) -> np.ndarray:
-    """The table `[P, M, S + 1]` whose answers have these probabilities.
+def make_table(world: SmallWorld, log_prob: Array) -> np.ndarray:
+    """The table `[P, M, S + 1]` whose responses have these probabilities.
 
-    π(v | text) = Σ of π(y) over the answers that begin with text and v, normalised
+    π(v | text) = Σ of π(y) over the responses that begin with text and v, normalised
 
     Args:
       world: the world.
@@ -203,10 +206,10 @@ def table_of(world: World, log_prob: Array) -> np.ndarray:
     """
     index, _ = _text_index(world, jnp.asarray(world.tokens))
     at = (np.asarray(index)[world.mask], world.tokens[world.mask])
-    answer = np.nonzero(world.mask)[0]
+    response = np.nonzero(world.mask)[0]
     mass = np.zeros(world.reference.shape)
     for row, probability in zip(mass, np.exp(np.asarray(log_prob, float)), strict=True):
-        np.add.at(row, at, probability[answer])
+        np.add.at(row, at, probability[response])
     return np.log(mass)
 
 
@@ -215,7 +218,7 @@ def table_of(world: World, log_prob: Array) -> np.ndarray:
 
 def expected_reward(log_prob: Array, reward: Array) -> Array:
     """E_x E_{y ~ π(·|x)} r(x, y), of `[P, N]` each: a scalar."""
-    return estimators.expected_value(jnp.asarray(reward), jnp.exp(log_prob)).mean()
+    return expected_value(jnp.asarray(reward), jnp.exp(log_prob)).mean()
 
 
 def kl(log_prob: Array, other_log_prob: Array) -> Array:
@@ -223,10 +226,10 @@ def kl(log_prob: Array, other_log_prob: Array) -> Array:
 
     Source: Kullback and Leibler (1951), "On information and sufficiency".
     """
-    return objectives.kl_from_logits(log_prob, other_log_prob).mean()
+    return text_losses.kl_from_logits(log_prob, other_log_prob).mean()
 
 
-def leashed_reward(
+def kl_penalized_reward(
     log_prob: Array, ref_log_prob: Array, reward: Array, beta: Scalar
 ) -> Array:
     """What RLHF maximises: J(π) = E r - β KL(π ‖ π_ref), of `[P, N]` each: a scalar.
@@ -245,7 +248,7 @@ class Optimum(NamedTuple):
 
 
 def optimum(ref_log_prob: Array, reward: Array, beta: Scalar) -> Optimum:
-    """The policy that maximises `leashed_reward`.
+    """The policy that maximises `kl_penalized_reward`.
 
     π*(y|x) = π_ref(y|x) exp(r(x, y) / β) / Z(x),    J(π*) = β E_x log Z(x)
 
@@ -265,11 +268,11 @@ def optimum(ref_log_prob: Array, reward: Array, beta: Scalar) -> Optimum:
 
 
 def best_of_n_log_prob(log_prob: Array, reward: Array, n: int) -> Array:
-    """The exact law of the best of n answers, each drawn from the policy.
+    """The exact law of the best of n responses, each drawn from the policy.
 
     P(y) = π(y) / m (F^n - (F - m)^n),    F = P(r' <= r(y)),    m = P(r' = r(y))
 
-    Of answers with equal rewards the first drawn is taken.
+    Of responses with equal rewards the first drawn is taken.
 
     Args:
       log_prob: `[P, N]` log π.
@@ -297,7 +300,7 @@ def best_of_n_log_prob(log_prob: Array, reward: Array, n: int) -> Array:
 
 
 class Pairs(NamedTuple):
-    """K labelled pairs of answers, by their numbers; int32 `[K]` each."""
+    """K labelled pairs of responses, by their numbers; int32 `[K]` each."""
 
     prompt: Array
     chosen: Array
@@ -305,7 +308,7 @@ class Pairs(NamedTuple):
 
 
 def preference_probability(first: Array, second: Array, temperature: Scalar) -> Array:
-    """How likely a labeler prefers the first of two answers: σ((r_1 - r_2) / τ).
+    """How likely a labeler prefers the first of two responses: σ((r_1 - r_2) / τ).
 
     Args:
       first: `[...]` r_1, the gold reward of the first.
@@ -320,8 +323,8 @@ def preference_probability(first: Array, second: Array, temperature: Scalar) -> 
     return jax.nn.sigmoid((first - second) / temperature)
 
 
-def sample_answers(key: Array, log_prob: Array, number: int) -> Array:
-    """Answers of a policy `[P, N]` to each prompt: their numbers, int32 `[P, number]`."""
+def sample_responses(key: Array, log_prob: Array, number: int) -> Array:
+    """Responses of a policy `[P, N]` to each prompt: their numbers, int32 `[P, number]`."""
     shape = (number, log_prob.shape[0])
     return jax.random.categorical(key, log_prob, shape=shape).T.astype(jnp.int32)
 
@@ -329,11 +332,11 @@ def sample_answers(key: Array, log_prob: Array, number: int) -> Array:
 def sample_pairs(
     key: Array, log_prob: Array, reward: Array, number: int, temperature: Scalar
 ) -> Pairs:
-    """Pairs of answers of a policy, labelled with the noise of Bradley and Terry.
+    """Pairs of responses of a policy, labelled with the noise of Bradley and Terry.
 
     Args:
       key: random key.
-      log_prob: `[P, N]`, the policy whose answers are shown.
+      log_prob: `[P, N]`, the policy whose responses are shown.
       reward: `[P, N]`, the gold reward.
       number: K; prompts are drawn uniformly.
       temperature: τ.
@@ -357,10 +360,10 @@ def sample_pairs(
 def bayes_accuracy(log_prob: Array, reward: Array, temperature: Scalar) -> Array:
     """How often the best guess agrees with a label: E[max(p, 1 - p)], a scalar.
 
-    Over pairs of answers of the policy; no reward model can have a better accuracy.
+    Over pairs of responses of the policy; no reward model can have a better accuracy.
 
     Args:
-      log_prob: `[P, N]`, the policy whose answers are shown.
+      log_prob: `[P, N]`, the policy whose responses are shown.
       reward: `[P, N]`, the gold reward.
       temperature: τ.
 
@@ -378,37 +381,37 @@ def label_accuracy(
 
     Args:
       score: `[P, N]` of the model; equal scores are right half of the time.
-      log_prob: `[P, N]`, the policy whose answers are shown.
+      log_prob: `[P, N]`, the policy whose responses are shown.
       reward: `[P, N]`, the gold reward.
       temperature: τ.
     """
     p = preference_probability(*_both(reward), temperature)
-    right = objectives.preference_accuracy(*jnp.broadcast_arrays(*_both(score)))
+    right = estimators.preference_accuracy(*jnp.broadcast_arrays(*_both(score)))
     return _mean_over_pairs(log_prob, p * right + (1.0 - p) * (1.0 - right))
 
 
 def _both(x: Array) -> tuple[Array, Array]:
-    """Those of the first and of the second answer, to be broadcast to `[P, N, N]`."""
+    """Those of the first and of the second response, to be broadcast to `[P, N, N]`."""
     x = jnp.asarray(x)
     return x[:, :, None], x[:, None, :]
 
 
 def _mean_over_pairs(log_prob: Array, x: Array) -> Array:
-    """E over pairs of independent answers, of x `[P, N, N]`."""
+    """E over pairs of independent responses, of x `[P, N, N]`."""
     probability = jnp.exp(log_prob)
     return jnp.einsum("pi,pij,pj->p", probability, x, probability).mean()
 
 
-def _text_index(world: World, answer: Array) -> tuple[Array, Array]:
+def _text_index(world: SmallWorld, response: Array) -> tuple[Array, Array]:
     """The row of a table that holds the text before each token: int32 `[B, L]`, 0 once
-    the answer has ended, which the second result says."""
+    the response has ended, which the second result says."""
     base, longest = len(world.symbols), world.tokens.shape[1]
-    number, rows = jnp.zeros(answer.shape[0], jnp.int32), []
+    number, rows = jnp.zeros(response.shape[0], jnp.int32), []
     for place in range(longest):
         shorter = sum(base**i for i in range(place))
         rows.append(shorter + number)
-        number = number * base + jnp.minimum(answer[:, place], base - 1)
-    ends = answer == world.eos
+        number = number * base + jnp.minimum(response[:, place], base - 1)
+    ends = response == world.eos
     ended = jnp.cumsum(ends, 1) - ends > 0
     return jnp.where(ended, 0, jnp.stack(rows, 1)), ended
 
@@ -419,10 +422,10 @@ def _check(symbols: str, max_length: int, prompts: list[str]) -> None:
     if max_length < 1:
         raise InvalidInput(f"max_length = {max_length}: must be 1 or more.")
     number = sum(len(symbols) ** i for i in range(max_length + 1))
-    if number > MOST_ANSWERS:
+    if number > MAX_RESPONSES:
         raise InvalidInput(
             f"{len(symbols)} symbols and max_length = {max_length} make {number:,} "
-            f"answers: must be at most {MOST_ANSWERS:,}."
+            f"responses: must be at most {MAX_RESPONSES:,}."
         )
     wrong = [p for p in prompts if not p or set(p) - set(symbols)]
     if not prompts or wrong or len({len(p) for p in prompts}) > 1:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import data, objectives
+from jaxrl.rlhf import data
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import chat, tokenizers
 
 LETTERS = tokenizers.characters("abcdefghijklmnopqrstuvwxyz .:\n<>|_UA")
@@ -33,7 +34,7 @@ def jsonl(folder, *rows):
     return path
 
 
-def text_of(tokens, mask, tokenizer=LETTERS):
+def decode(tokens, mask, tokenizer=LETTERS):
     """The text, with "$" for EOS."""
     return "".join(
         "$" if t == tokenizer.eos else tokenizer.decode([t]) for t in tokens[mask]
@@ -123,20 +124,23 @@ def test_parquet_gives_what_jsonl_gives(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     found = data.read(path)
     assert found == data.read(jsonl(tmp_path, *rows))
-    both = data.preferences(found, LETTERS, 20), data.preferences(rows, LETTERS, 20)
+    both = (
+        data.preferences(found, data.Format(LETTERS, 20)),
+        data.preferences(rows, data.Format(LETTERS, 20)),
+    )
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a, b)
     parquet.write_table(pyarrow.table({"prompt": ["a", None]}), path)
     with pytest.raises(
         InvalidInput, match=r"rows.parquet, row 2: column 'prompt' is mis"
     ):
-        data.prompts(data.read(path), LETTERS, None)
+        data.prompts(data.read(path), data.Format(LETTERS))
 
 
 GROWING = """
 import sys
 from jaxrl.rlhf import data
-with data.appended(sys.argv[1]) as (rows, append):
+with data.open_append(sys.argv[1]) as (rows, append):
     print(len(rows), flush=True)
     append({"n": len(rows)})
     print("there", flush=True)
@@ -151,11 +155,11 @@ def test_a_growing_file_keeps_one_process_at_a_time_and_survives_its_kill(tmp_pa
         assert [process.stdout.readline() for _ in range(2)] == ["0\n", "there\n"]
         with (
             pytest.raises(InvalidInput, match="in use by another process"),
-            data.appended(path),
+            data.open_append(path),
         ):
             pass
         process.kill()
-    with data.appended(path, pytest.fail) as (rows, append):
+    with data.open_append(path, pytest.fail) as (rows, append):
         assert rows == [{"n": 0}]
         append({"n": 1})
     assert data.read(path) == [{"n": 0}, {"n": 1}]
@@ -166,7 +170,7 @@ def test_a_line_written_in_part_is_cut_off(tmp_path, cut):
     path, lines, said = tmp_path / "rows.jsonl", [], []
     line = b'{"n": "\xc3\xa9"}\n'
     path.write_bytes(line + line[:cut])
-    with data.appended(path, said.append) as (rows, append):
+    with data.open_append(path, said.append) as (rows, append):
         lines = list(rows)
         append({"n": 2})
     whole = cut >= len(line) - 1
@@ -178,7 +182,7 @@ def test_a_file_that_is_another_is_left_as_it_is(tmp_path):
     for content in (b"notes, not rows", b"[1]\n", b'no\n{"n'):
         path = tmp_path / "rows.jsonl"
         path.write_bytes(content)
-        with pytest.raises(InvalidInput, match="line 1 is"), data.appended(path):
+        with pytest.raises(InvalidInput, match="line 1 is"), data.open_append(path):
             pass
         assert path.read_bytes() == content
 
@@ -225,7 +229,7 @@ def test_a_template_of_hugging_face():
         chat.template("{{ messages")
     rows = [PAIR | {"prompt": TALK}]
     with pytest.raises(InvalidInput, match=r"row 1: prompt: the template .*who"):
-        data.preferences(rows, BYTES, 99, JINJA)
+        data.preferences(rows, data.Format(BYTES, 99, JINJA))
 
 
 @pytest.mark.parametrize(
@@ -252,48 +256,50 @@ def test_jinja_that_is_not_installed(monkeypatch):
 
 
 def test_texts_by_hand():
-    found = data.texts([{"text": "abc"}, {"text": "d"}], LETTERS, None)
+    found = data.texts([{"text": "abc"}, {"text": "d"}], data.Format(LETTERS))
     end, pad = LETTERS.eos, LETTERS.pad
     np.testing.assert_array_equal(found.tokens, [[0, 1, 2, end], [3, end, pad, pad]])
     np.testing.assert_array_equal(found.mask, [[1, 1, 1, 1], [1, 1, 0, 0]])
     np.testing.assert_array_equal(found.target, found.mask)
     assert found.tokens.dtype == np.int32 and found.mask.dtype == bool
-    assert data.texts([{"text": "abc"}], LETTERS, 9).tokens.shape == (1, 9)
-    spoken = data.texts([{"text": TALK}], BYTES, None, template="turns")
-    assert text_of(*spoken[:2], BYTES) == "System: be kind\nUser: hi$"
+    assert data.texts([{"text": "abc"}], data.Format(LETTERS, 9)).tokens.shape == (1, 9)
+    spoken = data.texts([{"text": TALK}], data.Format(BYTES, None, template="turns"))
+    assert decode(*spoken[:2], BYTES) == "System: be kind\nUser: hi$"
 
 
 @pytest.mark.parametrize("length", [1, 4, 9, 10, 64])
 def test_packing_drops_nothing(length):
     texts = ["abcdef", "g", "hi"]
-    found = data.texts([{"text": t} for t in texts], LETTERS, length, pack=True)
-    assert text_of(found.tokens, found.mask) == "abcdef$g$hi$"
+    found = data.texts(
+        [{"text": t} for t in texts], data.Format(LETTERS, length), pack=True
+    )
+    assert decode(found.tokens, found.mask) == "abcdef$g$hi$"
     assert found.tokens.shape == (-(-12 // length), length)
     assert found.mask[:-1].all() and (found.target == found.mask).all()
     assert (found.tokens[~found.mask] == LETTERS.pad).all()
     with pytest.raises(InvalidInput, match="packed rows need a length"):
-        data.texts([{"text": "a"}], LETTERS, None, pack=True)
+        data.texts([{"text": "a"}], data.Format(LETTERS), pack=True)
 
 
 def test_only_the_completion_is_a_target():
     rows = [{"prompt": "ab", "completion": "cd"}, {"prompt": "a", "completion": "b"}]
-    found = data.completions(rows, LETTERS, 6)
-    assert [text_of(*x) for x in zip(*found[:2], strict=True)] == ["abcd$", "ab$"]
-    targets = [text_of(*x) for x in zip(found.tokens, found.target, strict=True)]
+    found = data.completions(rows, data.Format(LETTERS, 6))
+    assert [decode(*x) for x in zip(*found[:2], strict=True)] == ["abcd$", "ab$"]
+    targets = [decode(*x) for x in zip(found.tokens, found.target, strict=True)]
     assert targets == ["cd$", "b$"]
-    # What is said of the prompt, and behind the answer, is not in the loss.
+    # What is said of the prompt, and behind the response, is not in the loss.
     logits = jnp.full((1, 6, LETTERS.vocab_size), jnp.nan).at[:, 1:4].set(0.0)
-    loss = objectives.next_token_loss(logits, found.tokens[:1], found.target[:1])
+    loss = text_losses.next_token_loss(logits, found.tokens[:1], found.target[:1])
     np.testing.assert_allclose(loss, np.log(LETTERS.vocab_size), rtol=1e-6)
 
 
 @pytest.mark.parametrize("template", ["plain", "turns", "chatml", JINJA])
 def test_a_prompt_has_the_same_tokens_wherever_it_stands(template):
     rows = [{"prompt": "ab", "completion": "cd", "chosen": "e", "rejected": "f"}]
-    prompt = data.prompts(rows, BYTES, None, template).tokens[0]
+    prompt = data.prompts(rows, data.Format(BYTES, None, template)).tokens[0]
     for tokens in (
-        data.completions(rows, BYTES, None, template).tokens[0],
-        *data.preferences(rows, BYTES, None, template).tokens[0],
+        data.completions(rows, data.Format(BYTES, None, template)).tokens[0],
+        *data.preferences(rows, data.Format(BYTES, None, template)).tokens[0],
     ):
         np.testing.assert_array_equal(tokens[: len(prompt)], prompt)
 
@@ -302,45 +308,48 @@ def test_an_end_that_the_template_writes_is_not_written_twice():
     text = "{% for m in messages %}{{ m.content }}.\n{% endfor %}"
     dotted = LETTERS._replace(eos=LETTERS.encode(".")[0])
     row = [{"prompt": "ab", "completion": "c"}]
-    found = data.completions(row, dotted, None, text)
+    found = data.completions(row, data.Format(dotted, None, text))
     np.testing.assert_array_equal(found.tokens[0], LETTERS.encode("ab.\nc."))
     # An end inside is no end.
     row = [{"prompt": "ab", "completion": "c.d"}]
-    found = data.completions(row, dotted, None)
+    found = data.completions(row, data.Format(dotted))
     np.testing.assert_array_equal(found.tokens[0], LETTERS.encode("abc.d."))
 
 
 def test_pairs_by_hand():
     rows = [PAIR, {"prompt": "g", "chosen": "h", "rejected": "ij"}]
-    found = data.preferences(rows, LETTERS, 7)
+    found = data.preferences(rows, data.Format(LETTERS, 7))
     assert found.tokens.shape == (2, 2, 7) and found.margin.tolist() == [0.0, 0.0]
     texts = [
-        [text_of(*x) for x in zip(*row, strict=True)]
+        [decode(*x) for x in zip(*row, strict=True)]
         for row in zip(found.tokens, found.mask, strict=True)
     ]
     assert texts == [["abcde$", "abf$"], ["gh$", "gij$"]]
-    assert text_of(found.tokens[0], found.answer[0]) == "cde$f$"
+    assert decode(found.tokens[0], found.response[0]) == "cde$f$"
     with_margin = [row | {"margin": i} for i, row in enumerate(rows)]
-    assert data.preferences(with_margin, LETTERS, 7).margin.tolist() == [0.0, 1.0]
+    assert data.preferences(with_margin, data.Format(LETTERS, 7)).margin.tolist() == [
+        0.0,
+        1.0,
+    ]
 
 
 def test_rankings_are_best_first():
     rows = [{"prompt": "a", "ranked": ["b", "cc", "d"]}] * 2
-    found = data.rankings(rows, LETTERS, None)
+    found = data.rankings(rows, data.Format(LETTERS))
     assert found.tokens.shape == (2, 3, 4) and found.margin.shape == (2,)
-    assert text_of(found.tokens[1], found.answer[1]) == "b$cc$d$"
+    assert decode(found.tokens[1], found.response[1]) == "b$cc$d$"
 
 
 def test_prompts_are_padded_on_the_left():
     rows = [{"prompt": "abc"}, {"prompt": [{"role": "user", "content": "d"}]}]
-    found = data.prompts(rows, LETTERS._replace(eos=None), 4)
+    found = data.prompts(rows, data.Format(LETTERS._replace(eos=None), 4))
     np.testing.assert_array_equal(found.mask, [[0, 1, 1, 1], [0, 0, 0, 1]])
-    assert [text_of(*x) for x in zip(*found, strict=True)] == ["abc", "d"]
+    assert [decode(*x) for x in zip(*found, strict=True)] == ["abc", "d"]
 
 
 def preferences(row):
     before = PAIR | {"margin": 0} if "margin" in row else PAIR
-    return data.preferences([before, row], LETTERS, 8)
+    return data.preferences([before, row], data.Format(LETTERS, 8))
 
 
 @pytest.mark.parametrize(
@@ -379,28 +388,30 @@ def test_bad_pairs(change, problem):
 def test_other_bad_rows(tmp_path):
     row = data.read(jsonl(tmp_path, b"", {"prompts": "a", "completion": "b"}))
     with pytest.raises(InvalidInput, match=r"jsonl, line 2: .* mean 'prompts'"):
-        data.completions(row, LETTERS, 8)
+        data.completions(row, data.Format(LETTERS, 8))
     with pytest.raises(InvalidInput, match="row 1: column 'margin' is missing"):
-        data.preferences([PAIR, PAIR | {"margin": 1.0}], LETTERS, 8)
+        data.preferences([PAIR, PAIR | {"margin": 1.0}], data.Format(LETTERS, 8))
     for ranked in ("ab", ["a"], 3):
         with pytest.raises(InvalidInput, match=r"ranked = .*: must be a list of two"):
-            data.rankings([{"prompt": "a", "ranked": ranked}], LETTERS, 8)
+            data.rankings([{"prompt": "a", "ranked": ranked}], data.Format(LETTERS, 8))
     with pytest.raises(InvalidInput, match=r"ranked\[0\] and ranked\[2\] are the same"):
-        data.rankings([{"prompt": "a", "ranked": ["b", "c", "b"]}], LETTERS, 8)
+        data.rankings(
+            [{"prompt": "a", "ranked": ["b", "c", "b"]}], data.Format(LETTERS, 8)
+        )
     rows = [{"prompt": "a", "ranked": list("bcd"[:k])} for k in (3, 2)]
     with pytest.raises(
-        InvalidInput, match="row 2: ranked has 2 answers, the first row"
+        InvalidInput, match="row 2: ranked has 2 responses, the first row"
     ):
-        data.rankings(rows, LETTERS, 8)
+        data.rankings(rows, data.Format(LETTERS, 8))
     with pytest.raises(InvalidInput, match="there are no rows"):
-        data.prompts([], LETTERS, 8)
+        data.prompts([], data.Format(LETTERS, 8))
     with pytest.raises(InvalidInput, match="the tokenizer has no eos"):
-        data.completions([PAIR], LETTERS._replace(eos=None), 8)
+        data.completions([PAIR], data.Format(LETTERS._replace(eos=None), 8))
     with pytest.raises(InvalidInput, match="max_length = 0: must be at least 1"):
-        data.prompts([PAIR], LETTERS, 0)
+        data.prompts([PAIR], data.Format(LETTERS, 0))
     backwards = "{% for m in messages|reverse %}{{ m.content }}{% endfor %}"
     with pytest.raises(InvalidInput, match="writes the prompt differently"):
-        data.preferences([PAIR], LETTERS, 8, backwards)
+        data.preferences([PAIR], data.Format(LETTERS, 8, backwards))
 
 
 def test_long_rows_are_dropped_only_where_that_is_said():
@@ -408,18 +419,22 @@ def test_long_rows_are_dropped_only_where_that_is_said():
     with pytest.raises(
         InvalidInput, match=r"row 2: text has 10 tokens, 2 more .* too_lon"
     ):
-        data.texts(rows, LETTERS, 8)
+        data.texts(rows, data.Format(LETTERS, 8))
     said: list[str] = []
-    found = data.texts(rows, LETTERS, 8, too_long="drop", report=said.append)
+    found = data.texts(
+        rows, data.Format(LETTERS, 8, too_long="drop", report=said.append)
+    )
     assert found.mask.sum(1).tolist() == [4, 3]
     assert said == [
         "2 of 4 rows dropped, longer than max_length = 8 tokens: the first is row 2."
     ]
     with pytest.raises(InvalidInput, match="max_length = 1: every row is longer"):
-        data.texts(rows, LETTERS, 1, too_long="drop", report=said.append)
+        data.texts(rows, data.Format(LETTERS, 1, too_long="drop", report=said.append))
     with pytest.raises(InvalidInput, match="too_long = 'cut': must be one of"):
-        data.texts(rows, LETTERS, 8, too_long="cut")
+        data.texts(rows, data.Format(LETTERS, 8, too_long="cut"))
     # The margin stays with its row.
     rows = [PAIR | {"chosen": "a" * n, "margin": n} for n in (3, 9, 2)]
-    pairs = data.preferences(rows, LETTERS, 8, too_long="drop", report=said.append)
+    pairs = data.preferences(
+        rows, data.Format(LETTERS, 8, too_long="drop", report=said.append)
+    )
     assert pairs.margin.tolist() == [3.0, 2.0] and len(pairs.tokens) == 2

@@ -1,4 +1,4 @@
-"""Which of two answers is better: who says so, and that nothing said is lost."""
+"""Which of two responses is better: who says so, and that nothing said is lost."""
 
 import http.client
 import io
@@ -17,7 +17,8 @@ import pytest
 
 from jaxrl import optim
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import data, objectives
+from jaxrl.rlhf import data, estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.labels.labelers import Question
 from jaxrl.rlhf.models import tokenizers
@@ -41,8 +42,8 @@ def questions(number=20, seed=0):
     return [Question(*texts) for texts in found]
 
 
-def score(prompt, answer):
-    return float(answer.count("a"))
+def score(prompt, response):
+    return float(response.count("a"))
 
 
 QUESTIONS = questions()
@@ -98,7 +99,7 @@ def test_scores_of_a_model():
 
     assert labelers.by_score(scores)(QUESTIONS) == RIGHT
     with pytest.raises(
-        InvalidInput, match=r"array \(2, 1\) for 2 answers: must be \[2"
+        InvalidInput, match=r"array \(2, 1\) for 2 responses: must be \[2"
     ):
         labelers.by_score(lambda pairs: np.zeros((2, 1)))(QUESTIONS[:1])
 
@@ -106,8 +107,8 @@ def test_scores_of_a_model():
 def test_rewards_that_are_no_numbers():
     bad = QUESTIONS[3]
 
-    def broken(prompt, answer):
-        return float("nan") if answer == bad.first else score(prompt, answer)
+    def broken(prompt, response):
+        return float("nan") if response == bad.first else score(prompt, response)
 
     with pytest.raises(
         InvalidInput, match=f"'{bad.prompt}' has a reward that is no fin"
@@ -128,7 +129,7 @@ TEMPLATE = "{prompt}\n1:{first}\n2:{second}\n"
 def judge(**options):
     return labelers.language_model(
         GPT(CONFIG),
-        language.params_of(CONFIG),
+        language.make_params(CONFIG),
         LETTERS,
         **({"template": TEMPLATE} | options),
     )
@@ -136,7 +137,7 @@ def judge(**options):
 
 def odds(text):
     tokens = jnp.array([LETTERS.encode(text)])
-    logits = language.apply(CONFIG, language.params_of(CONFIG), tokens).logits[0, -1]
+    logits = language.apply(CONFIG, language.make_params(CONFIG), tokens).logits[0, -1]
     one, two = (LETTERS.encode(word)[0] for word in "12")
     return float(logits[one] - logits[two])
 
@@ -168,7 +169,7 @@ def test_a_judge_that_cannot_judge():
     with pytest.raises(InvalidInput, match=r"question 2 has 49 tokens .* 1 more than"):
         list(judge()([QUESTIONS[0], long]))
     assert list(judge()([])) == []
-    broken = jax.tree.map(lambda x: x * jnp.nan, language.params_of(CONFIG))
+    broken = jax.tree.map(lambda x: x * jnp.nan, language.make_params(CONFIG))
     ask = labelers.language_model(GPT(CONFIG), broken, LETTERS, TEMPLATE, batch_size=4)
     with pytest.raises(InvalidInput, match="no finite number"):
         list(ask(QUESTIONS[:1]))
@@ -197,13 +198,13 @@ def test_labels_are_rows_of_preferences(tmp_path):
     assert labelers.label(QUESTIONS, labelers.gold(score), out, said.append) == RIGHT
     rows = data.read(out)
     for row, question, right in zip(rows, QUESTIONS, RIGHT, strict=True):
-        answers = question.first, question.second
+        responses = question.first, question.second
         assert row == {
             "prompt": question.prompt,
-            "chosen": answers[right],
-            "rejected": answers[1 - right],
+            "chosen": responses[right],
+            "rejected": responses[1 - right],
         }
-    assert data.preferences(rows, LETTERS, 8).tokens.shape == (20, 2, 8)
+    assert data.preferences(rows, data.Format(LETTERS, 8)).tokens.shape == (20, 2, 8)
     assert said == []
 
 
@@ -273,15 +274,15 @@ def test_each_label_is_stored_before_the_next_is_taken(tmp_path):
 def test_what_cannot_be_labelled(tmp_path):
     out = tmp_path / "labels.jsonl"
     for bad, problem in (
-        (Question("c", "", "a"), "question 2: prompt or answer is empty"),
-        (Question("c", "a", "a"), "question 2: both answers are the same"),
+        (Question("c", "", "a"), "question 2: prompt or response is empty"),
+        (Question("c", "a", "a"), "question 2: both responses are the same"),
     ):
         with pytest.raises(InvalidInput, match=problem):
             labelers.label([QUESTIONS[0], bad], labelers.gold(score), out)
-    for answers in ([0, 2], [0, None], [0, 0.5]):
+    for responses in ([0, 2], [0, None], [0, 0.5]):
         with pytest.raises(InvalidInput, match="as number 2 of 2: must be 0 or 1"):
             labelers.label(
-                QUESTIONS[:2], lambda asked, x=answers: x[-len(asked) :], out
+                QUESTIONS[:2], lambda asked, x=responses: x[-len(asked) :], out
             )
         out.unlink()
     with pytest.raises(InvalidInput, match="gave 1 as number 3 of 2"):
@@ -338,8 +339,8 @@ def client(address, path, body=None, headers=None):
     root = f"http://{urlsplit(address).netloc}"
     request = urllib.request.Request(root + path, body, headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, ""
 
@@ -432,14 +433,17 @@ def test_the_pages_policy(tmp_path):
         parts = urlsplit(address)
         connection = http.client.HTTPConnection(parts.netloc, timeout=10)
         connection.request("GET", f"/?{parts.query}")
-        answer = connection.getresponse()
-        page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
+        response = connection.getresponse()
+        page, policy = (
+            response.read().decode(),
+            response.headers["Content-Security-Policy"],
+        )
         connection.close()
     nonce = policy.split("script-src 'nonce-")[1].split("'")[0]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     assert page.count(f'nonce="{nonce}"') == 2 == page.count("nonce=")
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
-    assert "innerHTML" not in page and answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert "innerHTML" not in page and response.headers["Cache-Control"] == "no-store"
 
 
 def test_a_port_that_cannot_be_had(tmp_path):
@@ -494,7 +498,7 @@ def test_the_browser_shows_texts_as_texts(tmp_path):
         webdriver.wait(ask, "number === 0")
         assert webdriver.run(ask, "at('prompt').textContent") == attack
         assert webdriver.run(ask, "document.querySelectorAll('b, img').length") == 0
-        assert webdriver.run(ask, "document.title") == "Which answer is better?"
+        assert webdriver.run(ask, "document.title") == "Which response is better?"
         beside = (
             "first.getBoundingClientRect().top === second.getBoundingClientRect().top"
         )
@@ -503,16 +507,16 @@ def test_the_browser_shows_texts_as_texts(tmp_path):
 
 def accuracy_of_a_reward_model(path):
     """Of one that is trained with the pairs of a file, on those pairs."""
-    pairs = data.preferences(data.read(path), LETTERS, 8)
+    pairs = data.preferences(data.read(path), data.Format(LETTERS, 8))
     assert pairs.tokens.shape == (20, 2, 8)
     flat = [x.reshape(-1, 8) for x in pairs[:2]]
-    reward = rewards_of(fitted(language.params_of(CONFIG), *flat), *flat)
-    return float(objectives.preference_accuracy(reward[::2], reward[1::2]).mean())
+    reward = rewards_of(fitted(language.make_params(CONFIG), *flat), *flat)
+    return float(estimators.preference_accuracy(reward[::2], reward[1::2]).mean())
 
 
 def rewards(params, tokens, mask):
     hidden = GPT(CONFIG).apply(params["model"], tokens, mask).hidden
-    last = objectives.last_token(mask)
+    last = estimators.last_token(mask)
     return (jnp.where(last[..., None], hidden, 0.0).sum(1) @ params["head"])[:, 0]
 
 
@@ -525,7 +529,7 @@ def fitted(model, tokens, mask, steps=100):
 
     def loss(params):
         reward = rewards(params, tokens, mask)
-        return objectives.preference_loss(reward[::2], reward[1::2]).mean()
+        return text_losses.preference_loss(reward[::2], reward[1::2]).mean()
 
     def step(_, carry):
         params, state = carry

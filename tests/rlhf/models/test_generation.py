@@ -9,7 +9,7 @@ from jaxrl.errors import InvalidInput
 from jaxrl.rlhf.models import generation
 from jaxrl.rlhf.models.generation import candidates, generate
 from jaxrl.rlhf.models.transformer import GPT
-from tests.support.language import GPT2, LLAMA, apply, params_of, random_tokens
+from tests.support.language import GPT2, LLAMA, apply, make_params, random_tokens
 
 KEY = jax.random.key(3)
 EOS = 4
@@ -20,24 +20,24 @@ MASK = jnp.arange(5) >= jnp.array([[0], [1], [3], [4]])
 
 def sample(config=LLAMA, prompt=PROMPT, mask=MASK, key=KEY, new=8, **options):
     options = {"temperature": 0.7, "eos": EOS, "pad": 9} | options
-    return generate(GPT(config), params_of(config), prompt, mask, key, new, **options)
+    return generate(GPT(config), make_params(config), prompt, mask, key, new, **options)
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def select():
     """64 rows, so that some end early."""
     prompt, mask = jnp.tile(PROMPT, (16, 1)), jnp.tile(MASK, (16, 1))
     return sample(prompt=prompt, mask=mask)
 
 
 def test_after_eos_there_is_only_padding(drawn):
-    answers, mask = np.asarray(drawn.tokens[:, 5:]), np.asarray(drawn.mask[:, 5:])
+    responses, mask = np.asarray(drawn.tokens[:, 5:]), np.asarray(drawn.mask[:, 5:])
     lengths = []
-    for answer, real in zip(answers, mask, strict=True):
-        ends = np.flatnonzero(answer == EOS)
-        length = ends[0] + 1 if len(ends) else len(answer)
-        np.testing.assert_array_equal(real, np.arange(len(answer)) < length)
-        assert (answer[length:] == 9).all()
+    for response, real in zip(responses, mask, strict=True):
+        ends = np.flatnonzero(response == EOS)
+        length = ends[0] + 1 if len(ends) else len(response)
+        np.testing.assert_array_equal(real, np.arange(len(response)) < length)
+        assert (response[length:] == 9).all()
         lengths.append(length)
     assert min(lengths) < 4 and max(lengths) == 8
     assert (np.asarray(drawn.log_probs)[~mask] == 0).all()
@@ -47,7 +47,7 @@ def test_after_eos_there_is_only_padding(drawn):
 
 
 def test_log_probs_are_those_of_a_full_pass(drawn):
-    logits = apply(LLAMA, params_of(LLAMA), drawn.tokens, drawn.mask).logits
+    logits = apply(LLAMA, make_params(LLAMA), drawn.tokens, drawn.mask).logits
     expected = jax.nn.log_softmax(logits[:, 4:-1] / 0.7)
     expected = jnp.take_along_axis(expected, drawn.tokens[:, 5:, None], 2)[..., 0]
     real = drawn.mask[:, 5:]
@@ -65,10 +65,10 @@ def test_a_batch_is_each_row_alone(drawn):
 
 
 def test_a_prompt_may_be_one_token_and_end_with_eos():
-    """Longer greedy answers: `test_rlhf_huggingface.py`, against golden values."""
+    """Longer greedy responses: `test_rlhf_huggingface.py`, against golden values."""
     prompt = jnp.full((1, 1), EOS)
     done = sample(GPT2, prompt, None, new=1, greedy=True)
-    logits = apply(GPT2, params_of(GPT2), prompt).logits[:, -1]
+    logits = apply(GPT2, make_params(GPT2), prompt).logits[:, -1]
     assert done.tokens[0, 1] == logits.argmax() and done.mask.all()
 
 
@@ -80,7 +80,7 @@ def test_a_prompt_may_be_one_token_and_end_with_eos():
 def test_frequencies_are_those_of_the_distribution(options):
     prompt = jnp.tile(PROMPT[:1, -1:], (ROWS, 1))
     drawn = sample(GPT2, prompt, None, new=1, temperature=2.0, **options)
-    logits = apply(GPT2, params_of(GPT2), prompt[:1]).logits[0, -1] / 2.0
+    logits = apply(GPT2, make_params(GPT2), prompt[:1]).logits[0, -1] / 2.0
     kept, tokens = candidates(logits, options.get("top_k"), options.get("top_p"))
     expected = np.zeros(GPT2.vocab_size)
     expected[tokens] = jax.nn.softmax(kept)

@@ -13,7 +13,7 @@ from jaxrl.errors import InvalidInput
 from jaxrl.rlhf.models import lora
 from jaxrl.rlhf.models.lora import LoRA
 from jaxrl.rlhf.models.transformer import GPT
-from tests.support.language import GPT2, LLAMA, apply, params_of, random_tokens
+from tests.support.language import GPT2, LLAMA, apply, make_params, random_tokens
 
 KEY = jax.random.key(0)
 SMALL = LoRA(rank=2, alpha=3.0)
@@ -22,14 +22,14 @@ TOKENS = random_tokens(2, 6)
 
 def trained(config=SMALL, params=None):
     """Adapters after some training: B is not 0 any more."""
-    adapters = lora.init(config, params_of(LLAMA) if params is None else params, KEY)
+    adapters = lora.init(config, make_params(LLAMA) if params is None else params, KEY)
     rng = np.random.default_rng(0)
     draw = functools.partial(jax.tree.map, lambda x: rng.normal(size=x.shape) * 0.3)
     return jax.tree.map(jnp.float32, draw(adapters))
 
 
 def test_new_adapters_are_the_base_bit_for_bit():
-    params = params_of(LLAMA)
+    params = make_params(LLAMA)
     adapters = lora.init(SMALL, params, KEY)
     merged = jax.jit(functools.partial(lora.merge, SMALL))(params, adapters)
     jax.tree.map(np.testing.assert_array_equal, merged, params)
@@ -48,7 +48,7 @@ def test_merged_by_hand():
 
 
 def test_unmerging_gives_the_base_back():
-    params, adapters = params_of(LLAMA), trained()
+    params, adapters = make_params(LLAMA), trained()
     merged = lora.merge(SMALL, params, adapters)
     back = lora.unmerge(SMALL, merged, adapters)
     for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
@@ -59,7 +59,7 @@ def test_unmerging_gives_the_base_back():
 
 def test_only_adapters_have_gradients_and_training_changes_only_them():
     config = dataclasses.replace(LLAMA, num_layers=1)
-    params, adapters = params_of(config), lora.init(SMALL, params_of(config), KEY)
+    params, adapters = make_params(config), lora.init(SMALL, make_params(config), KEY)
 
     @jax.jit
     def gradient(adapters):
@@ -92,7 +92,7 @@ def test_only_adapters_have_gradients_and_training_changes_only_them():
     ],
 )
 def test_targets_are_names_or_an_expression(targets, layers):
-    adapters = lora.init(LoRA(2, 4.0, targets), params_of(LLAMA), KEY)
+    adapters = lora.init(LoRA(2, 4.0, targets), make_params(LLAMA), KEY)
     assert len(adapters) == layers
     flat = {"/".join(k.key for k in path): x.shape for path, x in paths(LLAMA)}
     for path, x in adapters.items():
@@ -101,7 +101,7 @@ def test_targets_are_names_or_an_expression(targets, layers):
 
 
 def paths(config):
-    return jax.tree_util.tree_flatten_with_path(params_of(config))[0]
+    return jax.tree_util.tree_flatten_with_path(make_params(config))[0]
 
 
 def test_only_adapters_are_stored(tmp_path):
@@ -109,7 +109,7 @@ def test_only_adapters_are_stored(tmp_path):
     storage.write(tmp_path / "adapters", adapters, {})
     _, arrays = storage.read(tmp_path / "adapters")
     assert set(arrays) == {f"{p}/{x}" for p in adapters for x in "ab"}
-    template = jax.eval_shape(lambda: lora.init(SMALL, params_of(LLAMA), KEY))
+    template = jax.eval_shape(lambda: lora.init(SMALL, make_params(LLAMA), KEY))
     back = storage.fill(template, arrays, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, back, adapters)
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_is_one_sentence():
     ):
         with pytest.raises(InvalidInput, match=words):
             LoRA(**values)
-    params = params_of(GPT2)
+    params = make_params(GPT2)
     with pytest.raises(InvalidInput, match=r"targets = \['gate'\].* query, .*up"):
         lora.init(LoRA(targets=("gate",)), params, KEY)
     with pytest.raises(InvalidInput, match="targets = 'nothing': no kernel"):

@@ -8,17 +8,17 @@ from jax.sharding import PartitionSpec
 
 from jaxrl.errors import InvalidInput
 from jaxrl.rlhf.models.sharding import make_mesh, parameter_shardings
-from tests.support.language import GPT2, LLAMA, params_of
+from tests.support.language import GPT2, LLAMA, make_params
 from tests.support.runs import run_python
 
 PROGRAM = """
 import dataclasses, json, jax, jax.numpy as jnp, numpy as np
 from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.models.sharding import data_sharding, make_mesh, parameter_shardings
-from tests.support.language import LLAMA, params_of, random_tokens
+from tests.support.language import LLAMA, make_params, random_tokens
 
 config = dataclasses.replace(LLAMA, num_layers=1)
-tokens, params = random_tokens(8, 7), params_of(config)
+tokens, params = random_tokens(8, 7), make_params(config)
 mask = jnp.arange(7) >= jnp.arange(8)[:, None] % 3
 
 @jax.jit
@@ -56,7 +56,7 @@ def test_which_axis_is_spread():
     specs = {
         jax.tree_util.keystr(path, simple=True, separator="/"): sharding.spec
         for path, sharding in jax.tree_util.tree_flatten_with_path(
-            parameter_shardings(mesh, params_of(GPT2))["params"]
+            parameter_shardings(mesh, make_params(GPT2))["params"]
         )[0]
     }
     whole, rows = PartitionSpec(None, None), PartitionSpec("tensor", None)
@@ -71,7 +71,7 @@ def test_which_axis_is_spread():
     wide = {"params": {"head": jax.ShapeDtypeStruct((16, 12), "float32")}}
     head = parameter_shardings(mesh, wide)["params"]["head"]
     assert head.spec == PartitionSpec(None, "tensor")
-    assert "head" in params_of(LLAMA)["params"]
+    assert "head" in make_params(LLAMA)["params"]
 
 
 def test_there_must_be_so_many_devices():

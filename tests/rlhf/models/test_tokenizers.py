@@ -124,24 +124,22 @@ def test_a_model_must_know_every_token():
 def test_a_token_that_only_the_model_has_can_be_shown():
     """The golden GPT-2 has 41 tokens and 33 in its tokenizer, as padded tables do."""
     known = tokenizers.characters("ab")
-    assert tokenizers.written(known, np.array([0, 9, 4, 1, known.eos])) == "a��b"
+    assert tokenizers.to_text(known, np.array([0, 9, 4, 1, known.eos])) == "a��b"
     with pytest.raises(InvalidInput, match="does not exist"):
         known.decode([9])
-    done = writing.to_prompt(
-        str(GOLDEN / "gpt2"), "a", 8, 16, 1.0, None, None, False, 0
-    )
+    done = writing.respond(str(GOLDEN / "gpt2"), "a", 8, 16, 1.0, None, None, False, 0)
     assert any("�" in text for text in done)
 
 
 def test_prompts_are_padded_on_the_left():
-    tokens, mask = tokenizers.padded([[1, 2, 3], [4]], pad=9)
+    tokens, mask = tokenizers.pad_rows([[1, 2, 3], [4]], pad=9)
     np.testing.assert_array_equal(tokens, [[1, 2, 3], [9, 9, 4]])
     np.testing.assert_array_equal(mask, [[1, 1, 1], [0, 0, 1]])
-    assert tokenizers.padded([[1]], 0, length=4)[0].tolist() == [[0, 0, 0, 1]]
+    assert tokenizers.pad_rows([[1]], 0, length=4)[0].tolist() == [[0, 0, 0, 1]]
     with pytest.raises(InvalidInput, match="prompt 1 is empty"):
-        tokenizers.padded([[1], []], 0)
+        tokenizers.pad_rows([[1], []], 0)
     with pytest.raises(InvalidInput, match="prompt 0 has 3 tokens: at most 2 fit"):
-        tokenizers.padded([[1, 2, 3]], 0, length=2)
+        tokenizers.pad_rows([[1, 2, 3]], 0, length=2)
 
 
 def test_equal_tokenizers_are_equal():

@@ -19,7 +19,14 @@ from jaxrl.rlhf.models.transformer import (
     rotary_frequencies,
     rotate,
 )
-from tests.support.language import CONFIGS, GPT2, LLAMA, apply, params_of, random_tokens
+from tests.support.language import (
+    CONFIGS,
+    GPT2,
+    LLAMA,
+    apply,
+    make_params,
+    random_tokens,
+)
 from tests.support.paths import ROOT
 
 both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -29,14 +36,16 @@ both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_later_token_does_not_change_earlier_logits(config):
     tokens = random_tokens(2, 6)
     changed = tokens.at[:, 4].set((tokens[:, 4] + 1) % config.vocab_size)
-    one, other = (apply(config, params_of(config), x).logits for x in (tokens, changed))
+    one, other = (
+        apply(config, make_params(config), x).logits for x in (tokens, changed)
+    )
     np.testing.assert_array_equal(one[:, :4], other[:, :4])
     assert np.abs(one[:, 4:] - other[:, 4:]).max() > 0.01
 
 
 @both
 def test_padding_changes_nothing_wherever_it_stands(config):
-    tokens, params = random_tokens(2, 6), params_of(config)
+    tokens, params = random_tokens(2, 6), make_params(config)
     expected = apply(config, params, tokens[:, :4]).logits
     padding = jnp.zeros((2, 2), jnp.int32)
     left = jnp.concatenate([padding, tokens[:, :4]], axis=1)
@@ -53,7 +62,7 @@ def test_padding_changes_nothing_wherever_it_stands(config):
 
 @both
 def test_the_cache_step_by_step_is_the_full_pass(config):
-    tokens, params = random_tokens(3, 6), params_of(config)
+    tokens, params = random_tokens(3, 6), make_params(config)
     mask = jnp.arange(6) >= jnp.array([[0], [2], [3]])
     expected = apply(config, params, tokens, mask).logits
     cache, logits, start = init_cache(config, 3, 8), [], 0
@@ -174,7 +183,7 @@ def test_attention_against_a_loop():
 
 def test_an_attention_layer_against_a_loop():
     x = jax.random.normal(jax.random.key(0), (1, 4, 16))
-    params = params_of(LLAMA)["params"]["block_1"]["attention"]
+    params = make_params(LLAMA)["params"]["block_1"]["attention"]
     positions, visible = jnp.arange(4)[None], np.tril(np.ones((1, 4, 4), bool))
     layer = jax.jit(Attention(LLAMA, 1).apply)
     out, _ = layer({"params": params}, x, positions, jnp.asarray(visible), None)
@@ -191,7 +200,7 @@ def test_an_attention_layer_against_a_loop():
 
 def test_gradients_are_those_of_rematerialisation():
     config = dataclasses.replace(GPT2, num_layers=1)
-    tokens, params = random_tokens(2, 5), params_of(config)
+    tokens, params = random_tokens(2, 5), make_params(config)
 
     def gradient(config):
         def loss(params):
@@ -211,7 +220,7 @@ def test_gradients_are_those_of_rematerialisation():
 
 def test_bfloat16_is_near_and_gives_float32_logits():
     half = dataclasses.replace(LLAMA, dtype="bfloat16")
-    tokens, params = random_tokens(2, 6), params_of(LLAMA)
+    tokens, params = random_tokens(2, 6), make_params(LLAMA)
     output, expected = apply(half, params, tokens), apply(LLAMA, params, tokens)
     assert output.logits.dtype == jnp.float32 and output.hidden.dtype == jnp.bfloat16
     assert init_cache(half, 1, 4).keys.dtype == jnp.bfloat16
@@ -241,7 +250,7 @@ def test_what_does_not_fit_is_one_sentence():
     with pytest.raises(InvalidInput, match=r"17 columns.*max_length = 16"):
         init_cache(GPT2, 1, 17)
     with pytest.raises(InvalidInput, match="17 columns"):
-        apply(GPT2, params_of(GPT2), random_tokens(1, 17))
+        apply(GPT2, make_params(GPT2), random_tokens(1, 17))
 
 
 def test_the_page_has_every_field_and_its_default():

@@ -17,35 +17,35 @@ SENTENCE = "the market is lovely ."
 
 @pytest.fixture(scope="module")
 def score():
-    """`gold_scores` of (prompt, answer, whether it ends), in batches of one shape."""
-    length = world.PROMPT_TOKENS + world.ANSWER_TOKENS + 2
+    """`gold_scores` of (prompt, response, whether it ends), in batches of one shape."""
+    length = world.PROMPT_TOKENS + world.RESPONSE_TOKENS + 2
     compiled = jax.jit(world.gold_scores)
 
     def scores(rows):
         tokens = np.full((len(rows), length), TOKENIZER.pad, np.int32)
-        mask, answer_mask = np.zeros((2, len(rows), length), bool)
-        for i, (prompt, answer, ends) in enumerate(rows):
+        mask, response_mask = np.zeros((2, len(rows), length), bool)
+        for i, (prompt, response, ends) in enumerate(rows):
             asked = TOKENIZER.encode(prompt)
-            own = TOKENIZER.encode(answer) + [TOKENIZER.eos] * ends
+            own = TOKENIZER.encode(response) + [TOKENIZER.eos] * ends
             start, end = (
                 world.PROMPT_TOKENS - len(asked),
                 world.PROMPT_TOKENS + len(own),
             )
             tokens[i, start:end] = asked + own
-            mask[i, start:end], answer_mask[i, world.PROMPT_TOKENS : end] = True, True
-        return np.asarray(compiled(tokens, mask, answer_mask))
+            mask[i, start:end], response_mask[i, world.PROMPT_TOKENS : end] = True, True
+        return np.asarray(compiled(tokens, mask, response_mask))
 
     return scores
 
 
-def random_answers():
+def random_responses():
     """Demonstrations, cut ones, noise of all words, and what a judge could stumble over."""
     rng = np.random.default_rng(0)
     rows = [
         (p, a, bool(rng.random() < 0.8)) for p, a in world.demonstrations(300, seed=0)
     ]
     for prompt in world.prompts(100, seed=1):
-        noise = rng.choice(world.VOCABULARY, rng.integers(0, world.ANSWER_TOKENS + 1))
+        noise = rng.choice(world.VOCABULARY, rng.integers(0, world.RESPONSE_TOKENS + 1))
         rows.append((prompt, " ".join(noise), bool(rng.random() < 0.5)))
     for word in ("lovely", "market", ".", "3", "ugly", "and"):
         rows += [(PROMPT, " ".join([word] * n), n < 32) for n in (1, 2, 7, 31, 32)]
@@ -53,8 +53,8 @@ def random_answers():
 
 
 def test_the_judge_of_tokens_is_the_judge_of_texts(score):
-    rows = random_answers()
-    expected = [world.gold(prompt, answer) for prompt, answer, _ in rows]
+    rows = random_responses()
+    expected = [world.gold(prompt, response) for prompt, response, _ in rows]
     np.testing.assert_allclose(score(rows), expected, atol=2e-5)
     assert np.std(expected) > 1.0
 
@@ -62,8 +62,8 @@ def test_the_judge_of_tokens_is_the_judge_of_texts(score):
 def test_what_is_outside_of_the_masks_does_not_count(score):
     tokens = np.array([TOKENIZER.encode("lovely lovely " + PROMPT + " " + SENTENCE)])
     columns = np.arange(tokens.shape[1])
-    mask, answer = (columns >= 2)[None], (columns >= 7)[None]
-    found = jax.jit(world.gold_scores)(tokens, mask, answer)
+    mask, response = (columns >= 2)[None], (columns >= 7)[None]
+    found = jax.jit(world.gold_scores)(tokens, mask, response)
     np.testing.assert_allclose(found, world.gold(PROMPT, SENTENCE), atol=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_the_judge_by_hand():
     found = world.traits(PROMPT, "the market is lovely . the lovely rude boat")
     assert found == (1, 2, 1, 1, 7 + 1, 9, 0.0)  # "lovely rude" is not allowed
     points = 2.4 * 0.25 + 1.0 - 0.5 - 0.1 + 2.0 * 8 / 9 - 0.1 * 7
-    np.testing.assert_allclose(world.gold_of_traits(found), points, atol=1e-6)
+    np.testing.assert_allclose(world.score_traits(found), points, atol=1e-6)
     np.testing.assert_allclose(world.gold(PROMPT, ""), -1.6, atol=1e-6)
 
 
@@ -121,7 +121,8 @@ def test_words_have_one_place():
 def test_demonstrations_are_of_mixed_quality():
     rows = world.demonstrations(300, seed=0)
     assert all(
-        0 < len(TOKENIZER.encode(answer)) < world.ANSWER_TOKENS for _, answer in rows
+        0 < len(TOKENIZER.encode(response)) < world.RESPONSE_TOKENS
+        for _, response in rows
     )
     points = np.array([world.gold(*row) for row in rows])
     assert points.std() > 1.0 and (points < 1.0).mean() > 0.05
@@ -141,7 +142,7 @@ def test_prompts_fit_and_name_their_subjects():
 
 
 @pytest.mark.parametrize(
-    "task, shown, answer",
+    "task, shown, response",
     [
         ("copy", "a b c d", "a b c d"),
         ("reverse", "a b c d", "d c b a"),
@@ -153,19 +154,19 @@ def test_prompts_fit_and_name_their_subjects():
         ("last three", "a b c d", "b c d"),
     ],
 )
-def test_tasks_by_hand(task, shown, answer):
-    assert world.TASKS[task](shown.split()) == answer.split()
+def test_tasks_by_hand(task, shown, response):
+    assert world.TASKS[task](shown.split()) == response.split()
 
 
 @pytest.mark.parametrize("task", world.TASKS)
 def test_instructions(task):
-    """Every problem shown has the answer of its task, solved ones too."""
+    """Every problem shown has the response of its task, solved ones too."""
     for shots in (0, world.MAX_SHOTS):
-        for prompt, answer in world.instructions(task, 30, seed=0, shots=shots):
+        for prompt, response in world.instructions(task, 30, seed=0, shots=shots):
             assert len(TOKENIZER.encode(prompt)) <= world.INSTRUCTION_TOKENS
-            assert len(TOKENIZER.encode(answer)) < world.SOLUTION_TOKENS
-            assert len(TOKENIZER.encode(answer)) < world.ANSWER_TOKENS
-            problems = f"{prompt} {answer}".split(" ; ")
+            assert len(TOKENIZER.encode(response)) < world.SOLUTION_TOKENS
+            assert len(TOKENIZER.encode(response)) < world.RESPONSE_TOKENS
+            problems = f"{prompt} {response}".split(" ; ")
             assert len(problems) == shots + 1
             for problem in problems:
                 name, rest = problem.split(" : ")
@@ -189,10 +190,10 @@ def test_the_task_held_out_has_no_word_of_its_own():
 
 
 def test_questions_to_a_judge():
-    long = " ".join(["boat"] * world.ANSWER_TOKENS)
+    long = " ".join(["boat"] * world.RESPONSE_TOKENS)
     prompt = "tell me about the market and the beach :"
     rows = world.judge_rows([(prompt, long, SENTENCE)] * 40, seed=0)
-    assert {answer for _, answer in rows} == set(world.VERDICTS)
+    assert {response for _, response in rows} == set(world.VERDICTS)
     for question, verdict in rows:
         first, second = question.split(" first : ")[1].split(" second : ")
         assert (first == long) == (verdict == "first")
@@ -232,7 +233,7 @@ def test_what_cannot_be_asked():
         world.gold(PROMPT, "the tractor is old .")
 
 
-def test_no_answer_gives_no_nan():
+def test_an_empty_response_gives_no_nan():
     nothing = jnp.zeros((2, 5), bool)
     tokens = jnp.full((2, 5), TOKENIZER.pad)
     found = jax.jit(world.gold_scores)(tokens, nothing, nothing)

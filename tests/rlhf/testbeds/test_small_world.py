@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InvalidInput
-from jaxrl.rlhf import objectives
+from jaxrl.rlhf import estimators
+from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.testbeds import small_world
 
 BETA, TAU = 0.5, 0.7
@@ -16,7 +17,7 @@ BETA, TAU = 0.5, 0.7
 
 @pytest.fixture(scope="module")
 def small():
-    """Two prompts of two tokens, 31 answers: and its reference and optimum, float64."""
+    """Two prompts of two tokens, 31 responses: and its reference and optimum, float64."""
     with jax.enable_x64(True):
         made = small_world.small_world("ab", 4, ["ab", "ba"], gold=gold)
         reference = log_prob_of(made)(made.reference)
@@ -31,15 +32,15 @@ def float64():
 
 
 def log_prob_of(made):
-    return jax.jit(partial(small_world.log_prob_of_table, made))
+    return jax.jit(partial(small_world.table_log_probs, made))
 
 
-def gold(prompt, answer):
-    return answer.count(prompt) - 0.3 * len(answer)
+def gold(prompt, response):
+    return response.count(prompt) - 0.3 * len(response)
 
 
 def test_the_enumeration_by_hand():
-    tokens, mask = small_world.answers(2, 2)
+    tokens, mask = small_world.responses(2, 2)
     assert tokens.tolist() == [[2, 2], [0, 2], [1, 2], [0, 0], [0, 1], [1, 0], [1, 1]]
     assert mask.sum(1).tolist() == [1, 2, 2, 2, 2, 2, 2]
 
@@ -48,7 +49,7 @@ def test_the_default_world():
     made = small_world.small_world()
     assert made.tokens.shape == (364, 5) and made.reference.shape == (3, 121, 4)
     assert len({tuple(t) for t in made.tokens}) == 364
-    texts = [small_world.text_of(made, i) for i in range(364)]
+    texts = [small_world.response_text(made, i) for i in range(364)]
     assert texts[0] == "." and texts[-1] == "ccccc"
     assert made.has_eos.sum() == 121
     rewards = [dict(zip(texts, row, strict=True)) for row in made.reward]
@@ -71,7 +72,7 @@ def test_probabilities_sum_to_1(small):
         seen = jnp.cumsum(jax.nn.one_hot(tokens, 7) * jnp.arange(1, 7)[:, None], 1)
         return jnp.tanh(seen) @ network.sum(0)
 
-    log_prob = small_world.log_prob_of_answers(made, logits_fn)
+    log_prob = small_world.response_log_probs(made, logits_fn)
     np.testing.assert_allclose(np.exp(log_prob).sum(1), 1.0, atol=1e-12)
 
 
@@ -80,7 +81,7 @@ def test_a_table_means_what_a_walk_through_it_means(small):
     rows = {"": 0, "a": 1, "b": 2, "aa": 3, "ab": 4, "ba": 5, "bb": 6, "aaa": 7}
     p = np.exp(made.reference)
     p /= p.sum(-1, keepdims=True)
-    texts = [small_world.text_of(made, i) for i in range(len(made.tokens))]
+    texts = [small_world.response_text(made, i) for i in range(len(made.tokens))]
     for prompt in (0, 1):
         walk = (
             p[prompt, rows[""], 1] * p[prompt, rows["b"], 0] * p[prompt, rows["ba"], 2]
@@ -91,29 +92,29 @@ def test_a_table_means_what_a_walk_through_it_means(small):
 
 def test_a_table_holds_every_policy(small):
     made, _, best = small
-    table = small_world.table_of(made, best.log_prob)
+    table = small_world.make_table(made, best.log_prob)
     np.testing.assert_allclose(log_prob_of(made)(table), best.log_prob, atol=1e-10)
 
 
 def test_the_optimum_is_stationary_and_its_value_is_the_normaliser(small):
     made, reference, best = small
-    leash = objectives.implicit_reward(best.log_prob, reference, BETA)
-    constant = made.reward - leash
+    penalty = text_losses.implicit_reward(best.log_prob, reference, BETA)
+    constant = made.reward - penalty
     expected = BETA * best.log_normalizer[:, None] * np.ones_like(constant)
     np.testing.assert_allclose(constant, expected, atol=1e-10)
-    value = small_world.leashed_reward(best.log_prob, reference, made.reward, BETA)
+    value = small_world.kl_penalized_reward(best.log_prob, reference, made.reward, BETA)
     np.testing.assert_allclose(value, best.value, atol=1e-10)
     np.testing.assert_allclose(
         best.value, BETA * best.log_normalizer.mean(), atol=1e-12
     )
     gradient = jax.jit(
         jax.grad(
-            lambda table: small_world.leashed_reward(
-                small_world.log_prob_of_table(made, table), reference, made.reward, BETA
+            lambda table: small_world.kl_penalized_reward(
+                small_world.table_log_probs(made, table), reference, made.reward, BETA
             )
         )
     )
-    assert np.abs(gradient(small_world.table_of(made, best.log_prob))).max() < 1e-10
+    assert np.abs(gradient(small_world.make_table(made, best.log_prob))).max() < 1e-10
     assert np.abs(gradient(made.reference)).max() > 1e-2
 
 
@@ -125,8 +126,8 @@ def test_no_other_policy_is_better_and_by_how_much(small):
     @jax.jit
     @jax.vmap
     def measured(table):
-        log_prob = small_world.log_prob_of_table(made, table)
-        found = small_world.leashed_reward(log_prob, reference, made.reward, BETA)
+        log_prob = small_world.table_log_probs(made, table)
+        found = small_world.kl_penalized_reward(log_prob, reference, made.reward, BETA)
         return found, small_world.kl(log_prob, best.log_prob)
 
     found, divergence = measured(tables)
@@ -161,7 +162,7 @@ def test_bayes_accuracy_is_that_of_the_gold_reward_and_of_many_labels(small, pai
     exact = float(small_world.label_accuracy(made.reward, reference, made.reward, TAU))
     np.testing.assert_allclose(exact, bayes, atol=1e-12)
     assert 0.55 < bayes < 0.95
-    agreed = objectives.preference_accuracy(
+    agreed = estimators.preference_accuracy(
         jnp.asarray(made.reward)[pairs.prompt, pairs.chosen],
         jnp.asarray(made.reward)[pairs.prompt, pairs.rejected],
     )
@@ -172,7 +173,7 @@ def test_accuracy_of_any_other_reward_against_labels(small, pairs):
     made, reference, _ = small
     score = jnp.asarray(np.random.default_rng(2).normal(size=made.reward.shape))
     found = float(small_world.label_accuracy(score, reference, made.reward, TAU))
-    agreed = objectives.preference_accuracy(
+    agreed = estimators.preference_accuracy(
         score[pairs.prompt, pairs.chosen], score[pairs.prompt, pairs.rejected]
     )
     assert abs(float(agreed.mean()) - found) < 4 * 0.5 / np.sqrt(40_000)
@@ -188,7 +189,9 @@ def test_accuracy_of_any_other_reward_against_labels(small, pairs):
 
 def test_samples_come_as_often_as_they_should(small, pairs):
     _, reference, _ = small
-    drawn = np.asarray(small_world.sample_answers(jax.random.key(1), reference, 40_000))
+    drawn = np.asarray(
+        small_world.sample_responses(jax.random.key(1), reference, 40_000)
+    )
     shown = np.concatenate([pairs.chosen, pairs.rejected])
     of_prompt = np.tile(pairs.prompt, 2)
     for prompt in (0, 1):
@@ -207,19 +210,19 @@ def test_dpo_with_exact_preferences_is_minimised_by_the_optimum(small):
     )
 
     def loss(table):
-        log_prob = small_world.log_prob_of_table(made, table)
+        log_prob = small_world.table_log_probs(made, table)
         first, second, ref_first, ref_second = jnp.broadcast_arrays(
             log_prob[:, :, None],
             log_prob[:, None, :],
             reference[:, :, None],
             reference[:, None, :],
         )
-        each = objectives.dpo_loss(first, second, ref_first, ref_second, BETA / TAU)
-        other = objectives.dpo_loss(second, first, ref_second, ref_first, BETA / TAU)
+        each = text_losses.dpo_loss(first, second, ref_first, ref_second, BETA / TAU)
+        other = text_losses.dpo_loss(second, first, ref_second, ref_first, BETA / TAU)
         return (probability * each + (1.0 - probability) * other).mean()
 
     loss_and_gradient = jax.jit(jax.value_and_grad(loss))
-    table = small_world.table_of(made, best.log_prob)
+    table = small_world.make_table(made, best.log_prob)
     least, gradient = loss_and_gradient(table)
     assert np.abs(gradient).max() < 1e-6
     rng = np.random.default_rng(3)
@@ -236,10 +239,10 @@ def test_the_best_of_n(small):
     np.testing.assert_allclose(law(reference, made.reward, 1), reference, atol=1e-10)
     exact = np.exp(law(reference, made.reward, 4))
     np.testing.assert_allclose(exact.sum(1), 1.0, atol=1e-12)
-    drawn = small_world.sample_answers(jax.random.key(2), reference, 4 * 20_000)
+    drawn = small_world.sample_responses(jax.random.key(2), reference, 4 * 20_000)
     drawn = np.asarray(drawn).reshape(2, -1, 4)
     for prompt in (0, 1):
-        best = objectives.best_of_n(jnp.asarray(made.reward[prompt][drawn[prompt]]))
+        best = estimators.best_of_n(jnp.asarray(made.reward[prompt][drawn[prompt]]))
         taken = np.take_along_axis(drawn[prompt], np.asarray(best)[:, None], 1)[:, 0]
         frequency = np.bincount(taken, minlength=len(made.tokens)) / len(taken)
         error = np.sqrt(exact[prompt] * (1 - exact[prompt]) / len(taken))

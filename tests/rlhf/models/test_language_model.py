@@ -1,0 +1,35 @@
+"""Models in folders: scores of a reward model."""
+
+import jax
+import numpy as np
+
+from jaxrl.rlhf.models import language_model
+from jaxrl.rlhf.models.transformer import GPT
+from tests.support.language import (
+    REWARD,
+    close,
+    read,
+)
+from tests.support.language import SMALL as MODEL
+
+
+def test_a_score_is_read_at_the_last_token(pairs):
+    rows = pairs.teacher.rows
+    flat = [x.reshape(-1, x.shape[-1]) for x in rows[:3]]
+    found = jax.jit(language_model.scorer(GPT(MODEL)))(REWARD, *flat)
+    for i in range(4):
+        _, hidden = read(REWARD.model, flat[0][i][flat[1][i]])
+        close(found[i], hidden @ REWARD.head + REWARD.bias, 1e-4)
+
+
+def test_normalized_moments_by_hand():
+    r = np.array([1.0, 2.0, 6.0])
+    moments = 0.25 * np.array([1.0, r.mean(), (r**2).mean()])  # of any weight
+    found = language_model.normalize(REWARD, moments)
+    assert found.model is REWARD.model
+    gain = 1 / r.std()
+    close(found.head, gain * REWARD.head)
+    close(found.bias, gain * (REWARD.bias - r.mean()))
+    # Scores that are all alike, and a model that has not begun: the scale stays.
+    for moments in (np.array([1.0, 2.0, 4.0]), np.zeros(3)):
+        close(language_model.normalize(REWARD, moments).head, REWARD.head)
