@@ -8,7 +8,7 @@ import jax
 import jaxlib
 import pytest
 
-from tests.support import runs
+from tests.support import costs, runs
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000
@@ -28,6 +28,8 @@ def pytest_configure(config):
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not slow" and FLAGS[0] not in flags:
         os.environ["XLA_FLAGS"] = " ".join([flags, *FLAGS])
+    if path := os.environ.get(costs.VARIABLE):
+        config.pluginmanager.register(costs.Recorder(Path(path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
