@@ -56,6 +56,7 @@ def rollout(env, **changes):
     return config, state, trajectory, batch
 
 
+@pytest.mark.fast_cases("True-*")
 @pytest.mark.parametrize("gru_size", [0, 4])
 @pytest.mark.parametrize("normalize_obs", [False, True])
 def test_the_ratio_is_one_before_the_first_update(gru_size, normalize_obs):
@@ -147,6 +148,7 @@ def test_target_kl_stops_the_updates_of_a_batch():
     assert float(moved(1e6)) == pytest.approx(float(moved(None)), rel=1e-5)
 
 
+@pytest.mark.full
 def test_the_adaptive_coefficient_follows_the_divergence():
     env = make("probe/action-observation")
     big_steps = {
@@ -198,6 +200,7 @@ def test_learns_a_delayed_value():
     np.testing.assert_allclose(found, [0.9, 1.0], atol=0.05)
 
 
+@pytest.mark.fast_cases("{}")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -214,6 +217,7 @@ def test_learns_to_act_on_what_it_sees(changes):
     assert mean_return(config, env, agent) == 1.0
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("squash", [False, True])
 def test_learns_a_continuous_action(squash):
     env = make("probe/continuous")
@@ -227,6 +231,7 @@ def test_never_takes_a_masked_action():
     assert mean_return(config, env, agent, greedy=False) == 1.0
 
 
+@pytest.mark.full
 def test_a_gru_remembers_and_an_mlp_cannot():
     env = make("probe/memory")
     changes = {"num_envs": 32, "num_steps": 16, "total_steps": 250 * 512.0}
@@ -236,6 +241,7 @@ def test_a_gru_remembers_and_an_mlp_cannot():
     assert abs(mean_return(config, env, agent)) < 0.5
 
 
+@pytest.mark.full
 def test_trains_a_cnn_on_images():
     env = make("Breakout-MinAtar")
     config = tiny(PPO)

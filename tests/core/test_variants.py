@@ -90,13 +90,8 @@ def trained(algorithm, settings_, num_seeds, steps, **options):
     return loop.advance(job, loop.first_progress(job), steps)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ("ppo", "dqn") else [pytest.mark.slow])
-        for name in ALGORITHMS
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_member_of_a_sweep_is_the_run_alone(name):
     """Also in its environment, its schedule and its initial state."""
     algorithm = ALGORITHMS[name]
@@ -123,7 +118,7 @@ def test_a_member_of_a_sweep_is_the_run_alone(name):
 FLOAT64 = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
-from tests.core.test_variants import PPO, pair, population, runner
+from tests.core.test_variants import PPO, loop, pair, population
 
 def trained(settings):
     configs, envs = map(list, zip(*settings))
@@ -149,6 +144,7 @@ print(together.params["params"]["value_head"]["kernel"].dtype)
 """
 
 
+@pytest.mark.full
 def test_in_float64_ten_train_steps_are_those_alone():
     *differences, dtype = runs.run_python(FLOAT64)
     assert dtype == "float64"

@@ -57,9 +57,9 @@ class Recorder:
         after = os.times()
         self.costs["wall"] = time.perf_counter() - started
         self.costs["cpu"] = after.user + after.system - before.user - before.system
-        self.costs["children"] = (
-            after.children_user + after.children_system
-        ) - (before.children_user + before.children_system)
+        self.costs["children"] = (after.children_user + after.children_system) - (
+            before.children_user + before.children_system
+        )
         rounded = {key: round(value, 4) for key, value in self.costs.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"test": test, "phase": phase, **rounded}) + "\n")
