@@ -2,13 +2,20 @@
 
 import gc
 import os
+import shutil
+import subprocess
+import tempfile
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import jax
 import jaxlib
 import pytest
 
-from tests.support import runs
+from jaxrl.training import devices
+from tests.support import costs, runs
+from tests.support.paths import ROOT
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000
@@ -16,29 +23,87 @@ MOST_MAPS = 20_000
 where there is none left LLVM crashes."""
 
 
-FLAGS = ["--xla_backend_optimization_level=0"]
-"""Of the compiler, for the fast tests: most of their time is compiling, and what is
-compiled runs for a moment."""
+FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+"""Of the compiler, for all but the learning tests: most of their time is compiling, and
+what is compiled runs for a moment. Of two cores each has a process of tests already."""
 if jaxlib.version.__version_info__ < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # 0.11 has no such flag
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--third",
+        choices=["0", "1", "2", "auto"],
+        help="of the slow tests only a third: this one, or the turn of the last commit",
+    )
+
 
 def pytest_configure(config):
-    """Before JAX starts. Learning tests run long: theirs is the compiler of users."""
+    """Before JAX starts, and before other processes do, which get the same settings."""
+    if "slow" not in config.option.markexpr.replace("not slow", ""):
+        use_fast_compiler()
+    if CACHE not in os.environ:
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxrl-tests-")
+        config.add_cleanup(partial(shutil.rmtree, os.environ[CACHE], True))
+    devices.use_compilation_cache()
+    if path := os.environ.get(costs.VARIABLE):
+        config.pluginmanager.register(costs.Recorder(Path(path)))
+
+
+def use_fast_compiler():
+    """Learning tests run long: theirs is the compiler of users."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if config.option.markexpr == "not slow" and FLAGS[0] not in flags:
-        os.environ["XLA_FLAGS"] = " ".join([flags, *FLAGS])
+    os.environ["XLA_FLAGS"] = " ".join([flags, *(x for x in FLAGS if x not in flags)])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Before pytest looks at the marks."""
+    for item in items:
+        cases = [case for mark in item.iter_markers("fast_cases") for case in mark.args]
+        if cases and not any(fnmatch(item.callspec.id, case) for case in cases):
+            item.add_marker(pytest.mark.full)
+    keep_a_third(config, items)
+
+
+def keep_a_third(config, items):
+    """Of the slow tests; neighbours, which cost alike, are dealt out."""
+    number = third(config.option.third)
+    if number is None:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    left_out = set(slow) - set(slow[number::3])
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def third(option):
+    """The number of the third that runs, or None for all."""
+    if option != "auto":
+        return None if option is None else int(option)
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    return int(commit.strip() or "0", 16) % 3
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    number = third(config.option.third)
+    if number is not None:
+        terminalreporter.write_line(
+            f"of the slow tests third {number} of 0, 1 and 2: `pytest -m slow --third N`"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_outside_the_tests(tmp_path_factory):
-    """The command line keeps compiled programs: here not in the user's folder. And JAX
-    has started, so that no test makes more devices for those after it."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("compiled")
-        patch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", str(folder))
-        jax.devices()
-        yield
+def jax_has_started():
+    """So that no test makes more devices for those after it."""
+    jax.devices()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -202,6 +202,7 @@ def test_the_exact_gradient_is_that_of_the_value(gamma):
         assert float(found[place]) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", UNBIASED)
 def test_the_exact_gradient_lies_in_the_99_percent_interval(name):
     found, bound = furthest(statistics(name))

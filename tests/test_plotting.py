@@ -94,6 +94,7 @@ def test_vector_formats_are_written(tmp_path, suffix):
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.full
 def test_drawing_needs_neither_a_display_nor_pyplot(tmp_path):
     out = tmp_path / "curve.png"
     script = f"""

@@ -101,7 +101,7 @@ def test_learns_to_act_on_what_it_sees():
     assert mean_return(config, env, agent) == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_learns_the_value_of_a_truncated_task():
     env = make("probe/truncation")
     config, agent = trained(env, 600, optimizer="rmsprop")
@@ -109,7 +109,7 @@ def test_learns_the_value_of_a_truncated_task():
     assert float(value[0]) == pytest.approx(10, abs=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_learns_a_continuous_action():
     env = make("probe/continuous")
     config, agent = trained(env, 400, ent_coef=0.0)

@@ -140,13 +140,14 @@ def trained(env, iterations, **changes):
     return config, state.agent
 
 
+@pytest.mark.fast_cases("q_minus_v")
 @pytest.mark.parametrize(
     "changes",
     [
         {"weight": "q_minus_v", "critic": "q_learning", "normalize_advantage": False},
-        pytest.param({"weight": "q"}, marks=pytest.mark.slow),
-        pytest.param({"weight": "td_error"}, marks=pytest.mark.slow),
-        pytest.param({"weight": "gae"}, marks=pytest.mark.slow),
+        {"weight": "q"},
+        {"weight": "td_error"},
+        {"weight": "gae"},
     ],
     ids=lambda c: c["weight"],
 )
@@ -157,7 +158,7 @@ def test_learns_to_act_on_what_it_sees(changes):
     assert float(episodes.episode_return.mean()) == 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_learns_the_value_of_a_truncated_task():
     env = make("probe/truncation")
     config, agent = trained(env, 300, critic_lambda=0.0)

@@ -218,6 +218,7 @@ def test_learns_a_shortest_path():
     assert (episodes.episode_length <= 10).all()
 
 
+@pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("num_envs", [1, 3, 8])
 def test_learns_to_act_on_what_it_sees(num_envs):
     env = make("probe/action-observation")
@@ -246,6 +247,7 @@ def test_warm_up_longer_than_the_run_is_refused():
         DQN.validate(tiny(DQN, total_steps=10.0), make("probe/constant"))
 
 
+@pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("num_members", [1, 3])
 def test_training_copies_no_replay_memory(num_members):
     env = make("CartPole-v1")

@@ -53,6 +53,7 @@ def rollout(env, **changes):
     return config, state, trajectory, batch
 
 
+@pytest.mark.fast_cases("True-*")
 @pytest.mark.parametrize("network", ["auto", "gru(size=4)"])
 @pytest.mark.parametrize("normalize_obs", [False, True])
 def test_the_ratio_is_one_before_the_first_update(network, normalize_obs):
@@ -143,6 +144,7 @@ def test_target_kl_stops_the_updates_of_a_batch():
     assert float(moved(1e6)) == pytest.approx(float(moved(None)), rel=1e-5)
 
 
+@pytest.mark.full
 def test_the_adaptive_coefficient_follows_the_divergence():
     env = make("probe/action-observation")
     big_steps = {
@@ -194,6 +196,7 @@ def test_learns_a_delayed_value():
     np.testing.assert_allclose(found, [0.9, 1.0], atol=0.05)
 
 
+@pytest.mark.fast_cases("{}")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -210,6 +213,7 @@ def test_learns_to_act_on_what_it_sees(changes):
     assert mean_return(config, env, agent) == 1.0
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("squash", [False, True])
 def test_learns_a_continuous_action(squash):
     env = make("probe/continuous")
@@ -223,6 +227,7 @@ def test_never_takes_a_masked_action():
     assert mean_return(config, env, agent, greedy=False) == 1.0
 
 
+@pytest.mark.full
 def test_a_gru_remembers_and_an_mlp_cannot():
     env = make("probe/memory")
     changes = {"num_envs": 32, "num_steps": 16, "total_steps": 250 * 512.0}
@@ -232,6 +237,7 @@ def test_a_gru_remembers_and_an_mlp_cannot():
     assert abs(mean_return(config, env, agent)) < 0.5
 
 
+@pytest.mark.full
 def test_trains_a_cnn_on_images():
     env = make("Breakout-MinAtar")
     config = tiny(PPO)

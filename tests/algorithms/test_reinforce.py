@@ -89,6 +89,7 @@ def gradient_of_bias(env, num_envs, num_batches, num_steps=5, **changes):
     return -np.asarray(bias.mean(0)) * num_steps
 
 
+@pytest.mark.fast_cases("*-1")
 @pytest.mark.parametrize("num_envs", [1, 1_000])
 @pytest.mark.parametrize(
     ("weighting", "baseline"), [r for r in RUNGS if r != ("reward_to_go", "value")]
@@ -244,6 +245,7 @@ def mean_return(config, env, agent, greedy=True):
     return float(episodes.episode_return.mean())
 
 
+@pytest.mark.fast_cases("return-none")
 @pytest.mark.parametrize(("weighting", "baseline"), RUNGS)
 def test_every_rung_learns_to_act_on_what_it_sees(weighting, baseline):
     env = make("probe/action-observation", horizon=8)

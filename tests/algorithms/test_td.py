@@ -130,6 +130,7 @@ def learned(env, iterations, **changes):
     return config, chunk(state)[0].agent
 
 
+@pytest.mark.fast_cases("TD(0)")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -261,6 +262,7 @@ def test_the_policy_of_a_run_acts(of_a_run, ppo_run):
     )
 
 
+@pytest.mark.full
 def test_the_evaluation_says_how_far_the_values_are(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(argv(out, "--num-seeds", "2", env="lecture/random-walk-5")) == 0
@@ -273,6 +275,7 @@ def test_the_evaluation_says_how_far_the_values_are(tmp_path, capsys):
     np.testing.assert_allclose(own, rms)
 
 
+@pytest.mark.full
 def test_a_sweep_reports_the_score_of_each_agent(tmp_path):
     out = tmp_path / "sweep"
     words = ["sweep", *argv(out, env="lecture/random-walk-5")[1:]]

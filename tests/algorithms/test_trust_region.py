@@ -62,6 +62,7 @@ def rollout(name, env, **changes):
     return config, state.agent, collect(state.world)
 
 
+@pytest.mark.fast_cases("Pendulum-v1")
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_every_accepted_step_stays_within_the_trust_region(env_id):
     """Over 10,000 environment steps, with nine of ten steps accepted."""
@@ -199,6 +200,7 @@ def test_learns_the_value_of_a_truncated_task(name, right):
     assert float(found[2]["value"][0]) == pytest.approx(right, abs=0.3)
 
 
+@pytest.mark.fast_cases("trpo")
 @EVERY
 def test_learns_to_act_on_what_it_sees(name):
     env = make("probe/action-observation")
@@ -207,6 +209,7 @@ def test_learns_to_act_on_what_it_sees(name):
     assert mean_return(name, config, env, agent) == 1.0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "squash"), [("trpo", True), ("natural_pg", False)])
 def test_learns_a_continuous_action(name, squash):
     env = make("probe/continuous")
@@ -221,6 +224,7 @@ def test_never_takes_a_masked_action():
     assert np.isfinite(metrics["policy/kl"].sum)
 
 
+@pytest.mark.full
 def test_trains_separate_cnns_on_images():
     env, algorithm = make("Breakout-MinAtar"), ALGORITHMS["trpo"]
     config = tiny(algorithm, cg_iterations=2)

@@ -66,7 +66,7 @@ def test_the_bars_are_met(results):
         assert all(case["score"] >= case["bar"] for case in barred), env_id
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(tmp_path):
     done = subprocess.run(
         [

@@ -88,7 +88,7 @@ def run(*words):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_without_the_peer_one_line_says_how_to_make_it(tmp_path):
     peers = ("--peers-dir", str(tmp_path / "none"))
     done = run("--quick", "--parts", "tiny", "--out", str(tmp_path), *peers)

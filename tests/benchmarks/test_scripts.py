@@ -25,7 +25,7 @@ def script(name):
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world", "serving"])
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     before = (RESULTS / f"{name}.json").read_bytes()
@@ -42,7 +42,7 @@ def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     assert done.stdout.strip()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_gif_of_training_can_be_drawn_again(tmp_path):
     small = training.CONFIG.replace(
         total_steps=1_600, num_envs=2, num_steps=40, num_epochs=1, num_minibatches=1

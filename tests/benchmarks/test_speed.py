@@ -123,6 +123,7 @@ def test_the_protocol_answers_line_by_line(monkeypatch, capfd):
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
 def test_the_limit_is_measured(algorithm):
     env, config = make("probe/action"), with_floats(tiny(algorithm))

@@ -41,6 +41,7 @@ def refused(argv: list[str], capsys) -> str:
 # Training, and the command that is printed last.
 
 
+@pytest.mark.full
 def test_the_last_line_of_train_is_the_command_to_run_next(empty_folder, capsys):
     assert main(train_argv("ppo", "--out", "my run")) == 0
     command = capsys.readouterr().out.splitlines()[-1]

@@ -44,6 +44,7 @@ def test_every_bad_value_of_every_field_is_refused(faults, empty_folder):
             assert verdict == "refused", (name, ending, verdict, said)
 
 
+@pytest.mark.full
 def test_good_command_lines_are_accepted(faults, tmp_path):
     assert_all_passed(faults.good_commands(tmp_path, 15))
 

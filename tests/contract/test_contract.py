@@ -16,20 +16,10 @@ from jaxrl.training import loop, population
 from jaxrl.types import Algorithm, Counter, Shared
 from tests.support.small import assert_trees_equal, taught, tiny
 
-SLOW = ("expected_sarsa", "q_learning", "natural_pg", "actor_critic", "bc")
-"""Of which a neighbour (`sarsa`, `trpo`, `a2c`, `dagger`) is tested every time; these with
-the slow tests, because a program takes seconds to compile."""
-
 POLICY_ONLY = ("bc", "dagger")
 """Imitation has no values."""
 
-pytestmark = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name in ALGORITHMS
-    ],
-)
+pytestmark = pytest.mark.parametrize("name", ALGORITHMS)
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
@@ -136,6 +126,7 @@ def test_no_recompile_after_the_first_chunk(name):
     assert chunk._cache_size() == compilations == 1
 
 
+@pytest.mark.full
 def test_a_member_of_a_population_equals_a_run_alone(name):
     together, tally_together = trained(name, 3)
     alone, tally_alone = trained(name, 1)
@@ -152,6 +143,7 @@ def test_a_member_of_a_population_equals_a_run_alone(name):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.full
 def test_shared_nodes_stay_unbatched_in_a_population(name):
     state, _ = trained(name, 3)
     shared = [
@@ -163,7 +155,8 @@ def test_shared_nodes_stay_unbatched_in_a_population(name):
     assert all(leaf.shape == () for x in shared for leaf in jax.tree.leaves(x))
 
 
-def test_every_float_of_the_config_can_be_vmapped(name):
+def batched(name: str):
+    """The config with two values of each float, and the parameters after a train step."""
     algorithm, config, env = subject(name)
     floats = [
         field
@@ -174,17 +167,29 @@ def test_every_float_of_the_config_can_be_vmapped(name):
     values = {
         f: 0.5 if getattr(config, f) is None else getattr(config, f) for f in floats
     }
-    batched = config.replace(**{f: jnp.array([v, 0.9 * v]) for f, v in values.items()})
-    assert len(jax.tree.leaves(batched)) == len(floats), "a float field is not traced"
-    configs.check(batched)
+    pairs = config.replace(**{f: jnp.array([v, 0.9 * v]) for f, v in values.items()})
+    assert len(jax.tree.leaves(pairs)) == len(floats), "a float field is not traced"
 
     def run(config):
         state = algorithm.init(config, env, KEYS[0])
         return algorithm.train_step(config, env, state)[0].agent.params
 
-    params = jax.jit(jax.vmap(run))(batched)
-    leaves = jax.tree.leaves(params)
-    assert all(leaf.shape[0] == 2 and jnp.isfinite(leaf).all() for leaf in leaves)
+    return pairs, jax.vmap(run)
+
+
+def test_every_float_of_the_config_can_be_vmapped(name):
+    config, run = batched(name)
+    configs.check(config)
+    assert all(
+        leaf.shape[0] == 2 for leaf in jax.tree.leaves(jax.eval_shape(run, config))
+    )
+
+
+@pytest.mark.full
+def test_other_floats_give_other_parameters(name):
+    config, run = batched(name)
+    leaves = jax.tree.leaves(jax.jit(run)(config))
+    assert all(jnp.isfinite(leaf).all() for leaf in leaves)
     assert not all(jnp.array_equal(leaf[0], leaf[1]) for leaf in leaves)
 
 

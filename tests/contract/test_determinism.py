@@ -15,6 +15,7 @@ from jaxrl.training import loop
 from jaxrl.types import counter
 from tests.support.small import tiny
 
+pytestmark = pytest.mark.full
 ENV = make("probe/action-observation")
 EVERY = pytest.mark.parametrize(
     "algorithm", [PPO, REINFORCE, DQN], ids=lambda a: a.name

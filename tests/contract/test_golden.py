@@ -28,6 +28,7 @@ def test_another_step_size_is_noticed(monkeypatch):
     assert golden.distance(golden.trajectory("ppo"), golden.recorded()["ppo"]) > 1e-2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kept", golden.kept_runs(), ids=lambda path: path.name)
 def test_kept_runs_load_and_go_on(kept, tmp_path, capsys):
     run = tmp_path / "run"

@@ -7,6 +7,8 @@ from jaxrl.training import loop, population
 from tests.support.small import tiny
 from tools import program
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module", params=list(program.PROGRAMS))
 def measured(request):

@@ -86,6 +86,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(x, arrays(other)[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 def test_one_agent_on_two_processes_is_the_agent_of_one(tmp_path):
     """Environments spread, gradients averaged: after one train step within 1e-5."""
     step = ["--total-steps", "128", "--parallel", "data"]
@@ -98,7 +99,7 @@ def test_one_agent_on_two_processes_is_the_agent_of_one(tmp_path):
             np.testing.assert_allclose(values, rows[1][0][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_processes_that_slurm_started_find_each_other(tmp_path):
     """With the variables that `srun` sets, `--coordinator auto` is all that is needed."""
     out = tmp_path / "run"
@@ -130,7 +131,7 @@ def test_processes_that_slurm_started_find_each_other(tmp_path):
     assert read_json(out / "summary.json")["seeds"] == [0, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_four_agents_on_four_processes_are_those_of_one(tmp_path):
     more = ["--total-steps", "128", "--num-seeds", "4"]
     run(train(tmp_path / "four", *more), 4, tmp_path / "logs")
@@ -144,7 +145,7 @@ def test_four_agents_on_four_processes_are_those_of_one(tmp_path):
     assert np.isclose(found, expected, rtol=1e-5).sum() >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
     """The resumed run is the uninterrupted one bit for bit."""
     out, words = tmp_path / "run", ["--total-steps", "6400", "--parallel", "data"]
@@ -169,7 +170,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
         assert x.tobytes() == arrays(tmp_path / "whole")[name].tobytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_first_process_is_killed_and_one_alone_goes_on(tmp_path):
     out, words = tmp_path / "run", ["--total-steps", "6400", "--num-seeds", "2"]
     (tmp_path / "logs").mkdir()
@@ -192,7 +193,7 @@ def test_the_first_process_is_killed_and_one_alone_goes_on(tmp_path):
     assert [row["iteration"] for row in rows] == list(range(1, 51))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_sweep_on_two_processes_is_that_of_one(tmp_path):
     words = [*COMMON.split(), "--total-steps", "128", "--confirm-seeds", "2"]
     words += ["--grid", "gamma=0.9,0.99", "--num-seeds", "2"]
@@ -207,7 +208,7 @@ def test_a_sweep_on_two_processes_is_that_of_one(tmp_path):
     assert read_json(several / "summary.json")["finished"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(tmp_path):
     """The first finds the folder in use; the other cannot know, and ends too."""
     out = tmp_path / "run"

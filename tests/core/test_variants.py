@@ -81,13 +81,8 @@ def trained(algorithm, settings_, num_seeds, steps, **options):
     return loop.advance(job, loop.first_progress(job), steps)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ("ppo", "dqn") else [pytest.mark.slow])
-        for name in ALGORITHMS
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_member_of_a_sweep_is_the_run_alone(name):
     """Also in its environment, its schedule and its initial state."""
     algorithm = ALGORITHMS[name]
@@ -138,6 +133,7 @@ print(together.params["params"]["value_head"]["kernel"].dtype)
 """
 
 
+@pytest.mark.full
 def test_in_float64_ten_train_steps_are_those_alone():
     *differences, dtype = runs.run_python(FLOAT64)
     assert dtype == "float64"

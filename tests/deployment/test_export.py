@@ -37,6 +37,7 @@ def folder(gru_run, dqn_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("file", ["gru.stablehlo", "gru.onnx", "dqn.onnx"])
 def test_an_exported_run_answers_as_its_policy(file, folder, request):
     name, format = file.split(".")
@@ -64,7 +65,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_policy_can_leave(kind, format):
@@ -89,17 +90,8 @@ def untrained(name, env, **config) -> Policy:
     return Policy(algorithm, config, env, agent)
 
 
-QUICK = ("sarsa", "bc")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name in ALGORITHMS
-        if name != "td"
-    ],
-)
+@pytest.mark.fast_cases("sarsa", "bc")
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "td"])
 def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
     policy = untrained(name, counting_env(horizon=5))
     obs = np.arange(6, dtype=np.float32)[:, None]
@@ -109,6 +101,7 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 @pytest.mark.parametrize("name", ["ppo", "dqn"])
 def test_illegal_actions_are_never_chosen(name, format):
@@ -146,6 +139,7 @@ print(sorted(answer), "jaxrl" in sys.modules)
 """
 
 
+@pytest.mark.full
 def test_stablehlo_is_read_where_there_is_jax_alone(gru_run, folder, tmp_path):
     path, data = folder / "gru.stablehlo", tmp_path / "data.npz"
     policy, random = jaxrl.load_policy(gru_run), np.random.default_rng(0)
@@ -190,6 +184,7 @@ def test_what_traces_after_an_export_finds_numpy_as_it_was():
         np.testing.assert_allclose(found, [[1, 2, 3]] * 2)
 
 
+@pytest.mark.full
 def test_the_program_of_the_card_runs(folder):
     for format in ("stablehlo", "onnx"):
         text = (folder / f"gru.{format}.md").read_text()

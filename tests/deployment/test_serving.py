@@ -254,10 +254,8 @@ def test_a_request_of_whole_numbers_is_held_to_them(policy):
             read(form, f'{{"obs": {body}}}'.encode())
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order(number, dqn_run):
     program = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "serve", str(dqn_run), "--port", "0"]

@@ -39,6 +39,7 @@ def programs():
             yield pytest.param(block, id=f"{page.stem}-{i}")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("program", list(programs()))
 def test_program_runs(program, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -294,6 +294,7 @@ def test_the_defect_is_caught(defect):
     assert problems.keys() <= allowed, problems
 
 
+@pytest.mark.fast_cases("probe/action", "probe/truncation", "probe/masked")
 @pytest.mark.parametrize("id", [id for id in env_ids() if id.startswith("probe/")])
 def test_our_own_environments_keep_every_rule(id):
     assert broken(make(id), 50) == {}

@@ -171,13 +171,13 @@ def test_actions_that_look_at_nothing_wait_for_the_step_before():
     jax.tree.map(np.testing.assert_array_equal, steps, again)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_dqn_goes_through_it():
     result = train(DQN, tiny(DQN, total_steps=64.0), make("gymnasium/CartPole-v1"))
     assert result.env_steps == 64
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ppo_learns_cart_pole():
     config = PPO.Config(total_steps=80_000.0, num_envs=8)
     env = make("gymnasium/CartPole-v1", shortest_episode=8)

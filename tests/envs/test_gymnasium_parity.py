@@ -111,7 +111,7 @@ def test_actions_as_gymnasium_wants_them():
     assert evaluation.as_action(np.int32(1), gymnasium.spaces.Discrete(2)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("env", "steps"), [("CartPole-v1", "100000"), ("Pendulum-v1", "4000")]
 )

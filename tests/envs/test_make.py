@@ -38,6 +38,9 @@ def refuses(message, *args, **kwargs):
 # The contract, of every environment
 
 
+@pytest.mark.fast_cases(
+    "*-v[01]", "probe/*", "lecture/*", "Catch-bsuite", "Breakout-MinAtar"
+)
 @pytest.mark.parametrize("id", env_ids())
 def test_every_environment_keeps_the_contract(id):
     env = make(id)
@@ -489,6 +492,7 @@ assert len(matplotlib.pyplot.get_fignums()) == 3
 """
 
 
+@pytest.mark.full
 def test_gymnax_is_imported_lightly_and_can_still_draw():
     run = subprocess.run(
         [sys.executable, "-c", DRAWING],

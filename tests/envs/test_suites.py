@@ -45,7 +45,7 @@ def needs(library):
 def ids():
     for library in SUITES:
         for name in importlib.import_module(f"jaxrl.envs.{library}").NAMES:
-            marks = () if QUICK.get(library) == name else pytest.mark.slow
+            marks = () if QUICK.get(library) == name else pytest.mark.full
             yield pytest.param(library, name, marks=marks, id=f"{library}/{name}")
 
 
@@ -77,7 +77,7 @@ def test_every_environment_keeps_the_contract(library, name, capfd):
     "library",
     [
         *("jumanji", "navix"),
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("brax", "craftax", "pgx")),
+        *(pytest.param(x, marks=pytest.mark.full) for x in ("brax", "craftax", "pgx")),
     ],
 )
 def test_gymnasiums_checker_and_a_train_step(library):
@@ -95,7 +95,7 @@ def test_gymnasiums_checker_and_a_train_step(library):
     assert np.isfinite(metrics["loss/policy"].value)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_randomness_is_ours_and_ends_are_told_apart():
     """2048 terminates when no move is left, never by time; equal keys give equal games."""
     needs("pgx")
@@ -114,7 +114,7 @@ def test_randomness_is_ours_and_ends_are_told_apart():
     ("id", "limit"),
     [
         ("navix/Navix-Empty-16x16-v0", 100),
-        pytest.param("jumanji/SlidingTilePuzzle-v0", 500, marks=pytest.mark.slow),
+        pytest.param("jumanji/SlidingTilePuzzle-v0", 500, marks=pytest.mark.full),
     ],
 )
 def test_the_time_limit_truncates(id, limit):
@@ -155,7 +155,7 @@ def test_parameters():
         make("pgx/minatar-breakout", stick=1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_dead_player_of_craftax_is_in_the_space():
     needs("craftax")
     renderer = importlib.import_module("craftax.craftax_classic.renderer")

@@ -26,7 +26,7 @@ NORMALIZED = "ignore:.*we recommend using a symmetric and normalized:UserWarning
     [
         *CHECKED,
         *(
-            pytest.param(id, marks=pytest.mark.slow)
+            pytest.param(id, marks=pytest.mark.full)
             for id in env_ids()
             if id not in CHECKED
         ),

@@ -103,6 +103,7 @@ def test_config_files_that_are_wrong(content, words, tmp_path, capsys):
 # The commands that train are in test_rlhf_runs.py; here is one from a file.
 
 
+@pytest.mark.full
 def test_grpo_from_a_file(made, tmp_path, capsys):
     path, out = tmp_path / "grpo.toml", tmp_path / "run"
     path.write_text(
@@ -150,6 +151,7 @@ def test_generate_from_a_file_into_a_folder(made, tmp_path, capsys):
     assert "must be a table" in refused([*words[:-1], str(path)], capsys)
 
 
+@pytest.mark.full
 def test_best_of_n(made, tmp_path, capsys):
     # In the order of the file; its prompts are too few for a part to be kept back.
     data.write_rows(tmp_path / "p.jsonl", [{"prompt": x} for x in "ca"])
@@ -291,6 +293,7 @@ def written(made, folder, rounds=1, more=""):
     return path
 
 
+@pytest.mark.full
 def test_one_round_of_the_loop(made, tmp_path, capsys):
     path, out = written(made, tmp_path), tmp_path / "out"
     words = ["rlhf", "loop", "--config", str(path), "--quiet", "--out", str(out)]
@@ -369,6 +372,7 @@ def trained_before(made, monkeypatch):
     monkeypatch.setattr(stages, "train", train)
 
 
+@pytest.mark.full
 def test_the_demo_compares_with_what_is_exact(trained_before, tmp_path, capsys):
     out, path = tmp_path / "demo", tmp_path / "demo.toml"
     path.write_text("quick = true")
@@ -401,7 +405,7 @@ def test_the_demo_compares_with_what_is_exact(trained_before, tmp_path, capsys):
     assert "was begun with something else" in refused(words, capsys)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_demo_and_a_loop_of_two_rounds_run_whole(made, tmp_path):
     assert (
         main(["rlhf", "demo", "--quick", "--quiet", "--out", str(tmp_path / "d")]) == 0

@@ -78,6 +78,7 @@ def test_of_equal_settings_the_one_that_learns_fastest_is_chosen(monkeypatch):
         zoo.chosen([trial(None, 0)])
 
 
+@pytest.mark.full
 def test_a_search_ends_in_a_file_that_train_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "SEARCHES", {"ppo-probe-action": SEARCH})
     argv = ["zoo", "ppo-probe-action", "--tune", "--quiet", "--out", str(tmp_path)]
@@ -103,6 +104,7 @@ def shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "FOLDER", folder)
 
 
+@pytest.mark.full
 def test_the_zoo_keeps_agents_with_their_digests_and_goes_on(shipped, tmp_path, capsys):
     out = tmp_path / "zoo"
     argv = ["zoo", "--num-seeds", "2", "--quiet", "--out", str(out)]

@@ -85,6 +85,7 @@ def test_the_latex_table(reported, swept):
     )
 
 
+@pytest.mark.full
 def test_a_flattering_return_is_said_to_be_one(swept, ppo_run, tmp_path, capsys):
     out = str(tmp_path / "out")
     words = runs.train_argv("ppo", "--quiet", "--out", str(tmp_path / "sweep"))
@@ -213,6 +214,7 @@ def test_a_reference_that_does_not_fit(ppo_run, tmp_path, capsys, reference, mes
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.full
 def test_several_environments_on_one_page(ppo_run, tmp_path):
     other = runs.train(tmp_path / "other", "ppo", env="probe/action-observation")
     out = tmp_path / "out"
@@ -231,6 +233,7 @@ def test_several_environments_on_one_page(ppo_run, tmp_path):
     assert main([*words, "--out", str(figure)]) == 2
 
 
+@pytest.mark.fast_cases("png-*")
 @pytest.mark.parametrize("kind", ["efficiency", "intervals", "profile"])
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_figures_of_several_runs(ppo_run, dqn_run, tmp_path, kind, ending):

@@ -250,6 +250,7 @@ def test_a_run_whose_reward_model_has_changed_does_not_go_on(
 # Many agents.
 
 
+@pytest.mark.full
 def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
     command = (
         f"sweep rlhf-rloo --data small-world --base {sft_run} --reward small-world "
@@ -348,6 +349,7 @@ def test_a_config_file_of_another_command(ppo, ppo_run, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["dpo", "rankings"])
 def test_preferences_of_a_file(sft_run, tmp_path, kind):
     rows = [dict(row) for row in testbeds.rows("small-world", "preference", 24)]
@@ -387,6 +389,7 @@ def test_a_folder_may_be_moved(sft_run, tmp_path):
     assert np.array_equal(logits_of(moved), logits_of(here))
 
 
+@pytest.mark.full
 def test_pretraining_of_a_file_with_its_own_characters(tmp_path):
     rows = [{"text": "tea for two"}, {"text": "two for tea"}] * 10
     data.write_rows(tmp_path / "texts.jsonl", rows)

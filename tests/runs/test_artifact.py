@@ -156,6 +156,7 @@ def test_the_files_are_json_and_raw_tensors_and_nothing_else(name, request):
     assert len(content) == 8 + size + end
 
 
+@pytest.mark.full
 def test_another_process_acts_bit_for_bit_alike_and_unpickles_nothing(
     gru_run, dqn_run, tmp_path
 ):

@@ -66,6 +66,7 @@ def interrupted_run(reference, folder, after):
     return folder
 
 
+@pytest.mark.fast_cases("ppo_run")
 @every_run
 def test_an_interrupted_run_goes_on_exactly(name, request, tmp_path):
     reference = request.getfixturevalue(name)
@@ -243,13 +244,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name, more",
     [
-        pytest.param(
-            "ppo", ["--gru-size", "4", "--normalize-obs"], marks=pytest.mark.slow
-        ),
-        pytest.param("dqn", [], marks=pytest.mark.slow),
+        ("ppo", ["--gru-size", "4", "--normalize-obs"]),
+        ("dqn", []),
         ("reinforce", []),
     ],
 )
@@ -312,6 +312,7 @@ run_experiment(
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["members", "data"])
 def test_a_checkpoint_of_two_devices_loads_on_one(parallel, ppo_run, tmp_path):
     run = tmp_path / "run"

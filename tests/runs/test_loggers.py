@@ -171,6 +171,7 @@ def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
     assert found["rollout/episode_return"] == [(50, 1.0), (100, 2.0)]
 
 
+@pytest.mark.full
 def test_what_was_trained_before_is_logged_too(tmp_path):
     """The second rung of halving goes on from the first: its curves begin there."""
     out = tmp_path / "sweep"

@@ -73,6 +73,7 @@ for run in {runs!r}:
 """
 
 
+@pytest.mark.full
 def test_fresh_processes_act_bit_for_bit_alike(request):
     program = ACT.format(runs=[str(request.getfixturevalue(name)) for name in RUNS])
     first, again = run_python(program), run_python(program)

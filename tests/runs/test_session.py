@@ -317,6 +317,7 @@ def test_ctrl_c_ends_the_run_after_the_chunk_with_everything_saved(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.full
 def test_sigterm_ends_a_long_run_with_everything_saved(tmp_path):
     run = tmp_path / "run"
     argv = train_argv("reinforce", "--total-steps", "1e7", "--out", str(run))

@@ -106,6 +106,7 @@ def test_optuna_finds_the_better_part_of_a_space():
     assert last > first and all(s["kind"] == [1, 2] for s in rounds[-1][0][-3:])
 
 
+@pytest.mark.full
 def test_optuna_leaves_out_what_cannot_be_trained(tmp_path):
     domains = space.as_space({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]})
 
@@ -216,6 +217,7 @@ def assert_same_first_step(one, other):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 def test_blocks_of_any_size_give_the_same_results(swept, tmp_path):
     small = quiet(wanted(block=4), tmp_path / "out")
     assert len(list((small.folder / "runs").iterdir())) == 3
@@ -265,6 +267,7 @@ def test_a_block_of_which_all_break_is_a_result_too(tmp_path, scheduler):
         result.best  # noqa: B018
 
 
+@pytest.mark.full
 def test_the_best_setting_is_confirmed_with_fresh_seeds(tmp_path):
     grid = {"learning_rate": [1e-3], "gamma": [0.9, 0.99]}
     result = quiet(wanted(grid, confirm_seeds=3), tmp_path / "out")
@@ -275,6 +278,7 @@ def test_the_best_setting_is_confirmed_with_fresh_seeds(tmp_path):
     assert read_experiment(result.folder / "confirm" / "000").seeds == [2, 3, 4]
 
 
+@pytest.mark.full
 def test_a_confirmation_keeps_to_the_block_and_goes_on_exactly(tmp_path):
     grid = {"learning_rate": [1e-3], "gamma": [0.9, 0.99]}
     made = wanted(grid, confirm_seeds=3, block=2, checkpoint_every=0.0)
@@ -358,6 +362,7 @@ def interrupted(made, folder, after):
     return quiet(made, folder, interrupted=lambda: next(asked) >= after)
 
 
+@pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("after", [0, 1, 3, 30, 60])
 def test_an_interrupted_sweep_goes_on_exactly(tmp_path, after):
     made = wanted(block=4, checkpoint_every=0.0)
@@ -425,6 +430,7 @@ def test_halving_keeps_the_better_half(tmp_path):
             assert row["loss/value"][k : k + 2] == mine["loss/value"][2 * i : 2 * i + 2]
 
 
+@pytest.mark.fast_cases("22")
 @pytest.mark.parametrize("after", [5, 22, 33])
 def test_halving_goes_on_exactly(tmp_path, after):
     grid = {"learning_rate": [1e-3, 3e-3, 1e-2, 1e-1], "gamma": [0.99]}
@@ -461,6 +467,7 @@ def pbt_sweep():
     )
 
 
+@pytest.mark.full
 def test_pbt_changes_what_is_copied_within_its_limits(pbt_sweep, tmp_path):
     result = quiet(pbt_sweep, tmp_path / "out")
     rows = read_metrics(result.folder / "runs" / "000" / "metrics.jsonl")
@@ -491,6 +498,7 @@ def test_pbt_changes_what_is_copied_within_its_limits(pbt_sweep, tmp_path):
     )
 
 
+@pytest.mark.full
 def test_pbt_goes_on_exactly(pbt_sweep, tmp_path):
     whole = quiet(pbt_sweep, tmp_path / "whole")
     part = interrupted(pbt_sweep, tmp_path / "part", 60)
@@ -499,6 +507,7 @@ def test_pbt_goes_on_exactly(pbt_sweep, tmp_path):
     assert_same_sweep(part.folder, whole.folder)
 
 
+@pytest.mark.full
 def test_optuna_sweeps_and_goes_on_exactly(tmp_path):
     grid = {"learning_rate": Range(1e-4, 1e-1, log=True), "gamma": [0.9, 0.99]}
     made = wanted(grid, sampler="optuna", trials=6, batch=2, checkpoint_every=0.0)
@@ -596,7 +605,7 @@ print([b.experiment.num_members for b in plan.blocks(
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_sweeps_on_eight_devices():
     lines = run_python("from pathlib import Path\n" + DEVICES, devices=8)
     assert lines[-2:] == ["16", "[8, 4]"]

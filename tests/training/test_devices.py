@@ -64,6 +64,7 @@ print(json.dumps({name: x for name, x in row.items() if "/" in name}))
 """
 
 
+@pytest.mark.full
 def test_the_second_run_of_a_program_compiles_nothing(tmp_path):
     def entries():
         # Beside the programs JAX may keep the times of their last use.

@@ -127,6 +127,7 @@ def test_members_that_surely_fit_are_not_measured(monkeypatch):
     assert footprint.most_members(PPO, tiny(PPO), ENV, 1_000) == 1_000
 
 
+@pytest.mark.full
 def test_as_many_members_as_the_compiler_says_fit(monkeypatch):
     """Half of the memory is for them; the replay memory is most of what they take."""
     config = with_floats(tiny(DQN, buffer_size=2**17))
@@ -139,6 +140,7 @@ def test_as_many_members_as_the_compiler_says_fit(monkeypatch):
     assert 0.7 * limit / 2 < taken <= limit / 2
 
 
+@pytest.mark.full
 def test_each_member_is_held_once(monkeypatch):
     """In groups too: what another member takes is its state, up to a few bytes."""
     monkeypatch.setattr(population, "GROUP", 2)

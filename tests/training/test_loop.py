@@ -78,6 +78,7 @@ def test_calls_become_longer_until_they_take_long_enough():
     assert loop._next_length(1, 1000.0) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
 def test_members_in_groups_are_the_members_side_by_side(monkeypatch, algorithm):
     job = loop.resolve(algorithm, tiny(algorithm), ENV, num_seeds=6, num_devices=1)
@@ -324,5 +325,6 @@ for algorithm in (PPO, DQN):
 """
 
 
+@pytest.mark.full
 def test_a_population_on_two_devices_is_the_one_on_one():
     assert run_python(TWO_DEVICES, devices=2) == ["ppo equal", "dqn equal"]

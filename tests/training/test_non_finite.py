@@ -22,12 +22,7 @@ from tests.support.small import assert_trees_equal, counting_env, tiny
 
 EVERY = pytest.mark.parametrize(
     "algorithm",
-    [
-        PPO,
-        REINFORCE,
-        DQN,
-        *(pytest.param(a, marks=pytest.mark.slow) for a in (ACTOR_CRITIC, A2C, TRPO)),
-    ],
+    [PPO, REINFORCE, DQN, ACTOR_CRITIC, A2C, TRPO],
     ids=lambda a: getattr(a, "name", None),
 )
 BAD = {"obs": jnp.nan, "reward": jnp.inf}
@@ -52,6 +47,7 @@ def spoiled_env(what, only=lambda key: True, at=40):
     return env.replace(reset=reset, step=step, id=f"test/bad-{what}")
 
 
+@pytest.mark.fast_cases("reward-reward-ppo")
 @EVERY
 @pytest.mark.parametrize("what, name", [("obs", "observation"), ("reward", "reward")])
 def test_what_the_environment_gives_is_named(algorithm, what, name):
@@ -74,6 +70,7 @@ def test_what_the_environment_gives_is_named(algorithm, what, name):
     assert start.world.env_state[1][index]
 
 
+@pytest.mark.fast_cases("ppo")
 @EVERY
 def test_a_step_size_that_is_far_too_large_is_named(algorithm):
     env = counting_env(horizon=10)
@@ -106,6 +103,7 @@ def test_a_parameter_is_named_though_no_loss_shows_it():
         loop.train(algorithm, tiny(PPO), counting_env(horizon=9), iterations=3)
 
 
+@pytest.mark.fast_cases("1")
 @pytest.mark.parametrize("cut", [1, 100])
 def test_the_others_go_on_as_if_alone(monkeypatch, cut):
     """One seed of three meets an infinite reward: it is left as it was, and reported."""
@@ -172,6 +170,7 @@ def test_with_nobody_left_the_run_stops():
         )
 
 
+@pytest.mark.full
 def test_nothing_is_in_the_way_of_a_sound_run():
     env, config = counting_env(horizon=10), tiny(PPO)
     stop, go_on = (
@@ -190,6 +189,7 @@ def some_go_blind():
     return spoiled_env("obs", lambda key: jax.random.bits(key) % 3 == 0, at=9)
 
 
+@pytest.mark.full
 def test_the_command_line_goes_on_with_the_others(tmp_path):
     run = tmp_path / "run"
     argv = train_argv(

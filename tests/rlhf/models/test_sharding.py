@@ -43,6 +43,7 @@ print(json.dumps([far(found[0], expected[0]), far(found[1], expected[1]), shards
 """
 
 
+@pytest.mark.full
 def test_eight_devices_have_the_loss_and_gradient_of_one():
     """Two shares of the data, four of each matrix."""
     (line,) = run_python(PROGRAM, devices=8)
