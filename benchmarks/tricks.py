@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from benchmarks.speed.cases import CASES
 from benchmarks.speed.cases import PPO as PPO_CONFIG
-from benchmarks.speed.report import fill_in
 from jaxrl import PPO, evaluate_population, make, optim, train
 from jaxrl.algorithms import ppo
 from jaxrl.core import minibatches
@@ -55,8 +54,6 @@ def main() -> None:
         rows[name] = {"with_us": with_it, "plain_us": plain, "ratio": plain / with_it}
         print(f"{name:58} {with_it:10.1f} us, plain {plain:10.1f} us", flush=True)
     write("tricks.json", {"rows": rows})
-    page = Path(__file__).parent.parent / "docs" / "performance.md"
-    fill_in(page, "tricks", table(rows))
 
 
 def write(name: str, results: dict[str, Any]) -> None:
