@@ -35,10 +35,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bad_configs
 import jax
 import jax.numpy as jnp
 
+from benchmarks import bad_configs
 from benchmarks.speed import script
 from jaxrl import env_ids, make
 from jaxrl.algorithms import ALGORITHMS

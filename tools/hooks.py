@@ -1,9 +1,10 @@
-"""Additions of the site to the pages of docs/: their tables, the reference of functions, and
-pages of the files outside of docs/ that they link to.
+"""Additions of the site to the pages of docs/: their tables, the reference of functions,
+and the files outside of docs/ that they link to.
 
-`{{ config(ppo) }}` and its like become tables (`tools/tables.py`). A page links to `../CONTRIBUTING.md` or `../jaxrl/losses.py`, which is right where the
-repository is browsed. Here such a file becomes a page under `repository/`, and the link
-leads to it, so the site is whole wherever it is put.
+`{{ config(ppo) }}` and its like become tables (`tools/tables.py`). A page links to
+`../CONTRIBUTING.md` or `../jaxrl/losses.py`, which is right where the repository is read.
+Here such a file becomes a page under `repository/`, and the link leads to it, so the site
+is complete wherever it is put.
 """
 
 import ast
@@ -194,7 +195,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Render tables; lead links to files outside of docs/, and names of functions, to theirs."""
+    """Render tables, and point links and names of functions to their pages."""
     del config, files
     uri = page.file.src_uri
     markdown = tables.render(markdown)

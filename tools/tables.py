@@ -65,7 +65,7 @@ def config_class(name: str) -> Any:
 
 
 def config(name: str) -> str:
-    """The fields of a Config, their defaults and docstrings; `rlhf`: those of all stages."""
+    """Fields of a Config, their defaults and docstrings; `rlhf`: those of all stages."""
     if name == "rlhf":
         return config_of_rlhf()
     docs, found = field_docs(config_class(name)), defaults(config_class(name))
@@ -351,12 +351,23 @@ def results(name: str, part: str = "") -> str:
     return script.table(rows[part] if part else rows)
 
 
+def demo() -> str:
+    """Policies of `jaxrl rlhf demo` beside the optimum."""
+    found = json.loads((RESULTS / "rlhf_demo.json").read_text())
+    columns = ("gold reward E r", "KL(π ‖ π_ref)", "J = E r - β KL", "KL(π\\* ‖ π)")
+    numbers = ("reward", "kl", "value", "kl_from_optimum")
+    rows = ([r["policy"], *(f"{r[n]:.3f}" for n in numbers)] for r in found["table"])
+    device = f"`{found['command']}`. Device: {found['device']}, jax {found['jax']}."
+    return rows_to_table(("policy", *columns), rows) + f"\n\n{device}"
+
+
 TABLES = {
     "config": config,
     "metrics": metrics,
     "flags": flags,
     "environments": environments,
     "results": results,
+    "demo": demo,
     "functions": api.index,
     "layers": layers.table,
     "modules": layers.modules,

@@ -1,4 +1,4 @@
-"""Benchmark scripts that CI does not run itself: they run, and their results meet the bars."""
+"""Benchmark scripts that CI does not run itself: they run; their results meet the bars."""
 
 import importlib.util
 import json
