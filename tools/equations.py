@@ -1,4 +1,4 @@
-"""Docstrings of this house for mkdocstrings: equations keep their lines, sources a name.
+"""Docstrings for mkdocstrings: equations keep their lines, sources a name.
 
 A paragraph of equations is lines as a person aligned them; in Markdown they would run
 together, and `*` and `_` in them be emphasis.

@@ -36,6 +36,7 @@ EXTERNAL = {"jax", "jnp", "np", "flax", "gymnasium"}
 
 NOT_OURS = {
     *("jax_default_matmul_precision", "xla_cpu_use_multi_output_fusion"),
+    *("sticky_action_prob", "chat_template", "strftime_now"),
     *("my_corridor.py", "train.py", "evaluate.py", "jaxrl.bib", "make_figure"),
 }
 """Names of other libraries, of a user, of files that a command writes, and of examples."""
