@@ -502,7 +502,7 @@ def environments() -> dict[str, Any]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["| what was done | times | as it should be |", "|---|---|---|"]
+    lines = ["| fault | trials | handled correctly |", "|---|---|---|"]
     for name, row in rows.items():
         lines.append(f"| {name} | {row['trials']} | {row['passed']} |")
     return "\n".join(lines) + "\n"

@@ -252,11 +252,12 @@ def malformed(run: Path, number: int) -> dict[str, Any]:
 
 
 def tables(rows: dict[str, Any]) -> dict[str, str]:
-    """Mark of the page -> Markdown, of what was measured."""
+    """Part of the results -> its table in Markdown."""
     found = {}
     if "export" in rows:
         lines = [
-            "| policy | environment | format | agree, of | largest difference | bytes |",
+            "| policy | environment | format | observations that agree, of "
+            "| largest difference | bytes |",
             "|---|---|---|---|---|---|",
         ]
         lines += [
@@ -285,7 +286,7 @@ def serving_lines(rows: dict[str, Any]) -> list[str]:
         f"{row['requests'] / max(row['batches'], 1):.1f} |",
         f"| malformed requests refused with 4xx | {bad['refused_4xx']:,} of "
         f"{bad['requests']:,} |",
-        f"| process alive, and right after them | {'yes' if bad['alive'] else 'no'} |",
+        f"| server alive, and correct afterwards | {'yes' if bad['alive'] else 'no'} |",
     ]
 
 

@@ -63,7 +63,7 @@ def write(name: str, results: dict[str, Any]) -> None:
 
 
 def table(rows: dict[str, Any]) -> str:
-    lines = ["| trick | with it | plain | gain |", "|---|---|---|---|"]
+    lines = ["| optimisation | with it | without | gain |", "|---|---|---|---|"]
     for name, row in rows.items():
         times = f"{row['with_us']:.1f} | {row['plain_us']:.1f} | {row['ratio']:.2f}"
         lines.append(f"| {name} | {times} |")

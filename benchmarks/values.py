@@ -152,7 +152,7 @@ def summary(value: np.ndarray) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     lines = [
         "| method | RMS error, IQM | 95 % interval | after half of the passes "
-        "| nearer than TD(1) by |",
+        "| error reduction against TD(1) |",
         "|---|---|---|---|---|",
     ]
     first = np.array(found["methods"]["TD(1)"]["by_seed"])
