@@ -2,8 +2,8 @@
 
 python -m tools.layers   # writes docs/figures/layers.svg
 
-`tools/tables.py` puts the tables into CONTRIBUTING.md and docs/architecture.md when the site
-is built; `tests/contract/test_layering.py` checks the imports against the list.
+`tools/tables.py` puts the tables into CONTRIBUTING.md and docs/architecture.md when the
+site is built; `tests/contract/test_layering.py` checks the imports against the list.
 """
 
 import ast
