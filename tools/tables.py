@@ -14,6 +14,7 @@ import functools
 import importlib
 import json
 import re
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,7 +70,7 @@ def config(name: str) -> str:
     if name == "rlhf":
         return config_of_rlhf()
     docs, found = field_docs(config_class(name)), defaults(config_class(name))
-    rows = ((f"`{n}`", code(found[n]), sentence(docs[n])) for n in docs)
+    rows = ((f"`{n}`", code(found[n]), docs[n]) for n in docs)
     return rows_to_table(("field", "default", "meaning"), rows)
 
 
@@ -86,7 +87,7 @@ def config_of_rlhf() -> str:
         [
             f"`{field}`",
             *(code(found[n].get(field, "")) for n in classes),
-            sentence(said),
+            said,
         ]
         for field, said in docs.items()
     )
@@ -94,9 +95,18 @@ def config_of_rlhf() -> str:
 
 
 def field_docs(config_type: Any) -> dict[str, str]:
+    """Field -> its docstring, with the choices that its type allows."""
     from jaxrl.core import config
 
-    return config.field_docs(config_type)
+    types, docs = config.field_types(config_type), config.field_docs(config_type)
+    return {name: sentence(said) + choices(types[name]) for name, said in docs.items()}
+
+
+def choices(kind: Any) -> str:
+    """The values of a `Literal`, in words."""
+    if typing.get_origin(kind) is not typing.Literal:
+        return ""
+    return f": {', '.join(code(text_of(value)) for value in typing.get_args(kind))}"
 
 
 def defaults(config_type: Any) -> dict[str, str]:
