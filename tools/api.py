@@ -87,7 +87,7 @@ WITHOUT_SOURCE = {
     "exploration": "epsilon_noise",
     "losses": "masked_mean",
     "normalize": "init init_reward",
-    "optim": "flat apply progress",
+    "optim": "flat apply gradient_step fit annealed progress",
     "replay.ring": "init take num_stored",
     "rlhf.objectives": "masked_sum preference_accuracy last_token length",
     "rlhf.testbeds.small_world": "answers small_world gold_reward text_of table_logits "
