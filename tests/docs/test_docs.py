@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from jaxrl import cli, envs
+from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import options
 from jaxrl.envs import env_ids, known_issues
 from tests.support.paths import ROOT
@@ -94,6 +95,16 @@ def test_tables_render(spec):
         for line in lines[2:]:
             cells = re.split(r"(?<!\\)\|", line.strip("|"))
             assert len(cells) == len(columns) and len(cells[place].strip()) > 4, line
+
+
+def test_every_algorithm_has_a_page_with_its_tables():
+    """Variants with one Config share a page."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    for kind in ("config", "metrics"):
+        names = set(re.findall(rf"^{{{{ {kind}\((\w+)\) }}}}$", text, re.M))
+        shown = {tables.config_class(x) for x in names - {"rlhf"}}
+        assert {x.Config for x in ALGORITHMS.values()} <= shown
+        assert "rlhf" in names
 
 
 def test_every_metric_that_is_logged_is_in_the_glossary():
