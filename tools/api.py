@@ -42,7 +42,7 @@ MODULES = {
     "rlhf.models.huggingface": "pretrained language models",
     "rlhf.models.sharding": "language models on several devices",
     "deployment.export": "a policy as a file",
-    "deployment.answers": "outputs of a policy, by name",
+    "deployment.outputs": "the outputs of a policy",
     "deployment.serving": "a policy behind HTTP",
     "evaluation": "whole episodes of a policy, in JAX",
     "data.frozen_policy": "querying a trained policy",

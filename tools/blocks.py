@@ -90,7 +90,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The arguments of a `jaxrl` command, with `SMALL` flags and patterns filled in."""
+    """Arguments of a `jaxrl` command, with `SMALL` flags and expanded patterns."""
     arguments = [x for w in words[1:] for x in (sorted(glob.glob(w)) or [w])]
     arguments = [less(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
     called = " ".join(arguments)
@@ -245,7 +245,7 @@ def on_path(place: Path) -> Iterator[None]:
 
 
 def forget_programs() -> None:
-    """A process has room for so many compiled programs only."""
+    """Clear JAX's caches: a process can hold only a limited number of compiled programs."""
     import jax
 
     from tests.conftest import MAPS, MOST_MAPS

@@ -220,9 +220,9 @@ def command(*names: str) -> Any:
     """A click command by its path: `command("train", "ppo")`."""
     import click
 
-    from jaxrl.cli import jaxrl
+    from jaxrl.cli import program
 
-    found: Any = jaxrl
+    found: Any = program
     for name in names:
         found = found.get_command(click.Context(found), name)
     return found

@@ -142,7 +142,8 @@ def test_an_unknown_table_is_an_error():
 
 def test_page_of_the_command_line_has_every_command():
     text = (DOCS / "cli.md").read_text()
-    for name, command in cli.jaxrl.commands.items():
+    for name in cli.program.list_commands(None):
+        command = cli.program.get_command(None, name)
         assert f"`jaxrl {name}" in text
         has_flags = any(isinstance(x, click.Option) for x in command.params)
         assert not has_flags or f"{{{{ flags({name}) }}}}" in text, name
