@@ -14,7 +14,7 @@ vector     `to_gymnasium_vector` of three, 25 steps with a time limit of 9, agai
 ours     every id that needs no other library
 suites   some of each library that is an extra; rows of a missing library are kept
 
-Writes benchmarks/results/adapters.json and the table of docs/gymnasium.md.
+Writes benchmarks/results/adapters.json, which docs/gymnasium.md shows.
 """
 
 import json
@@ -29,7 +29,6 @@ from typing import Any
 import jax
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl import env_ids, make
 from jaxrl.interop.gymnasium import MODES
 from jaxrl.runs.experiment import commit, versions
@@ -64,8 +63,6 @@ def main() -> None:
         file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
         jax.clear_caches()
     print(table(rows))
-    if not arguments.out:
-        fill_in(HERE.parent / "docs" / "gymnasium.md", "adapters", table(rows))
 
 
 def chosen(parts: list[str], quick: bool) -> list[str]:

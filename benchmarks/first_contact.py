@@ -10,8 +10,8 @@ milestones  a clone of the last commit, and in it the blocks of README.md and do
 import      `import jaxrl` against `import jax`, one process each, alternating
 
 The blocks are cut out of the pages. A page that lacks one ends the script with a sentence.
-Needs git and what pip needs. Writes benchmarks/results/first_contact.json and the table of
-docs/getting-started.md.
+Needs git and what pip needs. Writes benchmarks/results/first_contact.json, which
+docs/getting-started.md shows.
 """
 
 import json
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl.runs.experiment import commit, versions
 from jaxrl.training.devices import hardware
 
@@ -112,8 +111,6 @@ def main() -> None:
         about |= {"command": "python -m benchmarks.first_contact"}
         file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
-    if not arguments.out:
-        fill_in(ROOT / "docs" / "getting-started.md", "first-contact", table(rows))
 
 
 def milestones() -> dict[str, Any]:

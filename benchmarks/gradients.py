@@ -12,7 +12,7 @@ random model of three states of different value, any of which can be the initial
 Without a model, the number of steps that a gradient of REINFORCE needs: trajectories of 300
 steps of Pendulum under a new network, up to 300 of them, against the mean of 3,000.
 
-Writes benchmarks/results/gradients.json, the tables of docs/diagnostics.md and
+Writes benchmarks/results/gradients.json, which docs/diagnostics.md shows, and
 docs/figures/gradient-noise.png and gradient-steps.png.
 """
 
@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.speed.report import fill_in
 from jaxrl import diagnostics, distributions, estimators, losses, make
 from jaxrl.acting import action_noise
 from jaxrl.algorithms import actor_critic, reinforce
@@ -106,9 +105,7 @@ def main() -> None:
     (out / "gradients.json").write_text(text + "\n")
     plot(json.loads(text), figures / "gradient-noise.png")
     plot_pendulum(json.loads(text)["pendulum"], figures / "gradient-steps.png")
-    print(content := page(json.loads(text)))
-    if not arguments.out:
-        fill_in(ROOT / "docs" / "diagnostics.md", "gradients", content)
+    print(table(json.loads(text)))
 
 
 def corridor(length: int) -> Problem:
@@ -372,7 +369,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def page(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The tables in Markdown."""
     problems = results["problems"]
     main = problems[MAIN]

@@ -15,7 +15,7 @@ Also, for learners of few episodes, against the step t and the horizon T: how of
 learner does not do as the expert would in the state that it has come to, and the regret,
 the expert's return of T steps less the learner's.
 
-Writes results/imitation.json, the tables of docs/imitation.md and its figure.
+Writes results/imitation.json, which docs/imitation.md shows, and its figure.
 """
 
 import itertools
@@ -32,7 +32,6 @@ import numpy as np
 
 import jaxrl
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl import BC, DAGGER, PPO, TD, losses
 from jaxrl.core import config as configs
 from jaxrl.data import dataset
@@ -104,10 +103,8 @@ def main() -> None:
             "rows": {name: rows[name] for name in EXPERTS if name in rows},
         }
         file.write_text(json.dumps(found, indent=1) + "\n")
-    print(tables(rows))
+    print(table(rows))
     plot(rows, (Path(arguments.out) if arguments.out else ROOT / "docs/figures"))
-    if not arguments.out:
-        fill_in(ROOT / "docs" / "imitation.md", "imitation", tables(rows))
 
 
 def measure(env_id: str, size: Size) -> dict[str, Any]:
@@ -316,7 +313,7 @@ def curve(rows: Sequence[np.ndarray], points: int = 50) -> dict[str, list[float]
     return {"step": steps, "iqm": centres, "low": lows, "high": highs}
 
 
-def tables(rows: dict[str, Any]) -> str:
+def table(rows: dict[str, Any]) -> str:
     lines = []
     for env_id, row in rows.items():
         lines += [

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.speed.report import fill_in
 from jaxrl import make
 from jaxrl.envs.lecture import BAIRD_BEHAVIOUR, BAIRD_WEIGHTS, mdp_of
 from jaxrl.mdp import expected_return, finite_mdp, policy_evaluation, value_iteration
@@ -76,7 +75,6 @@ def main() -> None:
             found["rows"] = dict(sorted(found["rows"].items(), key=place))
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     if not arguments.quick:
-        fill_in(ROOT / "docs" / "tabular.md", "ladder", table(found["rows"]))
         plot(found["curves"], ROOT / "docs" / "figures")
 
 

@@ -9,7 +9,7 @@ cadence  runs of a minute or more at the default settings: the part of the time 
          the device waits for rows, checkpoints and whatever else the host does, and the
          programs compiled after the start
 
-Writes benchmarks/results/overhead.json and the table of docs/reliability.md.
+Writes benchmarks/results/overhead.json, which docs/reliability.md shows.
 """
 
 import json
@@ -26,7 +26,6 @@ import jax.numpy as jnp
 
 from benchmarks.speed import script
 from benchmarks.speed.cases import CASES
-from benchmarks.speed.report import fill_in
 from jaxrl import Experiment, make, rollout, run_experiment
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core.config import with_floats
@@ -55,8 +54,6 @@ def main() -> None:
     about = {"versions": versions(), "command": "python -m benchmarks.overhead"}
     file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
-    if not arguments.out:
-        fill_in(HERE.parent / "docs" / "reliability.md", "overhead", table(rows))
 
 
 def guard(name: str, steps: int, repeats: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ search, halving, pbt
             random search, successive halving and population-based training with equal
             environment steps: 16 settings, 20 repeats, Acrobot and Pendulum
 
-Writes benchmarks/results/populations.json and the table of docs/sweeps.md.
+Writes benchmarks/results/populations.json, which docs/sweeps.md shows.
 """
 
 import json
@@ -35,7 +35,6 @@ import jax
 import numpy as np
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl import PPO, Range, evaluate_population, make, sweep, train
 from jaxrl.core import prng
 from jaxrl.core.config import with_floats
@@ -69,9 +68,7 @@ def main() -> None:
         rows[part] = measures[part](arguments.quick) | {"commit": commit()}
         file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
         print(part, json.dumps(rows[part]), flush=True)
-    if not arguments.out:
-        page = HERE.parent / "docs" / "sweeps.md"
-        fill_in(page, "populations", table(rows))
+    print(table(rows))
 
 
 def command(words: str) -> float:

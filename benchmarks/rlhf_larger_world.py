@@ -7,7 +7,7 @@
 The larger world of `jaxrl.rlhf.testbeds.larger_world`: pretraining, SFT, labels by the
 gold judge with noise, a reward model, and what is optimised against it. Every stage is a
 run in a folder under --work, so a benchmark that was killed goes on where it was. Writes
-results/rlhf_larger_world.json, the tables of docs/rlhf-larger-world.md and its figure.
+results/rlhf_larger_world.json, which docs/rlhf-larger-world.md shows, and its figure.
 
   methods       gold win rate over SFT of best-of-8, PPO, GRPO and DPO
   leash         gold reward against √KL for four values of β
@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl.pipelines.rlhf import loop, stages
 from jaxrl.pipelines.rlhf.writing import Sampling
 from jaxrl.rlhf import data, responses, tasks
@@ -44,7 +43,6 @@ from jaxrl.training.devices import use_compilation_cache
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "rlhf-larger-world.md"
 FIGURES = ROOT / "docs" / "figures"
 PARTS = ("methods", "leash", "lora", "rlaif", "loop", "instructions")
 
@@ -662,7 +660,7 @@ def main() -> None:
     folder = Path(arguments.out) / "work" if arguments.quick else Path(arguments.work)
     folder.mkdir(parents=True, exist_ok=True)
     origin = {
-        "commit": commit(),  # before the page changes
+        "commit": commit(),
         "jax": versions()["jax"],
         "device": jax.devices()[0].platform,
         "seeds": size.seeds,
@@ -675,8 +673,7 @@ def main() -> None:
         if part == "leash":
             figures = Path(arguments.out) if arguments.out else FIGURES
             plot_leash(rows[part], figures / "rlhf-leash.png")
-        if not arguments.out:
-            fill_in(PAGE, part, TABLES[part](rows[part]))
+        print(TABLES[part](rows[part]), flush=True)
 
 
 if __name__ == "__main__":

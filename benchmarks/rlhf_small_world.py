@@ -10,7 +10,7 @@ of logits, one row for each text, so that the optimum is in its class. PPO, RLOO
 see the gold reward of sampled answers, DPO pairs with their exact preference
 probabilities. All seeds of a method are one program. In `language-model` it is a small
 GPT, fine-tuned and then optimised by the algorithms of `jaxrl.rlhf`, as runs in folders.
-Writes results/rlhf_small_world.json and the tables of docs/rlhf-small-world.md.
+Writes results/rlhf_small_world.json, which docs/rlhf-small-world.md shows.
 """
 
 import json
@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl import losses, optim
 from jaxrl.pipelines.rlhf import demo, stages
 from jaxrl.rlhf import estimators
@@ -40,7 +39,6 @@ from jaxrl.types import Array, PyTree
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "rlhf-small-world.md"
 PARTS = ("policies", "language-model", "reward-model")
 
 WORLD = small_world.small_world()
@@ -552,7 +550,7 @@ def main() -> None:
     arguments, file, rows = script.opened(parser, RESULTS, "rlhf_small_world.json")
     size = QUICK if arguments.quick else FULL
     origin = {
-        "commit": commit(),  # before the page changes
+        "commit": commit(),
         "jax": versions()["jax"],
         "device": jax.devices()[0].platform,
         "seeds": size.seeds,
@@ -561,8 +559,7 @@ def main() -> None:
         command = f"python -m benchmarks.rlhf_small_world --parts {part}"
         rows[part] = {"command": command} | origin | MEASURES[part](size)
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-        if not arguments.out:
-            fill_in(PAGE, part, TABLES[part](rows[part]))
+        print(TABLES[part](rows[part]), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Both sides load the same random GPT-2 of a folder, draw prompts from the same po
 answers to each, and are paid the share of even tokens in an answer. Both take one step of
 Adam a batch, on the same loss; see `config_of` here and `peers/trl_grpo.py`. Runs of ours
 and of the peer take turns, each alone on the machine. The peer has an environment of its
-own, `.peers/trl`; without it only ours is measured. Writes results/rlhf_speed.json and the
-tables of docs/rlhf-speed.md.
+own, `.peers/trl`; without it only ours is measured. Writes results/rlhf_speed.json, which
+docs/rlhf-speed.md shows.
 """
 
 import dataclasses
@@ -30,7 +30,6 @@ import numpy as np
 
 from benchmarks.speed import script
 from benchmarks.speed.host import spread
-from benchmarks.speed.report import fill_in
 from jaxrl.rlhf import estimators, grpo
 from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.data import Prompts
@@ -44,7 +43,6 @@ from jaxrl.types import Array
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "rlhf-speed.md"
 WORKER = Path(__file__).parent / "peers" / "trl_grpo.py"
 PACKAGES = ("torch==2.13.0", "trl==1.16.0")
 BAR = 3.0
@@ -359,7 +357,7 @@ def main() -> None:
         print(how_to_install(arguments.peers_dir), flush=True)
         python = None
     origin = {
-        "commit": commit(),  # before the page changes
+        "commit": commit(),
         "jax": versions()["jax"],
         "device": jax.devices()[0].platform,
         "cores": os.cpu_count(),
@@ -370,8 +368,6 @@ def main() -> None:
         rows[part] = {"command": command} | origin | measure(settings, python)
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
         print(table(rows[part]), flush=True)
-        if not arguments.out:
-            fill_in(PAGE, part, table(rows[part]))
 
 
 if __name__ == "__main__":

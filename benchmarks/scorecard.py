@@ -5,8 +5,8 @@
     python -m benchmarks.scorecard --quick            # tiny, for CI; use another --out
 
 Each row is one `jaxrl train` command. The results go to benchmarks/results/scorecard.json
-(rows that are not run again are kept), the table to docs/scorecard.md, the learning curves
-to docs/figures/ and the algorithms' pages; with --out DIR all of them into DIR.
+(rows that are not run again are kept), which docs/scorecard.md and the pages of the
+algorithms show, the learning curves to docs/figures/; with --out DIR all of them into DIR.
 
 Verdicts compare the 95 % bootstrap interval of the IQM over seeds with the published
 value: *beaten* when the low end passes it, *reproduced* when the interval meets it plus
@@ -229,7 +229,7 @@ def main() -> None:
         raise SystemExit(
             f"no row has {arguments.rows} in its name: {[r.name for r in ROWS]}"
         )
-    path, page, figures = places(arguments.out)
+    path, figures = places(arguments.out)
     measured = {"commit": commit(), "date": datetime.date.today().isoformat()}
     os.chdir(ROOT)  # where the rows' config files are found
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -240,19 +240,16 @@ def main() -> None:
         print(f"   IQM {result['iqm']:.2f} {result['ci95']}: {result['verdict']}")
         results = {r.name: results[r.name] for r in ROWS if r.name in results}
         path.write_text(json.dumps(results, indent=1) + "\n")
-    page.write_text(scorecard_page(results))
-    for name, algorithms in algorithms_by_page().items():
-        fill_in(page.parent / name, algorithms, results)
-    print(page.read_text())
+    print(table(results))
 
 
-def places(out: str | None) -> tuple[Path, Path, Path]:
-    """JSON file, Markdown file and folder of figures."""
+def places(out: str | None) -> tuple[Path, Path]:
+    """JSON file and folder of figures."""
     results = Path(out).resolve() if out else ROOT / "benchmarks" / "results"
     docs = Path(out).resolve() if out else ROOT / "docs"
     for folder in (results, docs / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
-    return results / "scorecard.json", docs / "scorecard.md", docs / "figures"
+    return results / "scorecard.json", docs / "figures"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -333,56 +330,25 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def scorecard_page(results: dict[str, Any]) -> str:
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """The scorecard, by the name ""; an algorithm's rows and curves, by its name."""
+    found = {"": table(results)}
+    for algorithm in dict.fromkeys(r["algorithm"] for r in results.values()):
+        rows = {name: r for name, r in results.items() if r["algorithm"] == algorithm}
+        curves = [f"![{name}](figures/{name}.png)" for name in rows]
+        found[algorithm] = "\n".join([*lines(rows), "", *curves, ""])
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
     """The scorecard in Markdown."""
     notes = [f"- {name}: {r['note']}." for name, r in results.items() if r["note"]]
     devices = {f"{r['device']}, jax {r['versions']['jax']}" for r in results.values()}
-    lines = [
-        "# Scorecard",
-        "",
-        "Made by `python -m benchmarks.scorecard`; every number comes from",
-        "`benchmarks/results/scorecard.json`, which also holds the commands, versions and",
-        "learning curves. Returns are of greedy evaluation episodes; mean, IQM and 95 %",
-        "bootstrap interval of the IQM are over seeds. The verdict compares with the",
-        "published number (CleanRL and SLM-Lab report returns during training); the bar is",
-        "this project's own.",
-        "",
-        *table(results),
-        "",
-        *notes,
-        "",
-        f"Device: {'; '.join(sorted(devices))}.",
-    ]
-    return "\n".join(lines) + "\n"
+    device = f"Device: {'; '.join(sorted(devices))}."
+    return "\n".join([*lines(results), "", *notes, "", device, ""])
 
 
-def algorithms_by_page() -> dict[str, list[str]]:
-    """The pages of the docs, and the algorithms of each: an algorithm's own, or that of
-    the one of which it is a variant."""
-    variants = {"q_learning": "sarsa"}
-    pages: dict[str, list[str]] = {}
-    for algorithm in {row.algorithm for row in ROWS}:
-        name = f"{variants.get(algorithm, algorithm)}.md"
-        pages.setdefault(name, []).append(algorithm)
-    return pages
-
-
-def fill_in(page: Path, algorithms: list[str], results: dict[str, Any]) -> None:
-    """Writes the rows and curves of algorithms between the marks in their page."""
-    if not page.exists():
-        return
-    begin, end = "<!-- scorecard: begin -->\n", "<!-- scorecard: end -->\n"
-    before, _, rest = page.read_text().partition(begin)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        raise SystemExit(f"{page} lacks the marks {begin!r} and {end!r}")
-    rows = {name: r for name, r in results.items() if r["algorithm"] in algorithms}
-    curves = [f"![{name}](figures/{name}.png)" for name in rows]
-    content = "\n".join([*table(rows), "", *curves]) + "\n"
-    page.write_text(before + begin + content + end + after)
-
-
-def table(results: dict[str, Any]) -> list[str]:
+def lines(results: dict[str, Any]) -> list[str]:
     """The rows as lines of a Markdown table."""
     return [
         "| row | environment | algorithm | steps | seeds | mean | IQM | 95 % interval "

@@ -9,7 +9,7 @@ load       `jaxrl serve` in its own process with a PPO policy of CartPole, queri
            loopback by persistent connections: failed requests and latencies
 malformed  1,000 requests of 20 kinds that must all be refused with 4xx, then a right one
 
-Writes benchmarks/results/serving.json and the tables of docs/deployment.md.
+Writes benchmarks/results/serving.json, which docs/deployment.md shows.
 """
 
 import http.client
@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import script
-from benchmarks.speed.report import fill_in
 from jaxrl import Experiment, run_experiment
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.runs.experiment import commit, versions
@@ -77,10 +76,7 @@ def main() -> None:
         "command": "python -m benchmarks.serving",
     }
     file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
-    for mark, shown in tables(rows).items():
-        print(shown)
-        if not arguments.out:
-            fill_in(HERE.parent / "docs" / "deployment.md", mark, shown)
+    print("\n".join(tables(rows).values()))
 
 
 def trained(folder: Path, name: str, steps: int) -> Path:
@@ -256,11 +252,12 @@ def malformed(run: Path, number: int) -> dict[str, Any]:
 
 
 def tables(rows: dict[str, Any]) -> dict[str, str]:
-    """Tables of the results as Markdown, by their mark in the page."""
+    """Part of the results -> its table in Markdown."""
     found = {}
     if "export" in rows:
         lines = [
-            "| policy | environment | format | agree, of | largest difference | bytes |",
+            "| policy | environment | format | observations that agree, of "
+            "| largest difference | bytes |",
             "|---|---|---|---|---|---|",
         ]
         lines += [
@@ -289,7 +286,7 @@ def serving_lines(rows: dict[str, Any]) -> list[str]:
         f"{row['requests'] / max(row['batches'], 1):.1f} |",
         f"| malformed requests refused with 4xx | {bad['refused_4xx']:,} of "
         f"{bad['requests']:,} |",
-        f"| process alive, and right after them | {'yes' if bad['alive'] else 'no'} |",
+        f"| server alive, and correct afterwards | {'yes' if bad['alive'] else 'no'} |",
     ]
 
 

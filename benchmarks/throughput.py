@@ -8,8 +8,8 @@ With an empty `--peers` only jaxrl is measured. Each peer has its own virtual en
 which this script creates from the packages and versions of `peers/peers.toml`;
 `--peers-from DIR` takes the wheels from a folder, for machines that reach no package index.
 Runs of ours and of a peer take turns. A peer that cannot be installed or run is named in
-the table with the reason. Writes throughput.json, .md and .png, and the tables of
-docs/performance.md.
+the table with the reason. Writes throughput.json, .md and .png, which
+docs/performance.md shows.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import venv
 from pathlib import Path
 
 from benchmarks.speed.host import chosen_cases
-from benchmarks.speed.report import fill_in, markdown
+from benchmarks.speed.report import markdown as table
 from benchmarks.speed.run import run_benchmark
 from jaxrl.errors import InvalidInput
 
@@ -45,10 +45,7 @@ def main() -> None:
         parts=arguments.parts,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    table = markdown(results)
-    print(table)
-    if not arguments.out:
-        fill_in(HERE.parent / "docs" / "performance.md", "throughput", table)
+    print(table(results))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,7 +11,7 @@ value fits, the same environment steps and seeds. Only the step of the policy di
 The divergence of a step is measured in the same way for all: E[KL(π_old ‖ π)] in closed
 form, on the states of a rollout of π_old that no update has used.
 
-Results: benchmarks/results/trust_regions.json and docs/trust-regions.md.
+Writes benchmarks/results/trust_regions.json, which docs/trust-regions.md shows.
 """
 
 import argparse
@@ -114,9 +114,9 @@ def measure(method: str, env_id: str, num_seeds: int, total_steps: float) -> dic
     }
 
 
-def page(results: dict[str, Any]) -> str:
-    """docs/trust-regions.md."""
-    lines = [TEXT]
+def table(results: dict[str, Any]) -> str:
+    """A section for each environment, in Markdown."""
+    lines: list[str] = []
     for env_id, measured in results.items():
         methods = measured["methods"]
         steps = next(iter(methods.values()))["env_steps"]
@@ -138,30 +138,6 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TEXT = """\
-# Trust regions compared
-
-Four ways to keep a policy near the one that collected the data: the
-[natural policy gradient](natural_pg.md) with a fixed learning rate, [TRPO](trpo.md) with
-a bound on the KL divergence, and [PPO](ppo.md) with an adaptive KL penalty or a clipped
-ratio. Made by
-
-<!-- not run: long of training; nothing of it runs in CI -->
-```bash
-python -m benchmarks.trust_regions
-```
-
-Networks, rollouts, advantages, reward scaling, the value's loss, its passes and step size,
-environment steps and seeds are the same for all; no entropy bonus, no annealing. The
-settings are at the head of the script. The natural gradient and TRPO make one step of the
-policy for each rollout, PPO as many as steps of the value. Returns are of greedy evaluation
-episodes after training, their IQM and its 95 % bootstrap interval over seeds. The
-divergence is E[KL(π_old ‖ π)] of a whole update, on states of π_old that the update has not
-seen, over all updates of all seeds; so TRPO's may pass its bound of 0.01, which holds on
-the batch. Numbers: `benchmarks/results/trust_regions.json`.
-"""
-
-
 def commit() -> str:
     """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
@@ -180,9 +156,7 @@ def main() -> None:
         parser.error("--quick needs --out, or it would overwrite the real results")
     seeds = 2 if arguments.quick else arguments.seeds
     total_steps = 3_000.0 if arguments.quick else TOTAL_STEPS
-    out = Path(arguments.out) if arguments.out else None
-    folder, docs = (out, out) if out else (ROOT / "benchmarks/results", ROOT / "docs")
-    path = folder / "trust_regions.json"
+    path = Path(arguments.out or ROOT / "benchmarks" / "results") / "trust_regions.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for env_id in arguments.envs:
         methods = {}
@@ -201,7 +175,7 @@ def main() -> None:
             "methods": methods,
         }
         path.write_text(json.dumps(results, indent=1) + "\n")
-        (docs / "trust-regions.md").write_text(page(results))
+    print(table(results))
 
 
 if __name__ == "__main__":

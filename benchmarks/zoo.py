@@ -7,7 +7,7 @@
 *Untuned* has the sizes and lengths that the search was given, and the algorithm's defaults
 for what was searched; seeds are the same. Run folders go to DIR, which may hold those of
 an earlier call. Writes benchmarks/results/zoo.json (rows that are not run again are kept),
-the table of docs/zoo.md and its figure.
+which docs/zoo.md shows, and its figure.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.report import fill_in
 from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import config as configs
@@ -52,7 +51,6 @@ def main() -> None:
         file.write_text(json.dumps(rows, indent=1) + "\n")
         print(line(name, rows[name]), flush=True)
     if not arguments.out:
-        fill_in(ROOT / "docs" / "zoo.md", "zoo", table(rows))
         draw(rows, ROOT / "docs" / "figures" / "zoo.png")
 
 

@@ -1,31 +1,28 @@
-"""The index of the toolbox's functions in docs/api.md, from their docstrings.
+"""The functions of the toolbox, by module, from their docstrings.
 
-python -m tools.api            # shows it
-python -m tools.api --update   # writes it to docs/api.md
+docs/api.md shows them where it says `{{ functions }}`; each module has a page of its own in
+the reference of the site. `FORMULAS` and `ARRAYS` are the modules whose functions
+tests/docs/test_docs.py asks for shapes and sources.
 """
 
-import argparse
 import ast
 import re
-from pathlib import Path
 
-from benchmarks.speed.report import fill_in
+from tools.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "api.md"
-ROOMS = {
+MODULES = {
     "estimators": "returns, errors, traces, advantages",
     "losses": "objectives",
     "optim": "optimisers, target networks, second-order steps",
     "distributions": "policies' distributions over actions",
-    "exploration": "trying something else",
+    "exploration": "ε-greedy choices and their values",
     "normalize": "running statistics",
     "mdp": "finite problems and their exact solutions",
     "tabular.prediction": "V with tables and linear features",
     "tabular.control": "Q and policies with tables and linear features",
-    "tabular.updates": "one step of them",
+    "tabular.updates": "single updates of weights and traces",
     "networks.tiles": "tile coding",
-    "diagnostics": "what can go wrong with a policy gradient",
+    "diagnostics": "bias, variance and noise of policy gradients",
     "replay.ring": "experience replay",
     "rlhf.losses": "losses and divergences of RLHF",
     "rlhf.estimators": "rewards, advantages and statistics of RLHF",
@@ -39,10 +36,10 @@ ROOMS = {
     "rlhf.data.rows": "rows of text, and their tokens",
     "rlhf.data.arrays": "arrays made of rows",
     "rlhf.models.chat": "conversations as text",
-    "rlhf.labels.labelers": "who says which of two answers is better",
-    "rlhf.labels.page": "a page that asks a person",
+    "rlhf.labels.labelers": "labelers of preference pairs",
+    "rlhf.labels.page": "a local web page for human labels",
     "rlhf.models.lora": "low-rank adapters",
-    "rlhf.tasks": "what a language model is trained on",
+    "rlhf.tasks": "tasks that language models are trained on",
     "rlhf.models.language_model": "language models in folders",
     "rlhf.responses": "responses of a policy",
     "rlhf.models.huggingface": "pretrained language models",
@@ -50,14 +47,14 @@ ROOMS = {
     "deployment.export": "a policy as a file",
     "deployment.outputs": "the outputs of a policy",
     "deployment.serving": "a policy behind HTTP",
-    "evaluation": "how good a policy is",
-    "data.frozen_policy": "asking a trained policy",
+    "evaluation": "whole episodes of a policy, in JAX",
+    "data.frozen_policy": "querying a trained policy",
     "data.dataset": "recorded episodes",
     "data.minari": "datasets of Minari",
     "statistics": "many seeds, many tasks",
     "interop.gymnasium": "our environments as Gymnasium's",
     "interop.evaluation": "trained agents in Gymnasium's environments",
-    "rendering": "an agent at play, in pictures",
+    "rendering": "episodes as images",
 }
 """Module -> what it holds."""
 
@@ -148,23 +145,10 @@ def without_source(module: str) -> list[str]:
 
 def index() -> str:
     lines = []
-    for module, what in ROOMS.items():
+    for module, what in MODULES.items():
         lines += [f"### `jaxrl.{module}`: {what}", "", "| function | |", "|---|---|"]
         for name, summary in functions(module).items():
             summary = summary.replace("|", "\\|")
             lines.append(f"| `{name}` | {summary} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--update", action="store_true", help=f"write {PAGE.name}")
-    if parser.parse_args().update:
-        fill_in(PAGE, "functions", index())
-    else:
-        print(index())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,15 @@
-"""Run every code block of README.md, CONTRIBUTING.md and docs/, with short training.
+"""Run every code block of README.md, CONTRIBUTING.md and docs/, with shortened training.
 
 python -m tools.blocks              # all pages, minutes
 python -m tools.blocks ppo cli      # some pages
-python -m tools.blocks --list       # blocks that are not run here, with the reason
+python -m tools.blocks --list       # blocks that are not run here, with the reasons
 
 `python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks run in
-the process of the page; `toml` is saved under the name given in the page; `json` is
-parsed; `text` and `bibtex` are not code. Each page has its own folder, and several pages
-run at a time. A block that cannot run gives the reason in a comment on the line above it:
-`<!-- not run: the reason -->`. If the reason names a test file, another page or `.ci/run`,
-that runs it. Compiled programs are shared and not optimised. The output of a failing block
-is shown.
+the process of the page; `toml` becomes the file that the page names; `json` is parsed;
+`text` and `bibtex` are not code. Each page runs in its own folder, several at a time. A
+block that cannot run says why in a comment on the line above it: `<!-- not run: the reason
+-->`. If the reason names a test file, another page or `.ci/run`, that runs the block.
+Compiled programs are shared, and not optimised. The output of a failing block is shown.
 """
 
 import argparse
@@ -53,13 +52,13 @@ SMALL = {
     "rlhf generate": "",
     "rlhf": TEXTS,
 }
-"""Flags appended to a command, by the first matching name; the last flag takes effect."""
+"""Flags appended to a command, where the last one counts: those of the longest match."""
 
 BEFORE = {
     "td": "jaxrl train ppo --env CartPole-v1",
     "rlhf-training": "jaxrl rlhf sft --data small-world --out runs/sft-small",
 }
-"""Runs that a page refers to and another page creates."""
+"""Commands that make the runs which a page refers to."""
 
 
 class Block(NamedTuple):
@@ -68,7 +67,7 @@ class Block(NamedTuple):
     language: str
     text: str
     reason: str
-    """Reason why it is not run, or empty."""
+    """Why it is not run; empty if it is."""
 
 
 def blocks(page: Path) -> list[Block]:
@@ -80,7 +79,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Arguments of each command of a block, without comments."""
+    """The arguments of each command of a block, without comments."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
@@ -100,7 +99,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 def less(flag: str, value: str) -> str:
-    """Reduce a sweep to one of its jobs, and many trials to few."""
+    """The first shard in place of a sweep's job, and fewer trials."""
     if flag == "--shard":
         return "0/1"
     return str(min(int(value), 16)) if flag == "--trials" else value
@@ -111,7 +110,7 @@ def ordered() -> list[str]:
 
 
 def run_command(words: list[str]) -> None:
-    """Run a `jaxrl` command; setup and test commands are left to .ci/run."""
+    """Run `jaxrl`; skip installing and testing, which .ci/run has done itself."""
     from jaxrl.cli import main
 
     words = [words[0].removeprefix(".venv/bin/"), *words[1:]]
@@ -126,12 +125,12 @@ def run_command(words: list[str]) -> None:
 
 
 def clear(path: str) -> None:
-    """Delete output folders of earlier blocks, which a run would refuse to overwrite."""
+    """Remove a folder that two blocks of a page write; a run would refuse it."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 def save_toml(block: Block, page: str) -> None:
-    """Save a block under the file name given in the page, with short runs."""
+    """Save the block as the file that the page names, with short runs."""
     tomllib.loads(block.text)
     _, _, after = page.partition(block.text)
     before = page[: page.index(block.text)].rsplit("\n\n", 2)[-2]
@@ -167,7 +166,7 @@ def run(block: Block, names: dict[str, Any]) -> None:
 
 
 def cut_short(program: str) -> str:
-    """Shorten a program to runs of at most 4,000 steps."""
+    """The program with runs of at most 4,000 steps."""
 
     def fewer(found: re.Match) -> str:
         return f"total_steps={min(int(found[1]), 4_000)}"
@@ -176,7 +175,7 @@ def cut_short(program: str) -> str:
 
 
 def namespace() -> dict[str, Any]:
-    """Names that code fragments may use without defining them."""
+    """Names that fragments may use without importing them."""
     import jax
     import jax.numpy as jnp
 
@@ -194,19 +193,19 @@ def namespace() -> dict[str, Any]:
 
 
 class Outcome(NamedTuple):
-    """Result of running one block."""
+    """The outcome of one block."""
 
     where: str
     seconds: float
     busy: float
-    """CPU seconds of this process, which do not depend on other load."""
+    """CPU seconds of this process, which do not depend on the load of the machine."""
 
     failure: str
-    """Output, if it failed."""
+    """Its output, if it failed."""
 
 
 def run_page(page: Path, root: str) -> list[Outcome]:
-    """Run all blocks of a page, in order, in its own folder below `root`."""
+    """Run the blocks of a page in order, in its own folder below `root`."""
     from jaxrl import envs
 
     place = Path(root) / page.stem
@@ -261,7 +260,7 @@ def runs_here(block: Block) -> bool:
 
 
 def prepare(folder: str) -> None:
-    """Configure a process: compiled programs are shared on disk."""
+    """Share one cache of compiled programs between the processes of this run."""
     from tests.conftest import FLAGS
 
     os.environ |= {
@@ -274,7 +273,7 @@ def prepare(folder: str) -> None:
 
 
 def run_pages(pages: list[Path], processes: int) -> list[Outcome]:
-    """Run pages, longest first, so that no process finishes much later than the others."""
+    """Run the longest pages first, so that no long one is left at the end."""
     size = {page: sum(map(runs_here, blocks(page))) for page in pages}
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -300,19 +299,22 @@ def line(outcome: Outcome) -> str:
 
 
 def left_out() -> list[Block]:
-    """Blocks of code that are not run here."""
+    """Blocks that are not run here."""
     return [block for page in PAGES for block in blocks(page) if block.reason]
 
 
 def elsewhere(block: Block) -> bool:
-    """True if the reason names the place where CI runs the block."""
-    return bool(re.search(r"\.ci/run|tests/test_\w+\.py|docs/[\w-]+\.md", block.reason))
+    """Whether its reason names another step or test of CI that runs it."""
+    places = r"\.ci/run|tests/[\w/]+\.py|docs/[\w-]+\.md"
+    return bool(re.search(places, block.reason))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pages", nargs="*", help="names without .md; all by default")
-    parser.add_argument("--list", action="store_true", help="what is not run, and why")
+    parser.add_argument(
+        "--list", action="store_true", help="list blocks that are not run"
+    )
     parser.add_argument("--processes", type=int, default=2, help="pages at a time")
     arguments = parser.parse_args()
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""mkdocstrings extension for our docstrings: equations keep their lines, sources a heading.
+"""Docstrings for mkdocstrings: equations keep their lines, sources a name.
 
 A paragraph of equations has manually aligned lines; in Markdown they would run
 together, and `*` and `_` would become emphasis.

@@ -1,9 +1,10 @@
-"""What the site adds to the pages of docs/: the files outside of it that they link to, as
-pages of their own, and the reference of functions.
+"""Additions of the site to the pages of docs/: their tables, the reference of functions,
+and the files outside of docs/ that they link to.
 
-A page links to `../CONTRIBUTING.md` or `../jaxrl/losses.py`, which is right where the
-repository is browsed. Here such a file becomes a page under `repository/`, and the link
-leads to it, so the site is whole wherever it is put.
+`{{ config(ppo) }}` and its like become tables (`tools/tables.py`). A page links to
+`../CONTRIBUTING.md` or `../jaxrl/losses.py`, which is right where the repository is read.
+Here such a file becomes a page under `repository/`, and the link leads to it, so the site
+is complete wherever it is put.
 """
 
 import ast
@@ -16,35 +17,33 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # mkdocs loads this file by its path
-from tools import layers
+from tools import api, tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-RENDERED = {"layers": layers.table, "modules": layers.modules}
-"""`{{ name }}` in a page is replaced by what the function returns."""
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ ]*$", re.M | re.S)
 LANGUAGES = {".py": "python", ".toml": "toml", ".ini": "ini", ".sh": "bash"}
 CONTRACT = {
-    "types": "what all rooms agree on",
-    "spaces": "what observations and actions may be",
-    "envs": "making environments",
-    "envs.wrappers": "changing environments",
+    "types": "the contract of environments and algorithms",
+    "spaces": "spaces of observations and actions",
+    "envs": "environments by name",
+    "envs.wrappers": "wrappers of environments",
     "envs.lecture": "problems of textbooks",
     "envs.tabular": "a finite MDP as an environment",
     "training.population": "populations and chunks",
     "training.loop": "the host loop",
     "runs.session": "a run in a folder",
-    "runs.experiment": "what is trained, as a value and a file",
+    "runs.experiment": "an experiment, as a value and a file",
     "runs.policy": "one agent, ready to act",
     "runs.artifact": "the policy folder",
-    "sweeps.space": "what is swept",
-    "sweeps.training": "many settings",
+    "sweeps.space": "the space of a sweep",
+    "sweeps.training": "training of many configs",
     "runs.collect": "episodes of a trained agent",
     "core.config": "checks and files of configs",
     "core.parallel": "one agent on several devices",
 }
-"""Modules of which the reference has a page, beside those of docs/api.md."""
+"""Modules with a page in the reference, beside those of `tools.api`."""
 
 
 def prose(markdown: str, change) -> str:
@@ -121,7 +120,7 @@ def shown(path: str) -> str:
 
 
 def outside() -> dict[str, str | bytes]:
-    """The sources of all pages that stand for files outside of docs/."""
+    """The sources of the pages that stand for files outside of docs/."""
     made: dict[str, str | bytes] = {}
     left = {"CONTRIBUTING.md", "CHANGELOG.md"}
     for page in sorted(DOCS.rglob("*.md")):
@@ -130,7 +129,7 @@ def outside() -> dict[str, str | bytes]:
         path = left.pop()
         uri = place(path)
         if uri in made or not (ROOT / path).exists():
-            continue  # what does not exist is a broken link, and mkdocs says so
+            continue  # mkdocs reports a broken link
         made[uri] = shown(path) if uri.endswith(".md") else (ROOT / path).read_bytes()
         if path.endswith((".md", ".ipynb")):
             left |= targets(str(made[uri]), path)
@@ -138,10 +137,8 @@ def outside() -> dict[str, str | bytes]:
 
 
 def modules() -> dict[str, str]:
-    """Modules of the reference: those of docs/api.md, and the contract's."""
-    text = (DOCS / "api.md").read_text()
-    rooms = re.findall(r"^### `jaxrl\.([\w.]+)`: (.+)$", text, re.M)
-    return CONTRACT | dict(rooms)
+    """Modules of the reference: those of the toolbox, and the contract's."""
+    return CONTRACT | api.MODULES
 
 
 def reference(module: str, what: str) -> str:
@@ -158,8 +155,8 @@ def exported() -> dict[str, str]:
 
 
 def top_level() -> str:
-    """The page of what `import jaxrl` has."""
-    lines = ["# jaxrl", "", "What `import jaxrl` has.", "", "| name | lives in |"]
+    """The page of the names that `import jaxrl` has."""
+    lines = ["# jaxrl", "", "The names of `import jaxrl`.", "", "| name | lives in |"]
     lines += ["|---|---|"]
     for name, home in sorted(exported().items(), key=lambda x: x[0].lower()):
         module = home.removeprefix("jaxrl.")
@@ -198,11 +195,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links to files outside of docs/ lead to their pages; names of functions to theirs."""
+    """Render tables, and point links and names of functions to their pages."""
     del config, files
-    for name, render in RENDERED.items():
-        markdown = markdown.replace(f"{{{{ {name} }}}}", render())
     uri = page.file.src_uri
+    markdown = tables.render(markdown)
+    if uri == "metrics.md":
+        markdown = tables.with_loggers(markdown)
     path = origin(uri)
 
     def link(match: re.Match) -> str:
@@ -215,7 +213,7 @@ def on_page_markdown(markdown, page, config, files):
     markdown = prose(markdown, lambda text: LINK.sub(link, text))
     if uri == "api.md":
         markdown = re.sub(r"`(jaxrl(?:\.\w+){2,})`(?!:)", linked, markdown)
-        markdown = in_its_room(markdown)
+        markdown = link_functions(markdown)
     return markdown
 
 
@@ -225,7 +223,7 @@ def linked(match: re.Match) -> str:
     return f"[`{match[1]}`][{match[1]}]" if module in modules() else match[0]
 
 
-def in_its_room(markdown: str) -> str:
+def link_functions(markdown: str) -> str:
     """The rows of a module's table link to its functions."""
     module, lines = "", []
     for line in markdown.split("\n"):

@@ -1,9 +1,9 @@
-"""The layers of the package: the one list, a table of it, and a drawing.
+"""The layers of the package: the only list, its tables, and a drawing.
 
 python -m tools.layers   # writes docs/figures/layers.svg
 
-The table is inserted in CONTRIBUTING.md and docs/architecture.md when the site is built
-(`tools/hooks.py`); `tests/contract/test_layering.py` checks the imports against the list.
+`tools/tables.py` puts the tables into CONTRIBUTING.md and docs/architecture.md when the
+site is built; `tests/contract/test_layering.py` checks the imports against the list.
 """
 
 import ast
@@ -15,7 +15,7 @@ FILE = ROOT / "docs" / "figures" / "layers.svg"
 
 
 class Layer(NamedTuple):
-    """Modules and packages that may import each other, without cycles, and those below."""
+    """Modules and packages that may import each other, without cycles, and lower layers."""
 
     name: str
     members: tuple[str, ...]
@@ -24,17 +24,17 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer("command line", ("cli",), "what people type", "#dfe7f7"),
+    Layer("command line", ("cli",), "the commands", "#dfe7f7"),
     Layer(
         "products",
         ("report", "pipelines"),
-        "several runs put together: tables of a paper, RLHF's stages, reference agents",
+        "combinations of runs: reports, RLHF pipelines, reference agents",
         "#dfe7f7",
     ),
     Layer(
         "uses of runs",
         ("sweeps", "rendering", "interop", "deployment"),
-        "many settings; pictures; Gymnasium; export and serving",
+        "sweeps; rendering; Gymnasium; export and serving",
         "#dcefe6",
     ),
     Layer(
@@ -71,7 +71,7 @@ LAYERS = (
     Layer(
         "contract",
         ("types", "spaces", "errors", "core"),
-        "what everything agrees on; configs, storage, processes, random keys",
+        "shared types; configs, storage, processes, random keys",
         "#e3e3e3",
     ),
 )

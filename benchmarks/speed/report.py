@@ -144,14 +144,6 @@ def scaling_table(kind: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def fill_in(page: Path, mark: str, content: str) -> None:
-    """Writes between `<!-- MARK: begin -->` and `<!-- MARK: end -->` of a page."""
-    begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->\n"
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}{content}{end}{after}")
-
-
 def thousands(rate: float) -> str:
     """A rate in thousands of steps per second, three digits."""
     k = rate / 1e3

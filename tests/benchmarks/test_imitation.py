@@ -1,4 +1,4 @@
-"""`benchmarks/imitation.py`: equal labels, and what is committed is what is shown."""
+"""`benchmarks/imitation.py`: equal labels, and the bars of the committed results."""
 
 import importlib.util
 import json
@@ -50,10 +50,9 @@ def test_a_curve_counts_only_who_is_still_playing(script):
     assert found["step"] == [1, 2] and found["iqm"] == [2.0, 3.0]
 
 
-def test_the_page_shows_the_committed_numbers(script, results):
+def test_committed_results_are_whole(script, results):
     rows = results["rows"]
     assert list(rows) == list(script.EXPERTS)
-    assert script.tables(rows) in (ROOT / "docs" / "imitation.md").read_text()
     for row in rows.values():
         assert row["learners"] == 10 and not row["commit"].endswith("-dirty")
         assert all(len(case["scores"]) == 10 for case in row["cases"])

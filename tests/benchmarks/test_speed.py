@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks.speed import host, levels, protocol, report, run
+from benchmarks.speed import host, levels, protocol, run
 from benchmarks.speed.cases import CASES
 from jaxrl import DQN, PPO, make
 from jaxrl.core.config import with_floats
@@ -177,10 +177,6 @@ def test_the_tables_name_what_could_not_run(tmp_path):
         assert expected in text
     assert (tmp_path / "throughput.png").stat().st_size > 1_000
     assert run.kept(tmp_path)["commit"] == "abc"
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n")
-    report.fill_in(page, "t", "new\n")
-    assert page.read_text() == "a\n<!-- t: begin -->\nnew\n<!-- t: end -->\nb\n"
 
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))

@@ -1,6 +1,5 @@
-"""What the documentation says is true: programs run, tables are complete, links resolve."""
+"""The documentation is true: programs run, tables render, links resolve."""
 
-import dataclasses
 import importlib
 import json
 import os
@@ -9,19 +8,16 @@ import sys
 import tomllib
 from pathlib import Path
 
-import jax
+import click
 import nbformat
 import pytest
 
 from jaxrl import cli, envs
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import options
-from jaxrl.envs import env_ids, known_issues, make
-from jaxrl.rlhf.registry import RLHF
-from tests.support.language import make_task
+from jaxrl.envs import env_ids, known_issues
 from tests.support.paths import ROOT
-from tests.support.small import taught, tiny
-from tools import api, blocks
+from tools import api, blocks, tables
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -80,119 +76,53 @@ def test_commands_of_a_block():
     ]
 
 
-def rows(page: Path) -> dict[str, list[str]]:
-    """First cell, without backticks -> the other cells, of all tables of a page."""
-    lines = re.findall(r"^\| `([^`|]+)` \|(.*)\|$", page.read_text(), re.M)
-    cells = {name: re.split(r"(?<!\\)\|", rest) for name, rest in lines}
-    return {name: [cell.strip() for cell in row] for name, row in cells.items()}
+SPECS = [
+    pytest.param(match[0], id=f"{page.stem}: {match[0].strip('{} ')}")
+    for page in PAGES
+    for match in tables.PLACEHOLDER.finditer(page.read_text())
+    if match[1] not in ("results", "metrics")
+]
+"""Placeholders; tests/benchmarks/test_scripts.py renders those of results."""
 
 
-def shown(value) -> str:
-    """A default as the tables write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+@pytest.mark.parametrize("spec", SPECS)
+def test_tables_render(spec):
+    """There are rows, and every field of a config has a meaning."""
+    lines = [x for x in tables.render(spec).split("\n") if x.startswith("|")]
+    assert len(lines) > 2
+    columns = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    if "config" in spec:
+        place = columns.index("meaning")
+        for line in lines[2:]:
+            cells = re.split(r"(?<!\\)\|", line.strip("|"))
+            assert len(cells) == len(columns) and len(cells[place].strip()) > 4, line
 
 
-def page_of(algorithm: str) -> Path:
-    """Two variants of SARSA are on its page."""
-    variants = {"expected_sarsa": "sarsa", "q_learning": "sarsa"}
-    return DOCS / f"{variants.get(algorithm, algorithm)}.md"
+def test_every_algorithm_has_a_page_with_its_tables():
+    """Variants with one Config share a page."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    for kind in ("config", "metrics"):
+        names = set(re.findall(rf"^{{{{ {kind}\((\w+)\) }}}}$", text, re.M))
+        shown = {tables.config_class(x) for x in names - {"rlhf"}}
+        assert {x.Config for x in ALGORITHMS.values()} <= shown
+        assert "rlhf" in names
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_page_has_every_config_field_and_its_default(name):
-    config = ALGORITHMS[name].Config()
-    table = rows(page_of(name))
-    for field in dataclasses.fields(config):
-        default = shown(getattr(config, field.name))
-        assert table[field.name][0] == f"`{default}`", field.name
-        assert len(table[field.name][1]) > 5, field.name
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_page_has_every_metric_and_no_other(name):
-    algorithm = ALGORITHMS[name]
-    config, env = tiny(algorithm), taught(algorithm, make("probe/action"))
-    state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
-    _, metrics = jax.eval_shape(algorithm.train_step, config, env, state)
-    table = rows(page_of(name))
-    assert {row for row in table if "/" in row} == set(metrics)
-
-
-RLHF_PAGE = DOCS / "rlhf-training.md"
-
-
-def test_page_of_rlhf_has_every_config_field_and_its_default():
-    table = rows(RLHF_PAGE)
-    columns = re.search(
-        r"^\| field \| (.*) \| meaning \|$", RLHF_PAGE.read_text(), re.M
-    )
-    assert columns and columns[1].split(" | ") == [x for x in RLHF if x != "pretrain"]
-    assert RLHF["pretrain"].Config is RLHF["sft"].Config
-    for i, name in enumerate(columns[1].split(" | ")):
-        config = RLHF[name].Config()
-        own = {
-            field.name: getattr(config, field.name)
-            for field in dataclasses.fields(config)
-        }
-        for field, value in own.items():
-            assert table[field][i] == f"`{shown(value)}`", (name, field)
-            assert len(table[field][-1]) > 5, field
-        for field in {
-            f.name for a in RLHF.values() for f in dataclasses.fields(a.Config)
-        }:
-            assert field in own or table[field][i] == "", (name, field)
-
-
-@pytest.mark.parametrize("name", RLHF)
-def test_page_of_rlhf_has_every_metric_and_no_other(name):
-    kind = {"pretrain": "text", "sft": "completion"}.get(name, "preference")
-    kind = "prompt" if hasattr(RLHF[name].Config(), "max_new_tokens") else kind
-    config, task = RLHF[name].Config(batch_size=8), make_task(kind)
-    task = task.replace(gold=task.judge)
-    if kind == "prompt":
-        config = config.replace(max_new_tokens=5)
-    state = jax.eval_shape(RLHF[name].init, config, task, jax.random.key(0))
-    _, metrics = jax.eval_shape(RLHF[name].train_step, config, task, state)
-    table = rows(RLHF_PAGE)
-    assert {row for row in table if "/" in row and name in table[row][0].split()} == (
-        set(metrics)
-    )
-
-
-def logged() -> dict[str, str]:
-    """Metric -> who logs it, as the glossary writes it.
-
-    The tests above hold each algorithm's page to what its train step returns.
-    """
-    each = {f"`{name}`": set(rows(page_of(name))) for name in ALGORITHMS}
-    table = rows(RLHF_PAGE)
-    words = {row: set(cells[0].split()) for row, cells in table.items() if "/" in row}
-    texts = {f"`rlhf {n}`": {x for x in words if n in words[x]} for n in RLHF}
-    names = {x for found in (*each.values(), *texts.values()) for x in found}
-    return {
-        name: ", ".join(among(name, each, "all") + among(name, texts, "all of `rlhf`"))
-        for name in names
-        if re.fullmatch(r"[a-z]+/[a-z_0-9]+", name)
-    }
-
-
-def among(name: str, pages: dict[str, set[str]], everyone: str) -> list[str]:
-    found = [algorithm for algorithm, names in pages.items() if name in names]
-    return [everyone] if len(found) == len(pages) else found
-
-
-def test_the_glossary_has_every_metric_and_who_logs_it():
-    table = rows(DOCS / "metrics.md")
-    assert {name: cells[-1] for name, cells in table.items()} == logged()
-    assert len(table) > 40
-    for name, (meaning, *_) in table.items():
+def test_every_metric_that_is_logged_is_in_the_glossary():
+    for name, found in tables.logged().items():
+        assert tables.ordered(found), name
+    assert "`ppo`" in tables.loggers("policy/clip_fraction")
+    assert tables.loggers("rollout/episode_return") == "all, all of `rlhf`"
+    assert tables.metrics("rlhf").count("\n") > 20
+    for name, (meaning, *_) in tables.glossary().items():
         assert len(meaning) > 10, name
+    page = tables.with_loggers(tables.GLOSSARY.read_text())
+    widths = {
+        len(re.findall(r"(?<!\\)\|", line))
+        for line in page.split("\n")
+        if re.match(r"\| `\w+/\w+` \|", line)
+    }
+    assert widths == {6}
 
 
 def test_the_glossary_has_every_metric_that_is_named_in_the_code():
@@ -200,35 +130,24 @@ def test_the_glossary_has_every_metric_that_is_named_in_the_code():
     text = r'"((?:rollout|loss|policy|value|optim|explore|reward|text|imitation)/\w+)"'
     files = [*ROOT.glob("jaxrl/algorithms/*.py"), *ROOT.glob("jaxrl/rlhf/*.py")]
     found = {x for path in files for x in re.findall(text, path.read_text())}
-    found -= {"text/plain"}  # what the labelling page answers
+    found -= {"text/plain"}  # the content type of the labelling page
     assert len(found) > 30
-    assert found <= rows(DOCS / "metrics.md").keys()
+    assert found <= tables.glossary().keys()
 
 
-@pytest.mark.parametrize("name", RLHF)
-def test_page_of_rlhf_has_every_word_of_a_task(name):
-    table = rows(RLHF_PAGE)
-    for word, field in options.parameters_of(RLHF[name]).items():
-        default, of = table[word][:2]
-        asked = field.default is field.empty or not default
-        assert asked or default == f"`{shown(field.default)}`", word
-        told = [x.strip("`") for x in of.split()]
-        assert of.startswith("all") or name in told, (name, word)
+def test_an_unknown_table_is_an_error():
+    with pytest.raises(KeyError):
+        tables.render("{{ no_such_table }}")
+    assert tables.render("text {{ layers }}") == "text {{ layers }}"
 
 
-def test_page_of_the_command_line_has_every_flag():
+def test_page_of_the_command_line_has_every_command():
     text = (DOCS / "cli.md").read_text()
     for name in cli.program.list_commands(None):
         command = cli.program.get_command(None, name)
         assert f"`jaxrl {name}" in text
-        if name == "rlhf":
-            continue  # has a page of its own
-        if name in ("train", "sweep"):
-            command = command.get_command(None, "ppo")
-        fields = {field.name for field in dataclasses.fields(ALGORITHMS["ppo"].Config)}
-        for option in command.params:
-            if option.name not in fields and option.opts[0].startswith("--"):
-                assert f"`{option.opts[0]}" in text, option.name
+        has_flags = any(isinstance(x, click.Option) for x in command.params)
+        assert not has_flags or f"{{{{ flags({name}) }}}}" in text, name
 
 
 def test_page_of_the_command_line_has_every_rllib_name():
@@ -236,13 +155,8 @@ def test_page_of_the_command_line_has_every_rllib_name():
     assert all(f"`{name}`" in text for name in options.RLLIB_STOP)
 
 
-def test_the_index_is_that_of_the_docstrings():
-    """If not: `python -m tools.api --update`."""
-    assert api.index() in api.PAGE.read_text()
-
-
 def test_every_function_of_the_index_has_a_docstring():
-    for module in api.ROOMS:
+    for module in api.MODULES:
         assert [x for x, said in api.functions(module).items() if not said] == [], (
             module
         )
@@ -270,8 +184,8 @@ def test_what_says_no_shape_or_source_is_found():
 
 
 def test_every_formula_of_the_index_is_a_function():
-    names = set(re.findall(r"`(jaxrl\.[\w.]+)`", api.PAGE.read_text()))
-    found = {n for n in names if n.removeprefix("jaxrl.") not in api.ROOMS}
+    names = set(re.findall(r"`(jaxrl\.[\w.]+)`", (DOCS / "api.md").read_text()))
+    found = {n for n in names if n.removeprefix("jaxrl.") not in api.MODULES}
     assert len(found) > 40
     for name in found:
         module, _, function = name.rpartition(".")
@@ -280,6 +194,7 @@ def test_every_formula_of_the_index_is_a_function():
 
 def test_page_of_environments_has_every_id():
     text = (DOCS / "environments.md").read_text()
+    text = tables.render(text)
     for env_id in env_ids():
         assert f"| `{env_id}` |" in text
     _, _, differences = text.partition("### What jaxrl does differently")
@@ -343,6 +258,18 @@ def test_ci_runs_the_commands_of_the_readme():
     assert install.replace(".venv", ".ci-venv") in script
     assert "\n  jaxrl train ppo --env CartPole-v1 --total-steps" in script
     assert script.endswith("\npytest\n")
+
+
+def test_the_readme_counts_the_lines_of_the_new_algorithm():
+    """Those of the notebook's cell, without blank lines."""
+    notebook = json.loads(
+        (ROOT / "notebooks" / "05_your_own_algorithm.ipynb").read_text()
+    )
+    cells = ("".join(cell["source"]) for cell in notebook["cells"])
+    cell = next(text for text in cells if "ES = Algorithm(" in text)
+    count = sum(bool(line.strip()) for line in cell.splitlines())
+    assert f"are {count} lines\n" in (ROOT / "README.md").read_text()
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 def test_versions_agree():
