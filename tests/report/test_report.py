@@ -119,7 +119,7 @@ def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
     for run in (ppo_run, dqn_run):
         experiment = read_experiment(run)
         command = train_command(experiment)
-        again = parsed(monkeypatch, command, "session.run_experiment")
+        again = parsed(monkeypatch, command, "runs.session.run_experiment")
         assert describe(again) == describe(experiment)
 
 
