@@ -298,12 +298,12 @@ def task_flags() -> list[tuple[str, str, str]]:
     """What the stages of RLHF are trained on, with the stages that take a flag."""
     from jaxrl.rlhf.registry import RLHF
 
-    known = options("train", "ppo")
+    known = {flag for flag, _, _ in options("train", "ppo").values()}
     rows: dict[tuple[str, str, str], list[str]] = {}
     for name, stage in RLHF.items():
         fields = {field.name for field in dataclasses.fields(stage.Config)}
         for parameter, row in options("rlhf", name).items():
-            if parameter not in fields and parameter not in known:
+            if parameter not in fields and row[0] not in known:
                 rows.setdefault(row, []).append(code(name))
     places = {flag: i for i, (flag, _, _) in reversed(list(enumerate(rows)))}
     made = []

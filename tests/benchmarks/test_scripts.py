@@ -104,11 +104,11 @@ def test_committed_small_world():
     for name in module.HELD:
         assert module.reached(methods[name]) and methods[name]["seconds"] <= 120, name
     assert not module.reached(methods["GRPO as published"])
-    held_by_more = module.world.optimum(
-        module.REFERENCE_RESPONSES, module.REWARD, module.BETA * 4 / 3
+    held_by_more = module.small_world.optimum(
+        module.REFERENCE_ANSWERS, module.REWARD, module.BETA * 4 / 3
     )
     reward, best = (
-        float(module.world.expected_reward(x.log_prob, module.REWARD))
+        float(module.small_world.expected_reward(x.log_prob, module.REWARD))
         for x in (held_by_more, module.OPTIMUM)
     )
     k2 = methods["GRPO, k2 in the loss"]["reward"]["iqm"]
@@ -154,7 +154,7 @@ def test_a_newcomer_finds_every_block_of_first_contact():
     with pytest.raises(SystemExit, match=r'no heading "Nowhere"'):
         module.below(ROOT / "README.md", "Nowhere", "bash")
     none = module.MILESTONES[0]._replace(language="python")
-    with pytest.raises(SystemExit, match="mend the page"):
+    with pytest.raises(SystemExit, match='python below "Two commands"'):
         module.followed(ROOT, none)
 
 
