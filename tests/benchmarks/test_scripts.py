@@ -105,7 +105,7 @@ def test_committed_small_world():
         assert module.reached(methods[name]) and methods[name]["seconds"] <= 120, name
     assert not module.reached(methods["GRPO as published"])
     held_by_more = module.small_world.optimum(
-        module.REFERENCE_ANSWERS, module.REWARD, module.BETA * 4 / 3
+        module.REFERENCE_RESPONSES, module.REWARD, module.BETA * 4 / 3
     )
     reward, best = (
         float(module.small_world.expected_reward(x.log_prob, module.REWARD))
