@@ -45,14 +45,7 @@ def register_algorithm(algorithm: Algorithm | str) -> Algorithm:
       InvalidInput: the name is taken, or there is no such algorithm.
     """
     if isinstance(algorithm, str):
-        value = import_value(
-            algorithm,
-            "Algorithm",
-            "algorithm",
-            lambda value: isinstance(value, Algorithm),
-            "my_module:MY_ALGORITHM",
-        )
-        algorithm = value._replace(name=algorithm)
+        algorithm = _import_algorithm(algorithm)
     name = algorithm.name
     require(
         name not in ALGORITHMS and not name.startswith("rlhf-"),
@@ -61,6 +54,17 @@ def register_algorithm(algorithm: Algorithm | str) -> Algorithm:
     )
     _registered[name] = algorithm
     return algorithm
+
+
+def _import_algorithm(name: str) -> Algorithm:
+    value: Algorithm = import_value(
+        name,
+        "Algorithm",
+        "algorithm",
+        lambda value: isinstance(value, Algorithm),
+        "my_module:MY_ALGORITHM",
+    )
+    return value._replace(name=name)
 
 
 def registered_algorithms() -> dict[str, Algorithm]:
