@@ -26,6 +26,7 @@ from jaxrl.core import config as configs
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.runs import experiment, session
+from jaxrl.training.loop import Job
 from jaxrl.types import Algorithm, Transition
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")
@@ -294,11 +295,11 @@ class Accepted(Exception):
     """Exception raised in place of training."""
 
 
-def _traced(algorithm: Algorithm, config: Any, env: Any, **kwargs: Any) -> None:
-    """Replacement of `train` that traces one train step without compiling."""
-    (setting,) = zip(config, env, strict=True)
-    state = jax.eval_shape(algorithm.init, *setting, jax.random.key(0))
-    jax.eval_shape(algorithm.train_step, *setting, state)
+def _traced(job: Job, **kwargs: Any) -> None:
+    """Instead of `run`: traces one train step, which compiles nothing."""
+    variant = (job.config, job.env)
+    state = jax.eval_shape(job.algorithm.init, *variant, jax.random.key(0))
+    jax.eval_shape(job.algorithm.train_step, *variant, state)
     raise Accepted
 
 
@@ -325,7 +326,7 @@ def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
 @contextlib.contextmanager
 def instead_of_training(trace: bool) -> Iterator[None]:
     with (
-        mock.patch.object(session, "train", _traced if trace else _not_traced),
+        mock.patch.object(session, "run", _traced if trace else _not_traced),
         mock.patch.object(experiment, "taught", _taught),
         mock.patch.object(experiment, "teacher_digest", lambda *_: None),
     ):

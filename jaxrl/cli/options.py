@@ -189,6 +189,10 @@ NONE = object()
 """A flag that says none, which is not the same as no flag."""
 
 
+def _word(kind: type) -> str:
+    return {int: "integer"}.get(kind, kind.__name__)
+
+
 class _FieldType(click.ParamType):
     """The value of a field, from text; what it may be is checked with the others."""
 
@@ -201,7 +205,7 @@ class _FieldType(click.ParamType):
         scalar = typing.get_args(kind)[0] if self.several else kind
         is_choice = typing.get_origin(scalar) is Literal
         self.scalar = str if is_choice else scalar
-        self.name = "|".join(typing.get_args(scalar)) if is_choice else scalar.__name__
+        self.name = "|".join(typing.get_args(scalar)) if is_choice else _word(scalar)
         if self.several:
             self.name = f"{self.name}{separator}..."
         if self.optional:
