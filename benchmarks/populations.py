@@ -248,16 +248,8 @@ def worker(count: int, steps: int) -> None:
     """Print steps per second of 64 agents on some devices, or with `steps` 0 the
     collectives of their program."""
     config, env = PPO.Config(), make("CartPole-v1")
-    job, plan = loop.planned_job(
-        PPO,
-        config,
-        env,
-        seed=0,
-        num_seeds=64,
-        varied=(),
-        parallel="members",
-        num_devices=count,
-        on_nan="stop",
+    job = loop.resolve(
+        PPO, config, env, num_seeds=64, parallel="members", num_devices=count
     )
     progress = loop.first_progress(job)
     if not steps:
@@ -268,7 +260,7 @@ def worker(count: int, steps: int) -> None:
     started = time.perf_counter()
     progress = loop.advance(job, progress, steps)
     jax.block_until_ready(progress.state)
-    rate = 64 * steps * plan.env_steps / (time.perf_counter() - started)
+    rate = 64 * steps * job.plan.env_steps / (time.perf_counter() - started)
     print(json.dumps({"rate": rate}))
 
 

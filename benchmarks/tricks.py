@@ -171,16 +171,14 @@ def training(
 ) -> tuple[Callable, Any]:
     """`steps` train steps of PPO on CartPole, and the state that they start from."""
     env, config = make("CartPole-v1"), PPO.Config(**fields)
-    plan = loop.prepare(PPO, config, env)
-    mesh = population.device_mesh(plan, members, num_devices=devices)
-    job = loop.Job(PPO, with_floats(config), env, {}, list(range(members)), mesh)
+    job = loop.resolve(PPO, config, env, num_seeds=members, num_devices=devices)
     start = loop.first_progress(job)
 
     def run(start: tuple) -> Any:
         # Both are looked up while this is traced.
         population.GROUP, ppo.reader = group, reader
         return population.run_population.__wrapped__(
-            PPO, job.config, env, {}, *start, jnp.int32(steps), members, mesh
+            PPO, job.config, env, {}, *start, jnp.int32(steps), members, job.mesh
         )
 
     return run, (start.state, start.tally)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.variants import Values, with_values
+from jaxrl.envs.problem import problem_of
 from jaxrl.rollout import init_world, rollout_episode
 from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
 
@@ -76,20 +77,19 @@ def evaluate_population(
 ) -> Episodes:
     """Evaluate agents with a leading axis `[K]`, each with its own random key.
 
-    `values` `[K, ...]` are the fields of config and environment that differ between the
-    agents. For an algorithm with a `problem`, an episode is a case of it, of one step.
+    `values` are what they have of their own in config and environment `[K, ...]`. Where
+    the agents do not act, an episode is a case of their problem, of one step.
     """
 
     def one(agent: PyTree, key: Array, values: Values) -> Episodes:
-        variant = with_values(config, env, values)
-        if algorithm.problem is not None:
-            case_returns = algorithm.problem.returns
-            returns = case_returns(*variant, agent, key, num_episodes, greedy)
-            length = jnp.ones(returns.shape, jnp.int32)
-            return Episodes(returns, length, length > 0)
-        return evaluate(
-            algorithm, *variant, agent, key, num_episodes, greedy, max_steps
-        )
+        own = with_values(config, env, values)
+        judge = problem_of(algorithm).returns
+        if judge is None:
+            options = (num_episodes, greedy, max_steps)
+            return evaluate(algorithm, *own, agent, key, *options)
+        returns = judge(*own, agent, key, num_episodes, greedy)
+        length = jnp.ones(returns.shape, jnp.int32)
+        return Episodes(returns, length, length > 0)
 
     num_members = len(jax.tree.leaves(agents)[0])
     keys = jax.random.split(key, num_members)

@@ -75,7 +75,7 @@ def bytes_out(algorithm: Algorithm, config: Any, env: Env, members: int) -> int:
 
 
 def beginning(algorithm: Algorithm, config: Any, env: Env, members: int) -> Any:
-    job = loop.Job(algorithm, config, env, {}, list(range(members)), None)
+    job = loop.resolve(algorithm, config, env, num_seeds=members, num_devices=1)
     return loop.progress_shapes(job)
 
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from jaxrl.cli.running import AGENT, ENV, JSON, STOCHASTIC, remember_signals
+from jaxrl.cli.running import (
+    AGENT,
+    ALGORITHM,
+    ENV,
+    JSON,
+    STOCHASTIC,
+    remember_signals,
+)
 
 
 @click.command()
@@ -30,6 +37,7 @@ from jaxrl.cli.running import AGENT, ENV, JSON, STOCHASTIC, remember_signals
     "--push-to-hub", metavar="REPO", help="Hugging Face repository: name/model."
 )
 @ENV
+@ALGORITHM
 @JSON
 def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
     """Export an agent as a file that needs no jaxrl.
@@ -73,6 +81,7 @@ def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
     "--max-connections", default=128, show_default=True, help="Open connections."
 )
 @ENV
+@ALGORITHM
 def serve(
     run: str,
     stochastic: bool,

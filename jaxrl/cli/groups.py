@@ -16,6 +16,7 @@ class LazyGroup(click.Group):
         load: Callable[[], Mapping[str, Mapping[str, Any]]],
         make: Callable[[Any], click.Command],
         kind: str,
+        find: Callable[[str], Any] = lambda name: None,
         **kwargs: Any,
     ) -> None:
         """Store how commands are found.
@@ -25,10 +26,11 @@ class LazyGroup(click.Group):
           load: returns section of the help -> name -> value.
           make: value -> command.
           kind: the argument and what it must be, for messages: "ALGO, an algorithm".
+          find: returns the value of a name that is not listed, or None.
           kwargs: of `click.Group`.
         """
         super().__init__(*args, **kwargs)
-        self._load, self._make, self._kind = load, make, kind
+        self._load, self._make, self._kind, self._find = load, make, kind, find
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for section in self._load().values() for name in section]
@@ -37,6 +39,9 @@ class LazyGroup(click.Group):
         for section in self._load().values():
             if cmd_name in section:
                 return self._make(section[cmd_name])
+        found = self._find(cmd_name)
+        if found is not None:
+            return self._make(found)
         from jaxrl.errors import did_you_mean
 
         known = self.list_commands(ctx)
@@ -76,3 +81,12 @@ class EnvParamsCommand(click.Command):
 
         rest, ctx.meta["env_params"] = split_env_params(args)
         return super().parse_args(ctx, rest)
+
+
+def find_algorithm(name: str) -> Any:
+    """Import and register the algorithm "module:VALUE"; None for another name."""
+    if ":" not in name:
+        return None
+    from jaxrl.algorithms import register_algorithm
+
+    return register_algorithm(name)

@@ -8,6 +8,7 @@ import click
 
 from jaxrl.cli.running import (
     AGENT,
+    ALGORITHM,
     ENV,
     EPISODE_SEED,
     JSON,
@@ -22,6 +23,7 @@ from jaxrl.cli.running import (
 @EPISODE_SEED
 @STOCHASTIC
 @ENV
+@ALGORITHM
 @click.option(
     "--gymnasium", metavar="ID", help="In this environment of Gymnasium instead."
 )
@@ -66,6 +68,7 @@ def evaluate(
 @STOCHASTIC
 @AGENT
 @ENV
+@ALGORITHM
 @JSON
 def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) -> None:
     """Record whole episodes of an agent as a dataset."""
@@ -97,6 +100,7 @@ def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) 
 @click.option("--size", type=int, default=256, help="Height in pixels.")
 @click.option("--overlay", is_flag=True, help="Draw actions and value beside it.")
 @ENV
+@ALGORITHM
 def render(run: str, out: str, stochastic: bool, **choice: Any) -> None:
     """Draw episodes of an agent as GIF, MP4 or PNG filmstrip."""
     from jaxrl.rendering import render as draw
@@ -119,6 +123,7 @@ KINDS = (
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
+@ALGORITHM
 @click.option("--out", required=True, type=click.Path(), help="PNG, PDF or SVG file.")
 @click.option("--kind", default="curves", show_default=True, help=", ".join(KINDS))
 @click.option("--metric", default="rollout/episode_return", show_default=True)
@@ -183,6 +188,7 @@ def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
+@ALGORITHM
 @click.option(
     "--out", type=click.Path(), help="Folder.  [default: the first RUN's report/]"
 )

@@ -17,6 +17,23 @@ AGENT = click.option(
 ENV = click.option(
     "--env", help="Allows the run's environment to be your own module's."
 )
+
+
+def _register(context: Any, parameter: Any, value: str | None) -> None:
+    del context, parameter
+    if value is not None:
+        from jaxrl.algorithms import register_algorithm
+
+        register_algorithm(value)
+
+
+ALGORITHM = click.option(
+    "--algorithm",
+    metavar="MODULE:VALUE",
+    help="Allows the run's algorithm to be your own module's.",
+    callback=_register,
+    expose_value=False,
+)
 EPISODE_SEED = click.option("--seed", type=int, default=0, help="Seed of the episodes.")
 STOCHASTIC = click.option(
     "--stochastic", is_flag=True, help="Sample actions, not the likeliest."
@@ -116,19 +133,22 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
             f"{name}: {sum(values) / len(values):.4g} (mean over seeds), from "
             f"{min(values):.4g} to {max(values):.4g}"
         )
-    for part in evaluation.get("settings", ()):
+    for part in evaluation.get("variants", ()):
         low, high = part["episode_return_ci95"]
         yield (
-            f"{setting_in_words(part['own'])}: return "
+            f"{setting_in_words(part['overrides'])}: return "
             f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
             f"[{low:.2f}, {high:.2f}]"
         )
 
 
-def next_command(command: str, folder: Path | str, env: str) -> str:
-    """A command for the folder; an environment that is code must be named again."""
+def next_command(command: str, folder: Path | str, algorithm: str, env: str) -> str:
+    """A command for the folder; what is code must be named again."""
     words = ["jaxrl", command, str(folder)]
-    return shlex.join([*words, "--env", env] if ":" in env else words)
+    for flag, name in (("--algorithm", algorithm), ("--env", env)):
+        if ":" in name:
+            words += [flag, name]
+    return shlex.join(words)
 
 
 def print_next(command: str | None, as_json: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from jaxrl.cli.groups import EnvParamsCommand, LazyGroup
+from jaxrl.cli.groups import EnvParamsCommand, LazyGroup, find_algorithm
 from jaxrl.cli.running import (
+    ALGORITHM,
     PROCESS_FLAGS,
     exit_code,
     host_options,
@@ -30,13 +31,13 @@ class _GridCommand(EnvParamsCommand):
 
 
 def _algorithms() -> dict[str, dict[str, Any]]:
-    from jaxrl.runs.artifact import BY_NAME
+    from jaxrl.runs.artifact import known_algorithms
 
-    return {"Algorithms": BY_NAME}
+    return {"Algorithms": known_algorithms()}
 
 
 def _sweep_command(algorithm: Any) -> click.Command:
-    from jaxrl.cli.options import SWEEP_OPTIONS, options_of
+    from jaxrl.cli.options import options_of, sweep_options
 
     def callback(**flags: Any) -> int:
         meta = click.get_current_context().meta
@@ -44,14 +45,18 @@ def _sweep_command(algorithm: Any) -> click.Command:
 
     return _GridCommand(
         name=algorithm.name,
-        params=[*SWEEP_OPTIONS, *options_of(algorithm)],
+        params=[*sweep_options(), *options_of(algorithm)],
         callback=callback,
         help=f"Sweep {algorithm.name}: --grid NAME=VALUE,VALUE NAME=LOW:HIGH ...",
     )
 
 
 @click.group(
-    cls=LazyGroup, load=_algorithms, make=_sweep_command, kind="ALGO, an algorithm"
+    cls=LazyGroup,
+    load=_algorithms,
+    make=_sweep_command,
+    kind="ALGO, an algorithm",
+    find=find_algorithm,
 )
 def sweep() -> None:
     """Train with many settings: jaxrl sweep ALGO --grid NAME=VALUES.
@@ -114,6 +119,7 @@ def resume_sweep(
 
 @click.command()
 @click.argument("shards", nargs=-1, required=True, type=click.Path())
+@ALGORITHM
 @click.option("--out", required=True, type=click.Path(), help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="The best setting as JSON, last.")
 def merge(shards: tuple[str, ...], out: str, as_json: bool) -> None:
@@ -134,9 +140,10 @@ def _print_sweep(result: Any, env: str, as_json: bool) -> None:
         click.echo(table_in_words(result.trials))
     for line in _outcome_in_words(result.summary):
         click.echo(line)
-    following = next_command("resume", result.folder, env)
+    algorithm = result.summary.get("algorithm", "")
+    following = next_command("resume", result.folder, algorithm, env)
     if result.summary["finished"]:
-        following = next_command("report", result.folder, "")
+        following = next_command("report", result.folder, algorithm, "")
     print_next(following, as_json)
     if as_json:
         click.echo(json.dumps({"best": result.summary.get("best")}))

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
-from jaxrl.cli.groups import EnvParamsCommand, LazyGroup
+from jaxrl.cli.groups import EnvParamsCommand, LazyGroup, find_algorithm
 from jaxrl.cli.running import (
+    ALGORITHM,
+    ENV,
     PROCESS_FLAGS,
     exit_code,
     host_options,
@@ -19,9 +21,9 @@ from jaxrl.cli.sweep import resume_sweep
 
 
 def _algorithms() -> dict[str, dict[str, Any]]:
-    from jaxrl.algorithms import ALGORITHMS
+    from jaxrl.algorithms import ALGORITHMS, registered_algorithms
 
-    return {"Algorithms": ALGORITHMS}
+    return {"Algorithms": ALGORITHMS | registered_algorithms()}
 
 
 def _train_command(algorithm: Any) -> click.Command:
@@ -40,13 +42,17 @@ def _train_command(algorithm: Any) -> click.Command:
 
 
 @click.group(
-    cls=LazyGroup, load=_algorithms, make=_train_command, kind="ALGO, an algorithm"
+    cls=LazyGroup,
+    load=_algorithms,
+    make=_train_command,
+    kind="ALGO, an algorithm",
+    find=find_algorithm,
 )
 def train() -> None:
     """Train an algorithm: jaxrl train ALGO --env ID.
 
     `jaxrl train ALGO --help` shows every hyper-parameter. Parameters of the environment
-    are given as --env.NAME VALUE.
+    are given as --env.NAME VALUE. An algorithm of your own is module:VALUE.
     """
 
 
@@ -78,7 +84,8 @@ def train_with(
 @click.option(
     "--checkpoint", type=int, help="Train step to resume from.  [default: last]"
 )
-@click.option("--env", help="Allows the run's environment to be your own module's.")
+@ENV
+@ALGORITHM
 @click.option("--quiet", is_flag=True, help="Do not show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Evaluation as JSON, last.")
 @click.option("--coordinator", help="As for `jaxrl train`.")
@@ -118,7 +125,7 @@ def _print_run(
 
     if distributed.is_first():
         command = "evaluate" if summary["finished"] else "resume"
-        following = next_command(command, folder, env)
+        following = next_command(command, folder, summary["algorithm"], env)
         print_evaluation(summary["evaluation"], as_json, following)
 
 

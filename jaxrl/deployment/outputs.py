@@ -23,6 +23,7 @@ from jaxrl.algorithms import (
     sarsa,
     trpo,
 )
+from jaxrl.core import prng
 from jaxrl.errors import require
 from jaxrl.networks.features import action_mask
 from jaxrl.runs.policy import Policy
@@ -76,11 +77,10 @@ _Q_VALUES: dict[str, Callable] = {
 
 def check_has_policy(algorithm: Algorithm) -> None:
     """Raise `InvalidInput` for an algorithm whose agents have no policy of their own."""
-    known = [*_ACTORS, *_Q_VALUES]
     require(
-        algorithm.name in known,
+        algorithm.teacher != "policy",
         f"algorithm = {algorithm.name!r}: its agents have no greedy policy of their own; "
-        f"give a run of {', '.join(known[:-1])} or {known[-1]}.",
+        f"give a run of another one.",
     )
 
 
@@ -94,6 +94,8 @@ def compute_outputs(policy: Policy, obs: PyTree, memory: Memory = ()) -> Outputs
     """
     if policy.algorithm.name in _Q_VALUES:
         return _outputs_of_q_values(policy, obs)
+    if policy.algorithm.name not in _ACTORS:
+        return _outputs_of_own(policy, obs, memory)
     # Without a key the program holds no random generator, which a greedy action needs not.
     action, memory, extras = policy.algorithm.act(
         policy.config, policy.env, policy.agent, obs, memory, None, True
@@ -106,6 +108,20 @@ def compute_outputs(policy: Policy, obs: PyTree, memory: Memory = ()) -> Outputs
         outputs["probabilities"] = pi.probs
     elif isinstance(pi, distributions.DiagNormal) and _learns_spread(policy):
         outputs["std"] = pi.distribution.scale
+    return outputs | {name: extras[name] for name in ("value",) if name in extras}
+
+
+def _outputs_of_own(policy: Policy, obs: PyTree, memory: Memory) -> Outputs:
+    """The outputs of a user's algorithm: the action, and what it `explain`s it by."""
+    given = (policy.config, policy.env, policy.agent, obs, memory)
+    action, after, extras = policy.algorithm.act(*given, prng.key(0), True)
+    outputs = {"action": action}
+    if jax.tree.leaves(after):
+        outputs["next_memory"] = after
+    explained = policy.algorithm.explain(*given)
+    for theirs, ours in (("probability", "probabilities"), ("q", "q_values")):
+        if theirs in explained:
+            outputs[ours] = explained[theirs]
     return outputs | {name: extras[name] for name in ("value",) if name in extras}
 
 

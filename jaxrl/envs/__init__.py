@@ -8,16 +8,14 @@ env = jaxrl.envs.make("my_module:my_factory", size=3)
 """
 
 import functools
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxrl.core.config import check_value
+from jaxrl.core.imports import import_value
 from jaxrl.envs import wrappers
 from jaxrl.envs.gymnasium import gymnasium_factory
 from jaxrl.envs.gymnax import (
@@ -140,58 +138,13 @@ def _factory(id: str) -> Factory:
         return suite_factory(library, name)
     if slash and library == "gymnasium":
         return gymnasium_factory(name)
-    module, colon, name = id.partition(":")
-    if colon:
-        return _import_factory(id, module, name)
+    if ":" in id:
+        example = "my_module:my_factory"
+        return import_value(id, "Environment", "function", callable, example)
     raise InvalidInput(
         f"Unknown environment {id!r}{did_you_mean(id, env_ids())}: "
         "`jaxrl list envs` shows all."
     )
-
-
-def _import_factory(id: str, module_name: str, name: str) -> Factory:
-    """Import a factory from a module, which may be in the current directory.
-
-    Unlike `python -m`, a console script does not have that directory on its path. It is
-    appended to the path only if the module is not found without it.
-    """
-    if not all(map(str.isidentifier, module_name.split("."))):
-        raise InvalidInput(
-            f"Environment {id!r}: {module_name!r} is not the name of a module, write "
-            "'my_module:my_factory'."
-        )
-    here = os.getcwd()
-    module = _import(module_name)
-    if module is None and here not in sys.path:
-        sys.path.append(here)
-        importlib.invalidate_caches()
-        module = _import(module_name)
-    if module is None:
-        raise InvalidInput(
-            f"Environment {id!r}: there is no module {module_name!r}, neither "
-            "installed nor in the current directory."
-        )
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        hint = did_you_mean(name, vars(module))
-        raise InvalidInput(
-            f"Environment {id!r}: {module_name} has no function {name!r}{hint}."
-        )
-    return factory
-
-
-def _import(module_name: str) -> Any:
-    """Import a module; return None if there is none. Errors raised inside it propagate."""
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            return None
-        raise
-    except SyntaxError as error:
-        raise InvalidInput(
-            f"the module {module_name!r} cannot be imported: {error}."
-        ) from error
 
 
 def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> Env:

@@ -267,7 +267,7 @@ def as_preset(search: Search, trial: Trial) -> str:
     Numbers are rounded to two digits; seeds that had no part in it say what they are
     worth (`build`).
     """
-    found = {name: _rounded(value) for name, value in trial.own.items()}
+    found = {name: _rounded(value) for name, value in trial.overrides.items()}
     seeds = f"{trial.seeds[0]} to {trial.seeds[-1]}"
     lines = [
         f"# jaxrl zoo {presets.name_of(search.algorithm, search.env)} --tune: the best "

@@ -75,10 +75,10 @@ def _read_run(folder: Path) -> list[Entry]:
     experiment = load_experiment(folder)
     name = experiment.algorithm.name
     command = train_command(experiment)
-    if experiment.has_settings:  # no flags say which: they are in the file
+    if experiment.has_variants:  # no flags say which: they are in the file
         command = f"jaxrl train {name} --config {folder / 'config.json'}"
     try:
-        block = Block(folder, experiment, list(range(len(experiment.settings))))
+        block = Block(folder, experiment, list(range(len(experiment.overrides))))
         return [
             _make_entry(
                 _label(name, trial), experiment, trial, command, folder, summary
@@ -115,7 +115,7 @@ def load_experiment(folder: Path) -> Experiment:
 
 
 def _label(algorithm: str, trial: Trial) -> str:
-    words = results.setting_in_words(trial.own)
+    words = results.setting_in_words(trial.overrides)
     return f"{algorithm}, {words}" if words else algorithm
 
 

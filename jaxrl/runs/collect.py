@@ -57,7 +57,7 @@ def collect(
         episodes,
         greedy,
     )
-    overrides = agents.own[k] if agents.own else {}
+    overrides = agents.overrides[k] if agents.overrides else {}
     params = {n[len(ENV) :]: v for n, v in overrides.items() if n.startswith(ENV)}
     files = storage.read_manifest(Path(run) / "policy")["files"]
     about = {

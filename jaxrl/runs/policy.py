@@ -126,7 +126,7 @@ def load_policy(
 
 def make_policy(agents: Agents, k: int) -> Policy:
     """Make the policy of the k-th of the loaded agents."""
-    config, environment = agents.settings[k]
+    config, environment = agents.variants[k]
     agent = jax.tree.map(jnp.asarray, member(agents.agents, k))
     return Policy(agents.algorithm, config, environment, agent)
 

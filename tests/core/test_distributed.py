@@ -203,7 +203,7 @@ def test_a_sweep_on_two_processes_is_that_of_one(tmp_path):
         assert_close(several / folder, one / folder)
     found, expected = (read_trials(folder) for folder in (several, one))
     for mine, theirs in zip(found, expected, strict=True):
-        assert (mine.own, mine.seeds) == (theirs.own, theirs.seeds)
+        assert (mine.overrides, mine.seeds) == (theirs.overrides, theirs.seeds)
     assert read_json(several / "summary.json")["finished"]
 
 

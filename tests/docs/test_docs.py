@@ -207,7 +207,7 @@ def test_the_glossary_has_every_metric_that_is_named_in_the_code():
 @pytest.mark.parametrize("name", RLHF)
 def test_page_of_rlhf_has_every_word_of_a_task(name):
     table = rows(RLHF_PAGE)
-    for word, field in options.task_fields(RLHF[name]).items():
+    for word, field in options.parameters_of(RLHF[name]).items():
         default, of = table[word][:2]
         asked = field.default is field.empty or not default
         assert asked or default == f"`{shown(field.default)}`", word

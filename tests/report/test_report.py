@@ -119,7 +119,7 @@ def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
     for run in (ppo_run, dqn_run):
         experiment = read_experiment(run)
         command = train_command(experiment)
-        again = parsed(monkeypatch, command, "session.run_experiment")
+        again = parsed(monkeypatch, command, "runs.session.run_experiment")
         assert describe(again) == describe(experiment)
 
 
@@ -149,8 +149,10 @@ def test_the_settings_of_a_block_are_lines_of_their_own(swept, capsys):
     assert main(["evaluate", str(block), "--episodes", "4", "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("learning_rate = 0.001, gamma = 0.9: return")
-    parts = json.loads(lines[-1])["settings"]
-    assert [part["own"] for part in parts] == [t["own"] for t in trials_of(swept)]
+    parts = json.loads(lines[-1])["variants"]
+    assert [part["overrides"] for part in parts] == [
+        t["overrides"] for t in trials_of(swept)
+    ]
     assert [part["episode_return_mean"] for part in parts] == [
         np.mean(e.returns) for e in entries
     ]
