@@ -194,8 +194,8 @@ step = jax.jit(grpo.train_step)
 def ours(settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
     """Seconds of the first step and of each after it, and the mean reward of each."""
     config, task = config_of(settings), make_task(settings, folder)
-    grpo.validate(config, task)
-    state = grpo.init(config, task, jax.random.key(seed))
+    grpo.GRPO.validate(config, task)
+    state = grpo.GRPO.init(config, task, jax.random.key(seed))
     ends, rewards = [time.perf_counter()], []
     for _ in range(settings.iterations):
         state, metrics = step(config, task, state)

@@ -330,7 +330,7 @@ class Problem(NamedTuple):
     )
     prefix: str = ""
     example: str = "a file, or a world such as small-world"
-    remedy: str = "see to `reward`, which scores the answers"
+    remedy: str = "see to `reward`, which scores the responses"
 
 
 class Algorithm(NamedTuple):

@@ -236,13 +236,16 @@ VERDICTS = click.option(
 @SEED
 @CONFIG
 @click.option(
-    "--out", required=True, type=click.Path(), help="Folder; an unfinished one goes on."
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder; an unfinished one is continued.",
 )
 def label(**given: Any) -> None:
     """Write pairs of responses and have them compared.
 
     OUT/pairs.jsonl has the columns prompt, chosen and rejected, for `jaxrl rlhf reward`
-    and `jaxrl rlhf dpo`. Given again, the command goes on where it stopped.
+    and `jaxrl rlhf dpo`. Given again, the command resumes where it stopped.
     """
     _tables()
     _start()
@@ -296,14 +299,17 @@ def label(**given: Any) -> None:
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Do not show how far it is.")
 @click.option(
-    "--out", required=True, type=click.Path(), help="Folder; an unfinished one goes on."
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Folder; an unfinished one is continued.",
 )
 @JSON
 def loop(**given: Any) -> None:
     """Sample, label, fit a reward model, optimise; then again with the new policy.
 
     Tables `reward` and `policy` of --config hold the hyper-parameters of the two. Given
-    again, the command goes on where it stopped.
+    again, the command resumes where it stopped.
     """
     reward, policy = _tables("reward", "policy")
     _start()
@@ -335,7 +341,7 @@ def loop(**given: Any) -> None:
 
 @click.command(cls=_FromFile)
 @click.argument("run", type=click.Path())
-@click.option("--prompt", required=True, help="The text to go on from.")
+@click.option("--prompt", required=True, help="The text to continue.")
 @click.option("--number", type=int, default=1, show_default=True, help="Responses.")
 @NEW_TOKENS
 @TEMPERATURE
@@ -370,7 +376,7 @@ def generate(
     default="runs/rlhf-demo",
     show_default=True,
     type=click.Path(),
-    help="Folder; an unfinished one goes on.",
+    help="Folder; an unfinished one is continued.",
 )
 @click.option("--quick", is_flag=True, help="A thousandth of it, to see that it runs.")
 @click.option("--quiet", is_flag=True, help="Do not show how far it is.")

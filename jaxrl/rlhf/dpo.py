@@ -116,7 +116,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
 def returns(
     config: Config, task: Task, agent: Agent, key: Array, number: int, greedy: bool
 ) -> Array:
-    """Whether the implicit reward ranks rows kept back as labelled, `[number]`."""
+    """Accuracy of the implicit reward on rows kept back, `[number]`."""
     del key, greedy
     params = policies.weights(config, task, agent.policy)
 
@@ -144,8 +144,8 @@ def preferred(task: Task) -> Texts:
 
 
 def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
-    """What an evaluation says of the responses that agents `[K]` write themselves: training
-    never looks at them, so length hacking and lost diversity would not show."""
+    """Statistics of responses sampled from agents `[K]`: training never looks at them, so
+    length hacking and lost diversity would not show."""
     count = len(jax.tree.leaves(agents)[0])
     found = []
     for k in range(count):

@@ -184,7 +184,7 @@ class Calibration(NamedTuple):
 def calibration(
     probability: Array, outcome: Array, num_bins: int = 10, mask: Array | None = None
 ) -> Calibration:
-    """Whether what is predicted with probability p happens in a share p of cases.
+    """Calibration: how far predicted probabilities are from frequencies.
 
     ECE = Σ_m (n_m / n) |frequency_m - confidence_m|,    over bins of equal width
 
@@ -254,7 +254,7 @@ def entropy(logits: Array) -> Array:
 
 
 def length(mask: Array) -> Array:
-    """How many tokens each text has: int32 `[...]`, of a mask `[..., T]`."""
+    """Number of tokens of each text: int32 `[...]`, of a mask `[..., T]`."""
     return mask.sum(-1, dtype=jnp.int32)
 
 

@@ -68,15 +68,15 @@ class Config(PyTreeNode):
     temperature: float = traced(1.0, above=0)
     """Softmax temperature, for sampling and in the loss."""
     clip_eps: float = traced(0.2, above=0)
-    """How far the ratio may move before there is no gain from it."""
+    """Distance of the ratio from 1 beyond which it is clipped."""
     kl_coef: float = traced(0.05, low=0)
     """KL penalty coefficient β, reward per nat of divergence from the reference."""
     kl_penalty: Literal["reward", "k3"] = static("reward")
-    """Where it is applied: to the reward, or as an estimate in the loss."""
+    """Place of the KL penalty: in the reward, or as the estimate k3 in the loss."""
     scale_rewards: bool = static(False)
     """Whether advantages are divided by the deviation of their group."""
     loss_mean: Literal["responses", "tokens", "published"] = static("responses")
-    """What the loss is a mean over."""
+    """Reduction of the loss; see the top of this file."""
     eos_penalty: float = traced(0.0, low=0)
     """Subtracted from the score of a response without EOS."""
     lora_rank: int = static(0, low=0)
@@ -105,7 +105,7 @@ def advantages(config: Config, batch: Responses) -> Array:
 
 
 REPORTED = ("loss/policy", "policy/entropy", "policy/clip_fraction", "policy/approx_kl")
-"""What `loss` reports beside itself, in this order."""
+"""Names of the numbers that `loss` reports, in this order."""
 
 
 def loss(

@@ -266,7 +266,7 @@ def whiten(x: Array, mask: Array, shift_mean: bool = True) -> Array:
 
     (x - mean) / std,    + mean where it is kept
 
-    Advantages lose their mean. Rewards keep it: what they are on average is told.
+    Advantages lose their mean. Rewards keep it: their average carries information.
 
     Args:
       x: `[...]`.

@@ -67,7 +67,7 @@ def start(task: Task, key: Array | None = None) -> PyTree:
 
 
 def init_trained(config: Any, task: Task, key: Array) -> PyTree:
-    """What is trained: all parameters, or adapters that change nothing yet."""
+    """Trained parameters: all of the model, or adapters that change nothing yet."""
     adapters = read_lora(config)
     params = start(task, key)
     return params if adapters is None else lora.init(adapters, params, key)
@@ -180,7 +180,7 @@ def gradient_step(
 
 
 def step_metrics(step: Step, rate: Scalar) -> Metrics:
-    """What is logged of every gradient step."""
+    """Metrics of a gradient step."""
     return {
         "optim/grad_norm": mean(step.grad_norm),
         "optim/learning_rate": mean(rate),

@@ -73,7 +73,7 @@ class Config(PyTreeNode):
     gae_lambda: float = traced(0.95, low=0, high=1)
     """Decay of the advantage's mixture of n-step returns."""
     clip_eps: float = traced(0.2, above=0)
-    """How far the ratio may move before there is no gain from it."""
+    """Distance of the ratio from 1 beyond which it is clipped."""
     vf_coef: float = traced(0.5, low=0)
     """Weight of the value loss."""
     ent_coef: float = traced(0.0, low=0)
@@ -113,8 +113,7 @@ class Batch(NamedTuple):
 
 
 def value_base(task: Task) -> tuple[GPT, RewardParams]:
-    """What the value function starts as: the reward model, or the reference with a head of
-    0."""
+    """The initial value function: the reward model, or the reference with a head of 0."""
     if task.judge_model is not None:
         return task.judge_model, task.teacher.judge
     head, bias = jnp.zeros(task.model.config.width), jnp.zeros(())
@@ -174,7 +173,7 @@ REPORTED = (
     "policy/approx_kl",
     "value/explained_variance",
 )
-"""What `loss` reports, in this order."""
+"""Names of the numbers that `loss` reports, in this order."""
 
 
 def loss(

@@ -161,7 +161,7 @@ def returns(
 def calibration(
     config: Config, task: Task, agent: Agent, number: int = 1_000
 ) -> estimators.Calibration:
-    """Whether σ(r_a - r_b) is how often a is preferred, over pairs kept back.
+    """Calibration of σ(r_a - r_b), the probability that a is preferred, on pairs kept back.
 
     Every other pair is swapped, so that the first of a pair is not always the one that was
     preferred.
@@ -175,7 +175,7 @@ def calibration(
 
 
 def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
-    """What an evaluation says beside the accuracy, of agents `[K]`."""
+    """Metrics of an evaluation beside the accuracy, of agents `[K]`."""
     error = [
         calibration(config, task, jax.tree.map(lambda x, k=k: x[k], agents)).error
         for k in range(len(agents.moments))

@@ -1,4 +1,4 @@
-"""What a language model is trained on: a `Task`, in the place of an environment.
+"""Tasks of language models, which take the place of an environment.
 
 A task holds what all agents of a run share and none of them changes: the model that one
 starts from, which is the reference too, the rows to learn from, those kept back, and the
@@ -231,7 +231,7 @@ def load_judge(reward: str, tokenizer: Tokenizer) -> tuple[Judge, GPT | None, Py
 
 
 def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
-    """What tells the files of a task from others in the same place.
+    """Content digests of the files of a task.
 
     Raises:
       InvalidInput: one cannot be read.

@@ -178,7 +178,7 @@ def test_best_of_n(made, tmp_path, capsys):
 
 def test_length_and_diversity_of_the_best():
     scores, tokens = np.array([0.0, 1.0]), [np.array([1]), np.array([1, 2, 1])]
-    one = writing.Written("p", ["x", "y"], scores, tokens)
+    one = writing.Group("p", ["x", "y"], scores, tokens)
     rows, found = writing.summarise([(one, 1), (one, 1)])
     assert (
         rows == [{"prompt": "p", "response": "y", "score": 1.0, "mean_score": 0.5}] * 2
@@ -581,8 +581,8 @@ def test_a_tokenizer_without_an_end_writes_no_responses(made):
     task = tasks.prompts("small-world", base=made["SFT"], reward="small-world")
     endless = task.replace(tokenizer=task.tokenizer._replace(eos=None))
     config = rloo.Config(max_new_tokens=5)
-    rloo.validate(config, task)
-    for check in (rloo.validate, responses.check):
+    rloo.RLOO.validate(config, task)
+    for check in (rloo.RLOO.validate, responses.check):
         with pytest.raises(InvalidInput, match="tokenizer has no EOS"):
             check(config, endless)
 

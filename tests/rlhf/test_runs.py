@@ -332,7 +332,7 @@ def test_a_language_model_does_not_act(sft_run, tmp_path, word):
             jaxrl.load_policy(sft_run)
     assert str(error.value) == (
         f"RUN = {str(sft_run)!r}: a run of rlhf-sft has no policy that acts in an "
-        f"environment; language models response prompts: `jaxrl rlhf generate`."
+        f"environment; language models answer prompts: `jaxrl rlhf generate`."
     )
     assert not (tmp_path / "data").exists()
 

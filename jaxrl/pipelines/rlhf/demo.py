@@ -36,7 +36,7 @@ SEED = 0
 
 
 class Size(NamedTuple):
-    """How long each stage is: rows, pairs and responses."""
+    """Length of each stage, in rows, pairs and responses."""
 
     sft: int = 60_000
     pairs: int = 20_000

@@ -33,7 +33,7 @@ from jaxrl.training.loop import prepare
 
 @dataclass(frozen=True)
 class Loop:
-    """What is asked of a loop."""
+    """Parameters of a loop."""
 
     source: str  # of the prompts, as of `tasks.prompts`
     base: str  # the folder of the model to start from
@@ -67,7 +67,7 @@ def run(
       loop: what is asked.
       labeler: who compares the responses.
       out: the loop's folder.
-      named: what the labeler is called, as JSON; a loop is gone on with by the same.
+      named: what the labeler is called, as JSON; a loop resumes with the same one only.
       **host: as of `stages.train`.
 
     Returns:
@@ -85,15 +85,15 @@ def run(
         folder = out / f"round-{number}"
         folder.mkdir(exist_ok=True)
         host.get("report", print)(f"round {number} of {loop.rounds}")
-        rows = _labelled(loop, labeler, base, folder, number, **host)
+        rows = _label_round(loop, labeler, base, folder, number, **host)
         before = [*before, *rows]
-        summaries = _trained(loop, base, before, folder, number, **host)
+        summaries = _train_round(loop, base, before, folder, number, **host)
         done = {"round": number, "base": base, "policy": str(folder / "policy")}
         scores = [s["evaluation"]["episode_return_mean"] for s in summaries]
         found.append(
             done
             | dict(zip(("reward_accuracy", "score"), scores, strict=True))
-            | _logged(folder / "policy")
+            | _read_logged(folder / "policy")
         )
         base = str(folder / "policy")
     storage.write_text(out / "rounds.json", json.dumps(found, indent=1) + "\n")
@@ -111,7 +111,7 @@ LOGGED = {
 the policy of the round before."""
 
 
-def _logged(run: Path) -> dict[str, float]:
+def _read_logged(run: Path) -> dict[str, float]:
     last = read_metrics(run / "metrics.jsonl")[-1]
     return {name: last[full][0] for name, full in LOGGED.items() if full in last}
 
@@ -160,7 +160,7 @@ def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
         )
 
 
-def _labelled(
+def _label_round(
     loop: Loop, labeler: Labeler, base: str, folder: Path, number: int, **host: Any
 ) -> list[data.Row]:
     """The labelled pairs of one round."""
@@ -179,7 +179,7 @@ def _labelled(
     return data.read(path)
 
 
-def _trained(
+def _train_round(
     loop: Loop,
     base: str,
     rows: list[data.Row],

@@ -1,4 +1,4 @@
-"""Stages in folders: a run of an algorithm, a file of labels. Each goes on where it was."""
+"""Stages in folders, each of which can be resumed: runs of algorithms, files of labels."""
 
 import json
 from collections.abc import Callable
@@ -143,7 +143,7 @@ def make_labeler(
       seed: of that noise.
       template: of a language model's question; see `labelers.language_model`.
       verdicts: its two responses.
-      report: is told the address of the page.
+      report: called with the address of the page.
 
     Raises:
       InvalidInput: there is no such labeler.

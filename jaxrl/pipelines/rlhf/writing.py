@@ -21,19 +21,19 @@ from jaxrl.types import Array
 
 
 class Sampling(NamedTuple):
-    """How responses are written."""
+    """Parameters of sampling."""
 
     max_new_tokens: int = 32
     temperature: float = 1.0
     eos_penalty: float = 0.0
 
 
-class Written(NamedTuple):
+class Group(NamedTuple):
     """A prompt with its responses."""
 
     prompt: str
     texts: list[str]
-    scores: np.ndarray  # [number]; NaN where nobody judges
+    scores: np.ndarray  # [number]; NaN without a judge
     tokens: list[np.ndarray]  # of each response, with its EOS
 
 
@@ -42,7 +42,7 @@ PROMPTS_AT_A_TIME = 64
 
 def sample_groups(
     task: Task, sampling: Sampling, number: int, seed: int, count: int | None = None
-) -> Iterator[Written]:
+) -> Iterator[Group]:
     """Prompts of a task with `number` responses to each, and the scores of the responses.
 
     Args:
@@ -53,7 +53,7 @@ def sample_groups(
       count: how many prompts, over and over if there are fewer; by default each once.
 
     Returns:
-      One by one, `Written`.
+      One by one, `Group`.
 
     Raises:
       InvalidInput: at once, the responses do not fit into the model.
@@ -70,7 +70,7 @@ def sample_groups(
 
 def _sample_groups(
     task: Task, sampling: Sampling, number: int, seed: int, count: int
-) -> Iterator[Written]:
+) -> Iterator[Group]:
     rows = task.teacher.rows
     for start in range(0, count, PROMPTS_AT_A_TIME):
         # The last batch is filled up, so that all are one program.
@@ -89,16 +89,16 @@ def _written(sampling: Sampling, task: Task, prompts: Prompts, key: Array) -> An
     return responses.write(sampling, task, task.teacher.params, prompts, key)
 
 
-def _one(task: Task, some: responses.Responses) -> Written:
+def _one(task: Task, some: responses.Responses) -> Group:
     tokens = [t[a] for t, a in zip(some.tokens, some.response, strict=True)]
     prompt = responses.decode(task, some.tokens[0], some.mask[0] & ~some.response[0])
     texts = [tokenizers.to_text(task.tokenizer, x) for x in tokens]
-    return Written(prompt, texts, np.asarray(some.score), tokens)
+    return Group(prompt, texts, np.asarray(some.score), tokens)
 
 
 def best_of_n(
     task: Task, sampling: Sampling, n: int, seed: int
-) -> Iterator[tuple[Written, int]]:
+) -> Iterator[tuple[Group, int]]:
     """n responses to every prompt, and which of them is the best by the judge.
 
     Raises:
@@ -112,7 +112,7 @@ def best_of_n(
     return map(_best, sample_groups(task, sampling, n, seed))
 
 
-def _best(written: Written) -> tuple[Written, int]:
+def _best(written: Group) -> tuple[Group, int]:
     require(
         bool(np.isfinite(written.scores).all()),
         f"a response to {written.prompt[:60]!r} has a score that is no finite number: look "
@@ -122,12 +122,14 @@ def _best(written: Written) -> tuple[Written, int]:
 
 
 def summarise(
-    chosen: Iterable[tuple[Written, int]],
+    chosen: Iterable[tuple[Group, int]],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What `best_of_n` gives as rows {"prompt", "response", "score", "mean_score"}, and in
-    numbers: "mean_score" and "mean_length" are of all n responses, "score", "length",
-    "distinct_1" and "distinct_2" of those that were chosen. Lost diversity and length
-    hacking show in their difference.
+    """Rows and summary numbers of `best_of_n`.
+
+    Rows have the columns "prompt", "response", "score" and "mean_score". In the summary
+    "mean_score" and "mean_length" are of all n responses, "score", "length", "distinct_1"
+    and "distinct_2" of those that were chosen: lost diversity and length hacking show in
+    their difference.
     """
     rows, tokens, lengths = [], [], []
     for written, best in chosen:

@@ -15,7 +15,7 @@ Report = Callable[[str], None]
 
 
 class Row(dict[str, Any]):
-    """The columns of one row, by name, and where it stands."""
+    """The columns of one row by name, with its file and line."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         super().__init__(values)
@@ -75,7 +75,7 @@ def open_append(
 
     Args:
       path: ends in `.jsonl`; made if there is none.
-      report: is told when a line was cut off.
+      report: called when a line was cut off.
 
     Yields:
       (the rows that are there, a function that adds one). When it returns the row is on

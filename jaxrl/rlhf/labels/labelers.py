@@ -1,4 +1,4 @@
-"""Who says which of two responses is better: a known reward, a person, a model.
+"""Labelers, which compare two responses: a known reward, a person, a model.
 
 A labeler is a function of questions. It gives a choice for each, in their order, as a list
 or one by one: 0 if the first response is better, 1 if the second is. One that gives fewer
@@ -74,7 +74,7 @@ def gold(
 
     def ask(questions: Sequence[Question]) -> list[int]:
         rewards = [[score(q.prompt, a) for a in (q.first, q.second)] for q in questions]
-        return _choices(questions, np.array(rewards), temperature, seed)
+        return _choose(questions, np.array(rewards), temperature, seed)
 
     return ask
 
@@ -100,7 +100,7 @@ def by_score(score: Callable[[list[tuple[str, str]]], Any], seed: int = 0) -> La
             f"score gave an array {found.shape} for {len(pairs)} responses: must be "
             f"[{len(pairs)}].",
         )
-        return _choices(questions, found.reshape(2, -1).T, 0.0, seed)
+        return _choose(questions, found.reshape(2, -1).T, 0.0, seed)
 
     return ask
 
@@ -150,7 +150,7 @@ def language_model(
     def ask(questions: Sequence[Question]) -> Iterator[int]:
         both = [[q, q._replace(first=q.second, second=q.first)] for q in questions]
         rows = [
-            [_judged(tokenizer, template, q, i, model) for q in pair]
+            [_render_question(tokenizer, template, q, i, model) for q in pair]
             for i, pair in enumerate(both, 1)
         ]
         longest = max((len(row) for pair in rows for row in pair), default=0)
@@ -164,7 +164,7 @@ def language_model(
             odds = np.asarray(_log_odds(model, params, tokens, mask, words))
             # P(first) > ½ where the odds of its order are greater than those of the other.
             odds = odds.reshape(-1, 2)[: len(part)]
-            yield from _choices(questions[start : start + len(part)], odds, 0.0, seed)
+            yield from _choose(questions[start : start + len(part)], odds, 0.0, seed)
 
     return ask
 
@@ -200,7 +200,7 @@ def browser(
     Args:
       port: of 127.0.0.1; 0 means any that is free.
       open_browser: whether the page is opened in the default browser.
-      report: is told the page's address.
+      report: called with the page's address.
 
     Raises:
       InvalidInput: when asked, the port cannot be had.
@@ -232,7 +232,7 @@ def label(
       questions: with different responses, none of them empty.
       labeler: is shown the responses in random order, the same whenever it is asked.
       out: a `.jsonl` file, made if there is none; `data.preferences` reads it.
-      report: is told what is there already and what is left.
+      report: called with what is there already and what is left.
       seed: of the order of the responses.
 
     Returns:
@@ -243,9 +243,9 @@ def label(
       InvalidInput: a question cannot be one, `out` holds rows of other questions, or the
         labeler gives something else than 0 and 1.
     """
-    asked = _numbered(questions)
+    asked = _count_repeats(questions)
     with data.open_append(out, report) as (rows, append):
-        labels = _labels_of(rows, asked)
+        labels = _read_labels(rows, asked)
         if labels:
             report(f"{out}: {len(labels)} of {len(asked)} are labelled already.")
         rest = asked[len(labels) :]
@@ -254,13 +254,13 @@ def label(
             q._replace(first=q.second, second=q.first) if swap else q
             for q, swap in zip(rest, swaps, strict=True)
         ]
-        with contextlib.closing(_asked(labeler, shown)) as choices:
+        with contextlib.closing(_ask(labeler, shown)) as choices:
             for choice, question, swap in zip(choices, rest, swaps, strict=False):
                 append(_row(question, choice ^ swap))
                 labels.append(choice ^ swap)
     if len(labels) < len(asked):
         report(
-            f"{out}: {len(labels)} of {len(asked)} are labelled; call again to go on."
+            f"{out}: {len(labels)} of {len(asked)} are labelled; call again to continue."
         )
     return labels
 
@@ -286,7 +286,7 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> float:
 # Inside.
 
 
-def _choices(
+def _choose(
     questions: Sequence[Question], rewards: np.ndarray, temperature: float, seed: int
 ) -> list[int]:
     """Choices by rewards `[N, 2]`."""
@@ -307,10 +307,10 @@ def _choices(
         )
     else:
         p = 0.5 * (1.0 + np.sign(difference))
-    return [_drawn(q, seed, x) for q, x in zip(questions, p.tolist(), strict=True)]
+    return [_draw_label(q, seed, x) for q, x in zip(questions, p.tolist(), strict=True)]
 
 
-def _drawn(question: Question, seed: int, p: float) -> int:
+def _draw_label(question: Question, seed: int, p: float) -> int:
     """0 with probability p, by a draw that does not know the order of the responses."""
     u = _uniform(seed, "label", question)
     return int(u >= p) if question.first <= question.second else int(u < 1.0 - p)
@@ -333,7 +333,7 @@ def _verdict_tokens(tokenizer: Tokenizer, verdicts: tuple[str, str]) -> list[int
     return [tokens[0] for tokens in found]
 
 
-def _judged(
+def _render_question(
     tokenizer: Tokenizer, template: str, question: Question, number: int, model: GPT
 ) -> list[int]:
     """The tokens behind which the verdict stands."""
@@ -376,7 +376,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def _numbered(questions: Sequence[Question]) -> list[Question]:
+def _count_repeats(questions: Sequence[Question]) -> list[Question]:
     """Those that can be asked, with their repeats counted."""
     seen: dict[tuple[str, ...], int] = {}
     found = []
@@ -401,7 +401,7 @@ def _row(question: Question, choice: int) -> dict[str, str]:
     return {"prompt": question.prompt, "chosen": chosen, "rejected": rejected}
 
 
-def _labels_of(rows: list[data.Row], questions: list[Question]) -> list[int]:
+def _read_labels(rows: list[data.Row], questions: list[Question]) -> list[int]:
     """The choices that the rows of a file hold."""
     require(
         len(rows) <= len(questions),
@@ -425,7 +425,7 @@ def _labels_of(rows: list[data.Row], questions: list[Question]) -> list[int]:
     return labels
 
 
-def _asked(labeler: Labeler, shown: list[Question]) -> Generator[int, None, None]:
+def _ask(labeler: Labeler, shown: list[Question]) -> Generator[int, None, None]:
     """The labeler's choices, checked; what it holds open is closed in the end."""
     choices = iter(labeler(shown)) if shown else iter(())
     try:

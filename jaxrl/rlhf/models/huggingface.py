@@ -87,7 +87,7 @@ def _load(
             f"{path} has a field of another type ({one_line(str(error))}): take the file "
             f"as it was published."
         ) from error
-    params = _filled(folder, config, places_of(config))
+    params = _fill(folder, config, places_of(config))
     return Pretrained(config, params, _tokenizer(folder, config, described))
 
 
@@ -209,7 +209,7 @@ def _llama_places(config: ModelConfig) -> dict[str, Place]:
     return places
 
 
-def _filled(folder: Path, config: ModelConfig, places: dict[str, Place]) -> PyTree:
+def _fill(folder: Path, config: ModelConfig, places: dict[str, Place]) -> PyTree:
     """Our parameters from their tensors, each of the shape that the config says."""
     shapes = jax.eval_shape(
         GPT(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)

@@ -50,7 +50,7 @@ def describe(
     adapters: lora.LoRA | None = None,
     base: str | None = None,
 ) -> dict[str, Any]:
-    """What an artefact says of its model, as JSON.
+    """The description of a model in its artefact, as JSON.
 
     Args:
       kind: "policy" or "reward".
@@ -83,7 +83,7 @@ def load(folder: str | Path, agent: int = 0) -> LanguageModel:
     """
     path = Path(folder)
     if (path / "policy").is_dir():
-        return _of_run(path, "policy", agent)
+        return _load_run(path, "policy", agent)
     kind = _model_type(path)
     require(
         kind in LOADERS,
@@ -114,7 +114,7 @@ def load_reward(folder: str | Path, agent: int = 0) -> LanguageModel:
         f"reward = {str(folder)!r} holds no reward model: give the folder of a `jaxrl "
         f"rlhf reward`, or the name of a world.",
     )
-    return _of_run(path, "reward", agent)
+    return _load_run(path, "reward", agent)
 
 
 @functools.cache
@@ -167,7 +167,7 @@ def hidden_states(model: GPT, params: PyTree, tokens: Array, mask: Array) -> Arr
 
 
 def digest(folder: str | Path) -> str:
-    """What tells a model from another that lies in the same place.
+    """Content digest of a model.
 
     Raises:
       InvalidInput: there is none.
@@ -176,16 +176,16 @@ def digest(folder: str | Path) -> str:
     if (path / "policy").is_dir():
         return storage.digest(path / "policy")
     files = [path / "config.json", *sorted(path.glob("*.safetensors"))]
-    return " ".join(_file_digest(file, _changed(file)) for file in files)
+    return " ".join(_file_digest(file, _modified_time(file)) for file in files)
 
 
-def _changed(path: Path) -> int:
+def _modified_time(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @functools.cache
 def _file_digest(path: Path, changed: int) -> str:
-    """Of a file as it was changed last: some have gigabytes, and are asked for often."""
+    """Digest of a file, cached while it is unchanged: some have gigabytes."""
     del changed
     return storage.file_digest(path)
 
@@ -198,11 +198,11 @@ def _model_type(path: Path) -> str | None:
         return None
 
 
-def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
+def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     about, arrays = storage.read(path / "policy")
-    told = about.get("language_model") or {}
+    entry = about.get("language_model") or {}
     require(
-        told.get("kind") == kind,
+        entry.get("kind") == kind,
         f"{str(path)!r} holds no {_WORDS[kind]}: it is a run of "
         f"{about.get('algorithm')!r}.",
     )
@@ -213,9 +213,9 @@ def _of_run(path: Path, kind: str, agent: int) -> LanguageModel:
     )
     own = {name: x[agent] for name, x in arrays.items()}
     try:
-        config = configs.from_dict(ModelConfig, told["config"])
-        words = tokenizers.from_about(told["tokenizer"])
-        trained = _params(told, config, own, f"{kind}/", path)
+        config = configs.from_dict(ModelConfig, entry["config"])
+        words = tokenizers.from_about(entry["tokenizer"])
+        trained = _params(entry, config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:
             trained = normalize(trained, own["moments"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -231,7 +231,7 @@ _WORDS = {"policy": "language model", "reward": "reward model"}
 
 
 def _params(
-    told: dict[str, Any],
+    entry: dict[str, Any],
     config: ModelConfig,
     arrays: dict[str, np.ndarray],
     place: str,
@@ -244,18 +244,18 @@ def _params(
     if place == "reward/":
         head, bias = jnp.asarray(own.pop("head")), jnp.asarray(own.pop("bias"))
         own = {name.removeprefix("model/"): x for name, x in own.items()}
-        return RewardParams(_merged(told, config, own, path), head, bias)
-    return _merged(told, config, own, path)
+        return RewardParams(_merge_base(entry, config, own, path), head, bias)
+    return _merge_base(entry, config, own, path)
 
 
-def _merged(
-    told: dict[str, Any], config: ModelConfig, own: dict[str, np.ndarray], path: Path
+def _merge_base(
+    entry: dict[str, Any], config: ModelConfig, own: dict[str, np.ndarray], path: Path
 ) -> PyTree:
     tokens = jnp.zeros((1, 1), jnp.int32)
     template = jax.eval_shape(GPT(config).init, jax.random.key(0), tokens)
-    if "lora" not in told:
+    if "lora" not in entry:
         return jax.tree.map(jnp.asarray, storage.fill(template, own, path / "policy"))
-    base = told["base"]
+    base = entry["base"]
     about = f"{str(path)!r} holds adapters of {base['folder']!r}, which"
     require(
         Path(base["folder"]).is_dir(),
@@ -265,7 +265,9 @@ def _merged(
         digest(base["folder"]) == base["digest"],
         f"{about} has changed since: train them anew.",
     )
-    adapters = lora.LoRA(**(told["lora"] | {"targets": tuple(told["lora"]["targets"])}))
+    adapters = lora.LoRA(
+        **(entry["lora"] | {"targets": tuple(entry["lora"]["targets"])})
+    )
     shapes = jax.eval_shape(
         functools.partial(lora.init, adapters), template, jax.random.key(0)
     )

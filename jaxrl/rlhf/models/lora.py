@@ -81,15 +81,15 @@ def merge(lora: LoRA, params: PyTree, adapters: Adapters) -> PyTree:
     With B = 0 these are the parameters, bit for bit. For training, differentiate
     `loss(merge(lora, params, adapters))` by the adapters.
     """
-    return _added(params, adapters, lora.alpha / lora.rank)
+    return _add(params, adapters, lora.alpha / lora.rank)
 
 
 def unmerge(lora: LoRA, params: PyTree, adapters: Adapters) -> PyTree:
     """Undoes `merge`, up to rounding: W - (alpha / rank) A B, `[inputs, outputs]`."""
-    return _added(params, adapters, -lora.alpha / lora.rank)
+    return _add(params, adapters, -lora.alpha / lora.rank)
 
 
-def _added(params: PyTree, adapters: Adapters, scale: float) -> PyTree:
+def _add(params: PyTree, adapters: Adapters, scale: float) -> PyTree:
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     missing = sorted(adapters.keys() - flat.keys())
     require(not missing, f"adapters of {missing}: the model has no such parameters.")

@@ -38,7 +38,7 @@ def make_mesh(data: int, tensor: int) -> Mesh:
 
 
 def parameter_shardings(mesh: Mesh, params: PyTree) -> PyTree:
-    """Where the parameters of a `GPT` lie, for `jax.device_put`.
+    """Shardings of the parameters of a `GPT`, for `jax.device_put`.
 
     Outputs of query, key, value, up and gate are spread over "tensor", so are inputs of the
     layers behind them, and the vocabulary. An axis that cannot be divided evenly, and all
@@ -67,7 +67,7 @@ def parameter_shardings(mesh: Mesh, params: PyTree) -> PyTree:
 
 
 def data_sharding(mesh: Mesh) -> NamedSharding:
-    """Where tokens and masks `[B, T]` lie: B is spread over "data"."""
+    """Sharding of tokens and masks `[B, T]`: B is spread over "data"."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 

@@ -29,7 +29,7 @@ class Tokenizer(NamedTuple):
     eos: int | None
     """The token that ends a response, or none."""
     pad: int
-    """What is written where there is no token."""
+    """Token that fills up shorter rows."""
     about: str
     """JSON from which `from_about` makes it again. Equal tokenizers have equal ones."""
 
@@ -203,7 +203,7 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
 
 def to_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     """The text of tokens that a model wrote. A model with more tokens than its tokenizer
-    may write one that nobody knows: it is shown as "�"."""
+    may write one without a text: it is shown as "�"."""
 
     def known(token: int) -> bool:
         return 0 <= token < tokenizer.vocab_size

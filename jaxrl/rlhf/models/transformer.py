@@ -24,7 +24,7 @@ from jaxrl.types import Array, static
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What chooses the program of a language model. Hashable, so it may be static.
+    """Config of a language model. Hashable, so it may be static.
 
     Raises:
       InvalidInput: a field has a value that it may not have, or two do not fit.
@@ -122,7 +122,7 @@ class Cache(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a model says of tokens `[B, T]`."""
+    """Output of a model for tokens `[B, T]`."""
 
     logits: Array
     """Float32 `[B, T, V]`: of the token after each."""

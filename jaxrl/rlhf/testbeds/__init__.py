@@ -19,7 +19,7 @@ from jaxrl.rlhf.testbeds import larger_world, small_world
 from jaxrl.types import Array, PyTree
 
 Kind = Literal["text", "completion", "preference", "prompt"]
-"""What rows are for; see `jaxrl.rlhf.data`."""
+"""Kind of rows, by their use; see `jaxrl.rlhf.data`."""
 
 
 class Testbed(NamedTuple):

@@ -45,7 +45,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "station": ("train", "clock", "ticket", "driver"),
     "weather": ("rain", "wind", "cloud", "sun"),
 }
-"""What can be written about, and the words that belong to it besides its own name."""
+"""Subjects, and the words that belong to each besides its own name."""
 
 PLEASANT = _split(
     "lovely bright warm gentle sweet cheerful calm fresh golden kind merry splendid"
@@ -119,7 +119,7 @@ CORPUS_TOKENS = 48
 
 
 class Style(NamedTuple):
-    """How a paragraph is written."""
+    """Style of a paragraph."""
 
     topical: float  # share of nouns that belong to its subjects
     pleasant: float  # share of adjectives
@@ -166,7 +166,7 @@ def demonstrations(number: int, seed: int) -> list[tuple[str, str]]:
 def _paragraph(
     rng: np.random.Generator, subjects: Sequence[str], style: Style, most: int
 ) -> list[str]:
-    """As many of one to five sentences as fit in so many words."""
+    """One to five sentences, as many as fit in so many words."""
     about = [word for x in subjects for word in (x, *SUBJECTS[x])]
     words: list[str] = []
     for _ in range(1 + int(5 * rng.random())):
@@ -249,7 +249,7 @@ def _rng(number: int, seed: int) -> np.random.Generator:
 
 
 def part_of_speech(state: str) -> str:
-    """Of a state of `GRAMMAR`."""
+    """The part of speech of a state of `GRAMMAR`."""
     return state.split(" ")[0]
 
 
@@ -281,7 +281,7 @@ def _table(lists: Iterable[Iterable[str]]) -> np.ndarray:
 
 
 FIRST, FOLLOWS = _bigrams()
-"""What the grammar allows: bool `[V]` at the beginning, `[V, V]` after each word."""
+"""Words that the grammar allows: bool `[V]` at the beginning, `[V, V]` after each word."""
 _SUBJECT = _table([x] for x in SUBJECTS)
 _BELONGS = _table((x, *SUBJECTS[x]) for x in SUBJECTS)
 _PLEASANT, _UNPLEASANT, _CONTENT = _table(
@@ -290,7 +290,7 @@ _PLEASANT, _UNPLEASANT, _CONTENT = _table(
 
 
 class Traits(NamedTuple):
-    """What the judge sees in a response; numbers, or arrays `[B]`."""
+    """Properties of a response that the judge scores; numbers, or arrays `[B]`."""
 
     topical: Scalar  # different words that belong to the prompt's subjects
     pleasant: Scalar  # pleasant words

@@ -49,7 +49,7 @@ class SmallWorld(NamedTuple):
 
 
 def gold_reward(prompt: str, response: str) -> float:
-    """What is wanted: the prompt's symbol twice, many symbols, in alphabetical order.
+    """Gold reward: the prompt's symbol twice, many symbols, in alphabetical order.
 
     min(2, how often the prompt occurs) + ¼ (distinct symbols) - ½ (descents)
 
@@ -232,7 +232,7 @@ def kl(log_prob: Array, other_log_prob: Array) -> Array:
 def kl_penalized_reward(
     log_prob: Array, ref_log_prob: Array, reward: Array, beta: Scalar
 ) -> Array:
-    """What RLHF maximises: J(π) = E r - β KL(π ‖ π_ref), of `[P, N]` each: a scalar.
+    """The objective of RLHF: J(π) = E r - β KL(π ‖ π_ref), of `[P, N]` each: a scalar.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, equation 2.
     """
@@ -308,7 +308,7 @@ class Pairs(NamedTuple):
 
 
 def preference_probability(first: Array, second: Array, temperature: Scalar) -> Array:
-    """How likely a labeler prefers the first of two responses: σ((r_1 - r_2) / τ).
+    """Probability that a labeler prefers the first of two responses: σ((r_1 - r_2) / τ).
 
     Args:
       first: `[...]` r_1, the gold reward of the first.
@@ -358,7 +358,7 @@ def sample_pairs(
 
 
 def bayes_accuracy(log_prob: Array, reward: Array, temperature: Scalar) -> Array:
-    """How often the best guess agrees with a label: E[max(p, 1 - p)], a scalar.
+    """Accuracy of the best guess of a label: E[max(p, 1 - p)], a scalar.
 
     Over pairs of responses of the policy; no reward model can have a better accuracy.
 
@@ -377,7 +377,7 @@ def bayes_accuracy(log_prob: Array, reward: Array, temperature: Scalar) -> Array
 def label_accuracy(
     score: Array, log_prob: Array, reward: Array, temperature: Scalar
 ) -> Array:
-    """How often a reward model agrees with a label, over all pairs: a scalar, exact.
+    """Accuracy of a reward model on labels, over all pairs: a scalar, exact.
 
     Args:
       score: `[P, N]` of the model; equal scores are right half of the time.

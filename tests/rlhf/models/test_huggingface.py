@@ -15,7 +15,7 @@ from safetensors.flax import load_file, save_file
 from jaxrl.errors import InvalidInput
 from jaxrl.rlhf.models.generation import generate
 from jaxrl.rlhf.models.huggingface import load_gpt2, load_llama
-from jaxrl.rlhf.models.tokenizers import padded
+from jaxrl.rlhf.models.tokenizers import pad_rows
 from jaxrl.rlhf.models.transformer import GPT
 from tests.support.language import apply
 from tests.support.paths import ROOT
@@ -54,7 +54,7 @@ def test_the_tokenizer_comes_with_it(loaded, kind):
     config, _, tokenizer = loaded[kind]
     assert (tokenizer.eos, tokenizer.pad) == (1, 0)
     assert tokenizer.vocab_size <= config.vocab_size
-    tokens, _ = padded(map(tokenizer.encode, ("the cat", "a dog")), tokenizer.pad)
+    tokens, _ = pad_rows(map(tokenizer.encode, ("the cat", "a dog")), tokenizer.pad)
     assert [tokenizer.decode(row) for row in tokens] == ["the cat", "a dog"]
 
 
