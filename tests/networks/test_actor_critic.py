@@ -62,7 +62,6 @@ def test_the_mask_may_lie_deep_in_the_dict():
     np.testing.assert_array_equal(action_mask(space, obs), mask)
 
 
-@pytest.mark.fast_cases("shape1")
 @pytest.mark.parametrize("shape", [(30, 40, 3), (2, 8, 3), (100, 100, 1)])
 def test_a_cnn_takes_images_of_any_size(shape):
     cnn = QNetwork(3, (8,), "relu", image=True)
