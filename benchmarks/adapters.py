@@ -1,18 +1,18 @@
-"""Our environments behind Gymnasium's interface, held against Gymnasium's own checks.
+"""Our environments behind Gymnasium's interface, tested by Gymnasium's own checks.
 
     python -m benchmarks.adapters                  # minutes
     python -m benchmarks.adapters --parts suites   # with the extras `dev` and `suites`
     python -m benchmarks.adapters --ids CartPole-v1 --out DIR
 
-Of each id, a row for each check:
+A row for each id and check:
 
-check_env  Gymnasium's, of `to_gymnasium`, made by `gymnasium.make`
+check_env  Gymnasium's, on `to_gymnasium`, made by `gymnasium.make`
 vector     `to_gymnasium_vector` of three, 25 steps with a time limit of 9, against
            Gymnasium's `SyncVectorEnv` of `to_gymnasium`: spaces, observations, rewards,
-           flags, what `info` has of the last observation, seeds; in each mode of autoreset
+           flags, the last observation in `info`, seeds; in each mode of autoreset
 
 ours     every id that needs no other library
-suites   some of each library that is an extra; a library that is missing is left as it was
+suites   some of each library that is an extra; rows of a missing library are kept
 
 Writes benchmarks/results/adapters.json and the table of docs/gymnasium.md.
 """
@@ -47,8 +47,8 @@ SUITES = {
 
 
 ROUNDING = {"brax/ant": 0.05}
-"""By how much floats may differ between one program of three environments and three of
-one: contacts enlarge rounding. Observations of 0.006 were seen; a wrong reset is of 1."""
+"""Tolerance of floats between one program of three environments and three programs of
+one: contacts amplify rounding. Differences of 0.006 occur; a wrong reset differs by 1."""
 
 
 def main() -> None:
@@ -84,14 +84,14 @@ def checked(id: str) -> dict[str, Any]:
 
 
 def ends(id: str, mode: str) -> None:
-    """Without an episode that ended, autoreset was not seen."""
+    """Check autoreset in a vector environment, in which at least one episode must end."""
     tolerance = ROUNDING.get(id, 0.0)
     ended = vector_test(make(id, horizon=9), mode, tolerance=tolerance)
     assert ended > 0, "no episode ended"
 
 
 def tried(check: Callable[[], Any]) -> dict[str, Any]:
-    """Whether it passed, why not, and what Gymnasium warned of."""
+    """Outcome of a check, the reason for a failure, and Gymnasium's warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:

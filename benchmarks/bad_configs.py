@@ -1,8 +1,8 @@
-"""Random command lines of `jaxrl train`, bad and good, for `faults.py`.
+"""Random command lines of `jaxrl train`, invalid and valid, for `faults.py`.
 
-What is bad follows from the type and the limits that each field declares, and from a list
-of combinations that no field shows alone. `judge` runs one through `jaxrl.cli.main`, with
-training itself replaced, so that what is accepted is only traced.
+Invalid values follow from the type and the limits of each field, and from a list of
+combinations of fields. `judge` runs a command line through `jaxrl.cli.main`, with
+training replaced, so that accepted runs are only traced.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def limits_of(algorithm: Algorithm) -> dict[str, dict[str, float]]:
 
 
 def bad_values(kind: Any, limits: dict[str, float]) -> list[str]:
-    """Texts that a field of this type and these limits must not take."""
+    """Invalid texts for a field of this type and these limits."""
     arguments = typing.get_args(kind)
     kinds = arguments or (kind,)
     if typing.get_origin(kind) is Literal:
@@ -150,7 +150,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "bc": [*IMITATION, ["--expert", "run"]],
     "dagger": [*IMITATION, ["--data", "data"]],
 }
-"""Fields that are right alone and wrong together."""
+"""Fields that are valid alone and invalid together."""
 
 GENERAL = [
     ["--env", "CartPole-v2"],
@@ -182,7 +182,7 @@ GENERAL = [
 
 
 def base(algorithm: Algorithm, env: str) -> list[str]:
-    """A small run that is sound."""
+    """A small valid run."""
     config = algorithm.Config()
     argv = ["train", algorithm.name, "--env", env, "--quiet", "--out", "run"]
     if algorithm.teacher in ("data", "expert"):
@@ -195,7 +195,7 @@ def base(algorithm: Algorithm, env: str) -> list[str]:
 
 
 def mutations(algorithm: Algorithm) -> dict[str, list[list[str]]]:
-    """For each field, and for combinations, command-line endings that must be refused."""
+    """Command-line suffixes that must be refused, for each field and for combinations."""
     types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
     found = {}
     for name, kind in types.items():
@@ -212,7 +212,7 @@ def mutations(algorithm: Algorithm) -> dict[str, list[list[str]]]:
 def bad_command(
     rng: random.Random, field: str | None, algorithm: Algorithm
 ) -> list[str]:
-    """A sound run with one or two mistakes, the first of them in `field`."""
+    """A valid run with one or two mistakes, the first of them in `field`."""
     found = mutations(algorithm)
     field = field or rng.choice(list(found))
     argv = base(
@@ -230,7 +230,7 @@ def bad_command(
 
 
 def bad_file(rng: random.Random, algorithm: Algorithm, folder: Path) -> list[str]:
-    """The same mistakes by a config file: values of the wrong type among them."""
+    """The same mistakes in a config file, including values of the wrong type."""
     types = configs.field_types(algorithm.Config)
     name = rng.choice(list(types))
     wrong: list[Any] = [{}, [[1]], {"a": 1}, "text", [1.5], -5, None, 10**40, 1e300]
@@ -247,7 +247,7 @@ def bad_file(rng: random.Random, algorithm: Algorithm, folder: Path) -> list[str
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Whether a value of a file may be right for a field of this type."""
+    """True if a value of a file can be valid for a field of this type."""
     arguments = typing.get_args(kind)
     if value is None:
         return type(None) in arguments
@@ -255,7 +255,7 @@ def fits(kind: Any, value: Any) -> bool:
 
 
 def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
-    """A run with several fields at random values within their limits."""
+    """A valid run with several fields at random values within their limits."""
     types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
     envs = [e for e in ENVS if algorithm.name not in DISCRETE or e != "Pendulum-v1"]
     argv = base(algorithm, rng.choice(envs))
@@ -284,11 +284,11 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
 
 
 class Accepted(Exception):
-    """Raised in the place of training."""
+    """Exception raised in place of training."""
 
 
 def _traced(algorithm: Algorithm, config: Any, env: Any, **kwargs: Any) -> None:
-    """Instead of `train`: traces one train step, which compiles nothing."""
+    """Replacement of `train` that traces one train step without compiling."""
     (setting,) = zip(config, env, strict=True)
     state = jax.eval_shape(algorithm.init, *setting, jax.random.key(0))
     jax.eval_shape(algorithm.train_step, *setting, state)
@@ -300,7 +300,7 @@ def _not_traced(*args: Any, **kwargs: Any) -> None:
 
 
 def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
-    """Instead of reading a teacher: one that has learned nothing."""
+    """Replacement for loading a teacher: an untrained one."""
     if source is None:
         return env
     if algorithm.teacher == "data":
@@ -326,7 +326,7 @@ def instead_of_training(trace: bool) -> Iterator[None]:
 
 
 def judge(argv: list[str], trace: bool = False) -> tuple[str, str]:
-    """What became of a command line in the working directory, which must be empty.
+    """Outcome of a command line in the working directory, which must be empty.
 
     Returns:
       "accepted", "refused" (exit code 2, one line, nothing written), or what was wrong

@@ -1,11 +1,11 @@
-"""Kills, damage and hostile files: what a run survives, counted.
+"""Fault injection: kills, damaged files and hostile files.
 
     python -m benchmarks.faults                     # the whole campaign, hours
     python -m benchmarks.faults --parts kills --runs 2
     python -m benchmarks.faults --quick --out DIR   # a little of each, minutes
 
 kills    `kill -9` at random moments, several in each run, then `jaxrl resume`: parameters,
-         statistics and metrics (but for wall-clock fields) against the uninterrupted run
+         statistics and metrics (except wall-clock fields) against the uninterrupted run
 points   a kill before and after every write, sync and rename of a save: is there a
          checkpoint that can be loaded, and how old is it?
 damage   one flipped bit, a truncated or missing file: refused, and the file named?
@@ -62,7 +62,7 @@ RUNS = {
     "ppo-gru": "ppo --num-envs 8 --num-steps 16 --gru-size 8 --normalize-obs "
     "--total-steps 20000",
 }
-"""What is killed: all of it on CartPole, two seeds."""
+"""Runs to kill, all on CartPole with two seeds."""
 
 CHILD = """
 import sys
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def trials(arguments: Any, work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
-    """What was asked for, by the name of its row."""
+    """Selected trials by the name of their row."""
     damages, commands = arguments.trials, arguments.commands
     parts: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "kills": {
@@ -132,7 +132,7 @@ def trials(arguments: Any, work: Path) -> dict[str, Callable[[], dict[str, Any]]
 
 
 def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any]:
-    """`num_kills` kills over `num_runs` runs; a run passes if nothing shows them."""
+    """`num_kills` kills over `num_runs` runs; a run passes if the kills left no trace."""
     rng = random.Random(name)
     passed = killed = 0
     seconds = math.inf
@@ -166,8 +166,8 @@ def kills(name: str, work: Path, num_runs: int, num_kills: int) -> dict[str, Any
 def killed_run(
     argv: list[str], run: Path, seconds: float, most: int, rng: random.Random
 ) -> int:
-    """A run that is killed at random moments, as often as it goes on long enough, and
-    resumed each time; returns how often."""
+    """Run with kills at random moments, as often as it lasts long enough, and a resume
+    after each; returns the number of kills."""
     command, times = [*argv, "--checkpoint-every", "0", "--out", str(run)], 0
     while True:
         process = child(command)
@@ -192,7 +192,7 @@ def child(argv: list[str]) -> subprocess.Popen:
 
 
 def same(run: Path, whole: Path) -> bool:
-    """Parameters, optimisers, statistics and metrics, bit for bit."""
+    """Compare parameters, optimisers, statistics and metrics bit for bit."""
     rows = [read_metrics(folder / "metrics.jsonl") for folder in (run, whole)]
     for row in (*rows[0], *rows[1]):
         for name in TIMES:
@@ -259,7 +259,7 @@ for i in range(saves):
 
 
 def points(work: Path) -> dict[str, Any]:
-    """A process that saves `SAVES` checkpoints is killed at every point of every save."""
+    """Kill a process that saves `SAVES` checkpoints at every point of every save."""
     passed = trials = 0
     while True:
         folder = work / f"points-{trials}"
@@ -277,7 +277,7 @@ def points(work: Path) -> dict[str, Any]:
 
 
 def loadable(folder: Path, complete: int) -> bool:
-    """Whether the newest checkpoint is whole, and no older than the last that was."""
+    """True if the newest checkpoint loads and is no older than the last complete save."""
     iterations = saved(folder)
     if not iterations:
         return complete < 0
@@ -287,7 +287,7 @@ def loadable(folder: Path, complete: int) -> bool:
 
 
 def example(folder: Path) -> Path:
-    """A stored folder with a little of everything."""
+    """A small stored folder with every kind of content."""
     tree = {
         "params": jax.random.normal(jax.random.key(0), (64, 64)),
         "count": jnp.int32(3),
@@ -298,7 +298,7 @@ def example(folder: Path) -> Path:
 
 
 def damage(work: Path, trials: int) -> dict[str, Any]:
-    """Each trial spoils one file in one way; it passes if that file is named."""
+    """Damage one file in one way per trial; a trial passes if the error names that file."""
     rng = random.Random(0)
     folder = example(work / "damage")
     passed = 0
@@ -395,7 +395,8 @@ print(passed)
 
 
 def hostile(work: Path, trials: int) -> dict[str, Any]:
-    """Each trial passes if loading raises no event that an intact load does not raise."""
+    """Load hostile files; a trial passes if it raises no audit event that an intact load
+    does not."""
     folder = example(work / "hostile")
     done = subprocess.run(
         [sys.executable, "-c", HOSTILE, str(folder), str(trials)],
@@ -407,7 +408,7 @@ def hostile(work: Path, trials: int) -> dict[str, Any]:
 
 
 def bad_commands(work: Path, trials: int) -> dict[str, Any]:
-    """Every field of every algorithm in turn, with one or two mistakes; a tenth of them
+    """Command lines with one or two mistakes, for every field of every algorithm; a tenth
     in a config file."""
     rng, folder = random.Random(0), work / "commands"
     folder.mkdir()
@@ -439,7 +440,7 @@ def bad_commands(work: Path, trials: int) -> dict[str, Any]:
 
 
 def bad_processes(work: Path, trials: int) -> dict[str, Any]:
-    """The same, each in a process of its own."""
+    """Command lines with mistakes, each in its own process."""
     rng, folder = random.Random(1), work / "processes"
     folder.mkdir()
     passed, failures = 0, []
@@ -465,7 +466,7 @@ def bad_processes(work: Path, trials: int) -> dict[str, Any]:
 
 
 def good_commands(work: Path, trials: int) -> dict[str, Any]:
-    """Accepted, and a train step of them can be traced."""
+    """Valid command lines, which must be accepted and traced for one train step."""
     rng, folder = random.Random(2), work / "good"
     folder.mkdir()
     passed, failures = 0, []
@@ -484,7 +485,7 @@ def good_commands(work: Path, trials: int) -> dict[str, Any]:
 
 
 def environments() -> dict[str, Any]:
-    """Every environment; of those that break a rule the reason is kept."""
+    """Check every environment; record the reason for each that breaks a rule."""
     listed = {}
     for env_id in env_ids():
         broken = [

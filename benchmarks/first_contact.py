@@ -1,13 +1,13 @@
-"""How long a newcomer waits: the commands of the pages, on a clean clone.
+"""Time to first results for a new user: the commands of the pages, on a clean clone.
 
     python -m benchmarks.first_contact                    # ten minutes on two cores
     python -m benchmarks.first_contact --parts import
 
 milestones  a clone of the last commit, and in it the blocks of README.md and docs/ in the
-            order in which the pages say them, word for word and at their size: a new
+            order of the pages, word for word and at full size: a new
             virtual environment, the installation, an agent, a figure with intervals, an
-            environment, a loss. No cache is warm: neither pip's nor that of programs
-import      `import jaxrl` beside `import jax`, a process each, by turns
+            environment, a loss. Caches are cold, both pip's and that of compiled programs
+import      `import jaxrl` against `import jax`, one process each, alternating
 
 The blocks are cut out of the pages. A page that lacks one ends the script with a sentence.
 Needs git and what pip needs. Writes benchmarks/results/first_contact.json and the table of
@@ -36,18 +36,18 @@ FENCE = r"^```(bash|python|py)\n(.*?)^```$"
 
 
 class Milestone(NamedTuple):
-    """What is reached by the first blocks below a heading."""
+    """A result that the first blocks below a heading produce."""
 
     name: str
     minutes: float
-    """The bar, since the start."""
+    """Maximum minutes since the start."""
 
     page: str
     heading: str
     language: str
     count: int
     makes: str
-    """A file that must be there afterwards, or nothing."""
+    """A file that must exist afterwards, or empty."""
 
 
 MILESTONES = [
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def milestones() -> dict[str, Any]:
-    """Seconds since the start at which each was reached."""
+    """Seconds from the start to each milestone."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "jaxrl"
@@ -145,13 +145,13 @@ def reached(milestone: Milestone, seconds: float) -> dict[str, Any]:
 
 
 def followed(clone: Path, milestone: Milestone) -> list[str]:
-    """The commands of a milestone, for a shell; a program is saved and run."""
+    """Shell commands of a milestone; a program is saved and run."""
     blocks = below(clone / milestone.page, milestone.heading, milestone.language)
     if len(blocks) < milestone.count:
         sys.exit(
             f"{milestone.page} has {len(blocks)} blocks of {milestone.language} below "
             f'"{milestone.heading}", and {milestone.count} make the '
-            f"{milestone.name}: mend the page, or the list in this script"
+            f"{milestone.name}: correct the page, or the list in this script"
         )
     if milestone.language == "bash":
         return blocks[: milestone.count]
@@ -161,7 +161,7 @@ def followed(clone: Path, milestone: Milestone) -> list[str]:
 
 
 def below(page: Path, heading: str, language: str) -> list[str]:
-    """The blocks of a language between a heading and the next one of its rank."""
+    """Blocks of a language between a heading and the next of its rank."""
     found = re.search(
         rf"^(##+) {re.escape(heading)}\n(.*?)(?=^##? |\Z)",
         page.read_text(),
@@ -177,7 +177,7 @@ def below(page: Path, heading: str, language: str) -> list[str]:
 
 
 def shell(command: str, clone: Path, environment: dict[str, str]) -> None:
-    """With the virtual environment active, once there is one, as the pages ask."""
+    """Run commands in the virtual environment, if it exists, as the pages instruct."""
     activate = "[ ! -f .venv/bin/activate ] || . .venv/bin/activate\n"
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", activate + command],
@@ -202,7 +202,7 @@ def as_new(folder: Path) -> dict[str, str]:
 
 
 def imports(repeats: int) -> dict[str, Any]:
-    """Medians of whole processes and of the statement alone, by turns."""
+    """Median seconds of whole processes and of the import statement alone, alternating."""
     times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(repeats + 1):
         for name, program in PROGRAMS.items():
@@ -218,7 +218,7 @@ def imports(repeats: int) -> dict[str, Any]:
 
 
 def seconds_of(program: str) -> float:
-    """Of the statement, in a new process."""
+    """Seconds of the import statement in a new process."""
     timed = (
         "import time; started = time.perf_counter()\n"
         f"{program}\n"

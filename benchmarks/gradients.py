@@ -1,16 +1,16 @@
-"""How good is one episode's policy gradient? Every weight of the score against the truth.
+"""Bias and variance of one-episode policy gradients, for every weight of the score.
 
     python -m benchmarks.gradients                    # a few minutes on two cores
     python -m benchmarks.gradients --quick --out DIR
 
 The problem is a corridor of 5 cells (`probe/shortest-path`): each step costs 1, and a
-policy that has learned nothing takes 20 of them on average. Its model is known, so values
+untrained policy takes 20 of them on average. Its model is known, so values
 and gradient are exact. All weights are computed on the same episodes, by `score_weight` of
-REINFORCE and of actor-critic. Then the same for a shorter and a longer corridor, and for a
-random model of three states, which are worth different amounts and all can come first.
+REINFORCE and of actor-critic. The same follows for a shorter and a longer corridor, and a
+random model of three states of different value, any of which can be the initial state.
 
-And, without a model, how many steps a gradient of REINFORCE needs: trajectories of 300
-steps of Pendulum under a fresh network, up to 300 of them, against the mean of 3,000.
+Without a model, the number of steps that a gradient of REINFORCE needs: trajectories of 300
+steps of Pendulum under a new network, up to 300 of them, against the mean of 3,000.
 
 Writes benchmarks/results/gradients.json, the tables of docs/diagnostics.md and
 docs/figures/gradient-noise.png and gradient-steps.png.
@@ -49,10 +49,10 @@ from jaxrl.types import Array, Env, Transition
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10, 100, 300, 1_000, 10_000, 100_000)
 LENGTHS = {3: 100, 5: 250, 7: 600}
-"""Cells, and steps after which fewer than one episode in a million is still going on."""
+"""Cells, and the number of steps that fewer than one episode in a million exceeds."""
 
 BOUND = 3.23
-"""Standard errors that a bias must exceed: 99 % for all of 8 coordinates together."""
+"""Significance threshold of a bias in standard errors: 99 % for 8 coordinates jointly."""
 
 LENGTH = 300
 """Steps of a trajectory of Pendulum."""
@@ -65,7 +65,7 @@ Weight = Callable[[Transition, Array], Array]
 
 
 class Problem(NamedTuple):
-    """S states beside the terminal one, which is the last of `mdp`."""
+    """A problem with S non-terminal states; the last state of `mdp` is terminal."""
 
     env: Env
     mdp: MDP
@@ -123,7 +123,7 @@ def corridor(length: int) -> Problem:
 
 
 def random_model() -> Problem:
-    """Three states; every step ends the episode with probability 0.35 to 0.5."""
+    """A random MDP of three states; each step terminates with probability 0.35 to 0.5."""
     rng = np.random.default_rng(3)
     going = rng.dirichlet(np.ones(3), (3, 2)) * rng.uniform(0.5, 0.65, (3, 2, 1))
     transition = np.zeros((4, 2, 4))
@@ -144,7 +144,7 @@ def problem(env: Env, mdp: MDP, steps: int) -> Problem:
 
 
 def policy_of(logits: Array) -> Array:
-    """`[S + 1, 2]`: at the end any policy will do."""
+    """Policy table `[S + 1, 2]`; the row of the terminal state is arbitrary."""
     return jax.nn.softmax(jnp.append(logits, jnp.zeros((1, 2)), axis=0))
 
 
@@ -206,7 +206,7 @@ def all_weights(problem: Problem) -> dict[str, Weight]:
 
 
 def best_constant(problem: Problem, weighting: str) -> float:
-    """b*, from episodes that are used for nothing else."""
+    """b*, from separate episodes."""
     weights = [
         rung(problem, weighting, "none", 0.0),
         rung(problem, weighting, "value", 0),
@@ -239,7 +239,7 @@ def samples(problem: Problem, weights: list[Weight], keys: Array) -> Array:
 def episode(
     problem: Problem, logits: Array, key: Array
 ) -> tuple[Transition, Array, Array]:
-    """One episode `[T, 1]`, what came after each step, and which steps are of it."""
+    """One episode `[T, 1]`, its rewards-to-go, and the mask of its steps."""
 
     def policy(obs: Array, memory: Any, noise: Array) -> tuple:
         action = distributions.categorical(cell(obs) @ logits).from_noise(noise)
@@ -255,7 +255,7 @@ def episode(
 
 
 def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Every weight on one problem."""
+    """Measure every weight on one problem."""
     weights = all_weights(problem)
     exact = diagnostics.exact_gradient(policy_of, problem.logits, problem.mdp, 1.0)
     keys = jax.random.split(jax.random.key(0), num_keys)
@@ -290,7 +290,7 @@ def measure(problem: Problem, num_keys: int, sizes: tuple[int, ...]) -> dict[str
 
 
 def pendulum(sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Errors of averages of so many trajectories, and the policy's mean return."""
+    """Errors of averages over trajectories, and the policy's mean return."""
     env = make("Pendulum-v1", horizon=LENGTH)
     config = reinforce.Config(
         num_envs=1,
@@ -336,7 +336,7 @@ def pendulum(sizes: tuple[int, ...]) -> dict[str, Any]:
 
 
 def plot_pendulum(results: dict[str, Any], path: Path) -> None:
-    """Relative error of a gradient against the steps it is made of."""
+    """Plot the relative error of a gradient against its number of steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
@@ -354,7 +354,7 @@ def plot_pendulum(results: dict[str, Any], path: Path) -> None:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Relative error of an average of n episodes, for each weight."""
+    """Plot the relative error of an average of n episodes, for each weight."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

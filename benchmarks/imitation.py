@@ -1,4 +1,4 @@
-"""Imitation: behaviour cloning of recorded episodes against DAgger at as many labels.
+"""Imitation: behaviour cloning of recorded episodes against DAgger with as many labels.
 
     python -m benchmarks.imitation                       # all environments
     python -m benchmarks.imitation --parts CartPole-v1   # the others are kept
@@ -51,13 +51,13 @@ EXPERTS = {
     "Acrobot-v1": "benchmarks/configs/acrobot-ppo.toml",
     "Pendulum-v1": "benchmarks/configs/pendulum-ppo.toml",
 }
-"""Environments, and the file with the settings of PPO; None for its defaults."""
+"""Environments, with the file of PPO's config; None for its defaults."""
 
 EPISODES = (1, 3, 10, 50)
 SHOWN = 1
 """Recorded episodes of the learners in the figure."""
 BARS = {"bc": 0.85, "dagger": 0.95}
-"""Of the score from 50 episodes."""
+"""Minimum score from 50 episodes."""
 
 ITERATIONS = 16
 """Train steps of every learner; DAgger's rollouts."""
@@ -81,7 +81,7 @@ FULL, QUICK = Size(5, 2, 128), Size(2, 1, 8, 4_096.0)
 
 
 class Taught(NamedTuple):
-    """An expert, and what it is measured by."""
+    """An expert with its reference returns."""
 
     policy: FrozenPolicy
     recorded: Dataset  # what may be learned from
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def measure(env_id: str, size: Size) -> dict[str, Any]:
-    """All learners of one environment."""
+    """Train and evaluate all learners of one environment."""
     begun, env = time.monotonic(), jaxrl.make(env_id)
     experts = trained_experts(env_id, env, size)
     random = random_return(env, size)
@@ -149,7 +149,7 @@ def measure(env_id: str, size: Size) -> dict[str, Any]:
 
 
 def trained_experts(env_id: str, env: Env, size: Size) -> list[Taught]:
-    """PPO with the settings of the scorecard, and what each of the agents does."""
+    """Experts trained by PPO with the settings of the scorecard, with their episodes."""
     file = EXPERTS[env_id]
     text = (ROOT / file).read_text() if file else ""
     fields = tomllib.loads(text).get("config", {})
@@ -170,7 +170,7 @@ def trained_experts(env_id: str, env: Env, size: Size) -> list[Taught]:
 
 
 def random_return(env: Env, size: Size) -> float:
-    """Of uniformly random actions: those of TD without a policy."""
+    """Mean return of uniformly random actions, played by TD without a policy."""
     config, key = TD.Config(), jax.random.key(0)
     agent = TD.init(config, env, key).agent
     episodes = jaxrl.evaluate(TD, config, env, agent, key, 8 * size.episodes)
@@ -178,13 +178,13 @@ def random_return(env: Env, size: Size) -> float:
 
 
 def bc_config() -> BC.Config:
-    """A step of the environment in each iteration: it is of no use here."""
+    """Config of BC, with one unused environment step in each iteration."""
     fields = COMMON | {"num_envs": 1, "num_steps": 1, "total_steps": float(ITERATIONS)}
     return configs.with_floats(BC.Config(**fields))
 
 
 def dagger_config(labels: int) -> DAGGER.Config:
-    """At most so many labels."""
+    """Config of DAgger with a maximum number of labels."""
     each = max(labels // ITERATIONS, 1)
     num_envs = 4 if each >= 64 else 1
     num_steps = each // num_envs
@@ -204,7 +204,7 @@ def all_keys(size: Size) -> Array:
 
 @partial(jax.jit, static_argnames="algorithm")
 def learned(algorithm: Algorithm, config: Any, env: Env, keys: Array) -> PyTree:
-    """An agent for each key."""
+    """Train an agent for each key."""
 
     def one(key: Array) -> PyTree:
         state = algorithm.init(config, env, key)
@@ -227,7 +227,7 @@ def returns_of(
 def summary(
     name: str, episodes: int, labels: int, returns: np.ndarray, scores: np.ndarray
 ) -> dict[str, Any]:
-    """Of the learners `[experts, learners]`."""
+    """Summary of the scores of the learners `[experts, learners]`."""
     low, high = bootstrap_interval(scores.ravel())
     score = float(iqm(scores.ravel()))
     case = {
@@ -343,7 +343,7 @@ def tables(rows: dict[str, Any]) -> str:
 
 
 def plot(rows: dict[str, Any], folder: Path) -> None:
-    """Above the error against the step, below the regret against the horizon."""
+    """Plot the error against the step (top) and the regret against the horizon (bottom)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(rows), 5.6), layout="constrained")

@@ -1,7 +1,7 @@
-"""The classical methods against the numbers of the textbook.
+"""Classical methods against the published results of the textbook.
 
     python -m benchmarks.ladder                      # all rows, minutes
-    python -m benchmarks.ladder --rows cliff         # the rows whose name begins so
+    python -m benchmarks.ladder --rows cliff         # the rows whose name begins with it
     python -m benchmarks.ladder --quick              # few runs, writes nothing
 
 Prediction on random walks, Boyan's chain and Baird's counterexample; control on cliff
@@ -9,7 +9,7 @@ walking, mountain car and the short corridor. Step sizes of the 19-state walk ar
 one set of runs and reported on another. Writes results/ladder.json, the table of
 docs/tabular.md and its figures. S&B is Sutton and Barto (2018), 2nd edition; numbers marked
 "read off" are from its figures, which print no table; where a computation of the protocol
-by separate code was at hand, that is the reference.
+by independent code was available, that is the reference.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from jaxrl.tabular.control import greedy_episode, reinforce_episode, td_control_
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ladder.json"
 Found = dict[str, Any]
-"""name -> a row, or "curves" -> what a figure shows."""
+"""name -> a row, or "curves" -> the data of a figure."""
 
 
 class Size(NamedTuple):
@@ -103,7 +103,7 @@ def measured(
     source: str = "",
     note: str = "",
 ) -> Found:
-    """A row: the mean over runs, with the 95 % interval of a mean."""
+    """A row of results: the mean over runs, with its 95 % interval."""
     x = np.asarray(by_run, float)
     margin = 1.96 * x.std(ddof=1) / np.sqrt(len(x))
     mean = float(x.mean())
@@ -247,7 +247,7 @@ def curve_of(learn: Callable, exact: Any, steps: Any) -> jax.Array:
 
 
 def boyan(size: Size) -> tuple[Found, Found]:
-    """The largest error of the four weights, of LSTD on 100 and 1,000 episodes."""
+    """Largest error of the four weights, for LSTD on 100 and 1,000 episodes."""
     env, runs, seed = make("lecture/boyan-chain"), max(size.runs // 4, 4), 4
     exact = jnp.array([-24.0, -16.0, -8.0, 0.0])
     rows = {}
@@ -273,7 +273,7 @@ def boyan(size: Size) -> tuple[Found, Found]:
 
 
 def baird(size: Size) -> tuple[Found, Found]:
-    """Off-policy TD(0), α = 0.01, 1,000 steps: the largest weight, and that of a table."""
+    """Largest weight after 1,000 steps of off-policy TD(0), α = 0.01, and with a table."""
     env, runs, seed = make("lecture/baird"), max(size.runs // 4, 4), 5
     behaviour = jnp.log(jnp.array(BAIRD_BEHAVIOUR))
 
@@ -383,7 +383,7 @@ def cliff(size: Size) -> tuple[Found, Found]:
 
 
 def medians(x: np.ndarray, target: float | None) -> Found:
-    """What `measured` says of a mean, of the median; its interval is a bootstrap's."""
+    """A row like that of `measured` for the median, with a bootstrap interval."""
     draws = np.random.default_rng(0).integers(len(x), size=(2_000, len(x)))
     low, high = np.percentile(np.median(x[draws], axis=1), [2.5, 97.5])
     median = float(np.median(x))
@@ -395,7 +395,7 @@ def medians(x: np.ndarray, target: float | None) -> Found:
 
 
 def expected_best(mdp: Any, epsilon: float) -> float:
-    """The best return of a policy that explores with probability ε, exactly."""
+    """Exact optimal return of a policy that explores with probability ε."""
 
     def softened(x: np.ndarray) -> np.ndarray:
         return (1 - epsilon) * x + epsilon * x.mean(axis=1, keepdims=True)
@@ -501,7 +501,7 @@ CORRIDOR = {
     "without a baseline": (2.0**-14, False, "α = 2⁻¹⁴, 4,000 episodes", 4000),
     "without, larger steps": (2.0**-13, False, "α = 2⁻¹³, 1,000 episodes", 1000),
 }
-"""α, whether there is a baseline, and how long. 2⁻¹³ is what the book's figure 13.2 has."""
+"""α, baseline or not, and number of episodes. The book's figure 13.2 has α = 2⁻¹³."""
 
 
 PARTS = {
@@ -557,7 +557,7 @@ def table(rows: Found) -> str:
 
 
 def plot(curves: Found, folder: Path) -> None:
-    """Error against step size; learning curves of control."""
+    """Plot the error against the step size, and learning curves of control."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")

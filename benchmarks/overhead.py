@@ -1,10 +1,10 @@
-"""What watching, logging and checkpoints cost.
+"""Overhead of the NaN guard, logging and checkpoints.
 
     python -m benchmarks.overhead                    # ten minutes on two cores
     python -m benchmarks.overhead --quick --out DIR
 
-guard    a train step with what watches for NaN and Inf, against the same without it; by
-         turns in one process, medians
+guard    a train step with and without the checks for NaN and Inf;
+         alternating in one process, medians
 cadence  runs of a minute or more at the default settings: the part of the time in which
          the device waits for rows, checkpoints and whatever else the host does, and the
          programs compiled after the start
@@ -36,10 +36,10 @@ from jaxrl.training import loop, population
 HERE = Path(__file__).parent
 PARTS = ["guard", "cadence"]
 GUARDED = {"B1": 100, "B3": 2, "B5": 2_000}
-"""Cases, and train steps of a call."""
+"""Cases, with the train steps of one call."""
 
 RUNS = {"B1": 12e6, "B5": 4e6, "B6a": 300e3}
-"""Cases, and environment steps of a run that takes a minute or more."""
+"""Cases, with the environment steps of a run that takes a minute or more."""
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def guard(name: str, steps: int, repeats: int) -> dict[str, float]:
-    """Seconds of `steps` train steps with the guard and without."""
+    """Seconds of `steps` train steps with and without the guard."""
     case = CASES[name]
     algorithm = ALGORITHMS[case.algorithm]
     config, env = with_floats(algorithm.Config(**case.config)), make(case.env)
@@ -91,7 +91,7 @@ def watched(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> A
 
 
 def unwatched(algorithm: Any, config: Any, env: Any, state: Any, length: Any) -> Any:
-    """The same loop, adding metrics up and looking at nothing."""
+    """The same loop without the guard; it only sums metrics."""
     sums = population.no_tally(algorithm, config, env, state).metrics
     names = sorted(sums)
 
@@ -115,7 +115,7 @@ def compiled(function: Callable, state: Any) -> Callable:
 
 
 def cadence(name: str, total_steps: float) -> dict[str, float]:
-    """A run as the command line makes it; what is not the device's is the host's."""
+    """Measure a run of the command line: time of the device, and the rest, of the host."""
     case = CASES[name]
     algorithm = ALGORITHMS[case.algorithm]
     config = algorithm.Config(**case.config | {"total_steps": total_steps})

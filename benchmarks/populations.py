@@ -1,4 +1,4 @@
-"""What populations and sweeps cost and give.
+"""Costs and benefits of populations and sweeps.
 
     python -m benchmarks.populations                    # about an hour on two cores
     python -m benchmarks.populations --parts members
@@ -6,7 +6,7 @@
 
 newcomer    one command for 4 learning rates x 16 seeds with figures, one for the report
 members     256 PPO agents on CartPole by one command, against one agent at a time
-alone       64 agents of a population against the same 64 one at a time: what they learn
+alone       64 agents of a population against the same 64 one at a time: returns
 memory      bytes of the compiled program for each further agent beyond its state
 compiles    programs compiled for a grid of 3 x 4 settings and 16 seeds
 devices     agents on eight devices that share this machine's cores, against as many
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def command(words: str) -> float:
-    """Seconds of a `jaxrl` command, in a process of its own."""
+    """Seconds of a `jaxrl` command in its own process."""
     program = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
     started = time.perf_counter()
     subprocess.run(
@@ -87,7 +87,7 @@ def command(words: str) -> float:
 
 
 def newcomer(quick: bool) -> dict[str, Any]:
-    """From an installed package to the figure, and from there to the table."""
+    """Seconds from an installed package to the figure, and from there to the table."""
     seeds, more = (2, " --total-steps 5000") if quick else (16, "")
     rates = "learning_rate=1e-4,3e-4,1e-3,3e-3"
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def newcomer(quick: bool) -> dict[str, Any]:
 
 
 def members(quick: bool) -> dict[str, Any]:
-    """Both through the command line, compiling apart; the whole command for the many."""
+    """Speed of a population and of single agents by the command line, without compiling."""
     count, steps, singles = (16, 20_000, 1) if quick else (256, 500_000, 3)
     started = time.perf_counter()
     many = trained(count, steps)
@@ -123,7 +123,7 @@ def members(quick: bool) -> dict[str, Any]:
 
 
 def trained(num_seeds: int, steps: int, seed: int = 0) -> dict[str, Any]:
-    """The summary of a `jaxrl train` in a process of its own."""
+    """Summary of a `jaxrl train` in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         words = f"train ppo --env CartPole-v1 --total-steps {steps} --quiet"
         words += f" --num-seeds {num_seeds} --seed {seed} --out {folder}/run"
@@ -135,7 +135,7 @@ def trained(num_seeds: int, steps: int, seed: int = 0) -> dict[str, Any]:
 
 
 def against_alone(quick: bool) -> dict[str, Any]:
-    """Returns of greedy evaluation: rounding makes other agents, not better ones."""
+    """Greedy returns of agents trained in a population and alone, equal up to rounding."""
     count, steps = (4, 5_000) if quick else (64, 50_000)
     together = evaluated(0, count, steps)
     alone = [x for seed in range(count) for x in evaluated(seed, 1, steps)]
@@ -163,7 +163,7 @@ def evaluated(seed: int, num_seeds: int, steps: int) -> list[float]:
 
 
 def bytes_of_a_member(quick: bool) -> dict[str, Any]:
-    """What each further agent takes beyond what it must hold, at 10^8 steps."""
+    """Bytes of each further agent beyond its state, at 10^8 steps."""
     del quick
     config, env = with_floats(PPO.Config(total_steps=1e8)), make("CartPole-v1")
     few, more = 64, 256
@@ -184,7 +184,7 @@ def bytes_of_a_member(quick: bool) -> dict[str, Any]:
 
 
 def compiles(quick: bool) -> dict[str, Any]:
-    """Programs of the train steps that a grid of 3 x 4 settings x 16 seeds compiles."""
+    """Number of train-step programs compiled for a grid of 3 x 4 settings x 16 seeds."""
     before = population.run_population._cache_size()
     with tempfile.TemporaryDirectory() as folder:
         result = sweep(
@@ -211,7 +211,7 @@ def compiles(quick: bool) -> dict[str, Any]:
 
 
 def devices(quick: bool) -> dict[str, Any]:
-    """The same 64 agents on one device a core and on eight, in processes by turns."""
+    """Speed of 64 agents on one device per core and on eight, in alternating processes."""
     cores = len(os.sched_getaffinity(0))
     repeats = 1 if quick else 5
     rates: dict[int, list[float]] = {cores: [], 8: []}
@@ -245,19 +245,11 @@ def on_devices(count: int, steps: int) -> dict[str, Any]:
 
 
 def worker(count: int, steps: int) -> None:
-    """Prints steps per second of 64 agents on so many devices; with `steps` 0, the
+    """Print steps per second of 64 agents on some devices, or with `steps` 0 the
     collectives of their program."""
     config, env = PPO.Config(), make("CartPole-v1")
-    job, plan = loop.planned_job(
-        PPO,
-        config,
-        env,
-        seed=0,
-        num_seeds=64,
-        varied=(),
-        parallel="members",
-        num_devices=count,
-        on_nan="stop",
+    job = loop.resolve(
+        PPO, config, env, num_seeds=64, parallel="members", num_devices=count
     )
     progress = loop.first_progress(job)
     if not steps:
@@ -268,12 +260,12 @@ def worker(count: int, steps: int) -> None:
     started = time.perf_counter()
     progress = loop.advance(job, progress, steps)
     jax.block_until_ready(progress.state)
-    rate = 64 * steps * plan.env_steps / (time.perf_counter() - started)
+    rate = 64 * steps * job.plan.env_steps / (time.perf_counter() - started)
     print(json.dumps({"rate": rate}))
 
 
 def collectives(job: loop.Job, progress: loop.Progress) -> int:
-    """The messages between devices in the compiled train step."""
+    """Collective operations in the compiled train step."""
     program = population.run_population.lower(
         PPO,
         job.config,

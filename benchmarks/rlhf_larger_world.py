@@ -1,4 +1,4 @@
-"""RLHF with a model of a million parameters, and a gold judge that is a program.
+"""RLHF with a model of a million parameters and a programmed gold judge.
 
     python -m benchmarks.rlhf_larger_world                    # about an hour on two cores
     python -m benchmarks.rlhf_larger_world --parts methods
@@ -51,17 +51,17 @@ PARTS = ("methods", "leash", "lora", "rlaif", "loop", "instructions")
 WORLD = "larger-world"
 MODEL = {"num_layers": 4, "num_heads": 4, "width": 144, "embedding_std": 0.2}
 COLUMNS = 128
-"""Of the model: the questions to a judge are the longest texts."""
+"""Context length of the model, for the questions to a judge, which are the longest."""
 ROW = larger_world.PROMPT_TOKENS + larger_world.ANSWER_TOKENS + 1
-"""An answer that was cut has no EOS of its own, and as text gets one."""
+"""Maximum length of a row, with room for the EOS that a truncated answer gets as text."""
 SAMPLING = Sampling(larger_world.ANSWER_TOKENS)
 NOISE = 0.5
-"""τ of the labels."""
+"""Temperature τ of the labels."""
 BETA = 0.1
 LEASHES = (0.0, 0.03, 0.1, 0.3)
 BAR = 0.70
 BEST_OF, BEST_OF_KL = "best of 8", float(np.log(8) - 7 / 8)
-"""KL(best of n ‖ π_ref) is at most log n - (n - 1) / n."""
+"""Label of best-of-n, and the upper bound log n - (n - 1) / n of KL(best of n ‖ π_ref)."""
 
 
 class Size(NamedTuple):
@@ -87,7 +87,7 @@ LEARNING = {"batch_size": 64, "learning_rate": 1e-3}
 
 
 class Work(NamedTuple):
-    """Where the stages are, and how long."""
+    """Folders and lengths of the stages."""
 
     folder: Path
     size: Size
@@ -101,7 +101,7 @@ class Work(NamedTuple):
         to: str,
         seed: int = 0,
     ) -> str:
-        """A run; its folder."""
+        """Train a run; return its folder."""
         out = self.folder / to
         is_new = not (out / "summary.json").exists()
         summary = stages.train(name, source, params, config, out, seed, **HOST)
@@ -206,7 +206,7 @@ def judged(work: Work, sft: str, policy: str, reward: str, best_of: int = 1) -> 
 
 
 def win_rate(own: Judged, other: Judged) -> float:
-    """How often the gold judge prefers an answer to that of SFT to the same prompt."""
+    """Share of prompts for which the gold judge prefers the answer to that of SFT."""
     return float((0.5 * (1.0 + np.sign(own.gold - other.gold))).mean())
 
 
@@ -221,7 +221,7 @@ def in_numbers(found: Judged, sft: Judged) -> dict[str, float]:
 
 
 def of_seeds(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """The mean of each number, its interval over the seeds, and the seeds' own."""
+    """Mean of each number, its interval over the seeds, and the value of each seed."""
     return {
         name: {
             "mean": float(np.mean([row[name] for row in rows])),
@@ -242,7 +242,7 @@ def _interval(values: list[float]) -> tuple[float, float]:
 
 
 def methods(work: Work) -> dict[str, Any]:
-    """Every optimiser, every seed."""
+    """Train and evaluate every optimiser with every seed."""
     rows: dict[str, list[dict[str, float]]] = {}
     accuracy = []
     for seed in range(work.size.seeds):
@@ -288,14 +288,14 @@ OPTIMISERS: dict[str, Callable[[Work, int], str]] = {
 
 
 def bayes_accuracy(work: Work) -> float:
-    """How often the best guess agrees with a label of the first seed's pairs."""
+    """Accuracy of the Bayes-optimal guess on the labels of the first seed's pairs."""
     gold = [[larger_world.gold(q.prompt, a) for a in q[1:3]] for q in work.questions(0)]
     difference = np.abs(np.diff(np.array(gold), axis=1)) / NOISE
     return float((1.0 / (1.0 + np.exp(-difference))).mean())
 
 
 def leash(work: Work) -> dict[str, Any]:
-    """PPO with several leashes, one seed: both rewards while it trains."""
+    """PPO with several KL coefficients, one seed: both rewards during training."""
     found = {}
     for beta in LEASHES:
         name = f"ppo-beta-{beta:g}"
@@ -323,7 +323,7 @@ ADAPTERS = {
 
 
 def lora(work: Work) -> dict[str, Any]:
-    """GRPO with all parameters, and with adapters; every seed."""
+    """GRPO with all parameters and with LoRA adapters, for every seed."""
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in range(work.size.seeds):
         sft, reward = work.sft(seed), work.reward(seed)
@@ -351,14 +351,14 @@ def lora(work: Work) -> dict[str, Any]:
 
 
 def trained(run: str) -> int:
-    """Parameters of the policy that a run with adapters stores, of one member."""
+    """Number of policy parameters per agent that a run with adapters stores."""
     arrays = json.loads((Path(run) / "policy" / "manifest.json").read_text())["arrays"]
     shapes = [x["shape"] for name, x in arrays.items() if name.startswith("policy/")]
     return sum(int(np.prod(shape[1:])) for shape in shapes)
 
 
 def rlaif(work: Work) -> dict[str, Any]:
-    """A language model that was fine-tuned to give verdicts labels the pairs."""
+    """Label the pairs with a language model fine-tuned to give verdicts."""
     rng = np.random.default_rng(7)
     demonstrations = larger_world.demonstrations(2 * work.size.judge, seed=7)
     by_prompt: dict[str, list[str]] = {}
@@ -415,7 +415,7 @@ def rlaif(work: Work) -> dict[str, Any]:
 
 
 def loops(work: Work) -> dict[str, Any]:
-    """Three rounds; the gold reward of each round's policy."""
+    """Gold reward of the policy after each of three rounds."""
     sft = work.sft(0)
     short = {"total_steps": work.size.answers // 2, "eos_penalty": 1.0}
     common = {"max_new_tokens": SAMPLING.max_new_tokens, "learning_rate": 3e-4}
@@ -447,7 +447,7 @@ def loops(work: Work) -> dict[str, Any]:
 
 
 def instructions(work: Work) -> dict[str, Any]:
-    """Fine-tuned on ten tasks: right answers to new problems, also of the eleventh."""
+    """Accuracy on new problems after fine-tuning on ten tasks, also on an eleventh task."""
     params = {
         "base": work.base(),
         "max_length": larger_world.INSTRUCTION_TOKENS + larger_world.SOLUTION_TOKENS,
@@ -511,7 +511,7 @@ def spread(row: dict[str, Any], digits: int, scale: float = 1.0) -> str:
 
 
 def policies_of(found: dict[str, Any]) -> list[str]:
-    """A row for each policy: mean over the seeds, and its interval."""
+    """A row for each policy: mean over the seeds, with its interval."""
     lines = [
         "| policy | gold win rate over SFT, % | gold reward | KL from SFT, nats | tokens |",
         "|---|---|---|---|---|",
@@ -556,7 +556,7 @@ def leash_table(found: dict[str, Any]) -> str:
 
 
 def plot_leash(found: dict[str, Any], out: Path) -> None:
-    """Gold reward and the reward model's score against √KL, while PPO trains."""
+    """Plot gold reward and the reward model's score against √KL during PPO training."""
     from matplotlib.figure import Figure
 
     from jaxrl.plotting import COLOURS

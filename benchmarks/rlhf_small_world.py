@@ -1,4 +1,4 @@
-"""RLHF where the answer is known: four optimisers against the exact optimum, and a reward
+"""RLHF with a known optimum: four optimisers against the exact optimum, and a reward
 model against the accuracy that its labels allow.
 
     python -m benchmarks.rlhf_small_world                  # a quarter of an hour
@@ -49,7 +49,7 @@ REFERENCE = jnp.asarray(WORLD.reference, jnp.float32)
 REWARD = jnp.asarray(WORLD.reward, jnp.float32)
 BETA = 0.3
 TEMPERATURE = 0.5
-"""Of the labels' noise."""
+"""Temperature of the label noise."""
 BAR_KL, BAR_REWARD, BAR_ACCURACY = 0.02, 0.01, 0.01
 
 
@@ -66,7 +66,7 @@ FULL = Size(8, 1_000, 64, 4_096, (500, 2_000, 5_000, 10_000, 20_000, 50_000), 1_
 QUICK = Size(2, 5, 2, 16, (20, 50), 5)
 GROUP = 4
 LEARNING_RATE, PPO_LEARNING_RATE = 0.05, 0.015
-"""Of Adam, annealed to 0. PPO takes several steps with each batch."""
+"""Learning rates of Adam, annealed to 0. PPO takes several steps with each batch."""
 PPO_EPOCHS, CLIP, GAE_LAMBDA = 4, 0.2, 0.95
 
 
@@ -87,7 +87,7 @@ OPTIMUM = small_world.optimum(REFERENCE_ANSWERS, REWARD, BETA)
 
 
 def chosen(x: Array, index: Array) -> Array:
-    """Of x `[P, N, ...]` the rows of the answers `[P, K]`: `[P, K, ...]`."""
+    """Rows of x `[P, N, ...]` for the answers `[P, K]`: `[P, K, ...]`."""
     return x[jnp.arange(len(x))[:, None], index]
 
 
@@ -103,7 +103,7 @@ def descended(state: State, loss: Callable[[PyTree], Array], rate: Array) -> Sta
 
 
 def rloo(state: State, key: Array, rate: Array, size: Size) -> State:
-    """REINFORCE, the leash in the reward, each answer against the group's others."""
+    """REINFORCE with the KL penalty in the reward and a leave-one-out baseline."""
     index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
     reward = leashed(state[0], index)
     weight = grouped(objectives.rloo_advantage, reward)
@@ -124,7 +124,7 @@ def grpo(
     leash: str = "reward",
     per_token: bool = False,
 ) -> State:
-    """Each answer against its group's mean. As published it is scaled by the deviation,
+    """REINFORCE with the group's mean as baseline. As published it scales by the deviation,
     has k3 in the loss, and a mean over the tokens of each answer."""
     old = of_tokens(state[0])
     index = small_world.sample_answers(key, of_answers(state[0]), size.groups * GROUP)
@@ -153,7 +153,7 @@ def grpo(
 
 
 def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
-    """The leash in every token's reward, GAE, clipped ratio; a table of values."""
+    """PPO with the KL penalty in every token's reward, GAE, and a table of values."""
     (table, values), _ = state
     index = small_world.sample_answers(key, of_answers(table), size.groups * GROUP)
     mask, score = ANSWERS[index].reshape(-1, ANSWERS.shape[1]), chosen(REWARD, index)
@@ -179,7 +179,7 @@ def ppo(state: State, key: Array, rate: Array, size: Size) -> State:
 
 
 def dpo(state: State, key: Array, rate: Array, size: Size) -> State:
-    """Pairs of any answers, with the exact probability of either preference."""
+    """DPO on pairs of any answers, with the exact probability of either preference."""
     key_prompt, key_answers = jax.random.split(key)
     prompt = jax.random.randint(key_prompt, (size.pairs,), 0, len(REWARD))
     shape = (2, size.pairs)
@@ -206,7 +206,7 @@ def leashed(table: Array, index: Array) -> Array:
 
 
 def grouped(advantage: Callable[[Array], Array], reward: Array) -> Array:
-    """An advantage within groups of GROUP, of rewards `[P, K]`."""
+    """Advantages within groups of GROUP, from rewards `[P, K]`."""
     return advantage(reward.reshape(-1, GROUP)).reshape(reward.shape)
 
 
@@ -237,7 +237,7 @@ METHODS: dict[str, Step] = {
     "GRPO as published": partial(grpo, scale=True, leash="k3", per_token=True),
 }
 HELD = ("PPO", "RLOO", "GRPO, not scaled", "DPO")
-"""Those that are to reach the bars."""
+"""Methods that must reach the thresholds."""
 
 
 def trained(step: Step, size: Size, with_values: bool, key: Array) -> tuple:
@@ -284,7 +284,7 @@ def policies(size: Size) -> dict[str, Any]:
 
 
 def exact_values() -> dict[str, Any]:
-    """Of the reference and of the optimum; and the likeliest answers of both."""
+    """Exact values of the reference and the optimum, with the likeliest answers of both."""
     found: dict[str, Any] = {}
     for name, log_prob in (("reference", REFERENCE_ANSWERS), ("π*", OPTIMUM.log_prob)):
         likeliest = np.argsort(-np.asarray(log_prob), axis=1)[:, :3]
@@ -329,7 +329,7 @@ QUIET = {"progress": False, "report": lambda line: None}
 
 
 def train_language_models(size: Size) -> dict[str, Any]:
-    """Each method with each seed: its exact distribution at the end, against the optimum of
+    """Train each method with each seed: its exact distribution against the optimum of
     the model that it started from."""
     rows: dict[str, list[tuple[float, float, float, float]]] = {}
     share = 1.0 if size == FULL else 0.002
@@ -379,7 +379,7 @@ def train_language_models(size: Size) -> dict[str, Any]:
 
 
 class RewardModel(nn.Module):
-    """Two hidden layers on the one-hot tokens of prompt and answer."""
+    """Reward model with two hidden layers on the one-hot tokens of prompt and answer."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -398,7 +398,7 @@ def features() -> Array:
 
 
 def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
-    """Exact accuracy, and calibration error on new labels, after a fit to so many pairs."""
+    """Exact accuracy, and calibration error on new labels, after a fit to some pairs."""
     key_data, key_init, key_steps, key_new = jax.random.split(key, 4)
     sample = partial(
         small_world.sample_pairs, log_prob=REFERENCE_ANSWERS, reward=REWARD
@@ -431,7 +431,7 @@ def fitted(size: Size, key: Array, number: Array) -> tuple[Array, Array]:
 
 
 def calibration_error(chosen: Array, rejected: Array) -> Array:
-    """Of σ(r_1 - r_2), every other pair shown the other way round, so that the first of a
+    """Calibration error of σ(r_1 - r_2) with every other pair swapped, so the first of a
     pair is not always the chosen one."""
     turned = jnp.arange(len(chosen)) % 2 == 1
     difference = jnp.where(turned, rejected - chosen, chosen - rejected)
@@ -497,7 +497,7 @@ def methods_of(found: dict[str, Any]) -> list[str]:
 
 
 def reached(row: dict[str, Any]) -> bool:
-    """Whether both bars hold for every seed."""
+    """True if both thresholds hold for every seed."""
     off = max(abs(x - 1.0) for x in row["reward"]["by_seed"])
     return max(row["kl"]["by_seed"]) <= BAR_KL and off <= BAR_REWARD
 

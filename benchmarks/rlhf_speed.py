@@ -1,4 +1,4 @@
-"""GRPO here against TRL's GRPOTrainer: seconds for generation and update, reward reached.
+"""GRPO of jaxrl against TRL's GRPOTrainer: seconds per step and final reward.
 
     python -m benchmarks.rlhf_speed                     # a quarter of an hour
     python -m benchmarks.rlhf_speed --parts tiny
@@ -47,14 +47,14 @@ PAGE = ROOT / "docs" / "rlhf-speed.md"
 WORKER = Path(__file__).parent / "peers" / "trl_grpo.py"
 PACKAGES = ("torch==2.13.0", "trl==1.16.0")
 BAR = 3.0
-"""TRL's seconds over ours, for the tiny model."""
+"""Minimum ratio of TRL's seconds to ours, for the tiny model."""
 LAST = 10
-"""Steps whose mean reward is the one reached."""
+"""Number of last steps whose mean reward is the final reward."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What both sides are told; lengths in tokens."""
+    """Settings of both sides; lengths in tokens."""
 
     num_layers: int
     width: int
@@ -62,27 +62,27 @@ class Settings:
     iterations: int
     repeats: int
     warmup: int = 10
-    """Steps that are not timed: what is compiled, allocated and cached in them."""
+    """Untimed steps, for compilation, allocation and caches."""
     vocab_size: int = 256
     pool: int = 512
-    """Prompts to draw from."""
+    """Number of prompts to draw from."""
     num_prompts: int = 8
-    """In a batch."""
+    """Prompts in a batch."""
     prompt_length: int = 16
     answers: int = 8
-    """To each prompt, K."""
+    """Answers to each prompt, K."""
     max_new_tokens: int = 32
     learning_rate: float = 2e-3
     beta: float = 0.01
-    """Of the divergence from the model at the start."""
+    """Coefficient of the KL divergence from the initial model."""
     temperature: float = 1.0
     clip_eps: float = 0.2
     max_grad_norm: float = 1.0
-    """Of the loss that adds up the tokens of an answer; see `peers/trl_grpo.py`."""
+    """Gradient norm limit for the loss summed over tokens; see `peers/trl_grpo.py`."""
 
     @property
     def eos(self) -> int:
-        """The last token, which pads too; odd where the vocabulary is even."""
+        """The last token, also used for padding; odd if the vocabulary is even."""
         return self.vocab_size - 1
 
 
@@ -97,7 +97,7 @@ QUICK = Settings(
 
 
 def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
-    """A GPT-2 as `transformers` stores it, with the weights that GPT-2 starts from."""
+    """Write a GPT-2 in the format of `transformers`, with GPT-2's initialisation."""
     from safetensors.numpy import save_file
 
     width, layers = settings.width, settings.num_layers
@@ -144,7 +144,7 @@ def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
 
 
 def prompts(settings: Settings) -> np.ndarray:
-    """Tokens other than EOS: int32 `[pool, prompt_length]`."""
+    """Random prompts without EOS: int32 `[pool, prompt_length]`."""
     shape = (settings.pool, settings.prompt_length)
     return np.random.default_rng(0).integers(settings.eos, size=shape, dtype=np.int32)
 
@@ -153,14 +153,14 @@ def prompts(settings: Settings) -> np.ndarray:
 
 
 def judge(_: Any, tokens: Array, mask: Array, answer: Array) -> Array:
-    """Share of even tokens in each answer, EOS counted: `[B]`."""
+    """Reward, the share of even tokens in each answer including EOS: `[B]`."""
     del mask
     even = objectives.masked_sum(1.0 - tokens % 2, answer)
     return even / jnp.maximum(objectives.length(answer), 1)
 
 
 def config_of(settings: Settings) -> grpo.Config:
-    """GRPO without scaling, k3 in the loss, which adds up the tokens of an answer."""
+    """Config of GRPO without scaling, with k3 in the loss, summed over tokens."""
     batch = settings.num_prompts * settings.answers
     same = (
         "learning_rate",
@@ -223,7 +223,7 @@ def how_to_install(peers: Path) -> str:
 
 
 def theirs(python: Path, settings: Settings, folder: Path, seed: int) -> dict[str, Any]:
-    """As `ours`, by the peer's process, with its versions."""
+    """The numbers of `ours` for the peer, with its versions."""
     told = dataclasses.asdict(settings) | {
         "prompts": prompts(settings).tolist(),
         "eos": settings.eos,
@@ -244,7 +244,7 @@ def theirs(python: Path, settings: Settings, folder: Path, seed: int) -> dict[st
 
 
 def measure(settings: Settings, python: Path | None) -> dict[str, Any]:
-    """Repeats of both sides by turns; who goes first changes with each."""
+    """Alternate repeats of both sides, with a different side first each time."""
     sides: dict[str, Callable[..., dict[str, Any]]] = {"ours": ours}
     if python:
         sides["theirs"] = partial(theirs, python)
@@ -262,7 +262,7 @@ def measure(settings: Settings, python: Path | None) -> dict[str, Any]:
 
 
 def summary(settings: Settings, run: dict[str, Any]) -> dict[str, float]:
-    """Of one run: the median step after the warm-up, and the reward reached."""
+    """Summary of one run: the median step after the warm-up, and the final reward."""
     return {
         "seconds": statistics.median(run["seconds"][settings.warmup - 1 :]),
         "reward": statistics.mean(run["rewards"][-LAST:]),

@@ -1,4 +1,4 @@
-"""The scorecard: does every algorithm learn what is published?
+"""Scorecard: every algorithm against published results.
 
     python -m benchmarks.scorecard                    # all rows, 10 seeds
     python -m benchmarks.scorecard --rows cartpole    # those whose name contains it
@@ -40,7 +40,7 @@ class Row:
     name: str
     algorithm: str
     arguments: str
-    """Of `jaxrl train ALGO`. CartPole rows use the bare defaults."""
+    """Arguments of `jaxrl train ALGO`. CartPole rows use the defaults."""
     published: float | None
     source: str
     spread: float = 0.0
@@ -269,7 +269,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]:
-    """Trains one row and returns what the JSON holds of it."""
+    """Train one row; return its entry of the JSON."""
     seeds = 2 if arguments.quick else arguments.seeds
     command = ["train", row.algorithm, *row.arguments.split()]
     command += ["--seed", str(arguments.seed), "--num-seeds", str(seeds)]
@@ -307,7 +307,7 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
         "compile_seconds": summary["compile_seconds"],
         "device": summary["device"],
         "versions": summary["versions"],
-        "curve": plotting.summary_of_curve(rows),
+        "curve": plotting.summarize_curve(rows),
     }
 
 
@@ -327,7 +327,7 @@ def bar_met(row: Row, iqm: float, low: float) -> bool | None:
 
 
 def commit() -> str:
-    """The commit measured, marked if the tree had changes."""
+    """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

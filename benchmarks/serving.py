@@ -1,12 +1,12 @@
-"""Exported policies against their originals, and a policy behind HTTP under load.
+"""Exported policies against their originals, and a served policy under load.
 
     python -m benchmarks.serving                    # five minutes on two cores
     python -m benchmarks.serving --quick --out DIR
 
 export     policies of several kinds, trained a little, as StableHLO and ONNX: on how many
            of 1,000 observations they agree with `Policy.act`, and the largest difference
-load       `jaxrl serve` in a process of its own with a PPO policy of CartPole, asked over
-           loopback by connections that are kept open: failed requests and latencies
+load       `jaxrl serve` in its own process with a PPO policy of CartPole, queried over
+           loopback by persistent connections: failed requests and latencies
 malformed  1,000 requests of 20 kinds that must all be refused with 4xx, then a right one
 
 Writes benchmarks/results/serving.json and the tables of docs/deployment.md.
@@ -52,10 +52,10 @@ POLICIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"gru_size": 16, "num_minibatches": 1, "normalize_obs": True},
     ),
 }
-"""What is exported: algorithm, environment, config."""
+"""Policies to export: algorithm, environment, config."""
 
 STEPS = 20_480
-"""Environment steps that each is trained, where its config says nothing else."""
+"""Environment steps of training, unless the config sets them."""
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def exports(folder: Path, names: list[str], steps: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def serving(run: Path) -> Iterator[tuple[str, int, subprocess.Popen]]:
-    """`jaxrl serve` in a process of its own: host, port, process."""
+    """Start `jaxrl serve` in its own process: host, port, process."""
     program = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "serve", str(run), "--port", "0"],
@@ -133,7 +133,7 @@ def serving(run: Path) -> Iterator[tuple[str, int, subprocess.Popen]]:
 
 
 def load(run: Path, seconds: float) -> dict[str, Any]:
-    """Latencies of requests that are answered by 200 with as many actions, and the rest."""
+    """Latencies of successful requests (200 with as many actions), and the others."""
     latencies: list[list[float]] = [[] for _ in range(CONNECTIONS)]
     failed = [0] * CONNECTIONS
 
@@ -233,7 +233,7 @@ MALFORMED = [
 
 
 def malformed(run: Path, number: int) -> dict[str, Any]:
-    """How they are answered, and whether the process answers a right one after them."""
+    """Responses to malformed requests, and to a valid request after them."""
     statuses: Counter[str] = Counter()
     with serving(run) as (host, port, process):
         for i in range(number):
@@ -256,7 +256,7 @@ def malformed(run: Path, number: int) -> dict[str, Any]:
 
 
 def tables(rows: dict[str, Any]) -> dict[str, str]:
-    """Mark of the page -> Markdown, of what was measured."""
+    """Tables of the results as Markdown, by their mark in the page."""
     found = {}
     if "export" in rows:
         lines = [

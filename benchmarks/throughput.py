@@ -1,11 +1,11 @@
-"""Training speed, ours and the peers', in one run on one machine.
+"""Training speed of jaxrl and its peers, in one run on one machine.
 
     python -m benchmarks.throughput                    # everything, an hour on two cores
     python -m benchmarks.throughput --quick --out DIR  # everything, a little of each
     python -m benchmarks.throughput --cases B1 B5 --peers rejax
 
-With an empty `--peers` only jaxrl is measured. Each peer lives in a virtual environment of
-its own, which this script makes from the packages and versions of `peers/peers.toml`;
+With an empty `--peers` only jaxrl is measured. Each peer has its own virtual environment,
+which this script creates from the packages and versions of `peers/peers.toml`;
 `--peers-from DIR` takes the wheels from a folder, for machines that reach no package index.
 Runs of ours and of a peer take turns. A peer that cannot be installed or run is named in
 the table with the reason. Writes throughput.json, .md and .png, and the tables of
@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def command(peer: str, peers_dir: str, wheels: str | None) -> list[str]:
-    """How to start a peer's worker, in an environment that is made if it is not there."""
+    """Command that starts a peer's worker, in an environment created if missing."""
     folder = Path(peers_dir) / peer
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
@@ -86,7 +86,7 @@ def command(peer: str, peers_dir: str, wheels: str | None) -> list[str]:
 
 
 def install(peer: str, folder: Path, python: Path, wheels: str | None) -> None:
-    """A failure is told here and, as the worker cannot start, in the table."""
+    """Install a peer; a failure is reported here and, by the worker, in the table."""
     venv.create(folder, with_pip=True, clear=True)
     source = ["--no-index", "--find-links", wheels] if wheels else []
     for package in PEERS[peer]["packages"]:

@@ -1,10 +1,10 @@
-"""What each trick of the core gains: its own time, against the plain way.
+"""Micro-benchmarks of each optimisation of the core, against the plain version.
 
     python -m benchmarks.tricks
 
-Each pair is compiled, run by turns in one process, and its medians are compared. Writes
-results/tricks.json, from which docs/performance.md and the comments in the code have their
-numbers. `--learning` trains PPO with the sort-free shuffle and with a sorted permutation
+Each pair is compiled, run alternately in one process, and its medians are compared. Writes
+results/tricks.json, the source of the numbers in docs/performance.md and in comments of the
+code. `--learning` trains PPO with the sort-free shuffle and with a sorted permutation
 instead, into results/shuffles.json.
 """
 
@@ -27,7 +27,7 @@ from jaxrl import PPO, evaluate_population, make, optim, train
 from jaxrl.algorithms import ppo
 from jaxrl.core import minibatches
 from jaxrl.core.config import with_floats
-from jaxrl.core.minibatches import shuffled
+from jaxrl.core.minibatches import random_permutation
 from jaxrl.core.prng import key
 from jaxrl.networks.actor_critic import in_blocks
 from jaxrl.networks.product import matrix_product
@@ -38,7 +38,7 @@ from jaxrl.training.devices import use_all_cores
 
 RESULTS = Path(__file__).parent / "results"
 Pair = tuple[Callable, Callable, Any, Any, int]
-"""The trick, the plain way, an argument for each, and turns of the loop inside."""
+"""Optimised and plain version, an argument for each, and iterations of the inner loop."""
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def device() -> str:
 def compare(
     trick: Callable, plain: Callable, x: Any, y: Any, turns: int
 ) -> tuple[float, float]:
-    """Median microseconds of both, by turns."""
+    """Median microseconds of both versions, run alternately."""
     compiled, calls = [], []
     for function, argument in ((trick, x), (plain, y)):
         jax.clear_caches()  # or what the other traced would be found
@@ -106,7 +106,7 @@ def pairs() -> dict[str, Pair]:
     found: dict[str, Pair] = {}
     for size in (65_536,):
         found[f"shuffle of {size:,} rows, against a permutation"] = (
-            partial(shuffled, size=size),
+            partial(random_permutation, size=size),
             partial(jax.random.permutation, x=size),
             key(0),
             key(0),
@@ -171,16 +171,14 @@ def training(
 ) -> tuple[Callable, Any]:
     """`steps` train steps of PPO on CartPole, and the state that they start from."""
     env, config = make("CartPole-v1"), PPO.Config(**fields)
-    plan = loop.prepare(PPO, config, env)
-    mesh = population.device_mesh(plan, members, num_devices=devices)
-    job = loop.Job(PPO, with_floats(config), env, {}, list(range(members)), mesh)
+    job = loop.resolve(PPO, config, env, num_seeds=members, num_devices=devices)
     start = loop.first_progress(job)
 
     def run(start: tuple) -> Any:
         # Both are looked up while this is traced.
         population.GROUP, ppo.reader = group, reader
         return population.run_population.__wrapped__(
-            PPO, job.config, env, {}, *start, jnp.int32(steps), members, mesh
+            PPO, job.config, env, {}, *start, jnp.int32(steps), members, job.mesh
         )
 
     return run, (start.state, start.tally)
@@ -191,7 +189,7 @@ def read_one_by_one(batch: Any) -> Callable:
 
 
 TURNS = 64
-"""Turns of the loop in which a trick is measured; the times are of one turn."""
+"""Iterations of the loop that is timed; times are per iteration."""
 
 
 def in_a_loop(function: Callable) -> Callable:
@@ -277,7 +275,7 @@ def learning() -> dict[str, Any]:
 
 
 def minibatches_by(name: str) -> Callable:
-    order = shuffled if name == "shuffled" else jax.random.permutation
+    order = random_permutation if name == "shuffled" else jax.random.permutation
 
     def indices(rng: Any, size: int, epochs: int, number: int) -> Any:
         orders = jax.vmap(lambda k: order(k, size))(jax.random.split(rng, epochs))

@@ -1,4 +1,4 @@
-"""Four ways to keep a policy's step small, on equal terms.
+"""Comparison of four ways to limit the step of a policy.
 
     python -m benchmarks.trust_regions                       # 10 seeds
     python -m benchmarks.trust_regions --envs CartPole-v1    # the others are kept
@@ -6,10 +6,10 @@
 
 Natural policy gradient, TRPO, PPO with an adaptive KL penalty and PPO with the clipped
 ratio: the same networks, rollouts, estimators, reward scaling, value loss and number of
-value fits, the same environment steps and seeds. What differs is the step of the policy.
+value fits, the same environment steps and seeds. Only the step of the policy differs.
 
 The divergence of a step is measured in the same way for all: E[KL(π_old ‖ π)] in closed
-form, on the states of a rollout of π_old that no update has seen.
+form, on the states of a rollout of π_old that no update has used.
 
 Results: benchmarks/results/trust_regions.json and docs/trust-regions.md.
 """
@@ -53,11 +53,11 @@ METHODS: dict[str, tuple[Algorithm, dict[str, Any]]] = {
     "ppo-kl": (PPO, PPO_COMMON | {"objective": "kl", "kl_target": 0.01}),
     "ppo-clip": (PPO, PPO_COMMON | {"objective": "clip", "clip_eps": 0.2}),
 }
-"""Of each method what is its own. The value's step size is 1e-3 in all."""
+"""Config of each method where they differ. The value's step size is 1e-3 in all."""
 
 
 def with_divergence(algorithm: Algorithm) -> Algorithm:
-    """The algorithm, with the metric `update/kl` of each train step."""
+    """Wrap an algorithm to report the metric `update/kl` of each train step."""
 
     def train_step(config: Any, env: Any, state: Any) -> tuple[Any, dict]:
         def policy(obs: Any, memory: Any, key: Any) -> tuple:
@@ -81,7 +81,7 @@ def with_divergence(algorithm: Algorithm) -> Algorithm:
 
 
 def measure(method: str, env_id: str, num_seeds: int, total_steps: float) -> dict:
-    """Trains all seeds of one method on one environment."""
+    """Train all seeds of one method on one environment."""
     algorithm, own = METHODS[method]
     fields = COMMON | own | {"total_steps": total_steps}
     config, env = algorithm.Config().replace(**fields), make(env_id)
@@ -163,7 +163,7 @@ the batch. Numbers: `benchmarks/results/trust_regions.json`.
 
 
 def commit() -> str:
-    """The commit measured, marked if the tree had changes."""
+    """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

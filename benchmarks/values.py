@@ -5,7 +5,7 @@
 
 Each seed draws 1,000 trajectories, which all methods learn from, one trajectory a
 gradient step, pass after pass. TD(1) regresses on the returns; TD(0) on r + V'(s'), where
-V' is set to V after every 1, 10 or 100 trajectories. What is reported is the root of the
+V' is set to V after every 1, 10 or 100 trajectories. The reported number is the root of the
 mean squared error to the exact V over 1,001 points of [-3, 3]: its IQM over seeds. Writes
 results/values.json, the table of docs/td.md and its figure.
 """
@@ -35,7 +35,7 @@ from jaxrl.types import Array, Transition
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "values.json"
 LONGEST = 64
-"""Steps; V' completes the few trajectories that are longer."""
+"""Maximum number of steps; V' bootstraps the few trajectories that are longer."""
 POINTS = np.linspace(-3, 3, 1001)
 EXACT = continuous_walk_values()(POINTS)
 
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def trajectories(key: Array, number: int) -> Transition:
-    """One episode of each of so many walks under uniform actions, `[LONGEST, number]`."""
+    """Episodes of a number of walks under uniform actions, `[LONGEST, number]`."""
     env = make("lecture/continuous-walk")
     agent = td.init(CONFIG, env, key).agent
     world = init_world(env, key, number)
@@ -138,7 +138,7 @@ def learned(config: td.Config, key: Array, data: Transition, passes: int) -> Arr
 
 
 def summary(value: np.ndarray) -> dict[str, Any]:
-    """Of V `[seeds, passes, points]`: errors with their intervals, and one V to draw."""
+    """Errors of V `[seeds, passes, points]` with their intervals, and one V to plot."""
     rms = np.sqrt(np.square(value - EXACT).mean(axis=2))
     low, high = bootstrap_interval(rms[:, -1])
     return {
@@ -177,7 +177,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def plot(methods: dict[str, Any], path: Path) -> None:
-    """V of the first seed beside the exact one; the error after each pass."""
+    """Plot V of the first seed with the exact V, and the error after each pass."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")

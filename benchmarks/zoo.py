@@ -1,4 +1,4 @@
-"""What the presets are worth: the agents of the zoo, and the same untuned.
+"""Presets of the zoo against untuned agents.
 
     python -m benchmarks.zoo --runs DIR                 # about 20 minutes on two cores
     python -m benchmarks.zoo --runs DIR --names ppo-CartPole-v1
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measured(name: str, runs: Path, seeds: int) -> dict[str, Any]:
-    """A row of `zoo.json`, with what the untuned agents did and the search."""
+    """A row of `zoo.json`, with the untuned agents and the search."""
     quiet = {"progress": False, "report": lambda text: None}
     (row,) = zoo.build([name], runs / "zoo", num_seeds=seeds, **quiet).values()
     search = zoo.SEARCHES[name]
@@ -77,7 +77,7 @@ def measured(name: str, runs: Path, seeds: int) -> dict[str, Any]:
 def untuned(
     search: zoo.Search, folder: Path, tuned: list[float], quiet: dict[str, Any]
 ) -> dict[str, Any]:
-    """The returns of the same seeds without what was found; their difference."""
+    """Returns of the same seeds without the preset, and the difference."""
     algorithm = ALGORITHMS[search.algorithm]
     config = configs.from_dict(algorithm.Config, dict(search.config))
     experiment = Experiment(algorithm, config, search.env, num_seeds=len(tuned))
@@ -87,7 +87,7 @@ def untuned(
     return {
         **row_of_seeds(returns),
         "returns": returns,
-        "curve": plotting.summary_of_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": plotting.summarize_curve(read_metrics(folder / "metrics.jsonl")),
         "difference_ci95": [float(low), float(high)],
     }
 
@@ -127,7 +127,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """A panel for each preset: IQM of the training return and its interval."""
+    """Plot a panel for each preset: IQM of the training return and its interval."""
     from matplotlib.figure import Figure
 
     columns = 4

@@ -44,6 +44,7 @@ _HOME = {
     "member": "jaxrl.training.population",
     "preset": "jaxrl.runs.presets",
     "register": "jaxrl.envs",
+    "register_algorithm": "jaxrl.algorithms",
     "render": "jaxrl.rendering",
     "render_frames": "jaxrl.rendering",
     "Range": "jaxrl.sweeps.space",
@@ -63,6 +64,7 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from jaxrl.algorithms import ALGORITHMS as ALGORITHMS
+    from jaxrl.algorithms import register_algorithm as register_algorithm
     from jaxrl.algorithms.a2c import A2C as A2C
     from jaxrl.algorithms.actor_critic import ACTOR_CRITIC as ACTOR_CRITIC
     from jaxrl.algorithms.bc import BC as BC

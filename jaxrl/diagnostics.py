@@ -1,10 +1,10 @@
-"""What can go wrong with a policy gradient, measured at fixed parameters.
+"""Diagnostics of policy gradients at fixed parameters.
 
-A gradient estimator is a function `(params, key) -> gradient`, of one batch of rollouts as
-an algorithm would learn from. Asked with many keys it shows its mean and its variance, and
-where the problem is a known `MDP`, its bias: `exact_gradient` samples nothing. The other
-functions show what a large step leaves behind:
-a policy at the border of the simplex, a divergence that nobody asked for.
+A gradient estimator is a function `(params, key) -> gradient` of one batch of rollouts, as
+an algorithm would use it. Evaluated at many keys it gives its mean and variance, and for a
+known `MDP` its bias, because `exact_gradient` needs no samples. The other functions
+diagnose steps that are too large: a policy near the boundary of the simplex, or a large KL
+divergence.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,31 +22,31 @@ from jaxrl.mdp import MDP, action_values, discounted_visits, policy_evaluation
 from jaxrl.types import Array, PyTree
 
 GradFn = Callable[[PyTree, Array], PyTree]
-"""`(params, key) -> ` an estimate of the gradient, structured as `params`."""
+"""`(params, key) -> ` gradient estimate, structured as `params`."""
 
 
 class GradientStatistics(NamedTuple):
-    """Of K estimates at the same parameters. P is the length of `optim.flat(params)`."""
+    """Statistics of K gradient estimates; P is the length of `optim.flat(params)`."""
 
     mean: Array  # [P]
     variance: Array  # [P], of one estimate, unbiased
     standard_error: Array  # [P], of `mean`
-    bias: Array  # [P], `mean` less the reference; 0 without one
+    bias: Array  # [P], `mean` minus the reference; 0 without one
     signal_to_noise: Array  # []
     misaligned: Array  # []
 
 
 class GradientNoise(NamedTuple):
-    """How an average of n estimates misses the gradient, for S values of n."""
+    """Error of averages of n gradient estimates, for S values of n."""
 
-    sizes: tuple[int, ...]  # S of n
-    groups: tuple[int, ...]  # S: disjoint averages that were looked at
+    sizes: tuple[int, ...]  # S: the values of n
+    groups: tuple[int, ...]  # S: the number of disjoint averages
     relative_error: Array  # [S]
     misaligned: Array  # [S]
 
 
 class Saturation(NamedTuple):
-    """How close a policy is to the border of the simplex."""
+    """Closeness of a policy to the boundary of the simplex."""
 
     entropy: Array  # [], mean, in nats
     max_probability: Array  # [Q] quantiles of max_a π(a|s) over states
@@ -60,12 +60,12 @@ def gradient_samples(
 
     Args:
       grad_fn: the estimator.
-      params: where, any pytree; the same for all.
+      params: the parameters, any pytree; the same for all estimates.
       keys: `[K]`.
-      batch_size: how many run at once.
+      batch_size: the number of estimates computed at once.
 
     Returns:
-      `[K, P]`, in the order of `optim.flat(params)`: K · P numbers are held in memory.
+      `[K, P]`, in the order of `optim.flat(params)`; all K · P numbers are held in memory.
     """
 
     def estimate(key: Array) -> Array:
@@ -90,15 +90,15 @@ def gradient_statistics(
 
     Args:
       grad_fn: the estimator.
-      params: where.
+      params: the parameters.
       keys: `[K]`, one for each estimate, at least two.
       reference: g, structured as `params`: the exact gradient, if it is known. Without it
-        the mean of the estimates stands in, and nothing is known of the bias.
-      batch_size: how many run at once.
+        the mean of the estimates is used, and the bias is unknown.
+      batch_size: the number of estimates computed at once.
 
     Returns:
-      `GradientStatistics`. An unbiased estimator has |bias| below z standard errors in a
-      share of its coordinates that is the level of z.
+      `GradientStatistics`. For an unbiased estimator, the share of coordinates with |bias|
+      below z standard errors is the confidence level of z.
 
     Source: Greensmith, Bartlett and Baxter (2004), "Variance reduction techniques for
     gradient estimates in reinforcement learning", section 3.
@@ -130,21 +130,21 @@ def gradient_noise(
     reference: PyTree | None = None,
     batch_size: int = 256,
 ) -> GradientNoise:
-    """How far averages of n estimates are from the gradient, as n grows.
+    """Relative error of averages of n gradient estimates, as a function of n.
 
     relative_error(n) = √(E ‖ĝ_n - g‖²) / ‖g‖,    ĝ_n = 1/n Σ_{i<=n} ĝ_i
 
-    It falls as 1/√n, down to the bias. The keys are cut into as many disjoint groups of n
-    as there are.
+    It falls as 1/√n, down to the bias. The keys are divided into as many disjoint groups of
+    n as possible.
 
     Args:
       grad_fn: the estimator.
-      params: where.
+      params: the parameters.
       keys: `[K]`.
-      sizes: the n to look at.
-      reference: g, structured as `params`. Without it the mean of all K stands in, which
-        flatters a large n, so n may be no more than K / 10.
-      batch_size: how many run at once.
+      sizes: the values of n.
+      reference: g, structured as `params`. Without it the mean of all K estimates is used,
+        which underestimates the error for large n, so n must be at most K / 10.
+      batch_size: the number of estimates computed at once.
 
     Returns:
       `GradientNoise`.
@@ -172,37 +172,38 @@ def gradient_noise(
 
 
 def _misaligned(estimates: Array, target: Array) -> Array:
-    """The share of rows `[K, P]` more than 90° off `[P]`."""
+    """Share of the rows `[K, P]` that are more than 90° off the target `[P]`."""
     return (estimates @ target < 0.0).mean(dtype=jnp.float32)
 
 
 def exact_gradient(
     policy_of: Callable[[PyTree], Array], params: PyTree, mdp: MDP, gamma: float
 ) -> PyTree:
-    """The gradient of the expected discounted return, of a known problem.
+    """Exact gradient of the expected discounted return of a finite MDP.
 
     ∇J = Σ_s d(s) Σ_a ∇π(a|s) Q(s, a),    d(s) = Σ_t γ^t P(s_t = s)
 
     Args:
-      policy_of: `params -> π(a|s) [S, A]`; what it says of terminal states is not used.
-      params: where.
+      policy_of: `params -> π(a|s) [S, A]`; rows of terminal states are not used.
+      params: the parameters.
       mdp: the problem.
-      gamma: the discount γ; 1 only if every episode ends.
+      gamma: the discount γ; 1 only if every episode terminates.
 
     Returns:
       The gradient, structured as `params`.
 
     Raises:
-      InvalidInput: `policy_of` gives no policy, or it may never end and γ is 1.
+      InvalidInput: the result of `policy_of` is not a policy, or it may never terminate
+        and γ is 1.
 
     Source: Sutton, McAllester, Singh and Mansour (2000), "Policy gradient methods for
     reinforcement learning with function approximation", theorem 1.
     """
-    policy, pulled_back = jax.vjp(policy_of, params)
+    policy, vjp = jax.vjp(policy_of, params)
     table = np.asarray(policy, float)
     q = action_values(mdp, policy_evaluation(mdp, table, gamma), gamma)
     visits = discounted_visits(mdp, table, gamma)
-    return pulled_back(jnp.asarray(visits[:, None] * q, policy.dtype))[0]
+    return vjp(jnp.asarray(visits[:, None] * q, policy.dtype))[0]
 
 
 def simplex_saturation(
@@ -210,21 +211,21 @@ def simplex_saturation(
     quantiles: Sequence[float] = (0.1, 0.5, 0.9),
     threshold: float = 0.99,
 ) -> Saturation:
-    """How near to deterministic a policy over discrete actions is.
+    """Measures of how nearly deterministic a policy over discrete actions is.
 
-    At a corner of the simplex the score of the certain action is 0 and that of the others
-    is hardly ever drawn: the gradient vanishes, right or wrong.
+    At a corner of the simplex the score of the certain action is 0, and the other actions
+    are hardly ever sampled: the gradient vanishes, whether or not the action is right.
 
     Args:
       probability: `[..., A]` π(·|s) of many states.
-      quantiles: Q of them, each from 0 to 1.
-      threshold: from which probability on a state counts as saturated.
+      quantiles: Q quantiles, each from 0 to 1.
+      threshold: the probability above which a state counts as saturated.
 
     Returns:
       `Saturation`.
 
-    Source: Mei et al. (2020), "Escaping the gravitational pull of softmax", for the
-    corners that hold a softmax policy.
+    Source: Mei et al. (2020), "Escaping the gravitational pull of softmax", on corners
+    that attract a softmax policy.
     """
     largest = probability.max(-1)
     return Saturation(
@@ -235,20 +236,20 @@ def simplex_saturation(
 
 
 def kl_per_step(policy_of: Callable[[PyTree], Any], params: PyTree) -> Array:
-    """The divergence that each step of the parameters made, a mean over states.
+    """Mean KL divergence between the policies before and after each step.
 
     d_k = E_s KL(π_k(·|s) ‖ π_{k+1}(·|s))
 
     Args:
-      policy_of: `params -> ` the distribution over the actions, in states that are always
-        the same; of `jaxrl.distributions`.
+      policy_of: `params -> ` distribution of the actions in a fixed batch of states, from
+        `jaxrl.distributions`.
       params: K + 1 parameters in the order of the run, a pytree with leading axis.
 
     Returns:
       float32 `[K]` d_k, in nats.
 
-    Source: Schulman et al. (2015), https://arxiv.org/abs/1502.05477, section 4: what a
-    trust region bounds.
+    Source: Schulman et al. (2015), https://arxiv.org/abs/1502.05477, section 4, the
+    quantity bounded by a trust region.
     """
 
     def divergence(pair: tuple[PyTree, PyTree]) -> Array:

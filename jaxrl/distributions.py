@@ -1,8 +1,8 @@
-"""Policies as distributions: a thin layer on distrax, which only this file imports.
+"""Action distributions: a thin layer on distrax, which only this file imports.
 
 Each function returns an object with `sample(seed=key)`, `log_prob(action)`,
-`entropy()`, `mode()` and `kl_divergence(other)`, and `from_noise(noise)`: a sample made
-from numbers drawn beforehand, Gumbel for a categorical and normal for the others.
+`entropy()`, `mode()` and `kl_divergence(other)`, and `from_noise(noise)`: a sample computed
+from noise drawn beforehand, Gumbel for a categorical and normal for the others.
 Parameters are `[..., A]`; the last axis is reduced: log-probabilities, entropies and
 divergences are `[...]`, in nats.
 """
@@ -15,28 +15,28 @@ import numpy as np
 from jaxrl.types import Array, Scalar
 
 ILLEGAL = -1e9
-"""Logit of an illegal action. Its probability underflows to exactly 0, while products
-of the two stay finite, which they would not with -inf (0 · inf is NaN)."""
+"""Logit of an illegal action. Its probability underflows to exactly 0, while the product
+of logit and probability stays finite; with -inf it would be NaN (0 · inf)."""
 
-# An expectation under N(0, 1) is a weighted sum over these nodes.
+# Gauss-Hermite quadrature: an expectation under N(0, 1) is a weighted sum over the nodes.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _NODES = _NODES.astype(np.float32)
 _WEIGHTS = (_WEIGHTS / _WEIGHTS.sum()).astype(np.float32)
 
 
 def _float(x: Scalar) -> Array:
-    """In 32 bits at least: half precision does not do for probabilities."""
+    """Promote to at least 32 bits: half precision is too coarse for probabilities."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def categorical(logits: Array, mask: Array | None = None) -> "Categorical":
-    """Categorical over the actions 0 ... A-1, of which some may be illegal.
+    """Categorical distribution over the actions 0 ... A-1, some of which may be illegal.
 
     π(a) = exp(l_a) / Σ_{b legal} exp(l_b) for a legal, else 0
 
-    No gradient reaches the logits of illegal actions; a log-probability, an entropy or
-    a divergence, and its gradient, is finite also where only one action is legal. Where
-    none is legal (no game left to play) all are equally likely.
+    No gradient reaches the logits of illegal actions. Log-probabilities, entropies,
+    divergences and their gradients are finite even if only one action is legal. If none is
+    legal (after the end of a game), all are equally likely.
 
     Args:
       logits: `[..., A]` l.
@@ -55,28 +55,28 @@ def categorical(logits: Array, mask: Array | None = None) -> "Categorical":
 
 
 class Categorical(distrax.Categorical):
-    """See `categorical`."""
+    """Categorical distribution, constructed by `categorical`."""
 
     def from_noise(self, noise: Array) -> Array:
-        """argmax_a (l_a + g_a), with standard Gumbel g `[..., A]`: distributed as π.
+        """Sample from π by the Gumbel-max trick: argmax_a (l_a + g_a), g `[..., A]`.
 
         Source: Maddison et al. (2014), https://arxiv.org/abs/1411.0030, section 2.
         """
         return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
 
     def entropy(self) -> Array:
-        """-Σ_a π(a) log π(a). distrax normalises the logits a second time."""
+        """-Σ_a π(a) log π(a), without distrax's second normalisation of the logits."""
         return -jnp.sum(jnp.exp(self.logits) * self.logits, axis=-1)
 
 
 def diag_normal(mean: Array, log_std: Array) -> "DiagNormal":
-    """Independent normals, one for each action dimension.
+    """Independent normal distributions, one for each action dimension.
 
     π(a) = Π_i N(a_i; mean_i, exp(log_std_i)²)
 
     Args:
       mean: `[..., A]`.
-      log_std: `[..., A]`, or `[A]` for a spread that does not depend on the state.
+      log_std: `[..., A]`, or `[A]` for a standard deviation independent of the state.
 
     Returns:
       The distribution; actions are float32 `[..., A]`.
@@ -89,7 +89,7 @@ def diag_normal(mean: Array, log_std: Array) -> "DiagNormal":
 
 
 class DiagNormal(distrax.Independent):
-    """See `diag_normal`."""
+    """Diagonal normal distribution, constructed by `diag_normal`."""
 
     def from_noise(self, noise: Array) -> Array:
         """mean + exp(log_std) x, with standard normal x `[..., A]`."""
@@ -116,7 +116,7 @@ def tanh_normal(mean: Array, log_std: Array, low: Scalar, high: Scalar) -> "Tanh
 
 
 class TanhNormal(distrax.Distribution):
-    """See `tanh_normal`."""
+    """Normal distribution squashed by tanh, constructed by `tanh_normal`."""
 
     def __init__(self, base: DiagNormal, low: Scalar, high: Scalar):
         super().__init__()
@@ -139,8 +139,8 @@ class TanhNormal(distrax.Distribution):
     def log_prob(self, value: Array) -> Array:
         """log N(x) - Σ_i log |da_i / dx_i|, at x = tanh⁻¹ of the action.
 
-        The inverse is infinite on the bounds themselves, where float32 puts every
-        large sample, so actions are pulled in to 1 - 1e-6 of the half width first.
+        The inverse is infinite at the bounds, to which float32 rounds every large sample,
+        so actions are first clipped to 1 - 1e-6 of the half width.
         """
         unit = (value - self._centre) / self._half_width
         x = jnp.arctanh(jnp.clip(unit, -1.0 + 1e-6, 1.0 - 1e-6))
@@ -163,13 +163,13 @@ class TanhNormal(distrax.Distribution):
         return self._squash(self._base.mode())
 
     def kl_divergence(self, other_dist: "TanhNormal", **kwargs) -> Array:
-        """KL of the two normals: a bijection that both share leaves it unchanged."""
+        """KL divergence of the two normals, unchanged by the bijection that they share."""
         return self._base.kl_divergence(other_dist._base, **kwargs)
 
     def _squash(self, x: Array) -> Array:
         return self._centre + self._half_width * jnp.tanh(x)
 
     def _log_slope(self, x: Array) -> Array:
-        """log |da / dx|; log(1 - tanh(x)²), written so that it does not underflow."""
+        """log |da / dx|, with log(1 - tanh(x)²) in a form that does not underflow."""
         log_sech2 = 2.0 * (np.log(2.0) - x - jax.nn.softplus(-2.0 * x))
         return log_sech2 + jnp.log(self._half_width)

@@ -4,12 +4,12 @@ Everything is time-major, `[T, N]` (any further batch axes may follow), and pure
 of each argument belongs to the transition s_t -> s_{t+1}; `next_value` is V(s_{t+1}) of
 the true successor, also where the episode ends. Two rules hold in every function:
 
-* a target bootstraps from `next_value`, masked by `terminated` alone: a time limit does
-  not make the successor worthless (Pardo et al. 2018, https://arxiv.org/abs/1712.00378);
+* a target bootstraps from `next_value`, masked by `terminated` alone: the successor of a
+  time limit still has a value (Pardo et al. 2018, https://arxiv.org/abs/1712.00378);
 * a sum over time is cut by `terminated | truncated`, because the next row belongs to
   another episode.
 
-So where the data stop, at the last row or at a cut, the tail is replaced by the value.
+So where the data end, at the last row or at a truncation, the value replaces the tail.
 `gamma` and lambda may be numbers, traced scalars, or arrays of the rewards' rank.
 """
 
@@ -30,10 +30,10 @@ def discounted_returns(
     next_value: Scalar,
     gamma: Scalar,
 ) -> Array:
-    """Discounted return to the end of the episode, or of the data.
+    """Discounted return to the end of the episode or of the data.
 
-    G_t = r_t + γ G_{t+1}       while the episode goes on at t
-    G_t = r_t + γ V(s_{t+1})    where it was cut, and at the last row
+    G_t = r_t + γ G_{t+1}       where the episode continues at t
+    G_t = r_t + γ V(s_{t+1})    where it was truncated, and at the last row
     G_t = r_t                   where it terminated
 
     Args:
@@ -66,7 +66,7 @@ def episode_returns(reward: Array, done: Array, gamma: Scalar) -> Array:
       gamma: the discount γ.
 
     Returns:
-      float32 `[N]` G_0. An episode that does not end within T steps counts as it is.
+      float32 `[N]` G_0. An episode that does not end within T steps counts up to there.
 
     Source: Sutton and Barto (2018), section 3.3, equation 3.11.
     """
@@ -77,7 +77,7 @@ def episode_returns(reward: Array, done: Array, gamma: Scalar) -> Array:
 
 
 def first_episode_mask(done: Array) -> Array:
-    """True for the steps of each column's first episode, its last step included.
+    """Mask of the steps of each column's first episode, including its last step.
 
     Args:
       done: bool `[T, N]`, whether the episode ended with this step, for any reason.
@@ -125,8 +125,8 @@ def n_step_returns(
     def one_step_longer(_: int, returns: Array) -> Array:
         return offset + decay * jnp.concatenate([returns[1:], last])
 
-    # From one step on, a return is the reward and the shorter return one row below.
-    # Beyond T the length changes nothing: by then every row reaches the end.
+    # Each pass adds one reward: the reward of a row and the shorter return one row below.
+    # More than T passes change nothing, because every row then reaches the end.
     returns = offset + decay * bootstrap
     num_steps = min(n, reward.shape[0])
     return jax.lax.fori_loop(1, num_steps, one_step_longer, returns)
@@ -140,7 +140,7 @@ def lambda_returns(
     gamma: Scalar,
     lam: Scalar,
 ) -> Array:
-    """The TD(λ) return: all n-step returns, weighted geometrically.
+    """TD(λ) return: a geometrically weighted mean of all n-step returns.
 
     G_t = r_t + γ [(1 - λ) V(s_{t+1}) + λ G_{t+1}],    V = 0 where s_{t+1} is terminal
 
@@ -163,7 +163,7 @@ def lambda_returns(
     chex.assert_equal_shape([reward, terminated, truncated])
     reward = jnp.asarray(reward, jnp.float32)
     bootstrap = _bootstrap(terminated, next_value)
-    trace = lam * _goes_on(terminated, truncated)
+    trace = lam * _continues(terminated, truncated)
     offset = reward + gamma * (1.0 - trace) * bootstrap
     return _reverse_recurrence(offset, gamma * trace, bootstrap[-1])
 
@@ -171,7 +171,7 @@ def lambda_returns(
 def td_error(
     reward: Array, value: Array, next_value: Scalar, terminated: Array, gamma: Scalar
 ) -> Array:
-    """The error of one step, by what one step later is believed.
+    """TD error of one step.
 
     δ = r + γ V(s') - V(s),    V(s') = 0 where s' is terminal
 
@@ -182,15 +182,15 @@ def td_error(
     Args:
       reward: `[...]` r.
       value: `[...]` V(s) or Q(s, a).
-      next_value: `[...]` V(s') of the true successor, or what stands for it, or 0.0.
+      next_value: `[...]` V(s') of the true successor or its substitute, or 0.0.
       terminated: bool `[...]`, whether s' is terminal. A time limit is not.
       gamma: the discount γ.
 
     Returns:
       float32 `[...]` δ.
 
-    Source: Sutton and Barto (2018), equation 6.5; 6.7, 6.9 and 6.8 for the three; as the
-    weight of the score, section 13.5.
+    Source: Sutton and Barto (2018), equation 6.5; equations 6.7, 6.9 and 6.8 for the three
+    algorithms; section 13.5 for the weight of the score.
     """
     chex.assert_equal_shape([reward, value, terminated])
     reward = jnp.asarray(reward, jnp.float32)
@@ -198,7 +198,7 @@ def td_error(
 
 
 def accumulating_trace(trace: Array, gradient: Array, decay: Scalar) -> Array:
-    """Eligibility that adds up: z ← γλ z + ∇V(s).
+    """Accumulating eligibility trace: z ← γλ z + ∇V(s).
 
     Args:
       trace: `[...]` z of the step before; zeros at the start of an episode.
@@ -214,7 +214,7 @@ def accumulating_trace(trace: Array, gradient: Array, decay: Scalar) -> Array:
 
 
 def replacing_trace(trace: Array, features: Array, decay: Scalar) -> Array:
-    """Eligibility that is never above 1: z_i ← 1 where x_i = 1, else γλ z_i.
+    """Replacing eligibility trace, at most 1: z_i ← 1 where x_i = 1, else γλ z_i.
 
     Args:
       trace: `[...]` z of the step before; zeros at the start of an episode.
@@ -233,7 +233,7 @@ def replacing_trace(trace: Array, features: Array, decay: Scalar) -> Array:
 def dutch_trace(
     trace: Array, features: Array, decay: Scalar, step_size: Scalar
 ) -> Array:
-    """Eligibility of the true online algorithms: z ← γλ z + (1 - α γλ zᵀx) x.
+    """Dutch trace of the true online algorithms: z ← γλ z + (1 - α γλ zᵀx) x.
 
     Args:
       trace: `[F]` z of the step before; zeros at the start of an episode.
@@ -260,7 +260,7 @@ def gae(
     gamma: Scalar,
     gae_lambda: Scalar,
 ) -> tuple[Array, Array]:
-    """Generalised advantage estimation, and the value target that goes with it.
+    """Generalised advantage estimation, with the corresponding value target.
 
     δ_t = r_t + γ V(s_{t+1}) - V(s_t),    V(s_{t+1}) = 0 where s_{t+1} is terminal
     A_t = δ_t + γ λ A_{t+1},              A_{t+1} = 0 where the episode ends at t
@@ -284,15 +284,15 @@ def gae(
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     value = jnp.asarray(value, jnp.float32)
     delta = td_error(reward, value, next_value, terminated, gamma)
-    decay = gamma * gae_lambda * _goes_on(terminated, truncated)
+    decay = gamma * gae_lambda * _continues(terminated, truncated)
     advantage = _reverse_recurrence(delta, decay, jnp.zeros_like(delta[0]))
     return advantage, advantage + value
 
 
 def action_value(q: Array, action: Array) -> Array:
-    """The value of the action that was taken.
+    """Q-value of the action taken.
 
-    A product with a one-hot vector and not an index: its gradient is no scatter.
+    A product with a one-hot vector, not an index, so its gradient is not a scatter.
 
     Args:
       q: `[..., A]` Q(s, ·).
@@ -305,7 +305,7 @@ def action_value(q: Array, action: Array) -> Array:
 
 
 def expected_value(q: Array, probability: Array) -> Array:
-    """The state value that action values and a policy imply.
+    """State value from the action values and probabilities of a policy.
 
     V(s) = Σ_a π(a|s) Q(s, a)
 
@@ -323,17 +323,17 @@ def expected_value(q: Array, probability: Array) -> Array:
 
 
 def optimal_baseline(weighted_score: Array, score: Array) -> Array:
-    """The constant whose subtraction leaves the least variance in a policy gradient.
+    """The constant baseline that minimises the variance of a policy gradient.
 
     b* = E[S · W] / E[S · S],    S = Σ_t ∇log π(a_t|s_t),    W = Σ_t w_t ∇log π(a_t|s_t)
 
     minimises E ‖W - b S‖², and with it the variance, since E[S] = 0. If every step has
-    the return as its weight, W = G_0 S, and b* is the mean return weighted by ‖S‖². Where
-    the gradient itself weighs its terms, by γ^t say, those of S and W are weighed alike.
+    the return as its weight, W = G_0 S, and b* is the mean return weighted by ‖S‖². If the
+    gradient itself weights its terms, by γ^t say, the terms of S and W are weighted alike.
 
     Args:
       weighted_score: `[N, P]` W of N episodes.
-      score: `[N, P]` S of the same.
+      score: `[N, P]` S of the same episodes.
 
     Returns:
       float32 scalar b*; 0 where all scores are 0.
@@ -354,12 +354,12 @@ def successor_values(
     memory: PyTree,
     truncated: Array,
 ) -> Array:
-    """V(s_{t+1}), almost all of it taken from V(s_t) one row below.
+    """V(s_{t+1}), read from V(s_t) one row below wherever possible.
 
-    Row t + 1 begins where row t ended, except where an episode did. Where it terminated
-    the value is not used; where it was truncated, and after the last row, it is computed
-    from the true successor. The loop makes one pass for each truncation in the column
-    that has most of them, often none, so N values are computed where T · N would be.
+    Row t + 1 starts in the successor of row t, except at the end of an episode. Where the
+    episode terminated the value is not used; where it was truncated, and after the last
+    row, it is computed from the true successor. The loop makes as many passes as the
+    column with the most truncations has, often none, so N values are computed, not T · N.
 
     Args:
       value_of: `(obs [N, ...], memory [N, ...]) -> V [N]`.
@@ -371,8 +371,8 @@ def successor_values(
     Returns:
       `[T, N]` V(s_{t+1}); arbitrary, but finite, where the episode terminated.
 
-    Source: Pardo et al. (2018), https://arxiv.org/abs/1712.00378, for the value of a
-    successor that a time limit cut off.
+    Source: Pardo et al. (2018), https://arxiv.org/abs/1712.00378, for bootstrapping at a
+    time limit.
     """
     num_steps, num_envs = value.shape
     time = jnp.arange(num_steps)[:, None]
@@ -408,16 +408,16 @@ def _bootstrapped_step(
     reward = jnp.asarray(reward, jnp.float32)
     bootstrap = _bootstrap(terminated, next_value)
     offset = reward + gamma * jnp.where(truncated, bootstrap, 0.0)
-    return offset, gamma * _goes_on(terminated, truncated), bootstrap
+    return offset, gamma * _continues(terminated, truncated), bootstrap
 
 
-def _goes_on(terminated: Array, truncated: Array) -> Array:
+def _continues(terminated: Array, truncated: Array) -> Array:
     """1.0 where row t + 1 continues the episode of row t, else 0.0."""
     return jnp.where(jnp.logical_or(terminated, truncated), 0.0, 1.0)
 
 
 def _bootstrap(terminated: Array, next_value: Scalar) -> Array:
-    """V(s_{t+1}), 0 where s_{t+1} is terminal; a number holds for every step."""
+    """V(s_{t+1}), 0 where s_{t+1} is terminal; a number applies to every step."""
     next_value = jnp.asarray(next_value, jnp.float32)
     if next_value.ndim:
         chex.assert_equal_shape([terminated, next_value])
@@ -427,8 +427,8 @@ def _bootstrap(terminated: Array, next_value: Scalar) -> Array:
 def _reverse_recurrence(offset: Array, decay: Array, last: Array) -> Array:
     """x_t = offset_t + decay_t x_{t+1} for t = T-1 ... 0, with x_T = `last`.
 
-    The loop body is one multiplication and one addition: everything that does not
-    depend on the carry has been computed for all rows at once.
+    The loop body is one multiplication and one addition; everything that does not depend
+    on the carry is computed for all rows at once.
     """
 
     def step(following: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -436,6 +436,6 @@ def _reverse_recurrence(offset: Array, decay: Array, last: Array) -> Array:
         x = offset_t + decay_t * following
         return x, x
 
-    # A decay that came from gamma alone may still have to be broadcast or promoted.
+    # A scalar decay, from gamma alone, still has to be broadcast or promoted.
     rows = (offset, jnp.broadcast_to(decay, offset.shape).astype(offset.dtype))
     return jax.lax.scan(step, last, rows, reverse=True)[1]

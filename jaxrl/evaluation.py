@@ -1,4 +1,4 @@
-"""How good a policy is: whole episodes with frozen parameters and statistics."""
+"""Evaluation of policies: complete episodes with frozen parameters and statistics."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core.variants import Values, with_values
-from jaxrl.rollout import init_world, play
+from jaxrl.envs.problem import problem_of
+from jaxrl.rollout import init_world, rollout_episode
 from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
 
 MAX_STEPS = 10_000
-"""Where an evaluation episode is cut if the environment has no time limit."""
+"""Maximum length of an evaluation episode if the environment has no time limit."""
 
 
 class Episodes(NamedTuple):
@@ -19,7 +20,7 @@ class Episodes(NamedTuple):
 
     episode_return: Array  # float32, undiscounted
     episode_length: Array  # int32, steps
-    ended: Array  # bool; False where the episode was cut at `max_steps`
+    ended: Array  # bool; False where `max_steps` cut the episode off
 
 
 @partial(jax.jit, static_argnames=("algorithm", "num_episodes", "greedy", "max_steps"))
@@ -33,20 +34,20 @@ def evaluate(
     greedy: bool = True,
     max_steps: int | None = None,
 ) -> Episodes:
-    """`num_episodes` episodes of one agent, in as many parallel environments.
+    """Evaluate one agent for `num_episodes` episodes, in as many parallel environments.
 
-    Each environment plays exactly one episode, so short ones are not favoured.
+    Each environment plays exactly one episode, so short episodes are not favoured.
 
     Args:
-      algorithm: whose `act` is the policy.
+      algorithm: the algorithm whose `act` is the policy.
       config: the config the agent was trained with.
-      env: the environment, not necessarily the one trained in.
+      env: the environment, not necessarily the one the agent was trained in.
       agent: one agent; see `evaluate_population` for many.
       key: consumed.
       num_episodes: E.
-      greedy: the most likely action, or a sampled one.
-      max_steps: where to cut an episode; by default the environment's time limit, or
-        `MAX_STEPS` if it has none.
+      greedy: take the most likely action instead of sampling.
+      max_steps: the maximum length of an episode; by default the environment's time limit,
+        or `MAX_STEPS` if it has none.
 
     Returns:
       `Episodes`, arrays `[E]`.
@@ -59,7 +60,7 @@ def evaluate(
     world = init_world(env, key, num_episodes, memory)
     if max_steps is None:
         max_steps = MAX_STEPS if env.horizon is None else env.horizon
-    return Episodes(*play(env, policy, world, max_steps))
+    return Episodes(*rollout_episode(env, policy, world, max_steps))
 
 
 @partial(jax.jit, static_argnames=("algorithm", "num_episodes", "greedy", "max_steps"))
@@ -74,20 +75,21 @@ def evaluate_population(
     max_steps: int | None = None,
     values: Values | None = None,
 ) -> Episodes:
-    """`evaluate` for agents with a leading axis `[K]`, each with a key of its own.
+    """Evaluate agents with a leading axis `[K]`, each with its own random key.
 
-    `values` are what they have of their own in config and environment `[K, ...]`. Of an
-    algorithm with a `problem` an episode is a case of it, of one step.
+    `values` are what they have of their own in config and environment `[K, ...]`. Where
+    the agents do not act, an episode is a case of their problem, of one step.
     """
 
     def one(agent: PyTree, key: Array, values: Values) -> Episodes:
         own = with_values(config, env, values)
-        if algorithm.problem is not None:
-            of_cases = algorithm.problem.returns
-            returns = of_cases(*own, agent, key, num_episodes, greedy)
-            length = jnp.ones(returns.shape, jnp.int32)
-            return Episodes(returns, length, length > 0)
-        return evaluate(algorithm, *own, agent, key, num_episodes, greedy, max_steps)
+        judge = problem_of(algorithm).returns
+        if judge is None:
+            options = (num_episodes, greedy, max_steps)
+            return evaluate(algorithm, *own, agent, key, *options)
+        returns = judge(*own, agent, key, num_episodes, greedy)
+        length = jnp.ones(returns.shape, jnp.int32)
+        return Episodes(returns, length, length > 0)
 
     num_members = len(jax.tree.leaves(agents)[0])
     keys = jax.random.split(key, num_members)

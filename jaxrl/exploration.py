@@ -1,4 +1,4 @@
-"""How a policy that is greedy by nature comes to try something else."""
+"""Exploration for greedy policies."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,17 @@ from jaxrl.types import Array, Scalar
 
 
 def epsilon_noise(key: Array, shape: tuple[int, ...], num_actions: int) -> Array:
-    """What `epsilon_greedy` needs: uniform numbers `[*shape, num_actions + 1]`."""
+    """Uniform noise for `epsilon_greedy`: `[*shape, num_actions + 1]`."""
     return jax.random.uniform(key, (*shape, num_actions + 1))
 
 
 def epsilon_greedy(
     noise: Array, q: Array, epsilon: Scalar, mask: Array | None = None
 ) -> Array:
-    """Uniform over the legal actions with probability ε, else the best legal one.
+    """ε-greedy action: uniform over the legal actions with probability ε, else the best.
 
     Args:
-      noise: `[..., A + 1]` from `epsilon_noise`, used once.
+      noise: `[..., A + 1]` from `epsilon_noise`, to be used once.
       q: `[..., A]` action values.
       epsilon: ε, a scalar or `[...]`.
       mask: bool `[..., A]`, True for legal actions; None when all are.
@@ -27,7 +27,7 @@ def epsilon_greedy(
 
     Source: Sutton and Barto (2018), section 2.2.
     """
-    # One column decides whether to explore, the rest is the score when so.
+    # The first column decides whether to explore; the others are then the scores.
     explore = noise[..., :1] < jnp.asarray(epsilon, jnp.float32)[..., None]
     score = jnp.where(explore, noise[..., 1:], q)
     if mask is not None:

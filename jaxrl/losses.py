@@ -1,8 +1,8 @@
-"""Objectives, one function each: element by element, and to be minimised.
+"""Loss functions, element by element, to be minimised.
 
-Arguments are arrays of one shape, `[...]` below, and so is the result, unless it says
-otherwise: the caller takes the mean, weighted or masked as the algorithm wants.
-Targets, advantages and other weights are data: no gradient flows into them.
+Arguments and result are arrays of one shape, `[...]` below, unless stated otherwise: the
+caller takes the mean, weighted or masked as the algorithm requires. Targets, advantages and
+other weights are data: no gradient flows into them.
 """
 
 import chex
@@ -14,7 +14,7 @@ from jaxrl.types import Array, PyTree, Scalar
 
 
 def policy_gradient(log_prob: Array, weight: Array) -> Array:
-    """The score-function loss, whose gradient is the policy gradient.
+    """Score-function loss, whose gradient is the policy gradient.
 
     L = -w log π(a|s),    ∇L = -w ∇log π(a|s)
 
@@ -33,7 +33,7 @@ def policy_gradient(log_prob: Array, weight: Array) -> Array:
 
 
 def surrogate(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
-    """The importance-weighted objective, unclipped: for use with a KL penalty.
+    """Importance-weighted objective without clipping, for use with a KL penalty.
 
     L = -ρ A,    ρ = π(a|s) / π_old(a|s)
 
@@ -54,7 +54,7 @@ def surrogate(log_prob: Array, old_log_prob: Array, advantage: Array) -> Array:
 def clipped_surrogate(
     log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Scalar
 ) -> Array:
-    """PPO's objective: no gain from moving the ratio out of [1 - ε, 1 + ε].
+    """PPO's clipped objective: no gain from a ratio outside [1 - ε, 1 + ε].
 
     L = -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),    ρ = π(a|s) / π_old(a|s)
 
@@ -96,15 +96,15 @@ def approx_kl(log_prob: Array, old_log_prob: Array) -> Array:
 
 
 def adaptive_kl_coef(coef: Scalar, kl: Scalar, target: Scalar) -> Array:
-    """The coefficient of PPO's KL penalty for the next update.
+    """Coefficient of PPO's KL penalty for the next update.
 
     β <- β / 2 if d < d_target / 1.5,    β <- 2 β if d > 1.5 d_target,    else β
 
-    kept within [1e-4, 1e4], so that a long quiet spell does not bring it to 0 for good.
+    clipped to [1e-4, 1e4], so that many small updates do not shrink it to 0 for good.
 
     Args:
       coef: β, a scalar.
-      kl: d, the divergence that the last update made.
+      kl: d, the divergence of the last update.
       target: d_target.
 
     Returns:
@@ -138,7 +138,7 @@ def value_mse(value: Array, target: Array) -> Array:
 def clipped_value_mse(
     value: Array, old_value: Array, target: Array, clip_eps: Scalar
 ) -> Array:
-    """Squared error of a state value, which may gain nothing from a move beyond ±ε.
+    """Squared error of a state value, without gain from a change beyond ±ε.
 
     L = ½ max((V - G)², (V_old + clip(V - V_old, -ε, ε) - G)²)
 
@@ -204,7 +204,7 @@ def squared_td(q: Array, target: Array) -> Array:
 
 
 def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
-    """Squared temporal-difference error near zero, absolute beyond δ: a bounded gradient.
+    """Huber loss of a TD error: squared near zero, absolute beyond δ.
 
     e = Q(s, a) - y,    L = ½ e² if |e| <= δ, else δ (|e| - ½ δ)
 
@@ -226,12 +226,12 @@ def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
 
 
 def negative_log_likelihood(log_prob: Array) -> Array:
-    """The loss of imitation: that of maximum likelihood.
+    """Negative log-likelihood of an expert's action, the loss of behaviour cloning.
 
     L = -log π(a*|s)
 
-    For discrete actions it is the cross-entropy, for a normal the squared error over
-    twice the variance and the logarithm of the spread.
+    For discrete actions it is the cross-entropy; for a normal the squared error over twice
+    the variance, plus the logarithm of the standard deviation and a constant.
 
     Args:
       log_prob: `[...]` log π(a*|s) of the expert's action a*, which is differentiated.
@@ -246,7 +246,7 @@ def negative_log_likelihood(log_prob: Array) -> Array:
 
 
 def action_mse(action: Array, expert_action: Array) -> Array:
-    """The squared error of a continuous action.
+    """Squared error of a continuous action.
 
     L = ½ ‖a - a*‖²
 
@@ -255,7 +255,7 @@ def action_mse(action: Array, expert_action: Array) -> Array:
       expert_action: `[..., D]` a*.
 
     Returns:
-      `[...]` L: for a normal of standard deviation 1 that is -log π(a*|s) and a constant.
+      `[...]` L; for a normal of standard deviation 1 this is -log π(a*|s) up to a constant.
 
     Source: Bishop (2006), "Pattern recognition and machine learning", section 1.2.5.
     """
@@ -264,13 +264,13 @@ def action_mse(action: Array, expert_action: Array) -> Array:
 
 
 def action_error(action: Array, expert_action: Array) -> Array:
-    """How wrong an action is: what imitation is judged by, not what it minimises.
+    """Error of an action against the expert's, for evaluation and not for training.
 
     e = 1 if a ≠ a*, else 0, for discrete actions;    e = ‖a - a*‖² for continuous ones
 
     Args:
       action: integers `[...]`, or floats `[..., D]`.
-      expert_action: of the same shape, a*.
+      expert_action: a*, of the same shape.
 
     Returns:
       float32 `[...]` e.
@@ -285,7 +285,7 @@ def action_error(action: Array, expert_action: Array) -> Array:
 
 
 def squared_norm(params: PyTree) -> Array:
-    """The penalty of L2 regularisation: a scalar.
+    """L2 penalty on all parameters: a scalar.
 
     L = ½ ‖θ‖²,    over all parameters together
 
@@ -303,7 +303,7 @@ def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
     Â = (A - mean(A)) / (std(A) + 1e-8)
 
     Args:
-      advantage: `[...]` A. One alone is normalised to 0, not to NaN.
+      advantage: `[...]` A. A single advantage is normalised to 0, not to NaN.
       where: bool `[...]`, the elements that count; the others become 0.
 
     Returns:
@@ -319,7 +319,7 @@ def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
 
 
 def explained_variance(value: Array, target: Array) -> Array:
-    """How much of the targets' variance the values predict: a scalar, 1 at best.
+    """Share of the targets' variance that the values explain: a scalar, at most 1.
 
     1 - Var(G - V) / Var(G)
 
@@ -328,7 +328,7 @@ def explained_variance(value: Array, target: Array) -> Array:
       target: `[...]` G.
 
     Returns:
-      float32 scalar; 0 when the targets do not vary, when there is nothing to explain.
+      float32 scalar; 0 if the targets do not vary.
 
     Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
     """
@@ -341,10 +341,10 @@ def explained_variance(value: Array, target: Array) -> Array:
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean over the elements where the mask holds, on all devices; 0 if nowhere.
+    """Mean over the elements where the mask holds, on all devices; 0 if there are none.
 
     Args:
-      x: `[...]`; what lies outside the mask may be anything, NaN too.
+      x: `[...]`; elements outside the mask may be anything, including NaN.
       mask: bool `[...]`.
 
     Returns:

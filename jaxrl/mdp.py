@@ -1,9 +1,9 @@
 """Finite Markov decision processes and their exact solutions.
 
-An `MDP` is five arrays. What follows from them without learning is computed here, on the
-host and in float64: V and Q of a policy, the best policy, how often states are visited.
-`jaxrl.envs.tabular.tabular_env` makes an `Env` of one; `jaxrl.envs.lecture` has those of
-the textbooks.
+An `MDP` is five arrays. The functions of this module compute on the host, in float64 and
+without learning: V and Q of a policy, the optimal policy, and state visitation.
+`jaxrl.envs.tabular.tabular_env` converts an MDP to an `Env`; `jaxrl.envs.lecture` has the
+MDPs of textbooks.
 
 S states, A actions, F features. A policy is an array `[S, A]` of probabilities. Source of
 all equations: Sutton and Barto (2018), "Reinforcement Learning: An Introduction", 2nd
@@ -19,14 +19,14 @@ from jaxrl.errors import InvalidInput
 
 
 class MDP(NamedTuple):
-    """A finite MDP, float64 arrays; build one with `finite_mdp`, which checks it."""
+    """A finite MDP, float64 arrays; construct it with `finite_mdp`, which checks it."""
 
-    transition: np.ndarray  # [S, A, S]: P(s' | s, a); a terminal state goes to itself
+    transition: np.ndarray  # [S, A, S]: P(s' | s, a); terminal states are absorbing
     reward: np.ndarray  # [S, A, S]: r(s, a, s'); 0 from a terminal state
     terminal: np.ndarray  # bool [S]
     start: np.ndarray  # [S]: the distribution of s_0
-    features: np.ndarray  # [S, F]: what is observed in each state
-    gamma: float  # the discount with which the problem is posed
+    features: np.ndarray  # [S, F]: the observation in each state
+    gamma: float  # the discount of the problem
 
     @property
     def num_states(self) -> int:
@@ -45,19 +45,19 @@ def finite_mdp(
     features: Any = None,
     gamma: float = 1.0,
 ) -> MDP:
-    """An `MDP` from what broadcasts to its arrays.
+    """Construct and check an `MDP` from values that broadcast to its arrays.
 
     Args:
       transition: `[S, A, S]` P(s' | s, a). Rows of terminal states are ignored.
       reward: `[S, A, S]` r(s, a, s'), or `[S, A]` r(s, a), or a number.
-      terminal: bool `[S]`; all False for a task that goes on for ever.
-      start: `[S]` probabilities of the first state, or its number.
-      features: `[S, F]` observations; None is one-hot over the states that are not
-        terminal, `[S, number of those]`, and zeros in a terminal state.
-      gamma: the discount with which the problem is posed, 0 to 1.
+      terminal: bool `[S]`; all False for a continuing task.
+      start: `[S]` probabilities of the initial state, or its index.
+      features: `[S, F]` observations; None for one-hot features over the non-terminal
+        states, `[S, number of those]`, which are zero in terminal states.
+      gamma: the discount of the problem, 0 to 1.
 
     Raises:
-      InvalidInput: where a shape or a probability is wrong.
+      InvalidInput: a shape or a probability is wrong.
     """
     transition = np.array(transition, float)
     terminal = np.array(terminal, bool)
@@ -76,7 +76,7 @@ def finite_mdp(
         raise InvalidInput(f"start has shape {start.shape}: must be ({num_states},).")
     _check_probabilities("start", start)
     if start[terminal].any():
-        raise InvalidInput("start is a terminal state: must be one that goes on.")
+        raise InvalidInput("start is a terminal state: must be a non-terminal one.")
     if not 0 <= gamma <= 1:
         raise InvalidInput(f"gamma = {gamma!r}: must be a number from 0 to 1.")
     if features is None:
@@ -97,30 +97,30 @@ def finite_mdp(
 
 
 def uniform_policy(mdp: MDP) -> np.ndarray:
-    """Every action equally often, in every state: `[S, A]`."""
+    """The uniformly random policy: `[S, A]`."""
     return np.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions)
 
 
 def greedy_policy(q: np.ndarray) -> np.ndarray:
-    """The best action of each state, the first of several: `[S, A]` from Q `[S, A]`."""
+    """The greedy policy `[S, A]` of Q `[S, A]`; of equal actions the first is taken."""
     return np.eye(q.shape[1])[q.argmax(axis=1)]
 
 
 def policy_evaluation(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
-    """V of a policy, by solving Bellman's equation.
+    """V of a policy, by solving the Bellman equation.
 
     V(s) = Σ_a π(a|s) Σ_s' P(s'|s, a) [r(s, a, s') + γ V(s')],    V = 0 where terminal
 
     Args:
       mdp: the problem.
       policy: `[S, A]` π(a|s).
-      gamma: γ. 1 needs a proper policy: one that ends from every state.
+      gamma: γ. 1 requires a proper policy, which terminates from every state.
 
     Returns:
       float64 `[S]`.
 
     Raises:
-      InvalidInput: for γ = 1 and a policy that may never end, or no policy at all.
+      InvalidInput: `policy` is not a policy, or it may never terminate and γ is 1.
 
     Source: S&B, section 4.1, equation 4.4.
     """
@@ -136,11 +136,11 @@ def policy_evaluation(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def action_values(mdp: MDP, value: np.ndarray, gamma: float) -> np.ndarray:
-    """Q(s, a) of one step and then V.
+    """Q from V by a one-step lookahead.
 
     Q(s, a) = Σ_s' P(s'|s, a) [r(s, a, s') + γ V(s')],    V = 0 where s' is terminal
 
-    With V of a policy it is that policy's Q; with the best V it is the best Q.
+    V of a policy gives Q of that policy; the optimal V gives the optimal Q.
 
     Args:
       mdp: the problem.
@@ -159,18 +159,18 @@ def action_values(mdp: MDP, value: np.ndarray, gamma: float) -> np.ndarray:
 def value_iteration(
     mdp: MDP, gamma: float, tolerance: float = 1e-10, max_iterations: int = 100_000
 ) -> np.ndarray:
-    """V of the best policy, by Bellman's optimality equation as an assignment.
+    """V of the optimal policy, by value iteration.
 
     V(s) ← max_a Σ_s' P(s'|s, a) [r(s, a, s') + γ V(s')],    from V = 0
 
     until no value changes by more than `tolerance`.
 
     Returns:
-      float64 `[S]`; the best policy is `greedy_policy(action_values(mdp, V, gamma))`.
+      float64 `[S]`; the optimal policy is `greedy_policy(action_values(mdp, V, gamma))`.
 
     Raises:
-      InvalidInput: if that takes more than `max_iterations`, as where γ = 1 and rewards
-        can be had for ever.
+      InvalidInput: this takes more than `max_iterations`, for example if γ = 1 and rewards
+        never end.
 
     Source: S&B, section 4.4, equation 4.10.
     """
@@ -181,23 +181,23 @@ def value_iteration(
         if np.abs(value - last).max() <= tolerance:
             return value
     raise InvalidInput(
-        f"gamma = {gamma!r}: value iteration has not settled after {max_iterations:,} "
-        "passes, lower gamma or raise max_iterations or tolerance."
+        f"gamma = {gamma!r}: value iteration has not converged after {max_iterations:,} "
+        "iterations, lower gamma or raise max_iterations or tolerance."
     )
 
 
 def policy_iteration(mdp: MDP, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """V of the best policy, and that policy, by turns of evaluation and improvement.
+    """V of the optimal policy, and that policy, by policy iteration.
 
     π ← greedy with respect to Q_π, from the uniform policy, until nothing is better
 
-    An action is replaced only by one that is better, so equal ones do not alternate.
+    An action is replaced only by a better one, so equal actions do not alternate.
 
     Returns:
       (V `[S]`, policy `[S, A]`), float64.
 
     Raises:
-      InvalidInput: where γ = 1 and a policy on the way may never end.
+      InvalidInput: γ = 1 and an intermediate policy may never terminate.
 
     Source: S&B, section 4.3.
     """
@@ -206,26 +206,26 @@ def policy_iteration(mdp: MDP, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         value = policy_evaluation(mdp, policy, gamma)
         q = action_values(mdp, value, gamma)
         margin = 1e-10 * max(1.0, np.abs(q).max())
-        # The value of a policy that mixes actions is below that of the best of them.
-        kept = (policy * q).sum(axis=1) >= q.max(axis=1) - margin
-        if kept.all():
-            # Where all of them are equally good it may still be mixed.
+        # A stochastic policy has a lower value than the best of its actions.
+        optimal = (policy * q).sum(axis=1) >= q.max(axis=1) - margin
+        if optimal.all():
+            # It may still be stochastic where all its actions are equally good.
             return value, np.eye(mdp.num_actions)[policy.argmax(axis=1)]
-        policy = np.where(kept[:, None], policy, greedy_policy(q))
+        policy = np.where(optimal[:, None], policy, greedy_policy(q))
 
 
 def expected_return(mdp: MDP, policy: np.ndarray, gamma: float) -> float:
-    """J = Σ_s p(s_0 = s) V(s), the return that a policy `[S, A]` has on average."""
+    """Expected return of a policy `[S, A]`: J = Σ_s p(s_0 = s) V(s)."""
     return float(mdp.start @ policy_evaluation(mdp, policy, gamma))
 
 
 def state_distribution(mdp: MDP, policy: np.ndarray) -> np.ndarray:
-    """The share of time steps that begin in each state, in the long run.
+    """On-policy state distribution: the long-run share of time steps in each state.
 
     μ(s') = Σ_s μ(s) P_π(s'|s),    Σ_s μ(s) = 1
 
-    where an episode that ends begins again: P_π is then the chain with restarts. So it is
-    the on-policy distribution of episodes, and the stationary one of a task without end.
+    where P_π is the chain with restarts at the end of an episode. For episodic tasks it is
+    the on-policy distribution, for continuing tasks the stationary distribution.
 
     Args:
       mdp: the problem.
@@ -235,7 +235,8 @@ def state_distribution(mdp: MDP, policy: np.ndarray) -> np.ndarray:
       float64 `[S]`, 0 in terminal states.
 
     Raises:
-      InvalidInput: where it depends on chance in which part of the states a run stays.
+      InvalidInput: the chain has several recurrent classes, so the distribution is not
+        unique.
 
     Source: S&B, section 9.2, the box on the on-policy distribution.
     """
@@ -249,8 +250,8 @@ def state_distribution(mdp: MDP, policy: np.ndarray) -> np.ndarray:
     share, _, rank, _ = np.linalg.lstsq(system, right, rcond=1e-12)
     if rank < size:
         raise InvalidInput(
-            "policy: there are several sets of states that it never leaves, so there is "
-            "no one distribution; evaluate each part by itself."
+            "policy: there are several sets of states that it never leaves, so the "
+            "distribution is not unique; evaluate each set separately."
         )
     distribution = np.zeros(mdp.num_states)
     distribution[going] = np.maximum(share, 0.0) / np.maximum(share, 0.0).sum()
@@ -258,14 +259,14 @@ def state_distribution(mdp: MDP, policy: np.ndarray) -> np.ndarray:
 
 
 def discounted_visits(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
-    """How often an episode is in each state, later times counting less.
+    """Discounted state visitation: the expected discounted number of visits per state.
 
     d(s) = Σ_t γ^t P(s_t = s),    d(s') = p(s_0 = s') + γ Σ_s d(s) P_π(s'|s)
 
     Args:
       mdp: the problem.
       policy: `[S, A]` π(a|s).
-      gamma: γ. 1 needs a policy that ends from every state.
+      gamma: γ. 1 requires a policy that terminates from every state.
 
     Returns:
       float64 `[S]`, 0 in terminal states; with γ = 1 the mean number of visits.
@@ -286,15 +287,15 @@ def discounted_visits(mdp: MDP, policy: np.ndarray, gamma: float) -> np.ndarray:
     return visits
 
 
-def interpolated(grid: np.ndarray, value: np.ndarray) -> Callable[[Any], np.ndarray]:
-    """A function of a number, linear between the values at the points of a grid.
+def interpolate(grid: np.ndarray, value: np.ndarray) -> Callable[[Any], np.ndarray]:
+    """Linear interpolation of values on a grid, as a function of a number.
 
     Args:
-      grid: `[n]` rising points.
-      value: `[n]` values there.
+      grid: `[n]` increasing points.
+      value: `[n]` values at these points.
 
     Returns:
-      `x [...] -> [...]`; beyond the grid the value at its nearest end.
+      `x [...] -> [...]`; outside the grid the value at its nearest end.
     """
     return lambda x: np.interp(x, grid, value)
 
@@ -316,7 +317,7 @@ def _rewards(reward: Any, terminal: np.ndarray, shape: tuple) -> np.ndarray:
 
 
 def _markov_chain(mdp: MDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P_π `[S, S]` and the mean reward of a step from each state `[S]`."""
+    """P_π `[S, S]` and the expected reward of a step from each state `[S]`."""
     policy = np.asarray(policy, float)
     if policy.shape != (mdp.num_states, mdp.num_actions):
         raise InvalidInput(
@@ -325,8 +326,8 @@ def _markov_chain(mdp: MDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         )
     _check_probabilities("policy[{0}]", policy)
     chain = (policy[:, None] @ mdp.transition)[:, 0]
-    of_action = np.einsum("sat,sat->sa", mdp.transition, mdp.reward)
-    return chain, (policy * of_action).sum(axis=1)
+    action_reward = np.einsum("sat,sat->sa", mdp.transition, mdp.reward)
+    return chain, (policy * action_reward).sum(axis=1)
 
 
 def _check_discount(gamma: float) -> None:
@@ -335,25 +336,25 @@ def _check_discount(gamma: float) -> None:
 
 
 def _check_probabilities(name: str, p: np.ndarray) -> None:
-    """Each row must be a distribution; `name` is formatted with the place of the first
-    that is none."""
+    """Check that each row is a distribution; `name` is formatted with the index of the
+    first that is not."""
     wrong = ~((p >= 0).all(axis=-1) & (np.abs(p.sum(axis=-1) - 1) < 1e-6))
     if wrong.any():
         place = np.argwhere(wrong)[0] if wrong.ndim else ()
         raise InvalidInput(
-            f"{name.format(*place)} is no distribution: must be numbers of at least 0 "
+            f"{name.format(*place)} is not a distribution: must be numbers of at least 0 "
             "whose sum is 1."
         )
 
 
 def _check_proper(mdp: MDP, chain: np.ndarray) -> None:
-    """Whether the end is reached with probability 1 from every state."""
+    """Check that a terminal state is reached with probability 1 from every state."""
     leads_to = chain > 0
     before, ends = np.zeros_like(mdp.terminal), mdp.terminal
     while (ends != before).any():
         before, ends = ends, ends | leads_to @ ends
     if not ends.all():
         raise InvalidInput(
-            f"gamma = 1: this policy never ends from state {int(np.argmin(ends))}, so it "
-            "has no value; take gamma below 1, or a policy that ends."
+            f"gamma = 1: this policy never terminates from state {int(np.argmin(ends))}, "
+            "so it has no value; take gamma below 1, or a policy that terminates."
         )

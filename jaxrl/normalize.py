@@ -1,17 +1,17 @@
-"""Running statistics: the scale of observations and of rewards, learnt while training.
+"""Running statistics for the normalisation of observations and rewards.
 
-`RunningStats` merges whole batches with the parallel form of Welford's algorithm (Chan,
-Golub and LeVeque 1983, "Algorithms for computing the sample variance"), written as a
-convex combination of what is known and what is new:
+`RunningStats` merges batches with the parallel form of Welford's algorithm (Chan, Golub and
+LeVeque 1983, "Algorithms for computing the sample variance"), written as a convex
+combination of the old and the new:
 
 w = n_b / (n + n_b)
 mean <- mean + w (mean_b - mean)
 var  <- (1 - w) var + w var_b + w (1 - w) (mean_b - mean)²
 
-Everything is float32, the count too. Past 2^24 a float32 count is no longer exact, but
-it enters through w alone: each merge rounds the count by at most one part in 2^24, and
-the stored mean and variance never grow with it, as sums would. Past 2^24 *batches* the
-count stands still, a batch keeps the weight 2^-24, and the statistics go on as an
+Everything is float32, including the count. Beyond 2^24 a float32 count is no longer exact,
+but it enters through w alone: each merge rounds the count by at most one part in 2^24, and
+the stored mean and variance do not grow with it, as sums would. Beyond 2^24 *batches* the
+count no longer increases, a batch keeps the weight 2^-24, and the statistics become an
 exponential average over the last 2^24 batches.
 """
 
@@ -27,7 +27,7 @@ EPS = 1e-8
 
 
 class RunningStats(flax.struct.PyTreeNode):
-    """Mean and biased variance of everything seen so far, element by element."""
+    """Running mean and biased variance, element by element."""
 
     mean: Array  # float32 [*shape]
     var: Array  # float32 [*shape]
@@ -35,13 +35,13 @@ class RunningStats(flax.struct.PyTreeNode):
 
 
 class RewardStats(flax.struct.PyTreeNode):
-    """Statistics of the discounted return, by whose spread rewards are divided."""
+    """Statistics of the discounted return, whose standard deviation scales rewards."""
 
     returns: RunningStats  # of shape ()
 
 
 def init(shape: tuple[int, ...] = ()) -> RunningStats:
-    """Statistics before any data, of arrays `[*shape]`: mean 0, variance 1.
+    """Initial statistics of arrays `[*shape]`: mean 0, variance 1.
 
     The first batch replaces both.
     """
@@ -53,7 +53,7 @@ def init(shape: tuple[int, ...] = ()) -> RunningStats:
 
 
 def update(stats: RunningStats, batch: Array) -> RunningStats:
-    """The statistics with a batch merged in, as if all the data had been seen at once.
+    """Merge a batch into the statistics, as if all the data had been processed at once.
 
     Args:
       stats: of shape `[*shape]`.
@@ -62,7 +62,7 @@ def update(stats: RunningStats, batch: Array) -> RunningStats:
     Returns:
       The statistics of all samples so far.
 
-    Source: Chan et al. (1983), as the head of this file has it.
+    Source: Chan et al. (1983), in the form given at the top of this module.
     """
     batch = jnp.asarray(batch, jnp.float32)
     axes = tuple(range(batch.ndim - stats.mean.ndim))
@@ -70,7 +70,7 @@ def update(stats: RunningStats, batch: Array) -> RunningStats:
     size = batch.size // max(stats.mean.size, 1) * parallel.num_shares()
     total = stats.count + size
     weight = size / total
-    # Around the old mean the numbers are small: no digits are lost to an offset.
+    # Centring at the old mean keeps the numbers small, so an offset costs no precision.
     centred = batch - jnp.expand_dims(stats.mean, axes)
     shift = parallel.mean(centred.mean(axes))
     var = parallel.variance(centred, axes) + (1.0 - weight) * jnp.square(shift)
@@ -82,14 +82,14 @@ def update(stats: RunningStats, batch: Array) -> RunningStats:
 
 
 def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
-    """Zero mean and unit variance: (x - mean) / √(var + 1e-8), clipped to ±clip.
+    """Normalise to zero mean and unit variance: (x - mean) / √(var + 1e-8), clipped.
 
-    Before any data this is `x`, clipped.
+    Before any data this is `x`, clipped to ±clip.
 
     Args:
       stats: of shape `[*shape]`.
       x: `[..., *shape]`.
-      clip: the largest absolute value that is returned.
+      clip: the largest absolute value of the result.
 
     Returns:
       float32 `[..., *shape]`.
@@ -105,19 +105,19 @@ def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
 
 
 def init_reward() -> RewardStats:
-    """Reward statistics before any data, scalars: rewards pass unscaled."""
+    """Initial reward statistics, scalars, which leave rewards unscaled."""
     return RewardStats(returns=init(()))
 
 
 def update_reward(
     stats: RewardStats, trace: Array, reward: Array, done: Array, gamma: Scalar
 ) -> tuple[RewardStats, Array]:
-    """The statistics with a rollout's discounted returns merged in.
+    """Merge the discounted returns of a rollout into the statistics.
 
-    R_t = γ R_{t-1} + r_t, which counts, and is set to zero only then where done
+    R_t = γ R_{t-1} + r_t, which enters the statistics and is then reset to 0 where done
 
-    The order matters: reset first, and the return of an episode's end is never seen,
-    and the reward of its last step leaks into the next episode.
+    The order matters: if R were reset first, the return at the end of an episode would
+    never enter, and the reward of its last step would leak into the next episode.
 
     Args:
       stats: the statistics so far.
@@ -146,16 +146,15 @@ def update_reward(
 
 
 def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Array:
-    """Rewards over the spread of the return: r / √(var + 1e-8), clipped to ±clip.
+    """Scale rewards by the deviation of the return: r / √(var + 1e-8), clipped to ±clip.
 
-    Not centred: a shift of the rewards changes which policy is best, a scale does not.
-    Where returns do not vary at all there is nothing to scale by, and rewards pass as
-    they are.
+    Rewards are not centred: a shift changes which policy is optimal, a scale does not. If
+    returns do not vary, rewards are unscaled.
 
     Args:
-      stats: of the discounted return.
+      stats: statistics of the discounted return.
       reward: `[...]` r.
-      clip: the largest absolute value that is returned.
+      clip: the largest absolute value of the result.
 
     Returns:
       float32 `[...]`.
@@ -175,10 +174,10 @@ def scaled_rollout(
     done: Array,
     gamma: Scalar,
 ) -> tuple[Array, RewardStats | None, Array]:
-    """The rewards `[T, N]` to learn from, and the statistics that include them.
+    """Update reward statistics with a rollout `[T, N]`, then scale its rewards.
 
-    Without statistics (None) the rewards are what they are, and nothing is kept. The
-    arguments are those of `update_reward`.
+    Without statistics (None) the rewards are unchanged. The arguments are those of
+    `update_reward`.
 
     Returns:
       (reward, stats, trace).

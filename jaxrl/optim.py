@@ -7,7 +7,8 @@ The algorithms optimise one vector, not a tree (`flat`): on the 12 arrays of two
 networks Adam is dozens of operations, each of them short, on one vector a handful.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,16 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxrl.core import parallel
-from jaxrl.types import Array, Counter, PyTree, Scalar
+from jaxrl.types import (
+    Array,
+    Counter,
+    Metrics,
+    PyTree,
+    Scalar,
+    mean,
+    packed_sums,
+    unpacked_means,
+)
 
 
 def adam(
@@ -102,6 +112,100 @@ def apply(
     return optax.apply_updates(params, updates), opt_state
 
 
+def gradient_step(
+    loss: Callable[[PyTree], tuple[Array, PyTree]],
+    params: PyTree,
+    opt_state: PyTree,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Scalar,
+) -> tuple[PyTree, PyTree, PyTree, Array]:
+    """One descent step on a loss, as one vector of parameters.
+
+    On several devices the gradient is the mean over all of them.
+
+    Args:
+      loss: θ -> (a scalar, anything else).
+      params: the parameters θ, any pytree.
+      opt_state: the optimiser's state for `flat(params)`.
+      optimizer: turns a gradient into a direction; has no learning rate of its own.
+      learning_rate: a scalar, traced or not.
+
+    Returns:
+      (params, opt_state) after the step, what the loss returned beside the scalar, and
+      the norm of the gradient, a scalar.
+    """
+    vector, unflatten = flat(params)
+    grads, aux = jax.grad(lambda x: loss(unflatten(x)), has_aux=True)(vector)
+    grads = parallel.mean(grads)
+    vector, opt_state = apply(optimizer, vector, opt_state, grads, learning_rate)
+    return unflatten(vector), opt_state, aux, global_norm(grads)
+
+
+class Batches(NamedTuple):
+    """The batches of several gradient steps, read one at a time."""
+
+    index: PyTree  # [S, ...]: what `read` is given at each of S steps
+    read: Callable[[PyTree], PyTree]  # an entry of `index` -> the batch
+    rows: Scalar  # how many rows all S batches have together
+
+
+def fit(
+    loss: Callable[[PyTree, PyTree], tuple[Array, tuple[Array, ...]]],
+    params: PyTree,
+    opt_state: PyTree,
+    batches: Batches,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Scalar,
+    reported: Sequence[str],
+    stop_above: tuple[str, Scalar] | None = None,
+) -> tuple[PyTree, PyTree, Metrics]:
+    """A gradient step on each batch, in one loop over one vector of parameters.
+
+    On several devices each step's gradient is the mean over all of them.
+
+    Args:
+      loss: (θ, batch) -> (a scalar, the arrays named by `reported`, of one size).
+      params: the parameters θ, any pytree.
+      opt_state: the optimiser's state for `flat(params)`.
+      batches: what is learned from.
+      optimizer: turns a gradient into a direction; has no learning rate of its own.
+      learning_rate: a scalar, traced or not.
+      reported: names of what the loss reports of every row of a batch.
+      stop_above: (name, limit): once the mean of that report exceeds the limit, this
+        step and those after it change nothing.
+
+    Returns:
+      (params, opt_state) after the last step, and the metrics: the mean over all rows of
+      what is reported, and "optim/grad_norm", the mean over the steps.
+    """
+    vector, unflatten = flat(params)
+
+    def loss_of(vector: Array, batch: PyTree) -> tuple[Array, tuple[Array, ...]]:
+        return loss(unflatten(vector), batch)
+
+    def step(carry: tuple, index: PyTree) -> tuple[tuple, tuple]:
+        vector, opt_state, stopped = carry
+        batch = batches.read(index)
+        grads, found = jax.grad(loss_of, has_aux=True)(vector, batch)
+        grads = parallel.mean(grads)
+        metrics = packed_sums(found), global_norm(grads)
+        new = apply(optimizer, vector, opt_state, grads, learning_rate)
+        if stop_above is None:
+            return (*new, stopped), metrics
+        name, limit = stop_above
+        stopped |= parallel.mean(found[reported.index(name)].mean()) > limit
+        kept = jax.tree.map(
+            lambda old, new: jnp.where(stopped, old, new), (vector, opt_state), new
+        )
+        return (*kept, stopped), metrics
+
+    carry = (vector, opt_state, jnp.bool_(False))
+    (vector, opt_state, _), (sums, norms) = jax.lax.scan(step, carry, batches.index)
+    metrics = unpacked_means(reported, sums.sum(0), batches.rows)
+    metrics["optim/grad_norm"] = mean(norms)
+    return unflatten(vector), opt_state, metrics
+
+
 def global_norm(grads: PyTree) -> Array:
     """‖g‖, the Euclidean norm over all leaves together, before any clip.
 
@@ -133,6 +237,20 @@ def linear_schedule(initial: Scalar, final: Scalar, fraction: Scalar) -> Array:
     return (1.0 - fraction) * initial + fraction * final
 
 
+def annealed(config: Any, learning_rate: Scalar, env_steps: Counter) -> Scalar:
+    """The learning rate now: as it is, or falling linearly to zero over the run.
+
+    Args:
+      config: with `anneal_lr` and `total_steps`.
+      learning_rate: a scalar, at the start.
+      env_steps: environment steps done.
+    """
+    if not config.anneal_lr:
+        return learning_rate
+    done = progress(env_steps, config.total_steps)
+    return linear_schedule(learning_rate, 0.0, done)
+
+
 def polyak(target: PyTree, params: PyTree, tau: Scalar) -> PyTree:
     """Target network that follows the parameters: τ · params + (1 - τ) · target.
 
@@ -156,7 +274,7 @@ def polyak(target: PyTree, params: PyTree, tau: Scalar) -> PyTree:
 
 
 def progress(env_steps: Counter, total_steps: Scalar) -> Array:
-    """How much of the run lies behind: env_steps / total_steps, float32 in [0, 1]."""
+    """Fraction of the run completed: env_steps / total_steps, float32 in [0, 1]."""
     total = jnp.asarray(total_steps, jnp.float32)
     return jnp.clip(env_steps.as_float() / total, 0.0, 1.0)
 

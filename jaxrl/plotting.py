@@ -1,7 +1,7 @@
-"""Figures for a column of a paper: readable in print, in grey, and by the colour-blind.
+"""Figures for one column of a paper: readable in print, in grey, and by the colour-blind.
 
-A series has a colour, a line style and a marker of its own, so that no two need their
-colour to be told apart. Everything that is a matter of taste is in `STYLE`.
+Each series has its own colour, line style and marker, so that series can be distinguished
+without colour. All matters of taste are in `STYLE`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +24,10 @@ from jaxrl.types import Row
 P = ParamSpec("P")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe & Ito (2008), "Color Universal Design", the palest two last."""
+"""Palette of Okabe and Ito (2008), "Color Universal Design", with the palest two last."""
 
 LINES = COLOURS[:5]
-"""Those that a thin line on white paper can have: of a contrast of 3 at least."""
+"""Colours for thin lines on white paper, with a contrast of at least 3."""
 
 BLACK, PALE = COLOURS[4], COLOURS[5]
 
@@ -55,7 +55,7 @@ STYLE: Any = {  # of matplotlib's rcParams
     "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
-    # Letters, not outlines: journals ask for fonts that are embedded (TrueType).
+    # Journals require embedded TrueType fonts, not outlines.
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
 }
@@ -82,28 +82,30 @@ NAMES = {
     "seconds": "seconds",
     "env_steps_per_second": "environment steps per second",
 }
-"""What an axis says for a metric; others go by the name that they have in the rows."""
+"""Axis labels of metrics; other metrics are labelled with their name."""
 
 
 def style() -> AbstractContextManager[None]:
-    """Within it `STYLE` holds, to make a figure and to save it; nothing stays."""
+    """Context in which `STYLE` applies, for making and saving a figure."""
     from matplotlib import rc_context
 
     return rc_context(STYLE)
 
 
-def _styled(draw: Callable[P, None]) -> Callable[P, None]:
+def _with_style(draw: Callable[P, None]) -> Callable[P, None]:
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+    def draw_with_style(*args: P.args, **kwargs: P.kwargs) -> None:
         with style():
             draw(*args, **kwargs)
 
-    return drawn
+    return draw_with_style
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Of the i-th series: no two of the first 28 have the same dashes and marker, no two
-    of the first 5 the same colour."""
+    """Colour, dashes and marker of the i-th series.
+
+    No two of the first 28 share both dashes and marker, no two of the first 5 a colour.
+    """
     return {
         "color": LINES[i % len(LINES)],
         "linestyle": DASHES[i % len(DASHES)],
@@ -114,36 +116,36 @@ def line_style(i: int) -> dict[str, Any]:
 def draw_line(
     axes: Any, i: int, count: int, x: Any, y: Any, label: str, **more: Any
 ) -> str:
-    """The i-th of `count` series, with a marker here and there; returns its colour.
+    """Draw the i-th of `count` series with sparse markers; return its colour.
 
-    One alone needs no markers, but a point alone does.
+    A single series needs no markers, but a single point does.
     """
-    given = line_style(i)
+    properties = line_style(i)
     if len(x) == 1:
-        given["markersize"] = 6
+        properties["markersize"] = 6
     elif count == 1:
-        given["marker"] = None
-    # In shares of the diagonal of the axes; not all curves at the same places.
-    places = (0.02 + 0.13 * i / count, 0.13) if len(x) > 1 else None
+        properties["marker"] = None
+    # In shares of the diagonal of the axes, staggered between the curves.
+    marker_spacing = (0.02 + 0.13 * i / count, 0.13) if len(x) > 1 else None
     axes.plot(
         x,
         y,
         label=label,
-        markevery=places,
+        markevery=marker_spacing,
         markeredgecolor="white",
         markeredgewidth=0.4,
-        **given | more,
+        **properties | more,
     )
-    return given["color"]
+    return properties["color"]
 
 
-def name_of(metric: str) -> str:
-    """For an axis."""
+def axis_label(metric: str) -> str:
+    """Label of an axis for a metric."""
     return NAMES.get(metric, metric)
 
 
 def steps_axis(axes: Any) -> None:
-    """Environment steps below: 200k, 1M."""
+    """Format the x axis in environment steps: 200k, 1M."""
     from matplotlib.ticker import EngFormatter
 
     axes.set_xlabel("environment steps per seed")
@@ -151,11 +153,11 @@ def steps_axis(axes: Any) -> None:
 
 
 def curve(rows: Sequence[Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps `[C]` and the metric for each seed `[C, K]`; K = 1 for a number
-    that all seeds share, such as `seconds`.
+    """Environment steps `[C]` of a run, and a metric for each seed `[C, K]`.
 
-    Where nothing was counted in a chunk (no episode ended) the last value is kept; rows
-    before the first value of every seed are left out.
+    K = 1 for a number that all seeds share, such as `seconds`. Where a chunk has no value
+    (no episode ended) the last value is kept; rows before the first value of every seed are
+    left out.
     """
     if not rows:
         return np.zeros(0), np.zeros((0, 0))
@@ -164,15 +166,17 @@ def curve(rows: Sequence[Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
     values = values.reshape(len(rows), -1)
     for i in range(1, len(values)):
         values[i] = np.where(np.isnan(values[i]), values[i - 1], values[i])
-    known = ~np.isnan(values).any(axis=1)
-    return steps[known], values[known]
+    complete = ~np.isnan(values).any(axis=1)
+    return steps[complete], values[complete]
 
 
-def summary_of_curve(
+def summarize_curve(
     rows: Sequence[Row], metric: str = "rollout/episode_return", points: int = 50
 ) -> dict[str, list[float]]:
-    """A curve in a few numbers, for a file: environment steps, IQM over the seeds, and
-    its 95 % bootstrap interval, at about so many points."""
+    """Summary of a learning curve at about `points` points, for a file.
+
+    Environment steps, IQM over the seeds, and its 95 % bootstrap interval.
+    """
     steps, values = curve(rows, metric)
     every = max(1, len(steps) // points)
     steps, values = steps[::every], values[::every]
@@ -186,18 +190,18 @@ def summary_of_curve(
 
 
 def _empty(size: tuple[float, float]) -> Any:
-    """The object interface: no pyplot, no global state, no display."""
+    """Create an empty figure without pyplot, global state or display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
 
 
-def figure_of(
+def make_figure(
     title: str,
     size: tuple[float, float] = (4.5, 3.0),
     grid: Literal["both", "x"] | None = "both",
 ) -> tuple[Any, Any]:
-    """A figure of one panel, and its axes."""
+    """Create a figure of one panel; return it with its axes."""
     figure = _empty(size)
     axes = figure.subplots()
     axes.set_title(title)
@@ -207,7 +211,7 @@ def figure_of(
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Inside the axes; below them, where it would cover the curves."""
+    """Draw the legend inside the axes, or below them if it would cover the curves."""
     _, labels = axes.get_legend_handles_labels()
     if len(labels) <= 4 and all(len(label) <= 40 for label in labels):
         if labels:
@@ -220,22 +224,22 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(loc="outside lower left", fontsize="small", ncols=columns)
 
 
-@_styled
+@_with_style
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Row]],
     out: Path,
     metric: str = "rollout/episode_return",
     title: str = "",
 ) -> None:
-    """One curve a run: IQM over its seeds, shaded with the 95 % bootstrap interval.
+    """Plot one curve per run: IQM over seeds, shaded with the 95 % bootstrap interval.
 
     Args:
       runs: label -> rows of the run's metrics.
       out: a PNG, PDF or SVG file.
       metric: a metric of the rows.
-      title: above the axes.
+      title: the title above the axes.
     """
-    figure, axes = figure_of(title)
+    figure, axes = make_figure(title)
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
         num_seeds = values.shape[1] if len(values) else 0
@@ -247,27 +251,27 @@ def plot_learning_curves(
             low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     steps_axis(axes)
-    axes.set_ylabel(name_of(metric))
+    axes.set_ylabel(axis_label(metric))
     _legend(figure, axes)
     figure.savefig(out)
 
 
 Table = Sequence[tuple[Mapping[str, Any], Sequence[float]]]
-"""Settings, each with the returns of its seeds."""
+"""Hyper-parameters of each setting, with the returns of its seeds."""
 
 
-@_styled
+@_with_style
 def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") -> None:
-    """The return against each hyper-parameter.
+    """Plot the return against each hyper-parameter.
 
     A point with a bar is a setting: IQM over its seeds, 95 % bootstrap interval. The line
-    is the IQM of all seeds of all settings that share the value, where several do.
+    is the IQM over all seeds of all settings that share a value.
 
     Args:
       table: the settings.
-      names: of the hyper-parameters, one panel each.
+      names: the names of the hyper-parameters, one panel each.
       out: a PNG, PDF or SVG file.
-      title: above the figure.
+      title: the title above the figure.
     """
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -275,7 +279,7 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
     figure = _empty(size)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
-        _draw_slice(axes, name, [(own[name], returns) for own, returns in table])
+        _draw_slice(axes, name, [(fields[name], returns) for fields, returns in table])
         if i % columns == 0:
             axes.set_ylabel("return (IQM over seeds)")
     for axes in list(panels)[len(names) :]:
@@ -315,7 +319,7 @@ def _draw_slice(
 
 
 def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
-    """Where values stand on an axis; with labels if they are not numbers."""
+    """Positions of values on an axis, and labels for values that are not numbers."""
     if all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
         return None, [float(x) for x in values]
     labels = list(dict.fromkeys(_label(x) for x in values))
@@ -326,30 +330,30 @@ def _label(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@_styled
+@_with_style
 def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> None:
-    """The return for each pair of values of two hyper-parameters: IQM of all seeds.
+    """Plot the return for each pair of values of two hyper-parameters: IQM of all seeds.
 
     Args:
       table: the settings.
-      x, y: the names of the two.
+      x, y: the names of the two hyper-parameters.
       out: a PNG, PDF or SVG file.
-      title: above the axes.
+      title: the title above the axes.
     """
-    values = [_in_order({_key(own[name]) for own, _ in table}) for name in (x, y)]
+    values = [_in_order({_key(fields[name]) for fields, _ in table}) for name in (x, y)]
     columns, rows = values
     grid = np.full((len(rows), len(columns)), np.nan)
     for i, j in np.ndindex(grid.shape):
         returns = [
             r
-            for own, found in table
-            if (_key(own[x]), _key(own[y])) == (columns[j], rows[i])
-            for r in found
+            for fields, seed_returns in table
+            if (_key(fields[x]), _key(fields[y])) == (columns[j], rows[i])
+            for r in seed_returns
         ]
         grid[i, j] = iqm(returns) if returns else np.nan
     width, height = 0.7 * len(columns) + 1.9, 0.45 * len(rows) + 1.1
     size = min(max(width, 3.5), 11.0), min(max(height, 2.4), 11.0)
-    figure, axes = figure_of(title, size, grid=None)
+    figure, axes = make_figure(title, size, grid=None)
     axes.spines[:].set_visible(False)
     image = axes.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
@@ -376,18 +380,18 @@ def _in_order(values: set[Any]) -> list[Any]:
         return sorted(values, key=str)
 
 
-@_styled
+@_with_style
 def plot_intervals(
     scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
 ) -> None:
-    """IQM over seeds with its 95 % bootstrap interval, a line each, and every seed.
+    """Plot IQM over seeds with its 95 % bootstrap interval, and every seed, per label.
 
     Args:
       scores: label -> the returns of its seeds.
       out: a PNG, PDF or SVG file.
-      title: above the axes.
+      title: the title above the axes.
     """
-    figure, axes = figure_of(title, (4.5, 0.3 * len(scores) + 0.9), grid="x")
+    figure, axes = make_figure(title, (4.5, 0.3 * len(scores) + 0.9), grid="x")
     for i, returns in enumerate(scores.values()):
         low, high = bootstrap_interval(returns, num_resamples=2_000)
         _draw_interval(axes, i, iqm(returns), low, high)
@@ -401,34 +405,34 @@ def plot_intervals(
 
 
 def _draw_interval(axes: Any, i: int, middle: float, low: float, high: float) -> None:
-    """A pale bar on the i-th line, and a black one across at the middle."""
-    axes.use_sticky_edges = False  # the left end of a bar is no zero
+    """Draw a pale bar on the i-th line, with a black mark at the middle."""
+    axes.use_sticky_edges = False  # the left end of a bar is not at zero
     axes.barh(i, high - low, left=low, height=0.6, color=PALE, alpha=0.7)
     axes.vlines(middle, i - 0.3, i + 0.3, color=BLACK, linewidth=2)
 
 
-@_styled
+@_with_style
 def plot_aggregates(
     rows: Sequence[Mapping[str, Any]], out: Path, title: str = ""
 ) -> None:
-    """IQM and optimality gap over several environments, with 95 % intervals.
+    """Plot IQM and optimality gap over several environments, with 95 % intervals.
 
     Args:
-      rows: of `report.tables.aggregates`.
+      rows: rows of `report.tables.aggregates`.
       out: a PNG, PDF or SVG file.
-      title: above the figure.
+      title: the title above the figure.
     """
     figure = _empty((5.5, 0.3 * len(rows) + 0.9))
     panels = figure.subplots(1, 2, sharey=True)
-    names = {
+    labels = {
         "iqm": "IQM of normalised scores\n(higher is better)",
         "gap": "optimality gap\n(lower is better)",
     }
-    for axes, (name, words) in zip(panels, names.items(), strict=True):
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
         for i, row in enumerate(rows):
             low, high = row[f"score_{name}_low"], row[f"score_{name}_high"]
             _draw_interval(axes, i, row[f"score_{name}"], low, high)
-        axes.set_xlabel(words)
+        axes.set_xlabel(label)
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
@@ -436,21 +440,22 @@ def plot_aggregates(
     figure.savefig(out)
 
 
-@_styled
+@_with_style
 def plot_profiles(
     scores: Mapping[str, Sequence[float]], out: Path, title: str = ""
 ) -> None:
-    """Performance profiles: the share of seeds with a return above each threshold.
+    """Plot performance profiles: the share of seeds with a return above each threshold.
 
     Args:
       scores: label -> the returns of its seeds.
       out: a PNG, PDF or SVG file.
-      title: above the axes.
+      title: the title above the axes.
     """
-    figure, axes = figure_of(title)
-    every = np.concatenate([np.asarray(x, float) for x in scores.values()])
-    margin = 0.05 * max(float(np.ptp(every)), 1e-6)
-    thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
+    figure, axes = make_figure(title)
+    all_returns = np.concatenate([np.asarray(x, float) for x in scores.values()])
+    margin = 0.05 * max(float(np.ptp(all_returns)), 1e-6)
+    low, high = all_returns.min() - margin, all_returns.max() + margin
+    thresholds = np.linspace(low, high, 201)
     for i, (label, returns) in enumerate(scores.items()):
         profile = partial(performance_profile, thresholds=thresholds)
         share = profile([returns])
@@ -468,23 +473,23 @@ def plot_profiles(
     figure.savefig(out)
 
 
-@_styled
+@_with_style
 def plot_efficiency(
     runs: Mapping[str, Mapping[str, Sequence[Row]]],
     out: Path,
     metric: str = "rollout/episode_return",
     title: str = "",
 ) -> None:
-    """Sample efficiency: the IQM over all environments and seeds against the steps.
+    """Plot sample efficiency: IQM over all environments and seeds against the steps.
 
-    On each environment 0 is the lowest and 1 the highest IQM of a curve shown here; the
-    band is the 95 % bootstrap interval, the seeds of each environment resampled apart.
+    For each environment 0 is the lowest and 1 the highest IQM of any curve in the figure.
+    The band is the 95 % stratified bootstrap interval.
 
     Args:
       runs: label -> environment -> rows of its runs.
       out: a PNG, PDF or SVG file.
       metric: a metric of the rows.
-      title: above the axes.
+      title: the title above the axes.
     """
     curves = {
         label: {env: curve(rows, metric) for env, rows in by_env.items()}
@@ -500,7 +505,7 @@ def plot_efficiency(
             middle = iqm(values, axis=1)
             low, high = limits.get(env, (np.inf, -np.inf))
             limits[env] = min(low, middle.min()), max(high, middle.max())
-    figure, axes = figure_of(title)
+    figure, axes = make_figure(title)
     for i, (label, by_env) in enumerate(curves.items()):
         if not by_env:
             continue
@@ -510,7 +515,7 @@ def plot_efficiency(
             50,
         )
         scores = [
-            _normalised(x, values, steps, *limits[env])
+            _normalise(x, values, steps, *limits[env])
             for env, (x, values) in by_env.items()
         ]
         middle = [aggregate_iqm([s[:, j] for s in scores]) for j in range(len(steps))]
@@ -525,14 +530,14 @@ def plot_efficiency(
             steps, *np.transpose(bands), color=colour, alpha=0.2, linewidth=0
         )
     steps_axis(axes)
-    axes.set_ylabel(f"normalised {name_of(metric)}")
+    axes.set_ylabel(f"normalised {axis_label(metric)}")
     _legend(figure, axes)
     figure.savefig(out)
 
 
-def _normalised(
-    known_at: np.ndarray, values: np.ndarray, steps: np.ndarray, low: float, high: float
+def _normalise(
+    x: np.ndarray, values: np.ndarray, steps: np.ndarray, low: float, high: float
 ) -> np.ndarray:
-    """Curves `[C, K]` at other steps, `[K, S]`, with `low` as 0 and `high` as 1."""
-    at_steps = [np.interp(steps, known_at, column) for column in values.T]
+    """Interpolate curves `[C, K]` to steps, `[K, S]`, with `low` as 0 and `high` as 1."""
+    at_steps = [np.interp(steps, x, column) for column in values.T]
     return (np.array(at_steps) - low) / max(high - low, 1e-12)

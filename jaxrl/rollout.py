@@ -1,13 +1,13 @@
-"""Stepping environments: the only code that steps one for training or evaluation.
+"""Rollouts: the only code that steps an environment for training or evaluation.
 
-What everybody gets wrong is owned here, once: batching, auto-reset, time limits,
+The error-prone parts are implemented here, once: batching, auto-reset, time limits,
 the true successor observation, the reset of a recurrent memory, episode statistics.
 
 A policy is any function `(obs, memory, noise) -> (action, memory, extras)`, batched over
-`[N]`; `noise` is a key, unless the caller of `unroll` asks for something else.
+`[N]`; `noise` is a random key, unless the caller of `unroll` passes another `Noise`.
 
-All randomness of a rollout is drawn before its loop, in a few large calls: a draw inside
-would be several more operations of the loop's body, for each step.
+All randomness of a rollout is drawn before its loop, in a few large calls: drawing inside
+the loop would add several operations to every step.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from jaxrl.types import (
 
 Policy = Callable[[PyTree, Memory, PyTree], tuple[Array, Memory, dict[str, Any]]]
 Noise = Callable[[Array, tuple[int, int]], PyTree]
-"""`(key, (T, N)) -> ` what the policy is given at each step, `[T, N, ...]` or `[T]`."""
+"""`(key, (T, N)) -> ` the noise of the policy at each step, `[T, N, ...]` or `[T]`."""
 
 
 class Draws(NamedTuple):
@@ -43,12 +43,12 @@ class Draws(NamedTuple):
 
     noise: PyTree  # [T, ...], for the policy
     keys: Array  # [T, N], for `env.step`
-    fresh: tuple[PyTree, PyTree]  # (env_state, obs) [R, N, ...] of episodes that start
-    fresh_row: Array  # int32 [T]: which of the R rows serves a step
+    fresh: tuple[PyTree, PyTree]  # (env_state, obs) [R, N, ...]: starts of new episodes
+    fresh_row: Array  # int32 [T]: the row of `fresh` used at each step
 
 
 def step_keys(key: Array, shape: tuple[int, int]) -> Array:
-    """The noise of a policy that draws for itself: a key for each step, `[T]` of them.
+    """Random keys `[T]`, one for each step: the noise of a policy that samples by key.
 
     `shape` is (T, N).
     """
@@ -56,13 +56,13 @@ def step_keys(key: Array, shape: tuple[int, int]) -> Array:
 
 
 def draw(env: Env, noise: Noise, key: Array, num_steps: int, num_envs: int) -> Draws:
-    """All that is random in `num_steps` steps of `num_envs` environments.
+    """Draw all randomness of `num_steps` steps of `num_envs` environments.
 
-    A fresh start is drawn for each environment once in `env.shortest_episode` steps, not
-    at every step: no more than one episode can begin in that time. So the starts are
-    independent draws, as with a reset at every step. Were the number larger than the
-    shortest episode, every start would still have the right distribution, but an
-    environment could begin two episodes of one rollout in the same state.
+    A new start is drawn for each environment once in `env.shortest_episode` steps, not at
+    every step: at most one episode can begin in that time. So the starts are independent
+    draws, as with a reset at every step. If the number were larger than the shortest
+    episode, every start would still have the right distribution, but an environment could
+    begin two episodes of one rollout in the same state.
     """
     key_noise, key_step, key_fresh = jax.random.split(key, 3)
     shape = (num_steps, num_envs * parallel.num_shares())
@@ -77,7 +77,7 @@ def draw(env: Env, noise: Noise, key: Array, num_steps: int, num_envs: int) -> D
 
 
 def _own_envs(x: Array) -> Array:
-    """`[T, n, ...]` of `[T, N, ...]`: the environments of this device. `[T]` is for all."""
+    """This device's environments `[T, n, ...]` of `[T, N, ...]`; `[T]` is for all."""
     return x if x.ndim == 1 else parallel.share(x, axis=1)
 
 
@@ -91,16 +91,16 @@ def init_world(env: Env, key: Array, num_envs: int, memory: Memory = ()) -> Worl
         memory=memory,
         episode_return=jnp.zeros(num_envs, jnp.float32),
         episode_length=jnp.zeros(num_envs, jnp.int32),
-        trouble=jnp.int32(BAD_OBS) * ~_finite(obs, 1),
+        trouble=jnp.int32(BAD_OBS) * ~_all_finite(obs, 1),
         key=key,
         env_steps=counter(),
     )
 
 
 def restart_episodes(env: Env, world: World) -> World:
-    """The same world `[N]` with every environment at the start of a new episode.
+    """Restart every environment of a world `[N]` with a new episode.
 
-    For estimators that need whole episodes. What was running is dropped and does not
+    For estimators that need complete episodes. Running episodes are dropped and do not
     enter the episode statistics.
     """
     fresh = init_world(env, world.key, len(world.episode_length))
@@ -117,22 +117,22 @@ def step_world(
     keys: Array,
     fresh: tuple | None,
 ) -> tuple[World, Transition]:
-    """One step of every environment, with auto-reset.
+    """Step every environment once, with auto-reset.
 
     Args:
       env: the environment.
-      policy: chooses the actions.
-      world: where the environments are.
-      noise: what the policy is given.
+      policy: the policy that selects the actions.
+      world: the current state of the environments.
+      noise: the noise of the policy.
       keys: `[N]`, for `env.step`.
-      fresh: the (env_state, obs) `[N, ...]` in which a new episode starts; None: an
-        environment stays where its episode ended.
+      fresh: the (env_state, obs) `[N, ...]` in which new episodes start; if None, an
+        environment stays in the state in which its episode ended.
 
     Returns:
       The next world, whose `obs`, `env_state` and `memory` are those of a new episode
       where one ended, and the `Transition` `[N, ...]`, whose `next_obs` is the true
-      successor. `episode_return` and `episode_length` of the next world still count the
-      ended episode; `unroll` reads them there and `_begin` clears them.
+      successor. `episode_return` and `episode_length` of the next world are still those of
+      the ended episode; `unroll` reads them and `_begin_episodes` clears them.
     """
     action, memory, extras = policy(world.obs, world.memory, noise)
     env_state, step = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
@@ -153,9 +153,9 @@ def step_world(
     if fresh is None:
         fresh = (env_state, step.obs)
     world = world.replace(
-        env_state=where(done, fresh[0], env_state),
-        obs=where(done, fresh[1], step.obs),
-        memory=where(done, jax.tree.map(jnp.zeros_like, memory), memory),
+        env_state=tree_where(done, fresh[0], env_state),
+        obs=tree_where(done, fresh[1], step.obs),
+        memory=tree_where(done, jax.tree.map(jnp.zeros_like, memory), memory),
         episode_return=world.episode_return + step.reward,
         episode_length=episode_length,
     )
@@ -169,19 +169,19 @@ def unroll(
     num_steps: int,
     noise: Noise = step_keys,
 ) -> tuple[World, Transition, Metrics]:
-    """`num_steps` steps of every environment.
+    """Step every environment `num_steps` times.
 
     Args:
       env: the environment.
-      policy: chooses the actions.
-      world: where the environments are.
+      policy: the policy that selects the actions.
+      world: the current state of the environments.
       num_steps: T.
-      noise: `(key, (T, N)) -> [T, ...]`, draws what the policy is given at each step; by
-        default a key.
+      noise: `(key, (T, N)) -> [T, ...]`, draws the noise of the policy for each step; by
+        default random keys.
 
     Returns:
       The next world, the transitions `[T, N, ...]` in time order, and the mean return
-      and length of the episodes that ended meanwhile.
+      and length of the episodes that ended during the rollout.
     """
     num_envs = len(world.episode_length)
     key, key_draw = jax.random.split(world.key)
@@ -196,12 +196,12 @@ def unroll(
         world, transition = step_world(env, policy, world, noise, keys, fresh)
         done = transition.terminated | transition.truncated
         now = (world.episode_return, world.episode_length, done)
-        # Sums for each environment: to store every step and add up later costs more.
+        # Sums per environment: storing every step to sum it later would cost more.
         ended = tuple(
             total + jnp.where(done, x, 0).astype(total.dtype)
             for total, x in zip(ended, now, strict=True)
         )
-        return (_begin(world, done), ended), transition
+        return (_begin_episodes(world, done), ended), transition
 
     zero = jnp.zeros(num_envs, jnp.int32)
     carry = (world, (zero.astype(jnp.float32), zero, zero))
@@ -212,39 +212,39 @@ def unroll(
         "rollout/episode_return": Mean(total_return, episodes),
         "rollout/episode_length": Mean(total_length, episodes),
     }
-    world = world.replace(trouble=world.trouble | _trouble(world, transitions))
+    world = world.replace(trouble=world.trouble | _error_flags(world, transitions))
     return world, transitions, stats
 
 
-def _trouble(world: World, transitions: Transition) -> Array:
-    """`World.trouble` of these steps, int32 `[N]`.
+def _error_flags(world: World, transitions: Transition) -> Array:
+    """Flags of non-finite observations and rewards (`World.trouble`), int32 `[N]`.
 
-    Looked for after the loop, in what it has stored: inside it would be an operation for
-    every step. The observation in which an episode ends is not among them, unless a
-    learner reads it: its loss then says so.
+    Computed after the loop from the stored transitions, which saves an operation per step.
+    The last observation of an episode is not checked; if a learner reads it, its loss
+    becomes non-finite.
     """
-    bad_obs = ~(_finite(transitions.obs, 2).all(0) & _finite(world.obs, 1))
+    bad_obs = ~(_all_finite(transitions.obs, 2).all(0) & _all_finite(world.obs, 1))
     bad_reward = ~jnp.isfinite(transitions.reward).all(0)
     return BAD_OBS * bad_obs | BAD_REWARD * bad_reward
 
 
-def _finite(tree: PyTree, batch_axes: int) -> Array:
-    """Whether all is finite, `[N]` or `[T, N]`."""
+def _all_finite(tree: PyTree, batch_axes: int) -> Array:
+    """True where all leaves are finite, `[N]` or `[T, N]`."""
     shape = jax.tree.leaves(tree)[0].shape[:batch_axes]
-    fine = jnp.ones(shape, bool)
+    finite = jnp.ones(shape, bool)
     for x in jax.tree.leaves(tree):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            fine &= jnp.isfinite(x).reshape(*shape, -1).all(-1)
-    return fine
+            finite &= jnp.isfinite(x).reshape(*shape, -1).all(-1)
+    return finite
 
 
-def play(
+def rollout_episode(
     env: Env, policy: Policy, world: World, max_steps: int | Array
 ) -> tuple[Array, Array, Array]:
-    """The first episode of each environment, at most `max_steps` steps of it.
+    """Play the first episode of each environment, for at most `max_steps` steps.
 
     Every environment counts exactly once, so short episodes are not favoured. The loop
-    stops as soon as all have ended. The policy is given keys.
+    stops as soon as all episodes have ended. The noise of the policy is a random key.
 
     Returns:
       return `[N]` (undiscounted), length `[N]`, ended `[N]` (False where `max_steps` cut
@@ -260,35 +260,38 @@ def play(
         world, episode_return, episode_length, ended, step = carry
         key, key_policy, key_step = jax.random.split(world.key, 3)
         keys = jax.random.split(key_step, num_envs)
-        # An environment that has ended goes on from where it began: nobody looks.
+        # After its end, an environment restarts from its initial state; this is ignored.
         world, transition = step_world(env, policy, world, key_policy, keys, start)
         episode_return += jnp.where(ended, 0.0, transition.reward)
         episode_length += ~ended
         done = transition.terminated | transition.truncated
-        world = _begin(world.replace(key=key), done)
+        world = _begin_episodes(world.replace(key=key), done)
         return world, episode_return, episode_length, ended | done, step + 1
 
     start = (world.env_state, world.obs)
-    nothing = jnp.zeros_like(world.episode_return)
-    carry = (world, nothing, jnp.zeros_like(world.episode_length), nothing > 0, 0)
+    zero = jnp.zeros_like(world.episode_return)
+    carry = (world, zero, jnp.zeros_like(world.episode_length), zero > 0, 0)
     _, episode_return, episode_length, ended, _ = jax.lax.while_loop(
         not_finished, step, carry
     )
     return episode_return, episode_length, ended
 
 
-class Watched(NamedTuple):
-    """The first episode of each environment, step by step (`watch`)."""
+class EpisodeRecord(NamedTuple):
+    """The first episode of each environment, step by step (`record_episode`)."""
 
     env_state: PyTree  # [T + 1, N, ...]: before each step, and after the last one
     transition: Transition  # [T, N, ...]
-    running: Array  # bool [T, N]; what stands in the other rows means nothing
+    running: Array  # bool [T, N]; rows where it is False are undefined
 
 
-def watch(env: Env, policy: Policy, world: World, max_steps: int) -> Watched:
-    """What `play` plays, all of it kept `[T, N, ...]`: for looking at, not for learning.
+def record_episode(
+    env: Env, policy: Policy, world: World, max_steps: int
+) -> EpisodeRecord:
+    """Record the first episode of each environment step by step `[T, N, ...]`.
 
-    After its episode an environment stays in the state in which that ended.
+    For rendering, not for learning: `rollout_episode` needs less memory. After its episode
+    an environment stays in its last state.
     """
     num_envs = len(world.episode_length)
 
@@ -300,8 +303,8 @@ def watch(env: Env, policy: Policy, world: World, max_steps: int) -> Watched:
         row = (world.env_state, transition, ~ended)
         world = after.replace(
             key=key,
-            env_state=where(ended, world.env_state, after.env_state),
-            obs=where(ended, world.obs, after.obs),
+            env_state=tree_where(ended, world.env_state, after.env_state),
+            obs=tree_where(ended, world.obs, after.obs),
         )
         return (world, ended | transition.terminated | transition.truncated), row
 
@@ -313,10 +316,10 @@ def watch(env: Env, policy: Policy, world: World, max_steps: int) -> Watched:
         return jnp.concatenate([rows, last[None]])
 
     states = jax.tree.map(with_last, env_state, last.env_state)
-    return Watched(states, transition, running)
+    return EpisodeRecord(states, transition, running)
 
 
-def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+def tree_where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
     """`jnp.where` over pytrees with leading axis `[N]`, for a condition `[N]`."""
 
     def select(a: Array, b: Array) -> Array:
@@ -331,7 +334,7 @@ def _reset(env: Env, key: Array, num_envs: int) -> tuple[PyTree, PyTree]:
 
 
 def episode_ends(env: Env, step: TimeStep, length: Array) -> tuple[Array, Array]:
-    """`terminated` and `truncated` `[N]`, the time limit applied, never both true."""
+    """`terminated` and `truncated` `[N]` with the time limit applied, never both true."""
     terminated, truncated = step.terminated, step.truncated
     if env.horizon is not None:
         out_of_time = length >= env.horizon
@@ -342,8 +345,8 @@ def episode_ends(env: Env, step: TimeStep, length: Array) -> tuple[Array, Array]
     return terminated, truncated & ~terminated
 
 
-def _begin(world: World, done: Array) -> World:
-    """Clears the episode counters where an episode ended."""
+def _begin_episodes(world: World, done: Array) -> World:
+    """Clear the episode counters where an episode ended."""
     return world.replace(
         episode_return=jnp.where(done, 0.0, world.episode_return),
         episode_length=jnp.where(done, 0, world.episode_length),

@@ -1,4 +1,4 @@
-"""Spaces: what an observation or an action may be. Frozen and hashable.
+"""Observation and action spaces, frozen and hashable.
 
 They describe one environment (no batch axis) and are static parts of an `Env`, so they
 hold Python numbers and tuples, never arrays.
@@ -16,8 +16,8 @@ import numpy as np
 from jaxrl.types import Array, PyTree
 
 MASK = "action_mask"
-"""The name of a dict leaf that says which actions are legal: it masks the policy and is
-no input of the network."""
+"""Name of the entry of a `Dict` with the mask of legal actions; it masks the policy and is
+not an input of the network."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Box:
 
     @property
     def bounded(self) -> bool:
-        """Whether every element has a finite lower and upper bound."""
+        """True if every element has a finite lower and upper bound."""
         return all(map(math.isfinite, self.low + self.high))
 
     def low_array(self) -> np.ndarray:
@@ -102,7 +102,7 @@ def tree(space: Space) -> PyTree:
 
 
 def zeros(space: Space, batch: tuple[int, ...] = ()) -> PyTree:
-    """A value of the space's structure, shapes and dtypes, all zeros, `[*batch, ...]`."""
+    """Zeros in the space's structure, shapes and dtypes, `[*batch, ...]`."""
     return jax.tree.map(lambda s: jnp.zeros((*batch, *s.shape), s.dtype), tree(space))
 
 
@@ -118,7 +118,7 @@ def sample(space: Box | Discrete, key: Array, batch: tuple[int, ...] = ()) -> Ar
 
 
 def contains(space: Space, value: PyTree) -> Array:
-    """Whether `value` (one, unbatched) lies in the space: a boolean scalar."""
+    """True if `value` (a single one, unbatched) lies in the space: a boolean scalar."""
     structure: Any
     leaves, structure = jax.tree.flatten(tree(space))
     inside = jnp.bool_(True)
@@ -132,7 +132,7 @@ def contains(space: Space, value: PyTree) -> Array:
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """A space as JSON; unbounded limits are written as text, JSON has no infinity."""
+    """Convert a space to JSON, with infinite bounds as text: JSON has no infinity."""
     if isinstance(space, Dict):
         return {"Dict": {name: describe(child) for name, child in space.items}}
     fields = dataclasses.asdict(space)
@@ -143,15 +143,17 @@ def describe(space: Space) -> dict[str, Any]:
     return {type(space).__name__: fields}
 
 
-def described(description: Any) -> Space:
-    """The space of which this is the description: undoes `describe`.
+def from_description(description: Any) -> Space:
+    """Convert a description back to a space, the inverse of `describe`.
 
     Raises:
-      ValueError, TypeError, KeyError, AttributeError: it is of no space.
+      ValueError, TypeError, KeyError, AttributeError: the description is invalid.
     """
     ((kind, fields),) = description.items()
     if kind == "Dict":
-        return dict_space(**{name: described(child) for name, child in fields.items()})
+        return dict_space(
+            **{name: from_description(child) for name, child in fields.items()}
+        )
     if kind == "Discrete":
         return Discrete(int(fields["n"]), np.dtype(fields["dtype"]).name)
     low, high = (np.array(fields[bound], np.float64) for bound in ("low", "high"))
@@ -159,8 +161,11 @@ def described(description: Any) -> Space:
     return box(low.reshape(shape), high.reshape(shape), shape, fields["dtype"])
 
 
-def alike(one: Space, other: Space) -> bool:
-    """Whether values of one have the form of the other's: bounds may differ."""
+def is_compatible(one: Space, other: Space) -> bool:
+    """True if values of both spaces have equal structure, shapes and dtypes.
+
+    Bounds may differ.
+    """
 
     def form(space: Space) -> Any:
         leaves, structure = jax.tree.flatten(tree(space))

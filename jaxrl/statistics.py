@@ -1,4 +1,4 @@
-"""Statistics over seeds: what a table in a paper may claim."""
+"""Statistics over random seeds, with confidence intervals, for tables and figures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from scipy import stats
 
 
 def iqm(x: Any, axis: int | None = None) -> Any:
-    """Interquartile mean: the mean of the middle half. Robust like a median, less noisy.
+    """Interquartile mean: the mean of the middle half, less noisy than the median.
 
     Args:
       x: `[...]`.
-      axis: over which; None for all numbers together.
+      axis: the axis to reduce; None for all numbers together.
 
     Returns:
       A scalar, or `[...]` without that axis.
@@ -26,14 +26,15 @@ def iqm(x: Any, axis: int | None = None) -> Any:
 def bootstrap_interval(
     x: Any, axis: int = 0, level: float = 0.95, num_resamples: int = 10_000
 ) -> tuple[Any, Any]:
-    """Percentile bootstrap interval of the IQM along `axis`, always the same for the
-    same numbers. A single number is its own interval.
+    """Percentile bootstrap interval of the IQM along `axis`, deterministic.
+
+    The interval of a single number is the number itself.
 
     Args:
       x: `[...]`.
-      axis: of the independent repetitions.
-      level: of the interval.
-      num_resamples: how often they are drawn again, with replacement.
+      axis: the axis of independent repetitions.
+      level: the confidence level.
+      num_resamples: the number of resamples, with replacement.
 
     Returns:
       (low, high), each `[...]` without that axis.
@@ -65,8 +66,8 @@ def bootstrap_difference(
     Args:
       x: `[n]`.
       y: `[m]`.
-      level: of the interval.
-      num_resamples: how often both are drawn again, with replacement.
+      level: the confidence level.
+      num_resamples: the number of resamples of both, with replacement.
 
     Returns:
       (low, high), two numbers.
@@ -88,12 +89,12 @@ def bootstrap_difference(
 
 
 Scores = Sequence[Any]
-"""One algorithm on several tasks: for each task the scores of its runs `[n]`. The tasks
-may have different numbers of runs."""
+"""Scores of one algorithm on several tasks: for each task those of its runs, `[n]`. The
+tasks may have different numbers of runs."""
 
 
 def aggregate_iqm(scores: Scores) -> float:
-    """IQM of the runs `[n]` of all tasks together.
+    """IQM over the runs `[n]` of all tasks together.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
     """
@@ -101,7 +102,7 @@ def aggregate_iqm(scores: Scores) -> float:
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> float:
-    """By how much the runs fall short of a score: target - mean(min(score, target)).
+    """Mean shortfall of the runs from a target score: target - mean(min(score, target)).
 
     A number, from the scores `[n]` of each task.
 
@@ -112,7 +113,7 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> float:
 
 
 def performance_profile(scores: Scores, thresholds: Any) -> np.ndarray:
-    """The share of runs with a score above each threshold `[B]`: mean over the tasks.
+    """Share of runs with a score above each threshold `[B]`, a mean over the tasks.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.2,
     equation 1.
@@ -123,7 +124,7 @@ def performance_profile(scores: Scores, thresholds: Any) -> np.ndarray:
 
 
 def probability_of_improvement(x: Scores, y: Scores) -> float:
-    """P(X > Y) + P(X = Y) / 2 of a run of each, mean over the tasks.
+    """P(X > Y) + P(X = Y) / 2 for one run of each, a mean over the tasks.
 
     A number, from the scores `[n]` and `[m]` of each task.
 
@@ -142,17 +143,17 @@ def stratified_interval(
     level: float = 0.95,
     num_resamples: int = 2_000,
 ) -> tuple[Any, Any]:
-    """Percentile bootstrap interval; the runs of each task are resampled by themselves.
+    """Stratified bootstrap interval: the runs of each task are resampled separately.
 
     Args:
-      statistic: of the scores of one algorithm, or of as many as are given: a number, or
-        an array such as a profile.
-      *algorithms: the scores of each.
-      level: of the interval.
-      num_resamples: how often the runs are drawn again, with replacement.
+      statistic: a function of the scores of each algorithm, which returns a number or an
+        array such as a profile.
+      *algorithms: the scores of each algorithm.
+      level: the confidence level.
+      num_resamples: the number of resamples, with replacement.
 
     Returns:
-      (low, high), always the same for the same numbers.
+      (low, high), deterministic.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.1.
     """
@@ -168,35 +169,35 @@ def stratified_interval(
 
 
 def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
-    """Columns of a table about the runs of one setting.
+    """Summary of the runs of one setting, as columns of a table.
 
     Args:
-      returns: `[K]` the mean evaluation return of each seed; None for one that broke,
-        which is counted and left out of the rest.
+      returns: `[K]` the mean evaluation return of each seed; None for a failed seed, which
+        is counted and left out of the other columns.
     """
-    whole = [x for x in returns if x is not None]
-    row: dict[str, Any] = {"seeds": len(returns), "broken": len(returns) - len(whole)}
+    healthy = [x for x in returns if x is not None]
+    row: dict[str, Any] = {"seeds": len(returns), "broken": len(returns) - len(healthy)}
     names = ("iqm", "mean", "std")
     row |= {f"episode_return_{name}": None for name in names}
     row |= {"ci95_low": None, "ci95_high": None}
-    if whole:
-        low, high = bootstrap_interval(whole)
+    if healthy:
+        low, high = bootstrap_interval(healthy)
         row |= {
-            "episode_return_iqm": float(iqm(whole)),
-            "episode_return_mean": float(np.mean(whole)),
+            "episode_return_iqm": float(iqm(healthy)),
+            "episode_return_mean": float(np.mean(healthy)),
             "ci95_low": float(low),
             "ci95_high": float(high),
         }
-    if len(whole) > 1:
-        row["episode_return_std"] = float(np.std(whole, ddof=1))
+    if len(healthy) > 1:
+        row["episode_return_std"] = float(np.std(healthy, ddof=1))
     return row
 
 
 def summarize_returns(episode_return: Any) -> dict[str, Any]:
     """Mean, IQM and 95 % interval of evaluation returns `[K, E]`.
 
-    IQM and interval are over the K seeds' means, because seeds, not episodes, are the
-    independent repetitions of an experiment; over the E episodes when K = 1.
+    IQM and interval are over the means of the K seeds, because seeds, not episodes, are the
+    independent repetitions of an experiment; if K = 1 they are over the E episodes.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.
     """

@@ -278,25 +278,39 @@ def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
 
 
 class Problem(NamedTuple):
-    """How something is built, judged and shown that is trained on and is no `Env`.
+    """What an algorithm is trained on: how that is named, built, judged and shown.
 
-    A task of `jaxrl.rlhf` takes the place of the environment in every function of the
-    algorithm. It is a pytree with the fields `id`, and `teacher` for what all agents share.
+    Environments are `jaxrl.envs.problem.ENVIRONMENTS`. A task of `jaxrl.rlhf` takes the
+    place of the environment in every function of the algorithm. It is a pytree with the
+    fields `id`, and `teacher` for what all agents share. The defaults are those of tasks.
 
-    make:     `(id, **params) -> task`; raises `InvalidInput`
+    make:     `(id, **params) -> env or task`; raises `InvalidInput`
     returns:  `(config, task, agent, key, number, greedy) -> float32 [number]`: how good
-              the agent is on so many cases that it has not learned from
-    describe: `(config, task) -> JSON` that the policy artefact says of the agents
+              the agent is on so many cases that it has not learned from; None where the
+              agent acts, and is judged by whole episodes
+    describe: `(config, env) -> JSON` that must be as it was for an agent to fit
     digests:  `(id, params) -> {name: digest}` of the files that it is made from
     samples:  `(config, task, agent, key) -> [{column: value}]`, on the host: a few cases
-              for a person to read
+              for a person to read; None for none
+    flag:     what names it on the command line and in messages
+    help:     the help of that flag
+    prefix:   what stands before the names of its parameters there
+    example:  what to give, where the name is missing
+    remedy:   what to do about an observation or a reward that is not finite
     """
 
     make: Callable
-    returns: Callable
+    returns: Callable | None
     describe: Callable
     digests: Callable
-    samples: Callable
+    samples: Callable | None
+    flag: str = "data"
+    help: str = (
+        "JSONL or Parquet file, or a world: small-world, larger-world, instructions."
+    )
+    prefix: str = ""
+    example: str = "a file, or a world such as small-world"
+    remedy: str = "see to `reward`, which scores the answers"
 
 
 class Algorithm(NamedTuple):
@@ -320,7 +334,7 @@ class Algorithm(NamedTuple):
                  "expert", a `teachers.FrozenPolicy`; "policy", the same or None for
                  uniformly random actions. Only `train_step` and, for "policy", `act` need
                  it. "" is none.
-    problem:     what it is trained on, where that is no environment; None for most
+    problem:     what it is trained on; None for environments (`envs.problem.problem_of`)
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Gradient estimators against the exact gradient of a known model, and the other gauges."""
+"""Gradient estimators against the exact gradient of a known model; other diagnostics."""
 
 import importlib.util
 import json
@@ -44,7 +44,7 @@ PROBLEM = model()
 
 
 def env() -> Env:
-    """Of which the number of the state is seen; of the end that of a state."""
+    """Environment that observes the index of the state, except of the terminal one."""
     problem = tabular_env(PROBLEM)
 
     def seen(obs):
@@ -63,7 +63,7 @@ def env() -> Env:
 
 
 def policy_of(params):
-    """At the end there is nothing to choose: any policy will do."""
+    """Policy table; the row of the terminal state is arbitrary."""
     return jax.nn.softmax(jnp.append(params, jnp.zeros((1, ACTIONS)), axis=0))
 
 
@@ -76,7 +76,7 @@ WRONG_V = jnp.array([5.0, -3.0, 0.0])
 
 
 def returns_minus(weighting, baseline, constant, v, gamma=1.0):
-    """A rung of REINFORCE, with its own `score_weight`."""
+    """A variant of REINFORCE, with its `score_weight`."""
     config = reinforce.Config(weighting=weighting, baseline=baseline, gamma=gamma)
     agent = reinforce.Agent((), (), jnp.float32(constant))
 
@@ -87,7 +87,7 @@ def returns_minus(weighting, baseline, constant, v, gamma=1.0):
 
 
 def critic_weight(weight, v, q, gae_lambda=0.5):
-    """A weight of actor-critic, by its own `score_weight`, of a critic that is a table."""
+    """A weight of actor-critic, by its `score_weight`, with a tabular critic."""
     config = actor_critic.Config(weight=weight, gamma=1.0, gae_lambda=gae_lambda)
 
     def score_weight(t, _):
@@ -128,7 +128,7 @@ WEIGHTS = UNBIASED | BIASED
 
 
 def rollout(params, key):
-    """One episode `[T, 1]`, what came after each step, and which steps are of it."""
+    """One episode `[T, 1]`, its rewards-to-go, and the mask of its steps."""
 
     def policy(obs, memory, noise):
         action = distributions.categorical(params[obs]).from_noise(noise)
@@ -162,14 +162,14 @@ def every_weight(params, key):
 
 @cache
 def estimates():
-    """`[K, W, P]`: of one episode each, every weight on the same episodes."""
+    """Gradients `[K, W, P]` of one episode each, every weight on the same episodes."""
     keys = jax.random.split(jax.random.key(0), NUM_KEYS)
     found = diagnostics.gradient_samples(every_weight, PARAMS, keys, batch_size=4_000)
     return found.reshape(NUM_KEYS, len(WEIGHTS), -1)
 
 
 def statistics(name):
-    """`gradient_statistics` of one weight, of the estimates that all share."""
+    """`gradient_statistics` of one weight, from the shared estimates."""
     samples = estimates()[:, list(WEIGHTS).index(name)]
     return diagnostics.gradient_statistics(
         lambda _, index: samples[index].reshape(PARAMS.shape),

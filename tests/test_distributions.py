@@ -1,4 +1,4 @@
-"""Distributions against scipy, quadrature and counting; finite where it is hard."""
+"""Distributions against scipy, quadrature and counting; finite in extreme cases."""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""`jaxrl.errors`: words for messages."""
+"""`jaxrl.errors`: helpers for messages."""
 
 import pytest
 
-from jaxrl.errors import counted, did_you_mean, nearest
+from jaxrl.errors import count_noun, did_you_mean, nearest
 
 NAMES = ("CartPole-v1", "Catch-bsuite", "Breakout-MinAtar", "probe/constant")
 
@@ -35,5 +35,5 @@ def test_choices_may_be_an_iterator():
 @pytest.mark.parametrize(
     ("n", "text"), [(1, "1 seed"), (0, "0 seeds"), (2_000, "2,000 seeds")]
 )
-def test_counted(n, text):
-    assert counted(n, "seed") == text
+def test_count_noun(n, text):
+    assert count_noun(n, "seed") == text

@@ -70,7 +70,7 @@ def n_step_by_definition(reward, end, next_value, gamma, n):
 
 
 def steps_to_end(end):
-    """How many rewards the longest return of each step adds up."""
+    """Number of rewards in the longest return of each step."""
     count = np.ones(end.shape, int)
     for t in range(len(end) - 2, -1, -1):
         count[t] += np.where(end[t] == GOES_ON, count[t + 1], 0)
@@ -338,7 +338,7 @@ def successor_values_and_all_of_them(obs, next_obs, memory, truncated):
 
 
 def fake_rollout(rng, end):
-    """States and memories `[T, N]` of which row t + 1 begins where row t ended, unless an
+    """States and memories `[T, N]` in which row t + 1 starts where row t ended, unless an
     episode did."""
 
     def chain(*shape):

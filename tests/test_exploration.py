@@ -1,4 +1,4 @@
-"""Epsilon-greedy: who is explored, how often, and that masks hold."""
+"""Epsilon-greedy: frequencies of actions, and masks."""
 
 import jax
 import jax.numpy as jnp

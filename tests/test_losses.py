@@ -1,4 +1,4 @@
-"""Objectives: hand numbers, gradients, and where each one goes flat."""
+"""Losses: numbers by hand, gradients, and where each one is flat."""
 
 import jax
 import jax.numpy as jnp

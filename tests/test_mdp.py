@@ -13,7 +13,7 @@ from jaxrl.mdp import (
     expected_return,
     finite_mdp,
     greedy_policy,
-    interpolated,
+    interpolate,
     policy_evaluation,
     policy_iteration,
     state_distribution,
@@ -23,7 +23,7 @@ from jaxrl.mdp import (
 
 
 def two_states(p=0.5, **changes):
-    """From state 0 on to the end, state 1, with probability p, else it stays; reward 1."""
+    """From state 0 to the terminal state 1 with probability p, else it stays; reward 1."""
     transition = np.array([[[1 - p, p]], [[0, 1]]])
     given = dict(
         transition=transition, reward=1.0, terminal=[False, True], start=0, gamma=1.0
@@ -61,9 +61,9 @@ def test_rewards_are_broadcast_and_terminal_rows_replaced():
     ("message", "changes"),
     [
         ("transition has shape (2, 2)", {"transition": np.eye(2)}),
-        ("transition[0, 0] is no", {"transition": [[[0.5, 0.4]], [[0, 1]]]}),
-        ("transition[0, 0] is no", {"transition": [[[-0.5, 1.5]], [[0, 1]]]}),
-        ("start is no distribution", {"start": [0.5, 0.4]}),
+        ("transition[0, 0] is not", {"transition": [[[0.5, 0.4]], [[0, 1]]]}),
+        ("transition[0, 0] is not", {"transition": [[[-0.5, 1.5]], [[0, 1]]]}),
+        ("start is not", {"start": [0.5, 0.4]}),
         ("start has shape (3,)", {"start": [1, 0, 0]}),
         ("start is a terminal state", {"start": [0.5, 0.5]}),
         ("reward has shape (3,)", {"reward": [1.0, 2.0, 3.0]}),
@@ -142,16 +142,18 @@ def test_the_corridor_by_its_formula(p):
 def test_policies_that_never_end_have_no_undiscounted_value():
     corridor = mdp_of("lecture/short-corridor")
     always_left = np.tile([1.0, 0.0], (4, 1))
-    expect(corridor, always_left, "gamma = 1: this policy never ends from state 0")
+    expect(
+        corridor, always_left, "gamma = 1: this policy never terminates from state 0"
+    )
     assert policy_evaluation(corridor, always_left, 0.5)[0] == pytest.approx(-2)
     baird = mdp_of("lecture/baird")
-    expect(baird, uniform_policy(baird), "never ends from state 0")
+    expect(baird, uniform_policy(baird), "from state 0")
 
 
 def test_what_is_no_policy_is_refused():
     mdp = two_states()
     expect(mdp, np.ones((2, 2)), "policy has shape (2, 2): must be (2, 1)")
-    expect(mdp, np.array([[0.9], [1.0]]), "policy[0] is no distribution")
+    expect(mdp, np.array([[0.9], [1.0]]), "policy[0] is not")
     with pytest.raises(InvalidInput, match=r"gamma = 1\.1"):
         policy_evaluation(mdp, np.ones((2, 1)), 1.1)
 
@@ -255,10 +257,10 @@ def test_baird_under_the_behaviour_policy_is_uniform():
 
 def test_two_separate_parts_have_no_one_distribution():
     mdp = finite_mdp(np.eye(2)[:, None], 0.0, [False, False], [0.5, 0.5])
-    with pytest.raises(InvalidInput, match="several sets of states"):
+    with pytest.raises(InvalidInput, match="policy: "):
         state_distribution(mdp, np.ones((2, 1)))
 
 
 def test_interpolation():
-    value = interpolated(np.array([0.0, 1.0, 3.0]), np.array([1.0, 2.0, 0.0]))
+    value = interpolate(np.array([0.0, 1.0, 3.0]), np.array([1.0, 2.0, 0.0]))
     np.testing.assert_allclose(value([-1, 0.5, 2, 3, 9]), [1, 1.5, 1, 0, 0])

@@ -1,4 +1,4 @@
-"""`import jaxrl`: cheap, complete, and what type checkers see is what there is."""
+"""`import jaxrl`: cheap, complete, and consistent with what type checkers see."""
 
 import ast
 import json

@@ -26,7 +26,7 @@ def rows(*values):
 
 
 def pixels(path, colour):
-    """How many pixels of a PNG have a colour."""
+    """Number of pixels of a PNG with a colour."""
     close = np.abs(imread(path)[..., :3] - np.array(to_rgb(colour))) < 0.01
     return int(close.all(axis=-1).sum())
 
@@ -112,7 +112,7 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 def luminance(colour):
-    """Relative luminance, of WCAG 2."""
+    """Relative luminance by WCAG 2."""
     x = np.array(to_rgb(colour))
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -1,11 +1,18 @@
-"""Stepping: successors, resets, time limits, statistics, memory. Hand-made numbers."""
+"""Rollouts: successors, resets, time limits, statistics, memory, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.rollout import draw, init_world, play, restart_episodes, step_keys, unroll
+from jaxrl.rollout import (
+    draw,
+    init_world,
+    restart_episodes,
+    rollout_episode,
+    step_keys,
+    unroll,
+)
 from jaxrl.types import TimeStep, counter
 from tests.support.small import counting_env
 
@@ -124,24 +131,28 @@ def test_restart_drops_the_running_episodes_and_keeps_the_count():
         assert not zero.any()
 
 
-def test_play_counts_the_first_episode_of_each_environment():
+def test_rollout_episode_counts_the_first_episode_of_each_environment():
     env = counting_env(ends_after=4)
-    episode_return, length, ended = play(env, policy, init_world(env, KEY, 3), 100)
+    episode_return, length, ended = rollout_episode(
+        env, policy, init_world(env, KEY, 3), 100
+    )
     np.testing.assert_array_equal(episode_return, 10.0)
     np.testing.assert_array_equal(length, 4)
     assert ended.all()
 
 
-def test_play_cuts_at_max_steps_and_says_so():
+def test_rollout_episode_cuts_at_max_steps_and_says_so():
     env = counting_env()
-    episode_return, length, ended = play(env, policy, init_world(env, KEY, 3), 4)
+    episode_return, length, ended = rollout_episode(
+        env, policy, init_world(env, KEY, 3), 4
+    )
     np.testing.assert_array_equal(episode_return, 10.0)
     np.testing.assert_array_equal(length, 4)
     assert not ended.any()
 
 
 def random_start_env(shortest, longest, **kwargs):
-    """Starts at a random number, and lasts a random number of steps."""
+    """Environment that starts at a random number and lasts a random number of steps."""
 
     def reset(key, params):
         del params
@@ -252,10 +263,10 @@ def test_by_default_the_noise_is_a_key_for_each_step():
     assert distinct(np.ravel(trajectory.extras["drawn"]))
 
 
-def test_play_counts_first_episodes_of_any_length():
+def test_rollout_episode_counts_first_episodes_of_any_length():
     env = random_start_env(1, 9)
     world = init_world(env, KEY, 32)
-    _, length, ended = play(env, policy, world, 20)
+    _, length, ended = rollout_episode(env, policy, world, 20)
     np.testing.assert_array_equal(length, world.env_state[1])
     assert len(np.unique(length)) > 4 and ended.all()
 

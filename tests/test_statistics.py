@@ -129,7 +129,7 @@ def test_a_summary_holds_plain_numbers():
 
 
 RLIABLE = json.loads((GOLDEN / "rliable.json").read_text())
-"""Values that rliable gave (tests/golden/rliable_values.py)."""
+"""Values computed by rliable (tests/golden/rliable_values.py)."""
 
 STATISTICS = {
     "iqm": aggregate_iqm,
@@ -161,7 +161,7 @@ def test_the_profile_is_that_of_rliable():
 
 
 def test_the_resampling_stays_inside_each_task():
-    """Two tasks without any spread have none together, however far apart they are."""
+    """Two tasks without spread have none together, however different they are."""
     low, high = stratified_interval(aggregate_iqm, [[0.0] * 5, [10.0] * 5])
     assert low == high == 5.0
 
@@ -173,7 +173,7 @@ def test_probability_of_improvement_by_hand():
 
 
 def test_the_interval_of_a_difference():
-    """Of two normal samples it is the textbook's, difference +- 1.96 standard errors."""
+    """For two normal samples it is the textbook's, difference +- 1.96 standard errors."""
     x, y = normal(400) + 3.0, np.random.default_rng(1).normal(size=300) * 2.0
     low, high = bootstrap_difference(x, y)
     error = np.sqrt(x.var() / len(x) + y.var() / len(y))

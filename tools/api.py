@@ -45,7 +45,7 @@ ROOMS = {
     "rlhf.models.huggingface": "pretrained language models",
     "rlhf.models.sharding": "language models on several devices",
     "deployment.export": "a policy as a file",
-    "deployment.answers": "what a policy says",
+    "deployment.outputs": "the outputs of a policy",
     "deployment.serving": "a policy behind HTTP",
     "evaluation": "how good a policy is",
     "data.frozen_policy": "asking a trained policy",
@@ -90,7 +90,7 @@ WITHOUT_SOURCE = {
     "exploration": "epsilon_noise",
     "losses": "masked_mean",
     "normalize": "init init_reward",
-    "optim": "flat apply progress",
+    "optim": "flat apply gradient_step fit annealed progress",
     "replay.ring": "init take num_stored",
     "rlhf.objectives": "masked_sum preference_accuracy last_token length",
     "rlhf.testbeds.small_world": "answers small_world gold_reward text_of table_logits "

@@ -1,15 +1,16 @@
-"""Runs every code block of README.md, CONTRIBUTING.md and docs/, training cut short.
+"""Run every code block of README.md, CONTRIBUTING.md and docs/, with short training.
 
 python -m tools.blocks              # all pages, minutes
 python -m tools.blocks ppo cli      # some pages
-python -m tools.blocks --list       # what is not run here, and why
+python -m tools.blocks --list       # blocks that are not run here, with the reason
 
 `python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks run in
-the process of the page; `toml` becomes the file that the page names; `json` is read; `text`
-and `bibtex` are no code. A page has a folder of its own, and several are run at a time. A
-block that cannot run says why in a comment on the line above it: `<!-- not run: the reason
--->`. Where the reason names a file of tests, another page or `.ci/run`, that runs it. What
-is compiled is shared, and not optimised. Of a block that fails, all it said is shown.
+the process of the page; `toml` is saved under the name given in the page; `json` is
+parsed; `text` and `bibtex` are not code. Each page has its own folder, and several pages
+run at a time. A block that cannot run gives the reason in a comment on the line above it:
+`<!-- not run: the reason -->`. If the reason names a test file, another page or `.ci/run`,
+that runs it. Compiled programs are shared and not optimised. The output of a failing block
+is shown.
 """
 
 import argparse
@@ -52,13 +53,13 @@ SMALL = {
     "rlhf generate": "",
     "rlhf": TEXTS,
 }
-"""Flags added to a command, of which the last one counts: the first name that fits."""
+"""Flags appended to a command, by the first matching name; the last flag takes effect."""
 
 BEFORE = {
     "td": "jaxrl train ppo --env CartPole-v1",
     "rlhf-training": "jaxrl rlhf sft --data small-world --out runs/sft-small",
 }
-"""Runs that a page speaks of and another page makes."""
+"""Runs that a page refers to and another page creates."""
 
 
 class Block(NamedTuple):
@@ -67,7 +68,7 @@ class Block(NamedTuple):
     language: str
     text: str
     reason: str
-    """Why it is not run, or nothing."""
+    """Reason why it is not run, or empty."""
 
 
 def blocks(page: Path) -> list[Block]:
@@ -79,7 +80,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command of a block, without comments."""
+    """Arguments of each command of a block, without comments."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
@@ -90,7 +91,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The arguments of a `jaxrl` command, with `SMALL` flags and patterns filled in."""
+    """Arguments of a `jaxrl` command, with `SMALL` flags and expanded patterns."""
     arguments = [x for w in words[1:] for x in (sorted(glob.glob(w)) or [w])]
     arguments = [less(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
     called = " ".join(arguments)
@@ -99,7 +100,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 def less(flag: str, value: str) -> str:
-    """Of a sweep's jobs one, which is then all there is to merge; of many trials few."""
+    """Reduce a sweep to one of its jobs, and many trials to few."""
     if flag == "--shard":
         return "0/1"
     return str(min(int(value), 16)) if flag == "--trials" else value
@@ -110,7 +111,7 @@ def ordered() -> list[str]:
 
 
 def run_command(words: list[str]) -> None:
-    """`jaxrl` here; making environments and testing is what .ci/run has done itself."""
+    """Run a `jaxrl` command; setup and test commands are left to .ci/run."""
     from jaxrl.cli import main
 
     words = [words[0].removeprefix(".venv/bin/"), *words[1:]]
@@ -125,12 +126,12 @@ def run_command(words: list[str]) -> None:
 
 
 def clear(path: str) -> None:
-    """Two blocks of a page may write the same folder; a run would refuse it."""
+    """Delete output folders of earlier blocks, which a run would refuse to overwrite."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 def save_toml(block: Block, page: str) -> None:
-    """As the file that the page names, with short runs."""
+    """Save a block under the file name given in the page, with short runs."""
     tomllib.loads(block.text)
     _, _, after = page.partition(block.text)
     before = page[: page.index(block.text)].rsplit("\n\n", 2)[-2]
@@ -166,7 +167,7 @@ def run(block: Block, names: dict[str, Any]) -> None:
 
 
 def cut_short(program: str) -> str:
-    """Its longest runs take 4,000 steps."""
+    """Shorten a program to runs of at most 4,000 steps."""
 
     def fewer(found: re.Match) -> str:
         return f"total_steps={min(int(found[1]), 4_000)}"
@@ -175,7 +176,7 @@ def cut_short(program: str) -> str:
 
 
 def namespace() -> dict[str, Any]:
-    """What fragments may use without saying so."""
+    """Names that code fragments may use without defining them."""
     import jax
     import jax.numpy as jnp
 
@@ -193,19 +194,19 @@ def namespace() -> dict[str, Any]:
 
 
 class Outcome(NamedTuple):
-    """Of one block that was run."""
+    """Result of running one block."""
 
     where: str
     seconds: float
     busy: float
-    """Seconds of this process's processors, which a busy machine does not lengthen."""
+    """CPU seconds of this process, which do not depend on other load."""
 
     failure: str
-    """What it said, if it failed."""
+    """Output, if it failed."""
 
 
 def run_page(page: Path, root: str) -> list[Outcome]:
-    """All its blocks, in order, in a folder of its own below `root`."""
+    """Run all blocks of a page, in order, in its own folder below `root`."""
     from jaxrl import envs
 
     place = Path(root) / page.stem
@@ -245,7 +246,7 @@ def on_path(place: Path) -> Iterator[None]:
 
 
 def forget_programs() -> None:
-    """A process has room for so many compiled programs only."""
+    """Clear JAX's caches: a process can hold only a limited number of compiled programs."""
     import jax
 
     from tests.conftest import MAPS, MOST_MAPS
@@ -260,7 +261,7 @@ def runs_here(block: Block) -> bool:
 
 
 def prepare(folder: str) -> None:
-    """What every process of this run has in common: programs, once compiled, on disk."""
+    """Configure a process: compiled programs are shared on disk."""
     from tests.conftest import FLAGS
 
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
@@ -274,7 +275,7 @@ def prepare(folder: str) -> None:
 
 
 def run_pages(pages: list[Path], processes: int) -> list[Outcome]:
-    """The longest first, so that no process is left with one at the end."""
+    """Run pages, longest first, so that no process finishes much later than the others."""
     size = {page: sum(map(runs_here, blocks(page))) for page in pages}
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -305,7 +306,7 @@ def left_out() -> list[Block]:
 
 
 def elsewhere(block: Block) -> bool:
-    """Whether its reason names what runs it in CI."""
+    """True if the reason names the place where CI runs the block."""
     return bool(re.search(r"\.ci/run|tests/test_\w+\.py|docs/[\w-]+\.md", block.reason))
 
 

@@ -1,7 +1,7 @@
-"""Docstrings of this house for mkdocstrings: equations keep their lines, sources a name.
+"""mkdocstrings extension for our docstrings: equations keep their lines, sources a heading.
 
-A paragraph of equations is lines as a person aligned them; in Markdown they would run
-together, and `*` and `_` in them be emphasis.
+A paragraph of equations has manually aligned lines; in Markdown they would run
+together, and `*` and `_` would become emphasis.
 """
 
 import re
@@ -20,7 +20,7 @@ def is_equation(paragraph: str) -> bool:
 
 
 def formatted(text: str) -> str:
-    """Equations between the first paragraph and the arguments become code."""
+    """Format equations between the first paragraph and the arguments as code."""
     head, *tail = re.split(r"\n\n(?=(?:Args|Returns):\n|Source: )", text, maxsplit=1)
     first, *rest = head.split("\n\n")
     rest = [f"```text\n{x}\n```" if is_equation(x) else x for x in rest]
@@ -28,7 +28,7 @@ def formatted(text: str) -> str:
 
 
 class Equations(griffe.Extension):
-    """Applied to every docstring before it is read as sections."""
+    """Extension that formats every docstring before it is parsed into sections."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:

@@ -2,8 +2,8 @@
 
 python -m tools.layers   # writes docs/figures/layers.svg
 
-The table stands in CONTRIBUTING.md and docs/architecture.md when the site is built
-(`tools/hooks.py`); `tests/contract/test_layering.py` holds the imports to the list.
+The table is inserted in CONTRIBUTING.md and docs/architecture.md when the site is built
+(`tools/hooks.py`); `tests/contract/test_layering.py` checks the imports against the list.
 """
 
 import ast
@@ -74,11 +74,11 @@ LAYERS = (
         "#e3e3e3",
     ),
 )
-"""Top to bottom."""
+"""The layers, top to bottom."""
 
 
 def modules() -> str:
-    """Every module and package of the top level with the first line of its docstring."""
+    """Table of top-level modules and packages, with the first line of each docstring."""
     lines = ["| layer | module | |", "|---|---|---|"]
     for layer in LAYERS:
         for name in layer.members:
@@ -105,7 +105,7 @@ def table() -> str:
 
 
 def drawing() -> str:
-    """The SVG: a band for each layer, top to bottom, with its members in it."""
+    """SVG with a band for each layer, top to bottom, containing its members."""
     y, parts = 50.0, []
     for layer in LAYERS:
         lines = wrap(layer.members)
@@ -124,7 +124,7 @@ def drawing() -> str:
 
 
 def wrap(names: tuple[str, ...]) -> list[list[str]]:
-    """Lines of names that fit a band."""
+    """Wrap names into lines that fit a band."""
     lines: list[list[str]] = [[]]
     for name in names:
         if len("  ".join([*lines[-1], name])) * LETTER > WIDTH - LEFT - 34:

@@ -1,10 +1,10 @@
-"""What the compiled training programs consist of: measured without a clock.
+"""Operation counts of the compiled training programs, a measure of speed without a clock.
 
-    python -m tools.program            # shows what this jaxlib makes of each program
+    python -m tools.program            # prints the counts of each program for this jaxlib
     python -m tools.program --update   # writes it to tests/golden/program.json
 
-Time on CPU and on a GPU goes with the operations in the body of the loop, so a rise is a
-loss of speed that no other test would see. The numbers depend on the compiler and are kept
+Time on CPU and GPU depends on the operations in the body of the loop, so a rise is a
+loss of speed that no other test detects. The numbers depend on the compiler and are kept
 by version of jaxlib.
 """
 
@@ -34,13 +34,13 @@ PROGRAMS: dict[str, tuple[Algorithm, dict[str, Any], int]] = {
     "dqn": (DQN, {"hidden_sizes": (32, 32), "buffer_size": 50_000}, 1),
     "dqn-population": (DQN, {"hidden_sizes": (32, 32), "buffer_size": 50_000}, 2),
 }
-"""Algorithm, config and number of members; on CartPole."""
+"""Programs by name: algorithm, config and number of members, on CartPole."""
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
-"""Instructions that do nothing when the program runs."""
+"""Instructions without cost at run time."""
 
 LIMITED = ("loop_operations", "bytes_out")
-"""What may not rise."""
+"""Figures that must not rise."""
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def compiled_text(algorithm: Algorithm, config: Any, env: Env, members: int) -> 
 
 
 def bytes_out(algorithm: Algorithm, config: Any, env: Env, members: int) -> int:
-    """Of what the host reads after a call."""
+    """Bytes that the host reads after a call."""
     tally = beginning(algorithm, config, env, members).tally
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tally))
 
 
 def beginning(algorithm: Algorithm, config: Any, env: Env, members: int) -> Any:
-    job = loop.Job(algorithm, config, env, {}, list(range(members)), None)
+    job = loop.resolve(algorithm, config, env, num_seeds=members, num_devices=1)
     return loop.progress_shapes(job)
 
 
@@ -116,13 +116,13 @@ def replay_copies(program: str, rows: int) -> int:
 
 
 def size_of(line: str) -> int:
-    """Elements of the first array that an instruction makes."""
+    """Number of elements of the first array in the result of an instruction."""
     found = re.search(r" = \(?\w+\[([\d,]*)\]", line)
     return math.prod(map(int, found[1].split(","))) if found and found[1] else 1
 
 
 def recorded() -> dict[str, dict[str, Any]] | None:
-    """What the file has for this version of jaxlib, or None."""
+    """Recorded figures for this version of jaxlib, or None."""
     return json.loads(FILE.read_text()).get(VERSION)
 
 

@@ -1,13 +1,13 @@
-"""Every page in a real browser, as wide as a desk and as a phone: nothing may stick out.
+"""Check of every page in a real browser, at desktop and phone width, for overflow.
 
     mkdocs build --strict
     python -m tools.screenshots site                       # all pages, minutes
     python -m tools.screenshots site --pages index.html ppo.html --out shots
     python -m tools.screenshots REPORT                     # of `jaxrl report`
 
-A page fails if it can be scrolled sideways; a wide table has to scroll in its own box. What
-sticks out is named. With `--out`, a picture of each page is written, from its top to its
-end. Needs Chromium and its chromedriver on the PATH (Debian: `chromium chromium-driver`).
+A page fails if it can be scrolled sideways; a wide table has to scroll in its own box. The
+overflowing element is named. With `--out`, a full-length picture of each page is written.
+Needs Chromium and its chromedriver on the PATH (Debian: `chromium chromium-driver`).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tools import webdriver
 
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
 TALLEST = 6_000
-"""Pixels of a picture; what is below is cut off."""
+"""Maximum height of a picture in pixels; the rest is cut off."""
 
 STILL = "<style>*, ::before, ::after { transition: none !important }</style>"
 
@@ -43,7 +43,7 @@ WIDER = """(() => {
   const widths = `${document.documentElement.scrollWidth} of ${width}: `;
   return widths + out.slice(0, 3).map(said).join("; ");
 })()"""
-"""What sticks out of a page, or nothing."""
+"""Script that returns the elements that overflow a page."""
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Over HTTP, without which the site has no search; only to this machine."""
+    """Serve a folder over HTTP, which the site's search needs, to this machine only."""
     handler = partial(Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -103,7 +103,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def picture(ask: webdriver.Ask, width: int) -> bytes:
-    """From the top of the page to its end, as PNG."""
+    """Full-length picture of a page as PNG."""
     webdriver.run(ask, f"document.head.insertAdjacentHTML('beforeend', '{STILL}')")
     height = webdriver.run(ask, "document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST), "scale": 1}

@@ -1,10 +1,10 @@
-"""A GIF of an agent that gets better, beside its learning curve.
+"""GIF of an improving agent beside its learning curve.
 
 python -m tools.training              # writes docs/figures/training.gif, in minutes
 python -m tools.training --out FILE   # another GIF or MP4
 
-PPO on Pendulum-v1: a pendulum that is to be swung up and held. The first of the agents is
-kept at a few moments of its training, and at each of them plays the same episode, greedily.
+PPO on Pendulum-v1, a pendulum to be swung up and held. The first of the agents is
+saved at a few points of its training, and at each of them plays the same episode greedily.
 """
 
 import argparse
@@ -35,20 +35,20 @@ CONFIG = jaxrl.PPO.Config(
     normalize_obs=True,
 )
 MOMENTS = (0.0, 0.1, 0.17, 1.0)
-"""Shares of the training at which the agent is kept."""
+"""Shares of the training at which the agent is saved."""
 
 HEIGHT, STEPS, STRIDE, FPS = 220, 120, 2, 10
-"""Of a picture, of an episode; every second step is drawn, at the speed of the world."""
+"""Height of a picture, steps of an episode, step interval and rate of the frames."""
 
 GROWING = 10
-"""Frames in which the curve goes on to the next moment."""
+"""Number of frames in which the curve grows to the next moment."""
 
 Moment = tuple[int, Any]
-"""Environment steps, and the agent after them."""
+"""Number of environment steps, and the agent after them."""
 
 
 def trained(config: Any, env: Any) -> tuple[list[Moment], np.ndarray, np.ndarray]:
-    """The moments, and the curve: steps `[C]` and returns `[C, K]`."""
+    """Train; return the moments, and the curve: steps `[C]` and returns `[C, K]`."""
     steps = config.num_envs * config.num_steps
     iterations = int(config.total_steps) // steps
     wanted = {round(share * iterations) for share in MOMENTS}
@@ -70,11 +70,11 @@ def trained(config: Any, env: Any) -> tuple[list[Moment], np.ndarray, np.ndarray
 def panel(
     steps: np.ndarray, values: np.ndarray, until: float, words: str
 ) -> np.ndarray:
-    """The curve as far as it has come, uint8 `[HEIGHT, W, 3]`."""
+    """Picture of the curve up to a moment, uint8 `[HEIGHT, W, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with plotting.style():
-        figure, axes = plotting.figure_of(words, (3.4, 2.2))
+        figure, axes = plotting.make_figure(words, (3.4, 2.2))
         figure.set_dpi(HEIGHT / 2.2)
         shown = steps <= max(until, steps[0])
         middle = iqm(values, axis=1)
@@ -94,9 +94,9 @@ def panel(
 
 
 def frames(config: Any) -> Iterator[np.ndarray]:
-    """Of each moment an episode, and in between the curve that grows.
+    """Frames of an episode at each moment, and of the growing curve in between.
 
-    It begins with how it ends: where a GIF stands still, that is what is seen.
+    The first frame is the final picture, which is shown where a GIF is not animated.
     """
     env = jaxrl.make(ENV)
     moments, steps, values = trained(config, env)
@@ -122,7 +122,7 @@ def frames(config: Any) -> Iterator[np.ndarray]:
 
 
 def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two pictures, the lower one filled with white."""
+    """Two pictures side by side, the lower one padded with white."""
     height = max(left.shape[0], right.shape[0])
     filled = [
         np.pad(x, ((0, height - x.shape[0]), (0, 0), (0, 0)), constant_values=255)

@@ -1,4 +1,4 @@
-"""A browser without a window, driven over WebDriver's own protocol, which is HTTP.
+"""Headless browser, controlled by the WebDriver protocol over HTTP.
 
 Source: https://www.w3.org/TR/webdriver2/. Needs Chromium and its chromedriver on the PATH.
 """
@@ -19,12 +19,12 @@ PROGRAMS = ("chromium", "chromedriver")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 
 Ask = Callable[..., Any]
-"""`ask(method, path, **body) -> value`, of a session."""
+"""`ask(method, path, **body) -> value`: a request of a session."""
 
 
 @contextlib.contextmanager
 def session(width: int, height: int, profile: Any) -> Iterator[Ask]:
-    """A new browser; its own profile, and a window of this size."""
+    """Context manager of a new browser with its own profile and a window size."""
     arguments = [
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
         *("--no-first-run", "--disable-background-networking", "--disable-extensions"),
@@ -67,12 +67,12 @@ def press(ask: Ask, key: str) -> None:
 
 
 def run(ask: Ask, script: str) -> Any:
-    """What a script returns in the page."""
+    """Run a script in the page; return its result."""
     return ask("POST", "/execute/sync", script=f"return {script}", args=[])
 
 
 def wait(ask: Ask, condition: str, seconds: float = 20.0) -> None:
-    """Until a condition holds in the page."""
+    """Wait until a condition holds in the page."""
     end = time.monotonic() + seconds
     while not run(ask, condition):
         assert time.monotonic() < end, f"{condition} did not come"

@@ -1,7 +1,7 @@
 """Rejax under the benchmark's protocol; see protocol.py.
 
-Rejax evaluates as it trains. Here its evaluation is a function that returns nothing, so the
-compiled program trains and does nothing else.
+Rejax evaluates during training. Here its evaluation is an empty function, so the
+compiled program only trains.
 """
 
 import platform
@@ -33,7 +33,7 @@ NOTES = {
 
 
 def no_evaluation(algorithm: Algorithm, state: Any, key: jax.Array) -> tuple[()]:
-    """Takes the place of Rejax's evaluation of 128 episodes."""
+    """Replacement for Rejax's evaluation of 128 episodes."""
     return ()
 
 
@@ -104,9 +104,9 @@ def keys_of(seeds: Sequence[int]) -> jax.Array:
 
 
 def train(algorithm: Algorithm, keys: jax.Array) -> Any:
-    """Trains one agent for each key; the final states, with the keys' axis in front.
+    """Train one agent for each key; return the final states with a leading axis of keys.
 
-    One agent is not mapped over, since `vmap` would turn branches into both branches.
+    A single agent is trained without `vmap`, which would execute both sides of branches.
     """
     if len(keys) == 1:
         state, _ = algorithm.train(keys[0])
@@ -139,10 +139,10 @@ def greedy_return(
 
 
 class Worker:
-    """The case at hand and its compiled program."""
+    """Worker with the current case and its compiled program."""
 
     def prepare(self, case: dict[str, Any]) -> Answer:
-        """Compiles the training of `num_seeds` agents for `env_steps` steps each."""
+        """Compile the training of `num_seeds` agents for `env_steps` steps each."""
         self.case = case
         self.num_seeds = case["num_seeds"]
         algorithm = make(case, case["env_steps"])
@@ -157,13 +157,13 @@ class Worker:
         }
 
     def note(self) -> str:
-        """What differs from the requested configuration."""
+        """Differences from the requested configuration."""
         annealed = self.case["config"].get("anneal_lr", False)
         rate = "; the learning rate is constant: Rejax does not anneal it"
         return NOTES[self.case["algorithm"]] + (rate if annealed else "") + "."
 
     def run(self, seed: int, env_steps: int) -> Answer:
-        """Times the compiled program; it does the steps of `prepare`, whatever is asked."""
+        """Time the compiled program, which runs the number of steps given to `prepare`."""
         first = seed * self.num_seeds
         keys = jax.block_until_ready(keys_of(range(first, first + self.num_seeds)))
         start = time.perf_counter()
@@ -172,7 +172,7 @@ class Worker:
         return {"seconds": seconds, "env_steps": int(states.global_step.sum())}
 
     def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
-        """Trains `num_seeds` agents at a time, which bounds the memory, and evaluates."""
+        """Train `num_seeds` agents at a time, which bounds the memory, and evaluate."""
         algorithm, program = make(self.case, env_steps), self.program
         if env_steps != self.case["env_steps"]:
             program = compile_training(algorithm, self.num_seeds)

@@ -1,6 +1,6 @@
 """Stable-Baselines3 under the benchmark's protocol; see protocol.py.
 
-Environments are gymnasium's, stepped one after the other in this process, which is the
+Environments are Gymnasium's, stepped one after the other in this process, which is the
 fastest way for small ones. They have no `Monitor`, and nothing is logged.
 """
 
@@ -30,7 +30,7 @@ NOTES = {
 
 
 def check(case: dict[str, Any], peer: str) -> None:
-    """Refuses what the peer cannot do."""
+    """Refuse cases that the peer does not support."""
     if case["env"].endswith("-MinAtar"):
         raise ValueError(f"{peer} has no {case['env']} without a GPL package")
     if case["num_seeds"] != 1:
@@ -38,12 +38,12 @@ def check(case: dict[str, Any], peer: str) -> None:
 
 
 def make_envs(env: str, num_envs: int) -> DummyVecEnv:
-    """Environments stepped in turn, in this process."""
+    """Make environments that are stepped one after the other in this process."""
     return DummyVecEnv([lambda: gymnasium.make(env) for _ in range(num_envs)])
 
 
 def learning_rate(config: Config, env_steps: int) -> float | Callable[[float], float]:
-    """The rate, or its fall to zero over `total_steps`, of which the run is a part."""
+    """Constant learning rate, or its linear decay to zero over `total_steps`."""
     if not config.get("anneal_lr", False):
         return config["learning_rate"]
     part = env_steps / config["total_steps"]
@@ -98,7 +98,7 @@ def make(case: dict[str, Any], seed: int, env_steps: int) -> BaseAlgorithm:
 
 
 def train(model: BaseAlgorithm, env_steps: int) -> Answer:
-    """Times the training of a fresh agent, in whole rollouts."""
+    """Time the training of a new agent, in whole rollouts."""
     start = time.perf_counter()
     model.learn(env_steps, log_interval=None)
     seconds = time.perf_counter() - start
@@ -114,7 +114,7 @@ def greedy_return(model: BaseAlgorithm, env: str, episodes: int, seed: int) -> f
 
 
 def choose_threads(case: dict[str, Any]) -> int:
-    """Leaves torch with its own number of threads, or with 1 if that is faster."""
+    """Set torch to one thread if that is faster than its default."""
     own = torch.get_num_threads()
     if own == 1:
         return own
@@ -131,10 +131,10 @@ def choose_threads(case: dict[str, Any]) -> int:
 
 
 class Worker:
-    """The case at hand."""
+    """Worker with the current case."""
 
     def prepare(self, case: dict[str, Any]) -> Answer:
-        """Nothing is compiled; the number of torch's threads is chosen."""
+        """Choose the number of torch's threads; nothing is compiled."""
         check(case, "stable-baselines3")
         self.case = case
         threads = choose_threads(case)
@@ -147,11 +147,11 @@ class Worker:
         }
 
     def run(self, seed: int, env_steps: int) -> Answer:
-        """Times the training of a fresh agent."""
+        """Time the training of a new agent."""
         return train(make(self.case, seed, env_steps), env_steps)
 
     def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
-        """Trains the seeds in turn, and evaluates."""
+        """Train the seeds one after the other, and evaluate."""
         returns = []
         for seed in seeds:
             model = make(self.case, seed, env_steps)

@@ -1,7 +1,7 @@
 """SBX, Stable-Baselines3 with JAX networks, under the benchmark's protocol.
 
-See protocol.py. SBX compiles its updates anew for each agent. So each agent first learns
-for a moment, is then put back to where it began, and the clock starts.
+See protocol.py. SBX compiles its updates anew for each agent. So each agent first trains
+briefly, is reset to its initial state, and then the clock starts.
 """
 
 import platform
@@ -24,7 +24,7 @@ from sbx import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 STATES = {"ppo": ("actor_state", "vf_state"), "dqn": ("qf_state",)}
-"""Where a policy keeps its parameters and their optimiser's state."""
+"""Attributes of a policy with parameters and optimiser state, by algorithm."""
 
 NOTES = {
     "ppo": "SBX's value loss has no factor 1/2, actor and critic have an optimiser each, "
@@ -48,7 +48,7 @@ def make(case: dict[str, Any], seed: int, env_steps: int) -> BaseAlgorithm:
 
 
 def warm_up(model: BaseAlgorithm, case: dict[str, Any], seed: int) -> None:
-    """Learns until everything is compiled, then takes it back."""
+    """Train until everything is compiled, then restore the initial state."""
     before = {
         # Copied, since SBX writes learning rates into the optimiser's state.
         name: jax.tree.map(lambda leaf: leaf, getattr(model.policy, name))
@@ -76,10 +76,10 @@ def ready(case: dict[str, Any], seed: int, env_steps: int) -> BaseAlgorithm:
 
 
 class Worker:
-    """The case at hand."""
+    """Worker with the current case."""
 
     def prepare(self, case: dict[str, Any]) -> Answer:
-        """Times a warm-up; it is repeated, outside the clock, before each run."""
+        """Time a warm-up, which is repeated untimed before each run."""
         check(case, "sbx")
         self.case = case
         start = time.perf_counter()
@@ -94,11 +94,11 @@ class Worker:
         }
 
     def run(self, seed: int, env_steps: int) -> Answer:
-        """Times the training of a fresh agent, compiled before."""
+        """Time the training of a new agent after compilation."""
         return train(ready(self.case, seed, env_steps), env_steps)
 
     def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
-        """Trains the seeds in turn, and evaluates."""
+        """Train the seeds one after the other, and evaluate."""
         returns = []
         for seed in seeds:
             model = make(self.case, seed, env_steps)

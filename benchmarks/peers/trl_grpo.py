@@ -2,16 +2,16 @@
 
     .peers/trl/bin/python benchmarks/peers/trl_grpo.py SETTINGS.json
 
-Run by the Python of the peer's own environment; one JSON line on standard output, all else
+Run by the Python of the peer's own environment; one JSON line on standard output, the rest
 on standard error. The settings are those of `rlhf_speed.Settings`.
 
-TRL as fast as it goes on a CPU, by what was tried there:
+The fastest configuration of TRL on a CPU among those tried:
 
-- float32 without gradient checkpointing (TRL turns both bfloat16 and checkpointing on by
-  itself; float32 is what the other side computes in), the fused AdamW of torch, PyTorch's
+- float32 without gradient checkpointing (TRL enables both bfloat16 and checkpointing by
+  default; jaxrl computes in float32), the fused AdamW of torch, PyTorch's
   own fused attention (`sdpa`, the default of transformers);
-- one generation and one update for each batch: TRL then takes the log-probabilities of the
-  update for those of the policy that sampled, and spares a forward pass;
+- one generation and one update for each batch: TRL then uses the log-probabilities of the
+  update for the sampling policy, which saves a forward pass;
 - as many threads as cores (one thread takes almost twice as long);
 - no logging, saving, evaluation or progress bar; prompts of one length, so that nothing is
   padded; a tokenizer of one word for each token, whose words are split at spaces;
@@ -23,7 +23,7 @@ by `max_new_tokens`. jaxrl's is not divided by the latter. Adam does not see the
 the norm at which gradients are clipped is divided by it too, so the steps are the same. The
 divergence is k3 without the ratio before it, as there.
 
-What TRL computes at each step whatever it is told, it computes here: it decodes the answers
+Unavoidable work of TRL in each step is included: it decodes the answers
 and gathers its metrics (entropy, divergence, clipped shares, lengths).
 
 A step is the time between the ends of two steps: generation, reward, update, and the data
@@ -62,16 +62,16 @@ TRAIN = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-"""Arguments of `GRPOConfig` that no setting changes."""
+"""Fixed arguments of `GRPOConfig`."""
 
 
 def reward(answer: list[int]) -> float:
-    """Share of even tokens in an answer, EOS counted."""
+    """Reward, the share of even tokens in an answer including EOS."""
     return sum(token % 2 == 0 for token in answer) / len(answer)
 
 
 def tokenizer(vocab_size: int, eos: int) -> Any:
-    """Token i is the word "ti"; EOS pads too."""
+    """Tokenizer in which token i is the word "ti"; EOS is also used for padding."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

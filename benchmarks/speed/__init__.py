@@ -1,1 +1,1 @@
-"""How fast this machine trains, and how near that is to what it could."""
+"""Training speed on this machine, and the gap to its limit."""

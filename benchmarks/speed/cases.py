@@ -1,4 +1,4 @@
-"""What is measured: the configurations of the throughput benchmark."""
+"""Configurations of the throughput benchmark."""
 
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class Case(NamedTuple):
     only: str = ""  # the platform it is for; "" is any
 
     def as_json(self, name: str, env_steps: int) -> dict[str, Any]:
-        """As the workers' protocol has it."""
+        """The case as JSON, in the workers' protocol."""
         return {
             "name": name,
             "algorithm": self.algorithm,
@@ -135,14 +135,14 @@ CASES = {
         DQN_BREAKOUT | {"network": "cnn", "hidden_sizes": (128,), "activation": "relu"},
     ),
 }
-"""By name. B2 is B1 for a population; B7 (PQN) is not built yet; B8 is `LEVEL_ENVS`."""
+"""Cases by name. B2 is B1 for a population; B7 (PQN) is missing; B8 is `LEVEL_ENVS`."""
 
 LEVEL_ENVS = (CARTPOLE, "Pendulum-v1", BREAKOUT)
 LEVEL_SIZES = (64, 2_048, 65_536)
-"""B8: environments alone, and how many."""
+"""Numbers of environments of B8, which measures environments alone."""
 
 MIN_LEVEL_RATIO = 4.0
-"""The bar of B8: CartPole at 2,048 environments against gymnax's own vmapped `step`."""
+"""Minimum speed of B8: CartPole with 2,048 environments against gymnax's vmapped `step`."""
 
 SCALING: dict[str, dict[int, Case]] = {
     "environments": {
@@ -159,4 +159,4 @@ SCALING: dict[str, dict[int, Case]] = {
         for n in (10_000, 100_000, 1_000_000)
     },
 }
-"""How T grows: B1 with more environments, seeds and units; B5 with a larger memory."""
+"""Scaling of T: B1 with more environments, seeds and units; B5 with a larger memory."""

@@ -1,6 +1,6 @@
-"""The parent: asks workers, interleaves them, and gathers the figures.
+"""The parent process: sends requests to workers, interleaves them, and collects results.
 
-Nothing here touches a device, so that the workers have them all.
+It touches no device, so that all devices are available to the workers.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ HERE = Path(__file__).parent
 
 
 class Failed(RuntimeError):
-    """A worker answered with an error."""
+    """Error response of a worker."""
 
 
 class Process:
-    """A worker: a process that answers requests; see `protocol`."""
+    """A worker process that answers requests; see `protocol`."""
 
     def __init__(self, command: Sequence[str], device: str | None = None) -> None:
         environment = dict(os.environ)
@@ -72,7 +72,7 @@ class Process:
 
 @contextlib.contextmanager
 def worker(command: Sequence[str], device: str | None = None) -> Iterator[Process]:
-    """A worker for the time of a `with`."""
+    """Context manager of a worker process."""
     process = Process(command, device)
     try:
         yield process
@@ -81,7 +81,7 @@ def worker(command: Sequence[str], device: str | None = None) -> Iterator[Proces
 
 
 class Settings:
-    """How long to measure: for real, or just to see that everything runs."""
+    """Durations of measurements, full or as a smoke test."""
 
     def __init__(self, quick: bool, device: str | None = None) -> None:
         self.quick = quick
@@ -92,10 +92,10 @@ class Settings:
 
 
 def chosen_cases(names: Sequence[str], platform: str) -> dict[str, Case]:
-    """The cases of these names, by default all that are for this platform.
+    """Cases by name, by default all for this platform.
 
     Raises:
-      InvalidInput: for a name that is none.
+      InvalidInput: a name is unknown.
     """
     for name in names:
         if name not in (*CASES, "B8", "scaling"):
@@ -110,7 +110,7 @@ def chosen_cases(names: Sequence[str], platform: str) -> dict[str, Case]:
 
 
 def first_steps(case: Case) -> int:
-    """A small number of environment steps, to find how many a repeat needs."""
+    """A small number of environment steps, to estimate the length of a repeat."""
     config = case.config
     if case.algorithm == "ppo":
         return 10 * config["num_envs"] * config["num_steps"]
@@ -120,7 +120,7 @@ def first_steps(case: Case) -> int:
 def measure_ours(
     process: Process, name: str, case: Case, settings: Settings, cache: str
 ) -> dict[str, Any]:
-    """Compile seconds, and how many steps make a repeat long enough."""
+    """Compile seconds, and the number of steps of a sufficiently long repeat."""
     steps = first_steps(case)
     request = case.as_json(name, steps)
     with worker(OURS, settings.device) as cold:
@@ -168,7 +168,7 @@ def run_case(
     peers: dict[str, Sequence[str]],
     report: Report,
 ) -> dict[str, Any]:
-    """Everything of one case: T, C, E, I, the limit, and each peer in the same run."""
+    """Measure one case: T, C, E, I, the limit, and each peer in the same run."""
     with tempfile.TemporaryDirectory() as cache, worker(OURS, settings.device) as ours:
         found = measure_ours(ours, name, case, settings, cache)
         found["levels"] = ours.ask("levels", least=settings.level_seconds)
@@ -202,7 +202,7 @@ def run_peer(
     command: Sequence[str],
     env_steps: int,
 ) -> dict[str, Any]:
-    """Pairs of runs, ours and the peer's by turns, and the learning check."""
+    """Measure pairs of runs, ours and the peer's alternating, and check learning."""
     try:
         with worker(command, settings.device) as theirs:
             few = first_steps(case)
@@ -239,7 +239,7 @@ def learning_check(
     settings: Settings,
     commands: dict[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Greedy returns of ours and of a peer after as many steps, and their difference."""
+    """Greedy returns of jaxrl and of a peer after as many steps, and their difference."""
     steps = 3 * first_steps(case) if settings.quick else case.learn_steps
     seeds = list(range(2 if settings.quick else case.learn_seeds))
     returns = {}
@@ -280,7 +280,7 @@ def environment_table(settings: Settings, report: Report) -> list[dict[str, Any]
 
 
 def scaling(settings: Settings, report: Report) -> dict[str, list[dict[str, Any]]]:
-    """T of B1 with more environments, seeds and units, of B5 with a larger memory."""
+    """Measure T of B1 with more environments, seeds and units, of B5 with more memory."""
     found: dict[str, list[dict[str, Any]]] = {}
     for kind, cases in SCALING.items():
         found[kind] = []

@@ -1,7 +1,7 @@
-"""The parts of a training program, each measured alone.
+"""Parts of a training program, each measured alone.
 
 E, the environment with a random policy; I, with the policy network; and the limit: the
-gradients and the forward passes that a configuration asks for and nothing else, no
+gradients and the forward passes of a configuration and nothing else: no
 environment, no sampling, no optimiser, in the fastest arrangement of those tried here.
 """
 
@@ -31,7 +31,7 @@ AXIS = "rows"
 def median_seconds(
     function: Callable[[PyTree], PyTree], x: PyTree, least: float, repeats: int = 3
 ) -> float:
-    """Seconds of one call, compiled; each repeat calls for `least` seconds or more."""
+    """Median seconds of a compiled call; each repeat runs for at least `least` seconds."""
     jax.block_until_ready(function(x))
     started = time.perf_counter()
     jax.block_until_ready(function(x))
@@ -69,7 +69,7 @@ def environment_only(env: Env, num_envs: int, num_steps: int, least: float) -> f
 
 
 def gymnax_own(env_id: str, num_envs: int, num_steps: int, least: float) -> float:
-    """E by gymnax itself: its `step` under `vmap`, a key for each environment."""
+    """E of gymnax: its `step` under `vmap`, with a key for each environment."""
     import gymnax
 
     env, params = gymnax.make(env_id)
@@ -98,7 +98,7 @@ def gymnax_own(env_id: str, num_envs: int, num_steps: int, least: float) -> floa
 def inference(
     algorithm: str, config: Any, env: Env, state: Any, num_steps: int, least: float
 ) -> float:
-    """I: environment steps per second when the policy acts and nothing is learned."""
+    """I: environment steps per second when the policy acts without learning."""
     if algorithm == "ppo":
         policy: Any = partial(ppo.choose, config, env, state.agent)
         noise: Any = partial(action_noise, env.action_space)
@@ -261,7 +261,7 @@ def _gradient_times(
 
 
 _REPEATS = 8
-"""Gradients in one compiled call, each of the parameters that the last one left."""
+"""Gradient steps in one compiled call, each from the parameters of the previous step."""
 
 
 def _repeated(gradient: Callable, rows: PyTree, params: Array) -> Array:
@@ -282,7 +282,7 @@ def _in_row_blocks(
 
 
 def _data_parallel(step: Callable, rows: PyTree, count: int) -> Callable:
-    """Each device takes its share of the rows; the gradients are added up."""
+    """Data-parallel gradient: each device takes its share of the rows."""
     mesh = Mesh(np.array(jax.local_devices()[:count]), (AXIS,))
 
     def run(params: Array, rows: PyTree) -> Array:
@@ -302,7 +302,7 @@ def _data_parallel(step: Callable, rows: PyTree, count: int) -> Callable:
 
 
 def _on_devices(function: Callable, x: PyTree, num_members: int, least: float) -> float:
-    """Seconds for each call, when every device that members can use is calling."""
+    """Seconds of each call when all devices that members can use are busy."""
     count = min(num_members, len(jax.local_devices()))
     if count == 1:
         return median_seconds(jax.jit(function), x, least)

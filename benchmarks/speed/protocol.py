@@ -1,11 +1,11 @@
-"""How the benchmark talks to a peer: JSON lines over standard input and output.
+"""Protocol between the benchmark and a peer: JSON lines over standard input and output.
 
-A peer has an environment of its own, so that its pins do not bend ours. Its worker is a
+A peer has its own virtual environment, so its pins do not affect ours. Its worker is a
 script run by that environment's Python. For each line on standard input it writes one line
 on standard output; all other output goes to standard error.
 
     {"do": "prepare", "case": CASE}
-        Builds and compiles. Answers `compile_seconds`, `versions`, and `note`: what differs
+        Builds and compiles. Answers `compile_seconds`, `versions` and `note`: differences
         from the requested configuration, in one sentence, or "".
     {"do": "run", "seed": 0, "env_steps": 500000}
         Trains afresh, in whole updates. Answers `seconds`, without compiling and without
@@ -17,7 +17,7 @@ on standard output; all other output goes to standard error.
     {"do": "quit"}
         Ends the worker, as the end of the input does.
 
-What cannot be done is answered by {"error": "one line"}, and the worker stays.
+A failed request is answered by {"error": "one line"}, and the worker keeps running.
 
 CASE holds `name`, `algorithm` ("ppo" or "dqn"), `env` (gymnax's id), `num_seeds` (agents
 trained together), `env_steps` (of each agent, in one run) and `config`, with the field
@@ -37,7 +37,7 @@ Answer = dict[str, Any]
 
 
 def serve(handlers: dict[str, Callable[..., Answer]]) -> None:
-    """Answers requests until "quit"; each handler takes the request's fields by name."""
+    """Answer requests until "quit"; each handler takes the request's fields by name."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints, from Python or from C, is not an answer
     sys.stdout = sys.stderr

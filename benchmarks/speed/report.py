@@ -1,4 +1,4 @@
-"""The benchmark's figures for people: a Markdown table, and a plot."""
+"""Report of the benchmark: Markdown tables and a plot."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`run_benchmark`: chosen cases, in order, into one result file with its tables."""
+"""`run_benchmark`: run selected cases and write one result file with its tables."""
 
 import json
 import os
@@ -21,19 +21,19 @@ def run_benchmark(
     parts: Sequence[str] = ("speed", "learning"),
     say: host.Report = print,
 ) -> dict[str, Any]:
-    """Measures and, with `out`, writes `throughput.json`, `.md` and `.png` there.
+    """Run the benchmark and, with `out`, write `throughput.json`, `.md` and `.png` there.
 
     Args:
-      names: cases, "B8" and "scaling"; none is all that fit the device.
-      quick: a fraction of a second each, to see that everything runs.
-      device: "cpu", "gpu" or "tpu"; by default what JAX chooses.
+      names: cases, "B8" and "scaling"; none for all that fit the device.
+      quick: a fraction of a second each, as a smoke test.
+      device: "cpu", "gpu" or "tpu"; by default JAX's choice.
       out: a folder.
       peers: the command of each peer's worker.
-      parts: the speed of the cases, what they learn beside their first peer, or both.
-      say: called with a line for a person.
+      parts: the speed of the cases, their returns beside the first peer's, or both.
+      say: a function that is called with progress messages.
 
     Raises:
-      InvalidInput: for an unknown case, before anything runs.
+      InvalidInput: a case is unknown; raised before anything runs.
     """
     host.chosen_cases(names, "cpu")
     settings, peers = Settings(quick, device), peers or {}
@@ -80,7 +80,7 @@ def run_benchmark(
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """What the figures depend on, and the empty tables."""
+    """Machine and versions on which the results depend, and empty tables."""
     with host.worker(OURS, settings.device) as process:
         case = host.CASES["B1"]
         answer = process.ask("prepare", case=case.as_json("B1", 512))
@@ -97,7 +97,7 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 
 def kept(out: Path) -> dict[str, Any]:
-    """The results in a folder: a run of some cases leaves the others as they are."""
+    """Previous results in a folder, kept for the cases that are not run again."""
     try:
         return json.loads((out / "throughput.json").read_text())
     except OSError:
@@ -105,7 +105,7 @@ def kept(out: Path) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], out: Path | None) -> None:
-    """After each case, so that an interrupted run keeps what it has measured."""
+    """Write the results after each case, so that an interrupted run keeps them."""
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)

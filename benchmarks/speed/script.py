@@ -1,4 +1,4 @@
-"""What the scripts under benchmarks/ share: their arguments, and the file they fill."""
+"""Common arguments and result files of the scripts under benchmarks/."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parser(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
-    """`--parts`, `--quick` and `--out`; the script may add others."""
+    """Argument parser with `--parts`, `--quick` and `--out`, which a script may extend."""
     made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     made.add_argument("--parts", nargs="+", default=parts, choices=parts)
     made.add_argument("--quick", action="store_true", help="a little of each")
@@ -19,8 +19,8 @@ def parser(doc: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
 def opened(
     parser: argparse.ArgumentParser, results: Path, name: str
 ) -> tuple[argparse.Namespace, Path, dict[str, Any]]:
-    """The arguments, the file of results, and the rows that it holds: a run of some parts
-    leaves the others as they are."""
+    """Parse the arguments; return them with the result file and its previous rows, which
+    are kept for the parts that are not run."""
     arguments = parser.parse_args()
     if arguments.quick and not arguments.out:
         parser.error("--quick needs --out, or it would overwrite the real results")

@@ -1,7 +1,7 @@
 """Our side of the benchmark's protocol: `python -m benchmarks.speed.worker`.
 
-A process of its own for each case, like the peers': one program, a fresh compilation
-cache or a filled one, and as many CPU devices as the case can use.
+Each case has its own process, like the peers': one program, a fresh compilation
+cache or a warm one, and as many CPU devices as the case can use.
 """
 
 import time
@@ -15,24 +15,23 @@ from benchmarks.speed import levels
 from benchmarks.speed.protocol import Answer, serve
 from jaxrl import distributions
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.core import config as configs
 from jaxrl.core.prng import key
 from jaxrl.envs import make
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs.experiment import versions
-from jaxrl.training import loop, population
+from jaxrl.training import loop
 from jaxrl.training.devices import use_all_cores, use_compilation_cache
 
 IMPORTED = distributions
-"""Slow to import, and otherwise imported when a policy is first traced: within the clock of
-compiling."""
+"""Imported early: it is slow, and would otherwise be imported within the timed
+compilation."""
 
 
 class Worker:
-    """One case, prepared once."""
+    """Worker for one case, which is prepared once."""
 
     def prepare(self, case: dict[str, Any], cache: str | None = None) -> Answer:
-        """Compiles the training program; `cache` is a folder for compiled programs."""
+        """Compile the training program; `cache` is a folder for compiled programs."""
         if cache:
             use_compilation_cache(cache)
         use_all_cores()
@@ -44,9 +43,10 @@ class Worker:
             for name, v in case["config"].items()
         }
         config = self.algorithm.Config(**fields)
-        self.plan = loop.prepare(self.algorithm, config, self.env)
-        self.config = configs.with_floats(config)
-        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        self.job = loop.resolve(
+            self.algorithm, config, self.env, num_seeds=self.num_seeds
+        )
+        self.plan, self.config = self.job.plan, self.job.config
         started = time.perf_counter()
         self._train(0, 0)
         return {
@@ -59,9 +59,9 @@ class Worker:
         }
 
     def run(self, seed: int, env_steps: int) -> Answer:
-        """Trains afresh; the clock includes `init`, as it does for the peers.
+        """Time the training of new agents, including `init`, as for the peers.
 
-        `training_rate` does not: it is T, without DQN's random steps before the first
+        `training_rate` excludes it: it is T, without DQN's random steps before the first
         update.
         """
         plan = self.plan
@@ -79,16 +79,18 @@ class Worker:
     def learn(self, seeds: list[int], env_steps: int, episodes: int) -> Answer:
         """Greedy returns after training, one for each seed."""
         iterations = loop.num_iterations(self.plan, env_steps)
-        self.num_seeds = len(seeds)
-        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        few, before = len(seeds), (self.num_seeds, self.job)
+        self.num_seeds, self.job = (
+            few,
+            loop.resolve(self.algorithm, self.config, self.env, num_seeds=few),
+        )
         state, _ = self._train(seeds[0], iterations)
         agents = jax.device_put(state.agent, jax.local_devices()[0])
         played = evaluate_population(
             self.algorithm, self.config, self.env, agents, key(1), episodes
         )
         returns = np.asarray(played.episode_return).mean(1).tolist()
-        self.num_seeds = self.case["num_seeds"]
-        self.mesh = population.device_mesh(self.plan, self.num_seeds)
+        self.num_seeds, self.job = before
         done = self.plan.warmup_env_steps + iterations * self.plan.env_steps
         return {"returns": returns, "env_steps": done}
 
@@ -117,9 +119,7 @@ class Worker:
         """The state after training, and the seconds that `init` took."""
         started = time.perf_counter()
         seeds = range(first_seed, first_seed + self.num_seeds)
-        job = loop.Job(
-            self.algorithm, self.config, self.env, {}, list(seeds), self.mesh
-        )
+        job = self.job._replace(seeds=list(seeds))
         progress = jax.block_until_ready(loop.first_progress(job))
         init_seconds = time.perf_counter() - started
         progress = jax.block_until_ready(loop.advance(job, progress, iterations))

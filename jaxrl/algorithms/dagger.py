@@ -46,7 +46,7 @@ from jaxrl.networks.features import (
 )
 from jaxrl.networks.torso import Activation
 from jaxrl.replay import ring
-from jaxrl.rollout import Policy, init_world, unroll, where
+from jaxrl.rollout import Policy, init_world, tree_where, unroll
 from jaxrl.types import (
     Algorithm,
     Array,
@@ -207,7 +207,7 @@ def mixture(config: Config, env: Env, agent: Agent, beta: Scalar) -> Policy:
         expert_action = teacher_action(env.teacher, env, obs, key_expert)
         action, memory, _ = act(config, env, agent, obs, memory, key, greedy=True)
         expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
-        played = where(expert_plays, expert_action, action)
+        played = tree_where(expert_plays, expert_action, action)
         return played, memory, {"expert_action": expert_action}
 
     return policy

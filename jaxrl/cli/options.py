@@ -16,6 +16,7 @@ from typing import Any, Literal
 import click
 
 from jaxrl.core import config as configs
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.runs import presets
 from jaxrl.runs.experiment import Experiment, command_words
@@ -36,42 +37,7 @@ RLLIB_STOP = {
 """RLlib's names of stopping rules, and ours."""
 
 
-class _NumberOrAuto(click.ParamType):
-    name = "number|auto"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
-        if value == "auto":
-            return None
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor auto.", param, ctx)
-
-
-class _Names(click.ParamType):
-    name = "name,name"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        return tuple(value.split(","))
-
-
-class _Shard(click.ParamType):
-    name = "i/n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        try:
-            shard, shards = value.split("/")
-            return int(shard), int(shards)
-        except ValueError:
-            self.fail(f"{value!r} is not i/n, such as 0/4.", param, ctx)
-
-
-RUN_OPTIONS = (
-    click.Option(["--env"], help="Environment id; see `jaxrl list envs`."),
-    click.Option(["--seed"], type=int, help="First seed.  [default: 0]"),
-    click.Option(
-        ["--num-seeds"], type=int, help="Agents trained in one program.  [default: 1]"
-    ),
+FOLDER_OPTIONS = (
     click.Option(
         ["--out"],
         type=click.Path(),
@@ -90,54 +56,11 @@ RUN_OPTIONS = (
         help="Begin with the tuned hyper-parameters for this environment; see "
         "`jaxrl list presets`.",
     ),
-    click.Option(
-        ["--stop-return"], type=float, help="Stop at this mean training return."
-    ),
-    click.Option(
-        ["--stop-iterations"], type=int, help="Stop after so many iterations."
-    ),
-    click.Option(["--stop"], help="The same in RLlib's words, as JSON."),
-    click.Option(
-        ["--evaluation-episodes"],
-        type=int,
-        help="Greedy episodes for each seed at the end.  [default: 128]",
-    ),
-    click.Option(
-        ["--parallel"],
-        help="What is spread over devices: members (of a population), data (environments "
-        "of each agent), or auto.  [default: auto]",
-    ),
-    click.Option(
-        ["--devices", "num_devices"],
-        type=int,
-        help="How many devices.  [default: as many as divide the work]",
-    ),
-    click.Option(
-        ["--checkpoint-every"],
-        type=float,
-        help="Seconds between checkpoints.  [default: 60]",
-    ),
-    click.Option(["--keep"], type=int, help="Checkpoints that are kept.  [default: 2]"),
-    click.Option(
-        ["--log"],
-        type=_Names(),
-        help="tensorboard, wandb, or both with a comma.  [default: metrics.jsonl only]",
-    ),
-    click.Option(
-        ["--on-nan"],
-        help="When something becomes NaN or infinite: stop, or continue with the other "
-        "seeds.  [default: stop]",
-    ),
-    click.Option(
-        ["--deterministic"],
-        is_flag=True,
-        default=None,
-        help="The same result every time on a GPU too, which may be slower.",
-    ),
+    click.Option(["--stop"], help="Stopping rules in RLlib's words, as JSON."),
     click.Option(["--quiet"], is_flag=True, help="Neither the plan nor how far it is."),
     click.Option(["--json", "as_json"], is_flag=True, help="Evaluation as JSON, last."),
 )
-
+"""Flags of a run that are no fields of its `Experiment`."""
 
 MACHINE_OPTIONS = (
     click.Option(
@@ -149,40 +72,6 @@ MACHINE_OPTIONS = (
     click.Option(["--process-id"], type=int, help="Which this is: 0, 1, ..."),
 )
 """Of a run on several processes, of one machine or many."""
-
-SWEEP_OPTIONS = (
-    click.Option(
-        ["--sampler"],
-        help="grid, random, loguniform, or optuna.  [default: grid]",
-    ),
-    click.Option(["--trials"], type=int, help="Settings, if it is not a grid."),
-    click.Option(
-        ["--scheduler"],
-        help="none; halving: the better half goes on for twice as long; pbt: the worst "
-        "copy the best and change.  [default: none]",
-    ),
-    click.Option(
-        ["--block"],
-        type=_NumberOrAuto(),
-        help="Agents trained at a time, or auto.  [default: as many as fit]",
-    ),
-    click.Option(
-        ["--batch"],
-        type=int,
-        help="Settings that Optuna proposes at a time.  [default: a fifth]",
-    ),
-    click.Option(
-        ["--shard"],
-        type=_Shard(),
-        help="i/n: every n-th setting, from the i-th of 0, ...",
-    ),
-    click.Option(
-        ["--confirm-seeds"],
-        type=int,
-        help="Fresh seeds with which the best setting is trained again.  [default: 0]",
-    ),
-)
-"""Those of a sweep beside `--grid` and `RUN_OPTIONS`."""
 
 
 _TEACHERS = {
@@ -201,7 +90,6 @@ def teacher_options(algorithm: Algorithm) -> list[click.Option]:
 
 
 _TASK = {
-    "data": "JSONL or Parquet file, or a world: small-world, larger-world, instructions.",
     "base": "Run folder, or folder of Hugging Face, of the model to start from.",
     "reward": "Run folder of a reward model, or a world, for its gold reward.",
     "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
@@ -215,21 +103,23 @@ _TASK = {
     "template": "How conversations become text: plain, turns, chatml, or Jinja.",
     "number": "Rows of a world.",
 }
-"""What a task of `jaxrl.rlhf` is made from."""
+"""What a task of `jaxrl.rlhf` is made from, beside the data."""
 
 
-def task_fields(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
-    """What the problem's `make` takes beside the data, by name."""
-    assert algorithm.problem is not None
-    found = inspect.signature(algorithm.problem.make).parameters.values()
-    fixed = getattr(algorithm.problem.make, "keywords", {})
+def parameters_of(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
+    """What the `make` of a task takes beside the data, by name; of environments nothing."""
+    make = problem_of(algorithm).make
+    found = inspect.signature(make).parameters.values()
+    fixed = getattr(make, "keywords", {})
     return {x.name: x for x in found if x.name in _TASK and x.name not in fixed}
 
 
-def task_options(algorithm: Algorithm) -> list[click.Option]:
-    """The flags for what a language model is trained on."""
-    options = [click.Option(["--data"], help=_TASK["data"])]
-    for name, field in task_fields(algorithm).items():
+def problem_options(algorithm: Algorithm) -> list[click.Option]:
+    """The flags for what an algorithm is trained on; of an environment its id, beside the
+    parameters `--env.NAME`."""
+    problem = problem_of(algorithm)
+    options = [click.Option([f"--{problem.flag}", "env"], help=problem.help)]
+    for name, field in parameters_of(algorithm).items():
         default = field.default
         is_asked = default is inspect.Parameter.empty
         shown = "required" if is_asked else f"default: {_shown(default)}"
@@ -243,7 +133,7 @@ def task_options(algorithm: Algorithm) -> list[click.Option]:
 
 def _shown(default: Any) -> str:
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(str, default)) or "none"
     return "none" if default is None else str(default)
 
 
@@ -258,36 +148,41 @@ class _Sizes(click.ParamType):
             self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
 
 
-def config_options(config_class: type) -> list[click.Option]:
-    """One flag for each field, with its docstring as help."""
+def field_options(config_class: type) -> list[click.Parameter]:
+    """One flag for each field that has one, with its docstring as help."""
     docs = configs.field_docs(config_class)
-    defaults = config_class()
+    kinds = configs.field_types(config_class)
     return [
-        _config_option(name, kind, docs[name], getattr(defaults, name))
-        for name, kind in configs.field_types(config_class).items()
+        _field_option(field, kinds[field.name], docs[field.name])
+        for field in dataclasses.fields(config_class)
+        if configs.flag(field) is not None
     ]
 
 
-def _config_option(name: str, kind: Any, doc: str, default: Any) -> click.Option:
-    flag = "--" + name.replace("_", "-")
+def _field_option(field: Any, kind: Any, doc: str) -> click.Option:
+    flag, default = str(configs.flag(field)), configs.default_of(field)
     if kind is bool:
-        flag += "/--no-" + name.replace("_", "-")
+        flag += "/--no-" + flag[2:]
+    separator = field.metadata.get("separator", ",")
+    is_asked = default is dataclasses.MISSING
     return click.Option(
-        [flag, name],
-        type=None if kind is bool else _FieldType(kind),
+        [flag, field.name],
+        type=None if kind is bool else _FieldType(kind, separator),
         default=None,
-        help=f"{doc}  [default: {_shown(default)}]",
+        help=doc if is_asked else f"{doc}  [default: {_shown(default)}]",
     )
 
 
 def options_of(algorithm: Algorithm) -> list[click.Parameter]:
     """Every flag of a run of an algorithm: what it is trained on, how, and where."""
-    own: list[click.Parameter] = [*MACHINE_OPTIONS, *teacher_options(algorithm)]
-    own += config_options(algorithm.Config)
-    if algorithm.problem is None:
-        return [*RUN_OPTIONS, *own]
-    run = [option for option in RUN_OPTIONS if option.name not in ("env", "preset")]
-    return [*task_options(algorithm), *run, *own]
+    run = [*field_options(Experiment), *FOLDER_OPTIONS, *MACHINE_OPTIONS]
+    more = [*teacher_options(algorithm), *field_options(algorithm.Config)]
+    return [*problem_options(algorithm), *run, *more]
+
+
+def sweep_options() -> list[click.Parameter]:
+    """Those of a sweep beside `--grid` and the flags of a run."""
+    return field_options(Sweep)
 
 
 NONE = object()
@@ -295,28 +190,30 @@ NONE = object()
 
 
 class _FieldType(click.ParamType):
-    """The value of a config field, from text."""
+    """The value of a field, from text; what it may be is checked with the others."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    def __init__(self, kind: Any, separator: str = ",") -> None:
         arguments = typing.get_args(kind)
         self.optional = type(None) in arguments
-        self.scalar = arguments[0] if self.optional else kind
-        if typing.get_origin(kind) is Literal:
-            self.name = "|".join(arguments)
-        elif typing.get_origin(kind) is tuple:
-            self.name = "integers"
-        else:
-            self.name = self.scalar.__name__ + ("|none" if self.optional else "")
+        self.separator = separator
+        kind = arguments[0] if self.optional else kind
+        self.several = typing.get_origin(kind) in (tuple, Sequence)
+        scalar = typing.get_args(kind)[0] if self.several else kind
+        is_choice = typing.get_origin(scalar) is Literal
+        self.scalar = str if is_choice else scalar
+        self.name = "|".join(typing.get_args(scalar)) if is_choice else scalar.__name__
+        if self.several:
+            self.name = f"{self.name}{separator}..."
+        if self.optional:
+            self.name += "|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if self.optional and value.lower() == "none":
+        is_number = self.scalar in (int, float)
+        if self.optional and value.lower() in ("none", "auto" if is_number else "none"):
             return NONE
         try:
-            if typing.get_origin(self.kind) is tuple:
-                return tuple(int(v) for v in value.split(","))
-            if typing.get_origin(self.kind) is Literal:
-                return value  # checked with the config, which suggests the nearest
+            if self.several:
+                return tuple(self.scalar(v) for v in value.split(self.separator))
             return self.scalar(value)
         except ValueError:
             self.fail(f"{value!r} is not of type {self.name}.", param, ctx)
@@ -369,8 +266,8 @@ def sweep_from_flags(
     Raises:
       InvalidInput: one sentence that names the field, the value and the fix.
     """
-    names = {option.name for option in SWEEP_OPTIONS}
-    given = {n: x for n, x in flags.items() if n in names and x is not None}
+    names = {option.name for option in sweep_options()}
+    given = _given({n: x for n, x in flags.items() if n in names})
     others = {n: x for n, x in flags.items() if n not in names}
     pairs = [parse(text) for text in grid]
     if not pairs:
@@ -417,49 +314,47 @@ def experiment_from_flags(
     config_file = flags.pop("config_file", None)
     file = flags.pop("defaults", {})
     file |= _read_config_file(config_file, algorithm) if config_file else {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    if algorithm.problem is not None:
-        given, env_params = _task_words(algorithm, given)
+    given = _given(flags)
+    given, params = _problem_words(algorithm, given)
     stop = _rllib_stop(given.pop("stop", None))
     fields = configs.field_types(algorithm.Config)
     values = file.pop("config", {})
-    values |= {
-        name: None if value is NONE else value
-        for name, value in (stop | given).items()
-        if name in fields
-    }
-    env_params = file.pop("env_params", {}) | env_params
+    values |= {name: value for name, value in (stop | given).items() if name in fields}
+    env_params = file.pop("env_params", {}) | env_params | params
     run = file | {n: v for n, v in (stop | given).items() if n not in fields}
     env_id = run.pop("env", None)
-    if env_id is None and algorithm.problem is not None:
-        raise InvalidInput(
-            "data is missing: give a file, or a world such as small-world."
-        )
     if env_id is None:
-        raise InvalidInput("env is missing: give one such as --env CartPole-v1.")
+        problem = problem_of(algorithm)
+        raise InvalidInput(f"{problem.flag} is missing: give {problem.example}.")
     if "id" in env_params:
         raise InvalidInput("env.id is not a parameter: choose with --env ID.")
     if run.pop("preset", False):
         values = presets.read(algorithm.name, env_id)["config"] | values
-    if algorithm.problem is not None:
-        _check_task(algorithm, env_params)
+    _check_parameters(algorithm, env_params)
     config = configs.from_dict(algorithm.Config, values)
     return Experiment(algorithm, config, env_id, env_params, **run)
 
 
-def _task_words(
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; none is None."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    return {name: None if value is NONE else value for name, value in given.items()}
+
+
+def _problem_words(
     algorithm: Algorithm, words: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Words of flags or of a file as those of an experiment, and what its task is made
-    from: the data stand where an environment stands otherwise."""
-    rest = {"env" if n == "data" else n: v for n, v in words.items()}
-    names = task_fields(algorithm)
+    """Words of flags or of a file as those of an experiment, and the parameters of what
+    it is trained on: the data stand where an environment stands otherwise."""
+    flag = problem_of(algorithm).flag
+    rest = {"env" if n == flag else n: v for n, v in words.items()}
+    names = parameters_of(algorithm)
     params = {name: rest.pop(name) for name in names if name in rest}
     return rest, params
 
 
-def _check_task(algorithm: Algorithm, params: dict[str, Any]) -> None:
-    for name, field in task_fields(algorithm).items():
+def _check_parameters(algorithm: Algorithm, params: dict[str, Any]) -> None:
+    for name, field in parameters_of(algorithm).items():
         require(
             name in params or field.default is not inspect.Parameter.empty,
             f"{name} is missing: {_TASK[name]}",
@@ -483,11 +378,11 @@ def read_file(path: str) -> Any:
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content = read_file(path)
-    if algorithm.problem is not None and isinstance(content, Mapping):
-        _check_settings(content, path, ["data", *task_fields(algorithm)])
-        content, params = _task_words(algorithm, dict(content))
+    flag = problem_of(algorithm).flag
+    _check_settings(content, path, [flag, *parameters_of(algorithm)])
+    content, params = _problem_words(algorithm, dict(content))
+    if params:
         content["env_params"] = content.get("env_params", {}) | params
-    _check_settings(content, path)
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(

@@ -1,1 +1,1 @@
-"""What every layer above the contract uses: configs, storage, processes, random keys."""
+"""Shared infrastructure of the layers above: configs, storage, processes, random keys."""

@@ -1,16 +1,75 @@
-"""Configs as data: documentation, checks, and the way to and from a file.
+"""Configs as data: documentation, checks, flags, and the way to and from a file.
 
-A config is a frozen pytree dataclass. What a field means stands in the docstring under
-it, what it may be in its type and in the limits given to `static` or `traced`.
+A config is a frozen dataclass: of an algorithm a pytree whose fields are made with
+`jaxrl.types.static` and `traced`, of a run or a sweep a plain one whose fields are made
+with `option`. What a field means stands in the docstring under it, what it may be in its
+type and limits; its flag, its check and its place in a file follow from these.
 """
 
+import collections.abc
 import dataclasses
 import typing
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxrl.errors import InvalidInput, did_you_mean
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    factory: Any = dataclasses.MISSING,
+    flag: str | None = "",
+    separator: str = ",",
+    **limits: Any,
+) -> Any:
+    """A field of a plain frozen dataclass of options.
+
+    Args:
+      default: the default value.
+      factory: makes the default value, where it is mutable.
+      flag: its name on the command line without dashes in front, by default that of the
+        field; None for no flag.
+      separator: what stands between several values on the command line.
+      **limits: as of `jaxrl.types.static`.
+    """
+    metadata = {"limits": limits, "flag": flag, "separator": separator}
+    given: Any = {"default": default, "default_factory": factory, "metadata": metadata}
+    return dataclasses.field(**given)
+
+
+def flag(field: Any) -> str | None:
+    """How a field is called on the command line: `--num-envs`; None without a flag."""
+    name = field.metadata.get("flag", "")
+    return None if name is None else "--" + (name or field.name).replace("_", "-")
+
+
+def default_of(field: Any) -> Any:
+    """The default value of a field; `dataclasses.MISSING` if it is required."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def flags_of(config: Any, leave_out: Sequence[str] = ()) -> list[str]:
+    """The words of a command line for every field that is not at its default."""
+    words: list[str] = []
+    for field in dataclasses.fields(config):
+        name, value = flag(field), _plain(getattr(config, field.name))
+        if name is None or field.name in leave_out:
+            continue
+        if value == _plain(default_of(field)):
+            continue
+        if isinstance(value, bool):
+            words.append(name if value else "--no-" + name[2:])
+        elif isinstance(value, list):
+            between = field.metadata.get("separator", ",")
+            words += [name, between.join(map(str, value))]
+        else:
+            words += [name, "none" if value is None else str(value)]
+    return words
 
 
 def field_types(config_class: type) -> dict[str, Any]:
@@ -49,11 +108,9 @@ def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
     Raises:
       InvalidInput: one sentence that names the field, the value and what it may be.
     """
-    problem = (
-        _type_problem(kind, value)
-        or _limit_problem(limits, value)
-        or _size_problem(kind, value)
-    )
+    problem = _type_problem(kind, value)
+    if problem is None and value is not None and _is_numeric(kind):
+        problem = _limit_problem(limits, value) or _size_problem(kind, value)
     if problem:
         raise InvalidInput(f"{name} = {value!r}: {problem}.")
 
@@ -122,17 +179,24 @@ def _type_problem(kind: Any, value: Any) -> str | None:
         return f"must be one of {choices}{did_you_mean(str(value), arguments)}"
     if type(None) in arguments:  # Optional
         return None if value is None else _type_problem(arguments[0], value)
-    if kind is bool:
-        return None if isinstance(value, bool) else "must be true or false"
-    if kind is int:
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        return None if whole else "must be a whole number"
-    if kind is float:
-        return None if _is_number(value) else "must be a number"
-    if kind is str:
-        return None if isinstance(value, str) else "must be text"
-    whole = isinstance(value, tuple) and all(type(v) is int for v in value)
-    return None if whole else "must be whole numbers: (64, 64)"
+    if typing.get_origin(kind) is collections.abc.Sequence:
+        if not isinstance(value, list | tuple):
+            return "must be a list"
+        return next(filter(None, (_type_problem(arguments[0], v) for v in value)), None)
+    for types, fits, words in _KINDS:
+        if kind in types or typing.get_origin(kind) in types:
+            return None if fits(value) else words
+    if kind is Any or not isinstance(kind, type) or isinstance(value, kind):
+        return None
+    return f"must be a {kind.__name__}"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(v) is int for v in value)
 
 
 def _is_number(value: Any) -> bool:
@@ -145,9 +209,22 @@ def _is_number(value: Any) -> bool:
     return array.dtype.kind in "fiu" and not np.isnan(array).any()
 
 
+_KINDS: tuple[tuple[tuple[Any, ...], Callable[[Any], bool], str], ...] = (
+    ((bool,), lambda value: isinstance(value, bool), "must be true or false"),
+    ((int,), _is_whole, "must be a whole number"),
+    ((float,), _is_number, "must be a number"),
+    ((str,), lambda value: isinstance(value, str), "must be text"),
+    ((dict,), lambda value: isinstance(value, dict), "must be a table"),
+    ((tuple,), _are_sizes, "must be whole numbers: (64, 64)"),
+)
+"""Types of fields, what fits them, and how that is said."""
+
+
+def _is_numeric(kind: Any) -> bool:
+    return bool({kind, *typing.get_args(kind)} & {int, float})
+
+
 def _limit_problem(limits: dict[str, Any], value: Any) -> str | None:
-    if value is None:
-        return None
     # A tuple of sizes is checked entry by entry; an array is a sweep over a float.
     numbers = np.asarray(value)
     if "low" in limits and np.any(numbers < limits["low"]):
@@ -169,10 +246,7 @@ MAX_FLOAT = float(np.finfo(np.float32).max)
 
 def _size_problem(kind: Any, value: Any) -> str | None:
     """A number that the device's 32 bits cannot hold."""
-    kinds = {kind, *typing.get_args(kind)}
-    if value is None or not kinds & {int, float}:
-        return None
-    if float in kinds:
+    if float in (kind, *typing.get_args(kind)):
         most, words = MAX_FLOAT, f"{MAX_FLOAT:.5g}"
     else:
         most, words = MAX_INT, f"2^31 - 1 = {MAX_INT}"

@@ -1,9 +1,10 @@
-"""One run on several processes, of one machine or many.
+"""Multi-process runs, on one machine or many.
 
-Every process runs the same program with the same arguments. After `join` the devices of
-all of them are `jax.devices()`, over which a run is spread as over those of one process.
-What only one can do (writing, deciding by the clock) the first does, and the others learn
-of it here. In a process of its own each of these functions is trivial.
+Every process runs the same program with the same arguments. After `join`, `jax.devices()`
+holds the devices of all processes, and a run is spread over them as over those of one
+process. The first process does what only one can do (write files, read the clock), and the
+others receive the result through this module. In a single-process run each of these
+functions is trivial.
 """
 
 import socket
@@ -20,16 +21,16 @@ from jaxrl.errors import InvalidInput, require
 from jaxrl.types import PyTree
 
 HEARTBEAT = 30
-"""Seconds after which a process that is not heard of any more ends all others."""
+"""Seconds without a heartbeat after which a lost process ends all others."""
 
 PATIENCE = 300.0
-"""Seconds in which the first process must be found."""
+"""Seconds to wait for the first process to accept connections."""
 
 LOST = (
     *("gloo", "nccl", "connection", "coordination", "heartbeat", "barrier"),
     *("unavailable", "deadline_exceeded"),
 )
-"""Words of JAX's errors that say that another process is gone."""
+"""Words of JAX's errors that indicate the loss of another process."""
 
 
 def join(
@@ -37,18 +38,18 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Makes this process one of several; before anything touches a device.
+    """Join a multi-process run; to be called before anything touches a device.
 
     Args:
       coordinator: host and port of the first process, "HOST:PORT"; the same for all. Or
-        "auto", where JAX knows the cluster (SLURM, Open MPI, Kubernetes): it then knows
-        the other two arguments as well.
-      num_processes: how many there are.
-      process_id: which one this is: 0, ..., num_processes - 1.
+        "auto" where JAX detects the cluster (SLURM, Open MPI, Kubernetes), and with it
+        the other two arguments.
+      num_processes: the number of processes.
+      process_id: the rank of this process: 0, ..., num_processes - 1.
 
     Raises:
-      InvalidInput: an argument is missing or does not fit, the first process cannot be
-        reached, or JAX knows no cluster.
+      InvalidInput: an argument is missing or invalid, the first process cannot be reached,
+        or JAX detects no cluster.
     """
     if coordinator is None:
         require(
@@ -58,9 +59,9 @@ def join(
         return
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
     if coordinator != "auto":
-        options |= _checked(coordinator, num_processes, process_id)
+        options |= _check_options(coordinator, num_processes, process_id)
         _check_address(coordinator, process_id == 0)
-    # Several devices of one process can deadlock in gloo, and a process a core is as fast.
+    # Several devices of one process can deadlock in gloo; one process per core is as fast.
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -70,7 +71,7 @@ def join(
         require(False, f"coordinator = {coordinator!r}: {reason}.")
 
 
-def _checked(
+def _check_options(
     coordinator: str, num_processes: int | None, process_id: int | None
 ) -> dict[str, Any]:
     host, _, port = coordinator.rpartition(":")
@@ -95,8 +96,10 @@ def _checked(
 
 
 def _check_address(coordinator: str, is_first: bool) -> None:
-    """JAX would end the process with a stack trace where there is no way to listen, or
-    nobody who does."""
+    """Check that the first process can listen, or that it answers.
+
+    Without this check JAX would end the process with a stack trace.
+    """
     host, _, port = coordinator.rpartition(":")
     if is_first:
         try:
@@ -107,22 +110,22 @@ def _check_address(coordinator: str, is_first: bool) -> None:
                 f"({error.strerror or error}): give a free port of this machine."
             ) from error
         return
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=5.0).close()
             return
         except OSError as error:
-            if time.monotonic() - begun > PATIENCE:
+            if time.monotonic() - started > PATIENCE:
                 raise InvalidInput(
                     f"coordinator = {coordinator!r}: the first process does not answer "
-                    f"({error.strerror or error}): start it, or mend the address."
+                    f"({error.strerror or error}): start it, or correct the address."
                 ) from error
             time.sleep(0.2)
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether the error says that another process of this run is gone.
+    """True if the error was caused by the loss of another process of this run.
 
     JAX raises a failed status as its own error or, where a compiled function is called
     from its fast path, as a ValueError that begins with the status ("UNKNOWN: ...").
@@ -131,22 +134,22 @@ def is_lost(error: Exception) -> bool:
     of_jax = isinstance(error, jax.errors.JaxRuntimeError) or (
         isinstance(error, ValueError) and bool(colon) and status.isupper()
     )
-    words = str(error).lower()
-    return several() and of_jax and any(word in words for word in LOST)
+    message = str(error).lower()
+    return several() and of_jax and any(word in message for word in LOST)
 
 
 def several() -> bool:
-    """Whether this run has other processes."""
+    """True if this run has more than one process."""
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """True for the first process, which is the one that writes files."""
     return jax.process_index() == 0
 
 
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Arrays that every process has whole, each part on the device that is to have it."""
+    """Shard arrays that every process holds in full, as `jax.device_put` does."""
     if not several():
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: _put_leaf(x, sharding), tree)
@@ -160,22 +163,24 @@ def _put_leaf(x: Any, sharding: NamedSharding) -> Any:
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _put_leaf(np.asarray(jax.random.key_data(x)), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    whole = np.asarray(x)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
+    array = np.asarray(x)
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+    )
 
 
-def fetched(tree: PyTree) -> PyTree:
-    """Arrays on the host, whole, in every process; all must call it together."""
+def device_get(tree: PyTree) -> PyTree:
+    """Copy arrays to the host of every process, in full; a collective call."""
     if not several():
         return jax.device_get(tree)
-    return jax.tree.map(_fetched_leaf, tree)
+    return jax.tree.map(_device_get_leaf, tree)
 
 
-def _fetched_leaf(x: Any) -> Any:
+def _device_get_leaf(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return jax.device_get(x)
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return prng.from_data(_fetched_leaf(jax.random.key_data(x)), x.dtype)
+        return prng.from_data(_device_get_leaf(jax.random.key_data(x)), x.dtype)
     if x.is_fully_replicated:
         return np.asarray(x.addressable_data(0))
     from jax.experimental import multihost_utils
@@ -183,18 +188,18 @@ def _fetched_leaf(x: Any) -> Any:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def agreed(number: int) -> int:
-    """The number of the first process; all must call it together."""
+def broadcast(number: int) -> int:
+    """Broadcast a number from the first process; a collective call."""
     return _of_all(number)[0]
 
 
 def least(number: int) -> int:
-    """The smallest number of any process; all must call it together."""
+    """The smallest number of any process; a collective call."""
     return min(_of_all(number))
 
 
 def any_of(condition: bool) -> bool:
-    """Whether it holds in any process; all must call it together."""
+    """True if the condition holds in any process; a collective call."""
     return any(_of_all(int(bool(condition))))
 
 
@@ -203,5 +208,5 @@ def _of_all(number: int) -> list[int]:
         return [number]
     from jax.experimental import multihost_utils
 
-    found = multihost_utils.process_allgather(np.int32(number))
-    return [int(x) for x in np.atleast_1d(found)]
+    numbers = multihost_utils.process_allgather(np.int32(number))
+    return [int(x) for x in np.atleast_1d(numbers)]

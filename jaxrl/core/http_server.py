@@ -1,4 +1,4 @@
-"""Serving HTTP with the standard library: what the page of RLHF and `jaxrl serve` share."""
+"""HTTP server of the standard library, for the labelling page and `jaxrl serve`."""
 
 import sys
 from http import HTTPStatus
@@ -11,13 +11,13 @@ LOCAL = "127.0.0.1"
 
 
 class Server(ThreadingHTTPServer):
-    """One that is not troubled by who leaves early."""
+    """A threaded HTTP server that ignores clients which disconnect early."""
 
-    # Threads of connections that a browser opens ahead, and uses never, are not waited for.
+    # Do not wait for the threads of connections that a browser opens and never uses.
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that is closed while it is answered is no error."""
+        """Ignore a connection that the client closes before the response is complete."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -25,10 +25,10 @@ class Server(ThreadingHTTPServer):
 S = TypeVar("S", bound=Server)
 
 
-def opened(
+def open_server(
     server: type[S], handler: type[BaseHTTPRequestHandler], host: str, port: int
 ) -> S:
-    """A server that listens; 0 means any port that is free.
+    """Open a server that listens on a port; 0 means any free port.
 
     Raises:
       InvalidInput: it cannot listen there.
@@ -50,14 +50,14 @@ def send(
     kind: str = "text/plain",
     **more: str,
 ) -> None:
-    """The answer to a request: headers and body in one piece.
+    """Send a response, headers and body in one piece.
 
     Args:
-      handler: of the request.
-      status: of the answer.
+      handler: the handler of the request.
+      status: the status code.
       content: the body.
-      kind: its type.
-      **more: further headers, `_` for `-`.
+      kind: the content type.
+      **more: further headers, with `_` for `-`.
     """
     body = content.encode()
     handler.send_response(status)

@@ -1,10 +1,10 @@
-"""One agent on several devices: environments are spread, gradients averaged.
+"""Data parallelism of one agent: environments are sharded, gradients averaged.
 
 Inside a `shard_map` over the mesh axis `AXIS` every device holds all parameters and its
-share of the environments. What follows is all that an algorithm says of that, and outside
-of such a `shard_map` each of these functions is the identity, so the code reads as for one
-device. The result is that of one device up to rounding: the random numbers, the
-minibatches and the statistics are those of the whole batch.
+share of the environments. An algorithm needs only the functions below. Outside of such a
+`shard_map` each of them is the identity, so the code reads as for one device. The result
+is that of one device up to rounding: random numbers, minibatches and statistics are those
+of the whole batch.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec
 from jaxrl.types import Array, PyTree
 
 AXIS = "data"
-"""The mesh axis over which the environments of a run are spread."""
+"""The mesh axis over which the environments of a run are sharded."""
 
 
 def num_shares() -> int:
-    """Devices that work on this agent together."""
+    """Number of devices that train this agent together."""
     try:
         return jax.lax.axis_size(AXIS)
     except NameError:  # no such axis: one device
@@ -30,14 +30,14 @@ def num_shares() -> int:
 
 
 def own_key(key: Array) -> Array:
-    """A key that no other device has."""
+    """A random key that is unique to this device."""
     if num_shares() == 1:
         return key
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
 def share(x: PyTree, axis: int = 0) -> PyTree:
-    """This device's part of arrays that every device knows in full."""
+    """This device's part of arrays that every device holds in full."""
     count = num_shares()
     if count == 1:
         return x
@@ -63,7 +63,7 @@ def total(x: PyTree) -> PyTree:
 
 
 def mean(x: PyTree) -> PyTree:
-    """The mean over all devices: of gradients, or of means of equally many numbers."""
+    """The mean over all devices, for gradients or for means of equally many numbers."""
     return x if num_shares() == 1 else jax.lax.pmean(x, AXIS)
 
 
@@ -74,10 +74,10 @@ def variance(x: Array, axes: tuple[int, ...] | None = None) -> Array:
 
 
 def partition(state: PyTree) -> PyTree:
-    """Where a state lies: `PartitionSpec`s, a prefix tree.
+    """Sharding of a state: a prefix tree of `PartitionSpec`s.
 
-    Fields marked `types.per_env` are spread along their axis of environments, which
-    comes behind that of the members; all else is on every device.
+    Fields marked `types.per_env` are sharded along their axis of environments, which
+    follows the axis of members; everything else is replicated.
     """
     if not isinstance(state, PyTreeNode):
         return PartitionSpec()
@@ -85,6 +85,6 @@ def partition(state: PyTree) -> PyTree:
     for field in dataclasses.fields(cast(Any, state)):
         value = getattr(state, field.name)
         marked = field.metadata.get("per_env", False)
-        spread = PartitionSpec(None, AXIS)
-        specs[field.name] = spread if marked else partition(value)
+        sharded = PartitionSpec(None, AXIS)
+        specs[field.name] = sharded if marked else partition(value)
     return state.replace(**specs)

@@ -1,4 +1,4 @@
-"""JAX's random numbers, as one operation on CPU where JAX makes eighty.
+"""JAX's random number generator, compiled to one operation on CPU instead of eighty.
 
 The generator is JAX's own, Threefry-2x32 (Salmon et al., 2011, "Parallel random numbers:
 as easy as 1, 2, 3"), and so is every bit that comes out: `split`, `fold_in` and all of
@@ -31,10 +31,10 @@ def key(seed: int | Array) -> Array:
 
 
 def from_data(data: np.ndarray, dtype: Any) -> Array:
-    """Keys of a dtype from their bits, which `jax.random.key_data` gives.
+    """Keys of a dtype from their bits, the inverse of `jax.random.key_data`.
 
     Raises:
-      TypeError: keys of this dtype are made neither by `key` nor by `jax.random.key`.
+      TypeError: neither `key` nor `jax.random.key` makes keys of this dtype.
     """
     for example in (key(0), jax.random.key(0)):
         if example.dtype == dtype:
@@ -55,13 +55,13 @@ def _threefry(key: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
             x1 = x0 ^ x1
         x0 = x0 + schedule[(i + 1) % 3]
         x1 = x1 + schedule[(i + 2) % 3] + np.uint32(i + 1)
-    # Keys are made from keys: without a barrier XLA may fuse whole chains of ciphers, and
-    # compute each again for all that uses it (jaxlib 0.11.2 then compiles for minutes).
+    # Keys are derived from keys: without a barrier XLA may fuse whole chains of ciphers and
+    # recompute each for every use (jaxlib 0.11.2 then compiles for minutes).
     return jax.lax.optimization_barrier((x0, x1))
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """The elements of an array, counted: the upper and lower 32 bits."""
+    """Indices of the elements of an array: their upper and lower 32 bits."""
     if math.prod(shape) >= 2**32:
         raise NotImplementedError(f"random numbers of shape {shape}: 2^32 or more.")
     low = jax.lax.iota(np.uint32, math.prod(shape)).reshape(shape)

@@ -1,4 +1,4 @@
-"""Run folders: a new one is never another's, and one process at a time is at it."""
+"""Run folders: creation without overwriting, and a lock against concurrent use."""
 
 import fcntl
 import itertools
@@ -12,8 +12,8 @@ from jaxrl.core import distributed
 from jaxrl.errors import InvalidInput, require
 
 
-def agreed(out: Path | str | None, name: str) -> Path:
-    """`new`, which of several processes the first makes for all."""
+def new_shared(out: Path | str | None, name: str) -> Path:
+    """`new` for a multi-process run: the first process creates the folder for all."""
     if not distributed.several():
         return new(out, name)
     require(out is not None, "out is missing: several processes need one run folder.")
@@ -29,19 +29,19 @@ def agreed(out: Path | str | None, name: str) -> Path:
 
 
 def new(out: Path | str | None, name: str) -> Path:
-    """Makes a run folder; one that holds a run already is refused, not overwritten.
+    """Create a run folder; a folder that already holds a run is refused.
 
-    By default it is the first free `runs/NAME-n`.
+    The default is the first free `runs/NAME-n`.
 
     Raises:
-      InvalidInput: it cannot be made, or is not empty.
+      InvalidInput: it cannot be created, or is not empty.
     """
     if out is None:
         return _first_free(name)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process has not moved to its place is nothing yet.
+        # Ignore temporary files left by a killed process.
         unfinished = ("config.json.new", "sweep.json.new")
         occupied = any(path.name not in unfinished for path in folder.iterdir())
     except OSError as error:
@@ -56,7 +56,7 @@ def new(out: Path | str | None, name: str) -> Path:
 
 
 def _first_free(name: str) -> Path:
-    """`runs/NAME-n` with the smallest n that is free."""
+    """Create `runs/NAME-n` with the smallest free n."""
     runs = Path("runs")
     try:
         runs.mkdir(exist_ok=True)
@@ -74,16 +74,16 @@ def _first_free(name: str) -> Path:
             continue
         except OSError as error:
             raise InvalidInput(
-                f"{str(folder)!r} cannot be made ({error}): give --out."
+                f"{str(folder)!r} cannot be created ({error}): give --out."
             ) from error
     raise AssertionError("unreachable: the numbers do not end")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder; the system lets go of it if we die.
+def lock(folder: Path) -> Iterator[None]:
+    """Lock a run folder against other processes; the system releases it if we die.
 
-    Of several processes of one run the first does.
+    In a multi-process run the first process holds the lock.
     """
     if not distributed.is_first():
         yield

@@ -1,12 +1,12 @@
-"""A folder of arrays on disk that is either whole or refused.
+"""Atomic, verified storage of arrays in a folder.
 
-    manifest.json         what is in it: names, shapes and dtypes of the arrays, SHA-256
+    manifest.json         the contents: names, shapes and dtypes of the arrays, SHA-256
                           and size of every file, versions, and a digest of itself
     arrays.safetensors    the arrays
 
-`write` builds the folder beside its place, syncs it to the disk and renames it, so that a
-kill at any moment leaves the old folder or the new one. `read` verifies all of it before
-anything of it is used. JSON and raw numbers: there is nothing in it that could run.
+`write` builds the folder under a temporary name, syncs it to the disk and renames it, so a
+kill at any moment leaves the old folder or the new one. `read` verifies everything before
+any of it is used. The files hold JSON and raw numbers, and no executable code.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
 
 
 class Damaged(InvalidInput):
-    """A stored folder is not what was written; the message names the file."""
+    """Error: a stored folder is not what was written; the message names the file."""
 
 
 def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
-    """Stores a pytree of arrays, all of it or nothing.
+    """Store a pytree of arrays atomically.
 
     Args:
-      folder: where; replaced if it exists.
-      tree: arrays, JAX's keys among them.
-      about: JSON, for whoever reads it.
+      folder: the target; replaced if it exists.
+      tree: arrays, including JAX's keys.
+      about: metadata as JSON, returned by `read`.
 
     Raises:
-      OSError: the disk is full, read-only or gone; what was there before still is.
+      OSError: the disk is full, read-only or gone; the previous contents are kept.
     """
     from safetensors.numpy import save
 
@@ -75,7 +75,7 @@ def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small file, written beside its place and moved there whole."""
+    """Write a small file atomically, by way of a temporary file."""
     new = path.with_name(path.name + ".new")
     write_file(new, text.encode())
     rename(new, path)
@@ -83,7 +83,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `write` stored: `about`, and the arrays by name.
+    """Read a folder of `write`: its metadata `about`, and the arrays by name.
 
     Raises:
       Damaged: a file is missing, or is not what was written.
@@ -105,17 +105,17 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = load(content)
     except SafetensorError as error:
         raise Damaged(f"{folder / ARRAYS} cannot be read ({error}).") from error
-    found = {
+    description = {
         name: {"dtype": str(x.dtype), "shape": list(x.shape)}
         for name, x in arrays.items()
     }
-    if found != manifest["arrays"]:
+    if description != manifest["arrays"]:
         raise Damaged(f"{folder / ARRAYS} does not hold what {MANIFEST} says.")
     return manifest["about"], arrays
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, verified by its own digest; the other files are not looked at.
+    """Read the manifest, verified by its own digest, without the other files.
 
     Raises:
       Damaged: it is missing, or is not what was written.
@@ -123,13 +123,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     content = _read_file(path)
     try:
-        # Of bytes JSON would guess the encoding, and import what reads it.
+        # Given bytes, `json.loads` would guess the encoding and import its decoder.
         manifest = json.loads(content.decode())
         del manifest["digest"]
-        whole = content == manifest_bytes(manifest)
+        intact = content == manifest_bytes(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} is not a manifest of jaxrl: it is damaged.") from error
-    if not whole:
+    if not intact:
         raise Damaged(f"{path} is not what was written: it is damaged.")
     if manifest["schema"] != SCHEMA:
         raise InvalidInput(
@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the manifest, and so of everything that `write` stored.
+    """SHA-256 of the manifest, which covers everything that `write` stored.
 
     Raises:
       Damaged: there is no manifest.
@@ -158,7 +158,7 @@ def file_digest(path: Path) -> str:
 
 
 def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    """Every leaf under its path, such as `params/value_head/kernel`; of keys the data."""
+    """Leaves by path, such as `params/value_head/kernel`; random keys as their data."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         _name(path): np.asarray(jax.device_get(_numbers(leaf)), order="C")
@@ -166,11 +166,11 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     }
 
 
-def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
-    """The arrays in the structure of `template`, which has shapes and dtypes.
+def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
+    """Arrange arrays by name in the structure of `template`, checking shapes and dtypes.
 
     Raises:
-      InvalidInput: an array is missing, too many or of another shape.
+      InvalidInput: an array is missing, superfluous or of another shape.
     """
     unused = dict(arrays)
 
@@ -180,9 +180,9 @@ def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTre
         expected = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
         kind = (expected.shape, expected.dtype)
         if array is None or (array.shape, array.dtype) != kind:
-            found = "missing" if array is None else f"{array.dtype}{array.shape}"
+            actual = "missing" if array is None else f"{array.dtype}{array.shape}"
             raise InvalidInput(
-                f"{str(where)!r} does not fit its config: {name} is {found}, expected "
+                f"{str(where)!r} does not fit its config: {name} is {actual}, expected "
                 f"{expected.dtype}{expected.shape}."
             )
         if is_key:
@@ -199,7 +199,7 @@ def filled(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTre
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes and syncs to the disk."""
+    """Write a file and sync it to the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -207,7 +207,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Syncs the names in a folder to the disk."""
+    """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -216,7 +216,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Moves a file or folder in one step."""
+    """Move a file or folder atomically."""
     os.replace(source, target)
 
 
@@ -228,10 +228,10 @@ def _read_file(path: Path) -> bytes:
 
 
 def manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """The file's content, digest included: every byte of it counts."""
+    """Content of the manifest file, including the digest of all its other fields."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
-    whole = manifest | {"digest": _sha256(text.encode())}
-    return (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
+    complete = manifest | {"digest": _sha256(text.encode())}
+    return (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _sha256(content: bytes) -> str:

@@ -1,12 +1,12 @@
-"""Datasets: what a policy has seen and done, in whole episodes, on disk and in memory.
+"""Datasets: complete episodes of a policy, on disk and in memory.
 
-    DATA/manifest.json         spaces, environment, counts, returns, whose episodes they are
+    DATA/manifest.json         spaces, environment, counts, returns, the recorded policy
     DATA/arrays.safetensors    a column for each part of a transition, `[B, ...]`
 
-The columns are those of a `Transition`, one row a step, episode after episode in the order
-in which they were played: `obs`, `action`, `reward`, `terminated`, `truncated`,
-`next_obs`. Of a dictionary each leaf is a column, `obs/image`. Both files are of
-`jaxrl.core.storage`: under digests, whole or refused, and nothing in them could run.
+The columns are those of a `Transition`, one row per step, episode after episode in the
+order in which they were played: `obs`, `action`, `reward`, `terminated`, `truncated`,
+`next_obs`. Each leaf of a dictionary is a column, `obs/image`. Both files are in the format
+of `jaxrl.core.storage`: protected by digests, complete or refused, and free of code.
 """
 
 from functools import partial
@@ -28,13 +28,13 @@ from jaxrl.types import Algorithm, Array, Env, Memory, PyTree, Transition, World
 FORMAT = 1
 
 BLOCK = 64
-"""Steps played between two looks at which episodes have ended."""
+"""Steps between two checks of which episodes have ended."""
 MOST_ENVS = 256
-"""Environments stepped together: more episodes are played in several rounds."""
+"""Maximum number of parallel environments; more episodes take several rounds."""
 
 
 class Dataset(PyTreeNode):
-    """Steps of whole episodes, in order: arrays `[B, ...]`, as in a `Transition`."""
+    """Steps of complete episodes, in order: arrays `[B, ...]`, as in a `Transition`."""
 
     obs: PyTree
     action: Array
@@ -47,12 +47,12 @@ class Dataset(PyTreeNode):
 
     @property
     def num_steps(self) -> int:
-        """B."""
+        """B, the number of rows."""
         return len(self.reward)
 
 
 def ends(dataset: Dataset) -> np.ndarray:
-    """Where each episode ends: the number of the row after its last, `[E]`."""
+    """End of each episode: the index of the row after its last, `[E]`."""
     done = np.asarray(dataset.terminated) | np.asarray(dataset.truncated)
     return np.flatnonzero(done) + 1
 
@@ -64,7 +64,7 @@ def episode_returns(dataset: Dataset) -> np.ndarray:
 
 
 def first_episodes(dataset: Dataset, count: int) -> Dataset:
-    """The first `count` episodes, or all if there are no more."""
+    """The first `count` episodes, or all if fewer."""
     num_rows = ends(dataset)[:count][-1]
     return jax.tree.map(lambda x: x[:num_rows], dataset)
 
@@ -79,26 +79,26 @@ def record(
     greedy: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Dataset:
-    """`num_episodes` whole episodes of one agent.
+    """Record `num_episodes` complete episodes of one agent.
 
-    Each parallel environment gives exactly one episode, its first, so short ones are not
-    favoured.
+    Each parallel environment contributes exactly one episode, its first, so short episodes
+    are not favoured.
 
     Args:
-      algorithm: whose `act` is the policy.
+      algorithm: the algorithm whose `act` is the policy.
       config: the config the agent was trained with.
-      env: the environment, not necessarily the one trained in.
+      env: the environment, not necessarily the one the agent was trained in.
       agent: one agent.
       key: consumed.
       num_episodes: E.
-      greedy: the most likely action, or a sampled one.
-      max_steps: the time limit of an environment that has none of its own.
+      greedy: take the most likely action instead of sampling.
+      max_steps: the time limit if the environment has none.
 
     Returns:
       The dataset. Its actions are those the policy chose; an environment may clip them.
 
     Raises:
-      InvalidInput: there is not one episode, or not one step, to play.
+      InvalidInput: `num_episodes` or `max_steps` is below 1.
     """
     require(num_episodes >= 1, f"num_episodes = {num_episodes}: must be at least 1.")
     require(max_steps >= 1, f"max_steps = {max_steps}: must be at least 1.")
@@ -106,12 +106,12 @@ def record(
         env = env.replace(horizon=jnp.int32(max_steps), horizon_is="truncated")
     rounds = -(-num_episodes // MOST_ENVS)
     num_envs = -(-num_episodes // rounds)
-    given = (algorithm, config, env, agent)
-    played = [
-        _first_episodes(*given, key, num_envs, greedy)
+    policy = (algorithm, config, env, agent)
+    parts = [
+        _first_episodes(*policy, key, num_envs, greedy)
         for key in jax.random.split(key, rounds)
     ]
-    dataset: Dataset = jax.tree.map(lambda *x: jnp.concatenate(x), *played)
+    dataset: Dataset = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     return first_episodes(dataset, num_episodes)
 
 
@@ -127,47 +127,48 @@ def _first_episodes(
     """The first episode of each of `num_envs` environments."""
     memory = algorithm.init_memory(config, env, num_envs)
     world = init_world(env, key, num_envs, memory)
-    over = jnp.zeros(num_envs, bool)
-    whose, blocks = [], []
-    while not over.all():
-        world, rows, counts, over = _play(
-            algorithm, config, env, agent, world, over, greedy
+    done = jnp.zeros(num_envs, bool)
+    env_index, blocks = [], []
+    while not done.all():
+        world, rows, counts, done = _play_block(
+            algorithm, config, env, agent, world, done, greedy
         )
-        # Environment by environment, of each the steps in order.
+        # Sorted by environment, and by time within each.
         envs, steps = np.nonzero(np.asarray(counts).T)
-        whose.append(envs)
-        found = jax.device_get(rows)
-        blocks.append(jax.tree.map(lambda x, at=(steps, envs): x[at], found))
-    order = np.argsort(np.concatenate(whose), kind="stable")
+        env_index.append(envs)
+        rows = jax.device_get(rows)
+        blocks.append(jax.tree.map(lambda x, at=(steps, envs): x[at], rows))
+    order = np.argsort(np.concatenate(env_index), kind="stable")
     columns = jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)[order]), *blocks)
     return from_columns(columns, env.observation_space, env.action_space)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))
-def _play(
+def _play_block(
     algorithm: Algorithm,
     config: Any,
     env: Env,
     agent: PyTree,
     world: World,
-    over: Array,
+    done_before: Array,
     greedy: bool,
 ) -> tuple[World, Transition, Array, Array]:
-    """`BLOCK` steps, which of them count `[T, N]`, and whose episode is over `[N]`."""
+    """`BLOCK` steps, a mask of the first episodes `[T, N]`, and which have ended `[N]`."""
 
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         return algorithm.act(config, env, agent, obs, memory, key, greedy)
 
     world, rows, _ = unroll(env, policy, world, BLOCK)
     done = rows.terminated | rows.truncated
-    ended_before = jnp.cumsum(done, axis=0) - done > 0
-    return world, rows._replace(extras={}), ~(over | ended_before), over | done.any(0)
+    later = jnp.cumsum(done, axis=0) - done > 0
+    first = ~(done_before | later)
+    return world, rows._replace(extras={}), first, done_before | done.any(0)
 
 
 def from_columns(
     columns: Transition, observation_space: Any, action_space: Any
 ) -> Dataset:
-    """The columns as a dataset, in the dtypes of the spaces."""
+    """Build a dataset from columns, cast to the dtypes of the spaces."""
 
     def in_dtype(space: Any, values: PyTree) -> PyTree:
         return jax.tree.map(
@@ -189,28 +190,26 @@ def from_columns(
 def save(
     folder: Path | str, dataset: Dataset, about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Writes a dataset into a new or empty folder, all of it or nothing.
+    """Write a dataset atomically into a new or empty folder.
 
     Args:
-      folder: where; nothing is overwritten.
-      dataset: whole episodes.
-      about: JSON to keep with it: "env", "env_params", "seed", "greedy", "policy", ...
+      folder: the target; nothing is overwritten.
+      dataset: complete episodes.
+      about: metadata as JSON: "env", "env_params", "seed", "greedy", "policy", ...
 
     Returns:
-      What the manifest says: `about`, spaces, counts and the mean return.
+      The metadata of the manifest: `about`, spaces, counts and the mean return.
 
     Raises:
-      InvalidInput: the folder is not empty, an episode is not whole, or a number is not
+      InvalidInput: the folder is not empty, an episode is incomplete, or a number is not
         finite.
     """
-    given = storage.named_arrays(dataset)
-    for name, column in given.items():
+    for name, column in storage.named_arrays(dataset).items():
         require(
             not np.issubdtype(column.dtype, np.floating) or np.isfinite(column).all(),
-            f"{name} of the dataset is NaN or infinite somewhere: it cannot be learned "
-            f"from.",
+            f"{name} of the dataset contains NaN or infinity: remove these episodes.",
         )
-    _check_whole(dataset, folder)
+    _check_complete(dataset, folder)
     returns = episode_returns(dataset)
     spread = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else None
     description = (about or {}) | {
@@ -227,11 +226,11 @@ def save(
 
 
 def load(folder: Path | str, env: Env | None = None) -> Dataset:
-    """Reads a dataset. Nothing in it is run.
+    """Load a dataset; no code in it is executed.
 
     Args:
-      folder: that `save` has written.
-      env: the environment in which it is to be used.
+      folder: a folder that `save` has written.
+      env: the environment in which it is to be used; its spaces are then checked.
 
     Raises:
       InvalidInput: there is no dataset, a file is damaged (`storage.Damaged`), or its
@@ -239,8 +238,8 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
     """
     about = read_about(folder)
     try:
-        observation_space = spaces.described(about["observation_space"])
-        action_space = spaces.described(about["action_space"])
+        observation_space = spaces.from_description(about["observation_space"])
+        action_space = spaces.from_description(about["action_space"])
         num_steps = int(about["steps"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise storage.Damaged(
@@ -262,17 +261,15 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
             action_space,
         )
     )
-    dataset: Dataset = jax.tree.map(
-        jnp.asarray, storage.filled(template, arrays, folder)
-    )
-    _check_whole(dataset, folder)
+    dataset: Dataset = jax.tree.map(jnp.asarray, storage.fill(template, arrays, folder))
+    _check_complete(dataset, folder)
     if env is not None:
         check_spaces(dataset, env, f"{str(folder)!r}")
     return dataset
 
 
 def read_about(folder: Path | str) -> dict[str, Any]:
-    """What the manifest of a dataset says; the columns are not looked at.
+    """Read the metadata in the manifest of a dataset, without its columns.
 
     Raises:
       InvalidInput: there is no dataset, or the manifest is damaged.
@@ -284,15 +281,15 @@ def read_about(folder: Path | str) -> dict[str, Any]:
         f"has written.",
     )
     about = storage.read_manifest(path)["about"]
-    found = about.get("dataset") if isinstance(about, dict) else None
+    version = about.get("dataset") if isinstance(about, dict) else None
     require(
-        found is not None,
-        f"DATA = {str(folder)!r} holds something else than a dataset: give a folder that "
+        version is not None,
+        f"DATA = {str(folder)!r} holds something other than a dataset: give a folder that "
         f"`jaxrl collect` has written.",
     )
     require(
-        found == FORMAT,
-        f"the dataset in {str(folder)!r} has format {found}, this version of jaxrl reads "
+        version == FORMAT,
+        f"the dataset in {str(folder)!r} has format {version}, this version of jaxrl reads "
         f"{FORMAT}: use the version that wrote it.",
     )
     result: dict[str, Any] = about
@@ -300,14 +297,14 @@ def read_about(folder: Path | str) -> dict[str, Any]:
 
 
 def check_spaces(dataset: Dataset, env: Env, name: str) -> None:
-    """Refuses a dataset whose observations or actions are not of the environment's form.
+    """Check that a dataset has the observation and action spaces of an environment.
 
     Raises:
-      InvalidInput: it is of another form; bounds may differ.
+      InvalidInput: a space has another structure, shape or dtype; bounds may differ.
     """
     for part in ("observation_space", "action_space"):
         ours, theirs = getattr(dataset, part), getattr(env, part)
-        if not spaces.alike(ours, theirs):
+        if not spaces.is_compatible(ours, theirs):
             raise InvalidInput(
                 f"{name} was recorded with {part.replace('_', ' ')} {_short(ours)}, but "
                 f"that of {env.id} is {_short(theirs)}: record one there."
@@ -315,19 +312,19 @@ def check_spaces(dataset: Dataset, env: Env, name: str) -> None:
 
 
 def _short(space: Any) -> str:
-    """A space in a few words, without its bounds."""
+    """Short text for a space, without its bounds."""
     if isinstance(space, spaces.Dict):
-        parts = ", ".join(f"{name}: {_short(child)}" for name, child in space.items)
-        return f"Dict({parts})"
+        children = ", ".join(f"{name}: {_short(child)}" for name, child in space.items)
+        return f"Dict({children})"
     if isinstance(space, spaces.Discrete):
         return f"Discrete({space.n})"
     return f"Box({space.dtype}{list(space.shape)})"
 
 
-def _check_whole(dataset: Dataset, name: Path | str) -> None:
-    """At least one episode, and the last one has its end."""
+def _check_complete(dataset: Dataset, name: Path | str) -> None:
+    """Check that there is at least one episode, and that the last one has its end."""
     if list(ends(dataset)[-1:]) != [dataset.num_steps]:
         raise InvalidInput(
             f"the dataset {str(name)!r} has no episode, or a last one without its end: "
-            f"it must hold whole episodes."
+            f"it must hold complete episodes."
         )

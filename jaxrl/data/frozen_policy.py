@@ -1,4 +1,4 @@
-"""A trained policy that others learn from: it acts, and does not change."""
+"""Trained policies as data: they act, but are not updated."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxrl.types import Algorithm, Array, Env, PyTree, static
 
 
 class FrozenPolicy(PyTreeNode):
-    """One agent with what it needs to act, as data of a program (`Env.teacher`)."""
+    """One agent with its config and algorithm, as data of a program (`Env.teacher`)."""
 
     config: Any
     agent: PyTree
@@ -18,14 +18,14 @@ class FrozenPolicy(PyTreeNode):
 def teacher_action(
     policy: FrozenPolicy, env: Env, obs: PyTree, key: Array, greedy: bool = True
 ) -> Array:
-    """What the policy would do: actions `[N, ...]` for observations `[N, ...]`.
+    """Actions `[N, ...]` of a frozen policy for observations `[N, ...]`.
 
     Args:
-      policy: without memory.
-      env: the environment that is played, or one with the same spaces.
+      policy: a policy without memory.
+      env: the environment being played, or one with the same spaces.
       obs: observations.
-      key: for a sampled action; a greedy one does not look at it.
-      greedy: the likeliest action, or a sampled one.
+      key: random key of a sampled action; unused if greedy.
+      greedy: take the most likely action instead of sampling.
     """
     action: Array
     action, _, _ = policy.algorithm.act(

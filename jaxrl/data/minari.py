@@ -1,7 +1,7 @@
-"""Datasets from and for Minari, the Farama Foundation's collection of them.
+"""Import and export of Minari datasets, the Farama Foundation's offline RL collection.
 
-An extra, `pip install 'jaxrl[minari]'`. Minari keeps its datasets in a folder of its own
-(`MINARI_DATASETS_PATH`), by names such as "cartpole/expert-v0".
+An extra, `pip install 'jaxrl[minari]'`. Minari keeps its datasets in its own folder
+(`MINARI_DATASETS_PATH`), under names such as "cartpole/expert-v0".
 """
 
 import json
@@ -20,92 +20,90 @@ from jaxrl.errors import InvalidInput
 from jaxrl.types import Transition
 
 ABOUT = "jaxrl"
-"""The field of Minari's metadata that holds what the manifest of a dataset says."""
+"""The field of Minari's metadata that holds the metadata of our manifest."""
 
 
 def to_minari(data: Path | str, name: str) -> None:
-    """Gives Minari a dataset, column by column, without loss.
+    """Export a dataset to Minari, column by column, without loss.
 
     Args:
-      data: a dataset's folder.
-      name: of the new Minari dataset, "NAMESPACE/NAME-vVERSION".
+      data: the folder of a dataset.
+      name: the name of the new Minari dataset, "NAMESPACE/NAME-vVERSION".
 
     Raises:
-      InvalidInput: Minari is not installed, there is no such dataset, or it has one of
-        that name already.
+      InvalidInput: Minari is not installed, there is no such dataset, or Minari already has
+        one of that name.
     """
     minari = _minari()
-    found, about = dataset.load(data), dataset.read_about(data)
-    columns = jax.tree.map(np.asarray, found)
-    starts = np.concatenate([[0], dataset.ends(found)[:-1]])
+    source, about = dataset.load(data), dataset.read_about(data)
+    columns = jax.tree.map(np.asarray, source)
+    ends = dataset.ends(source)
+    starts = np.concatenate([[0], ends[:-1]])
     buffers = [
         _episode(columns, number, slice(start, end))
-        for number, (start, end) in enumerate(
-            zip(starts, dataset.ends(found), strict=True)
-        )
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
     try:
         with warnings.catch_warnings():
-            # It asks for an author, a link to code and an environment of gymnasium.
+            # Minari asks for an author, a link to code and a Gymnasium environment.
             warnings.simplefilter("ignore", UserWarning)
-            made = minari.create_dataset_from_buffers(
+            target = minari.create_dataset_from_buffers(
                 name,
                 buffers,
-                observation_space=to_space(found.observation_space),
-                action_space=to_space(found.action_space),
+                observation_space=to_space(source.observation_space),
+                action_space=to_space(source.action_space),
                 algorithm_name=about.get("policy", {}).get("algorithm"),
                 description=f"{about.get('env', 'recorded')}, by jaxrl",
                 jpeg_encoding=False,
             )
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"name = {name!r}: Minari refuses it ({error}).") from error
-    made.storage.update_metadata({ABOUT: json.dumps(about)})
+    target.storage.update_metadata({ABOUT: json.dumps(about)})
 
 
 def from_minari(name: str, out: Path | str) -> dict[str, Any]:
-    """Writes a dataset that Minari has on this machine as one of jaxrl.
+    """Convert a local Minari dataset to a dataset of jaxrl.
 
-    Numbers become those of 32 bits. An episode that Minari has only a part of is
-    truncated where the part ends.
+    Numbers are converted to 32 bits. An incomplete episode is truncated at its last step.
 
     Args:
-      name: of the Minari dataset.
-      out: the dataset's folder, new or empty.
+      name: the name of the Minari dataset.
+      out: the folder of the new dataset, new or empty.
 
     Returns:
-      What its manifest says.
+      The metadata of its manifest.
 
     Raises:
       InvalidInput: Minari is not installed or has no such dataset, a space has no
-        counterpart here, or the folder is not empty.
+        counterpart in jaxrl, or the folder is not empty.
     """
     minari = _minari()
     try:
-        found = minari.load_dataset(name)
+        source = minari.load_dataset(name)
     except (OSError, ValueError, TypeError) as error:
         raise InvalidInput(
             f"name = {name!r}: Minari cannot load it ({error}); `minari download` "
             f"fetches one that is published."
         ) from error
-    metadata = found.storage.metadata
-    parts = ("observation_space", "action_space")
+    metadata = source.storage.metadata
+    names = ("observation_space", "action_space")
     if ABOUT in metadata:
         about = json.loads(metadata[ABOUT])
-        both = [spaces.described(about[part]) for part in parts]
+        both = [spaces.from_description(about[name]) for name in names]
     else:
         about = {
-            "env": found.env_spec.id if found.env_spec else None,
+            "env": source.env_spec.id if source.env_spec else None,
             "policy": {"algorithm": metadata.get("algorithm_name")},
         }
-        both = [from_space(getattr(found, part)) for part in parts]
-    episodes = map(_rows, found.iterate_episodes())
+        both = [from_space(getattr(source, name)) for name in names]
+    episodes = map(_rows, source.iterate_episodes())
     columns = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
-    whole = dataset.from_columns(columns, *both)
-    return dataset.save(out, whole, about | {"minari": name})
+    target = dataset.from_columns(columns, *both)
+    return dataset.save(out, target, about | {"minari": name})
 
 
 def _episode(columns: Dataset, number: int, rows: slice) -> Any:
-    """The episode in those rows, as Minari has it: one observation more than actions."""
+    """An episode in Minari's format, with one more observation than actions."""
     from minari.data_collector import EpisodeBuffer
 
     observations = jax.tree.map(
@@ -125,7 +123,7 @@ def _episode(columns: Dataset, number: int, rows: slice) -> Any:
 
 
 def _rows(episode: Any) -> Transition:
-    """The steps of an episode of Minari."""
+    """Transitions of a Minari episode."""
     terminated: Any = np.asarray(episode.terminations, bool)
     truncated: Any = np.asarray(episode.truncations, bool) & ~terminated
     truncated[-1] = ~terminated[-1]

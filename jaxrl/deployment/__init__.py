@@ -1,1 +1,1 @@
-"""A trained policy outside the laboratory: exported, served, described, published."""
+"""Deployment of trained policies: export, serving, model cards, the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""The model card of an exported policy: what is known of it, and nothing else."""
+"""Model card of an exported policy: known facts, and nothing else."""
 
 import json
 from pathlib import Path
@@ -23,29 +23,29 @@ def describe(
     agreement: dict[str, Any],
     licence: str | None = None,
 ) -> dict[str, Any]:
-    """What the card says, as JSON.
+    """Collect the facts of the card, as JSON.
 
     Args:
       run: the run folder.
-      agents: of it.
-      k: which of them it is.
-      policy: the same, ready to act.
-      format: of the file.
-      agreement: how the file compares with the policy (`export.Agreement`).
-      licence: of the weights, if it is known.
+      agents: agents of the run.
+      k: index of the exported one.
+      policy: the exported policy.
+      format: format of the file.
+      agreement: comparison of file and policy (`export.Agreement`).
+      licence: licence of the weights, if known.
     """
     files = storage.read_manifest(Path(run) / "policy")["files"]
-    members = agents.members or range(len(agents.seeds))
-    summary = _read(Path(run) / "summary.json")
-    by_member = summary.get("evaluation_by_member") or []
-    members_return = by_member[members[k]] if members[k] < len(by_member) else None
+    place = agents.members[k] if agents.members else k
+    summary = _read_summary(Path(run) / "summary.json")
+    returns = summary.get("evaluation_by_member") or []
     memory = policy.init_memory()
     return {
         "algorithm": agents.algorithm.name,
         "env": agents.env.id,
         "env_params": agents.env_params,
         "config": configs.to_dict(policy.config),
-        "own": dict(agents.own[k]) if agents.own else {},
+        "overrides": dict(agents.overrides[k]) if agents.overrides else {},
+        "agent": place,
         "seed": agents.seeds[k],
         "seeds": list(agents.seeds),
         "observation_space": spaces.describe(policy.env.observation_space),
@@ -55,7 +55,7 @@ def describe(
         "agreement": agreement,
         "env_steps": summary.get("env_steps"),
         "finished": summary.get("finished"),
-        "return": members_return,
+        "return": returns[place] if place < len(returns) else None,
         "evaluation": summary.get("evaluation"),
         "trained_with": summary.get("versions"),
         "exported_with": versions(),
@@ -65,8 +65,8 @@ def describe(
     }
 
 
-def text(about: dict[str, Any]) -> str:
-    """The card in Markdown, with the header that the Hugging Face hub reads."""
+def to_markdown(about: dict[str, Any]) -> str:
+    """Format the card as Markdown, with the header that the Hugging Face hub reads."""
     parts = [
         _header(about),
         f"# {about['algorithm']} on {about['env']}\n",
@@ -97,7 +97,7 @@ def _header(about: dict[str, Any]) -> str:
 
 
 def _usage(about: dict[str, Any]) -> str:
-    """A program that loads the file and asks it for two actions."""
+    """Write a program that loads the file and computes two actions."""
     obs, feed = _example("obs", about["observation_space"])
     lines = ["import numpy as np", ""]
     names = ["obs"]
@@ -109,12 +109,12 @@ def _usage(about: dict[str, Any]) -> str:
     name = Path(about["file"]).name
     if about["format"] == "onnx":
         lines[0] += "\nimport onnxruntime"
-        given = ", ".join(f"{json.dumps(n)}: {value}" for n, value in feed.items())
+        inputs = ", ".join(f"{json.dumps(n)}: {value}" for n, value in feed.items())
         lines += [
             obs,
             f"session = onnxruntime.InferenceSession({json.dumps(name)})",
-            "outputs = [x.name for x in session.get_outputs()]",
-            f"answer = dict(zip(outputs, session.run(None, {{{given}}})))",
+            "names = [x.name for x in session.get_outputs()]",
+            f"outputs = dict(zip(names, session.run(None, {{{inputs}}})))",
         ]
     else:
         lines[0] += "\nfrom jax import export"
@@ -122,17 +122,17 @@ def _usage(about: dict[str, Any]) -> str:
             obs,
             f"with open({json.dumps(name)}, 'rb') as file:",
             "    policy = export.deserialize(bytearray(file.read()))",
-            f"answer = policy.call({', '.join(names)})",
+            f"outputs = policy.call({', '.join(names)})",
         ]
-    lines.append('print(answer["action"])')
-    more = ""
+    lines.append('print(outputs["action"])')
+    note = ""
     if about["memory"]:
-        more = "Give `next_memory` with the next observation of the same episode.\n"
-    return "```python\n" + "\n".join(lines) + f"\n```\n\n{more}"
+        note = "Pass `next_memory` with the next observation of the same episode.\n"
+    return "```python\n" + "\n".join(lines) + f"\n```\n\n{note}"
 
 
 def _example(name: str, space: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """A program's line that makes two observations, and what each input is called."""
+    """Write a line that makes two observations; return it and input name -> expression."""
 
     def zeros(space: dict[str, Any]) -> str:
         ((kind, fields),) = space.items()
@@ -146,10 +146,10 @@ def _example(name: str, space: dict[str, Any]) -> tuple[str, dict[str, str]]:
         ((kind, fields),) = space.items()
         if kind != "Dict":
             return {path: value}
-        found: dict[str, str] = {}
+        named: dict[str, str] = {}
         for n, child in fields.items():
-            found |= inputs(f"{path}.{n}", f"{value}[{json.dumps(n)}]", child)
-        return found
+            named |= inputs(f"{path}.{n}", f"{value}[{json.dumps(n)}]", child)
+        return named
 
     return f"{name} = {zeros(space)}", inputs(name, name, space)
 
@@ -163,8 +163,9 @@ def _facts(about: dict[str, Any]) -> str:
     rows = {
         "algorithm": about["algorithm"],
         "environment": about["env"],
-        "environment's parameters": about["env_params"] or "as they are by default",
-        "this agent's own values": about["own"] or None,
+        "parameters of the environment": about["env_params"] or "the defaults",
+        "hyper-parameters of this agent alone": about["overrides"] or None,
+        "agent of the run": about["agent"],
         "seed of this agent": about["seed"],
         "seeds of the run": about["seeds"],
         "environment steps": about["env_steps"],
@@ -193,27 +194,27 @@ def _cell(value: Any) -> str:
 
 
 def _evaluation(about: dict[str, Any]) -> str:
-    found = about["evaluation"]
-    if not found:
+    evaluation = about["evaluation"]
+    if not evaluation:
         return "The run folder holds no evaluation.\n"
-    low, high = found["episode_return_ci95"]
-    num_seeds = len(found["seeds"])
+    low, high = evaluation["episode_return_ci95"]
+    num_seeds = len(evaluation["seeds"])
     over = f"the {num_seeds} seeds' means" if num_seeds > 1 else "the episodes"
-    own = ""
+    alone = ""
     if about["return"] is not None:
-        own = (
-            f"This agent: mean return {about['return']:.2f} over {found['episodes']} "
+        alone = (
+            f"This agent: mean return {about['return']:.2f} over {evaluation['episodes']} "
             f"greedy episodes at the end of training. "
         )
     return (
-        f"{own}All agents of the run: IQM {found['episode_return_iqm']:.2f}, 95 % "
+        f"{alone}All agents of the run: IQM {evaluation['episode_return_iqm']:.2f}, 95 % "
         f"bootstrap interval [{low:.2f}, {high:.2f}] over {over}. Undiscounted, played in "
         f"jaxrl's environment.\n"
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A run that was interrupted early has no summary, which is no error here."""
+def _read_summary(path: Path) -> dict[str, Any]:
+    """Read the summary; empty for a run that was interrupted before it had one."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Uploading to the Hugging Face hub; the extra `hub`."""
+"""Upload to the Hugging Face hub; needs the extra `hub`."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,7 @@ from jaxrl.errors import InvalidInput, require
 
 
 def check(repo: str) -> None:
-    """Refuses a name that is none, and a missing package.
-
-    Raises:
-      InvalidInput: one of the two.
-    """
+    """Raise `InvalidInput` for a malformed name or a missing package."""
     part = r"[A-Za-z0-9][A-Za-z0-9._-]*"
     require(
         re.fullmatch(f"{part}/{part}", repo) is not None,
@@ -28,10 +24,10 @@ def check(repo: str) -> None:
 
 
 def push(files: dict[Path, str], repo: str, api: Any = None) -> str:
-    """Files as one commit of a model repository, which is made if there is none.
+    """Push files as one commit of a model repository, which is created if needed.
 
     Args:
-      files: where each is -> what it is called there.
+      files: local path -> name in the repository.
       repo: "name/model".
       api: a `huggingface_hub.HfApi`; by default one that takes the token of
         `hf auth login` or of `$HF_TOKEN`.
@@ -54,12 +50,12 @@ def push(files: dict[Path, str], repo: str, api: Any = None) -> str:
     message = "A policy exported with jaxrl"
     try:
         api.create_repo(repo, exist_ok=True)
-        found = api.create_commit(repo, operations, commit_message=message)
+        commit = api.create_commit(repo, operations, commit_message=message)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        kept = ", ".join(map(str, files))
+        paths = ", ".join(map(str, files))
         raise InvalidInput(
-            f"push_to_hub = {repo!r}: the hub has not taken it ({reason}); the files are "
-            f"written, {kept}."
+            f"push_to_hub = {repo!r}: the upload failed ({reason}); the files are "
+            f"written, {paths}."
         ) from error
-    return str(found.commit_url)
+    return str(commit.commit_url)

@@ -1,4 +1,4 @@
-"""A pure function as an ONNX graph, by jax2onnx, and back through onnxruntime."""
+"""Conversion of a pure function to ONNX by jax2onnx, and reading by onnxruntime."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ from jaxrl.errors import InvalidInput
 from jaxrl.types import Array, PyTree
 
 
-def exported(
+def serialize(
     function: Callable[..., dict[str, Array]], inputs: dict[str, PyTree]
 ) -> bytes:
-    """The ONNX file of a function.
+    """Convert a function to the content of an ONNX file.
 
     Args:
       function: `(*inputs [N, ...]) -> {name: array [N, ...]}`.
@@ -24,17 +24,17 @@ def exported(
         inputs, "obs.x" and "obs.y".
 
     Raises:
-      InvalidInput: an operation has no place in ONNX.
+      InvalidInput: an operation cannot be converted to ONNX.
     """
     from jax2onnx import to_onnx
 
-    names, rows, structure = _flat(inputs)
+    names, rows, structure = _flatten(inputs)
     outputs: list[str] = []
 
     def flat_function(*arrays: Array) -> tuple[Array, ...]:
-        found = function(*structure.unflatten(arrays))
-        outputs[:] = found
-        return tuple(found.values())
+        result = function(*structure.unflatten(arrays))
+        outputs[:] = result
+        return tuple(result.values())
 
     one = [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in rows]
     jax.eval_shape(flat_function, *one)  # for the names of the outputs
@@ -43,7 +43,7 @@ def exported(
         for x in rows
     ]
     try:
-        with _quiet(), _numpy_kept():
+        with _silence_converter(), _restore_numpy():
             model = to_onnx(
                 flat_function,
                 batched,
@@ -51,7 +51,7 @@ def exported(
                 input_names=names,
                 output_names=outputs,
             )
-    except Exception as error:  # of another library, which has many kinds of its own
+    except Exception as error:  # the converter raises many kinds
         reason = str(error).split("\n")[0]
         raise InvalidInput(
             f"format = 'onnx': the policy cannot be translated ({reason}); "
@@ -61,8 +61,8 @@ def exported(
     return content
 
 
-def reader(content: bytes) -> Callable[..., dict[str, np.ndarray]]:
-    """The function of an ONNX file in onnxruntime, of pytrees in their order."""
+def make_reader(content: bytes) -> Callable[..., dict[str, np.ndarray]]:
+    """Make a function of pytrees, in their order, from an ONNX file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -74,14 +74,14 @@ def reader(content: bytes) -> Callable[..., dict[str, np.ndarray]]:
     outputs = [x.name for x in session.get_outputs()]
 
     def call(*inputs: PyTree) -> dict[str, np.ndarray]:
-        given = dict(zip(names, jax.tree.leaves(inputs), strict=True))
-        return dict(zip(outputs, session.run(None, given), strict=True))
+        feed = dict(zip(names, jax.tree.leaves(inputs), strict=True))
+        return dict(zip(outputs, session.run(None, feed), strict=True))
 
     return call
 
 
-def _flat(inputs: dict[str, PyTree]) -> tuple[list[str], list[Any], Any]:
-    """Names, rows, and the structure that the function takes."""
+def _flatten(inputs: dict[str, PyTree]) -> tuple[list[str], list[Any], Any]:
+    """Return names, rows, and the structure that the function takes."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tuple(inputs.values()))
     order = list(inputs)
     names = [
@@ -92,8 +92,8 @@ def _flat(inputs: dict[str, PyTree]) -> tuple[list[str], list[Any], Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter says what it does not know of shapes; the comparison says more."""
+def _silence_converter() -> Iterator[None]:
+    """Silence warnings about unknown shapes; the comparison of outputs says more."""
     logger = logging.getLogger("onnx_ir")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,9 +104,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _numpy_kept() -> Iterator[None]:
-    """The converter leaves a `jnp.cumsum` of its own behind, which takes no axis by its
-    place: whatever traces after it in this process would fail."""
+def _restore_numpy() -> Iterator[None]:
+    """Restore `jax.numpy` afterwards.
+
+    The converter replaces `jnp.cumsum` by one without a positional axis, with which later
+    traces in this process would fail.
+    """
     before = dict(vars(jnp))
     try:
         yield

@@ -1,12 +1,12 @@
-"""A trained policy behind HTTP: what `jaxrl serve` does.
+"""An HTTP server for a trained policy: `jaxrl serve`.
 
 POST /act      {"obs": one observation or a batch} -> {"action": ...}
-GET  /health   what is served, and how much was asked
+GET  /health   the policy, its spaces, the limits, and counters
 
-A policy with memory answers with "memory" too, which is given with the next observation of
-the same episode; without one an episode begins. Requests that come at the same time are
-answered by one call of a program that is compiled for a few sizes of batches, at the start.
-The server remembers nothing of whoever asks.
+A policy with memory responds with "memory" too, which the client sends with the next
+observation of the same episode; without it an episode starts. Concurrent requests are
+batched into one call of a program that is compiled at the start for a few batch sizes.
+The server is stateless.
 """
 
 import json
@@ -29,30 +29,29 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import http_server, prng
-from jaxrl.deployment import requests
-from jaxrl.deployment.answers import check_answers
-from jaxrl.deployment.requests import Form, Request
+from jaxrl.deployment import wire
+from jaxrl.deployment.outputs import check_has_policy
+from jaxrl.deployment.wire import Request, Schema
 from jaxrl.errors import InvalidInput, one_line
-from jaxrl.runs.artifact import check_acts, load_agents
-from jaxrl.runs.policy import Policy, chosen, policy_of
+from jaxrl.runs.policy import Policy, load_policy
 from jaxrl.types import Array, PyTree
 
-PATIENCE = 30.0
-"""Seconds after which a connection is closed that says nothing."""
+TIMEOUT = 30.0
+"""Seconds after which a silent connection is closed."""
 
-LAST_WORDS = 10.0
-"""Seconds that requests which are being answered have at the end."""
+GRACE = 10.0
+"""Seconds that running requests have at shutdown."""
 
 
 class Limits(NamedTuple):
-    """What one client cannot exceed."""
+    """Limits of requests and connections."""
 
     max_batch: int = 64
-    """Observations of one request, and of one call of the program."""
+    """Maximum observations of a request, and of a call of the program."""
     max_body: int = 1 << 20
-    """Bytes of a request."""
+    """Maximum bytes of a request."""
     max_connections: int = 128
-    """At a time; more are told to come again."""
+    """Maximum open connections; more get status 503."""
 
 
 def serve(
@@ -60,11 +59,10 @@ def serve(
     *,
     host: str = http_server.LOCAL,
     port: int = 8000,
-    seed: int | None = None,
-    index: int | None = None,
+    agent: int | None = None,
     env: str | None = None,
     greedy: bool = True,
-    key: int = 0,
+    seed: int = 0,
     limits: Limits = Limits(),  # noqa: B008  # a tuple of numbers
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
@@ -73,49 +71,46 @@ def serve(
 
     Args:
       run: the run folder.
-      host: by default only this machine can ask.
-      port: 0 means any that is free.
-      seed: which agent, if it was trained with several; by default the first.
-      index: which agent by its place in training, where several settings share seeds.
+      host: address to listen on; by default reachable from this machine alone.
+      port: 0 means any free one.
+      agent: its place in the run; by default the first.
       env: the environment's id, needed where it is "module:factory", which is code.
-      greedy: the likeliest action, or a sampled one.
-      key: seed of the samples.
-      limits: what one client cannot exceed.
-      report: called with lines for a person.
-      interrupted: asked a few times a second.
+      greedy: the likeliest action instead of a sampled one.
+      seed: seed of the samples.
+      limits: limits of requests and connections.
+      report: receives lines for a person.
+      interrupted: polled a few times per second.
 
     Raises:
       InvalidInput: there is no such agent, or the port cannot be had.
     """
     configs.check_value("port", int, port, low=0, high=65535)
-    configs.check_value("key", int, key, low=0, high=configs.MAX_INT)
+    configs.check_value("seed", int, seed, low=0, high=configs.MAX_INT)
     for name, value in limits._asdict().items():
         configs.check_value(name, int, value, low=1)
-    agents = load_agents(run, env)
-    check_acts(agents, run)
-    check_answers(agents.algorithm)
-    policy = policy_of(agents, chosen(agents, run, seed, index))
-    with served(policy, host, port, greedy, key, limits) as server:
+    policy = load_policy(run, agent, env)
+    check_has_policy(policy.algorithm)
+    with serve_policy(policy, host, port, greedy, seed, limits) as server:
         report(f"{policy.algorithm.name} on {policy.env.id}: {server.address}")
-        if not server.only_here:
-            report(f"{host} may be reached from outside: nobody is asked who they are")
+        if not server.is_local:
+            report(f"{host} may be reached from outside: there is no authentication")
         while not interrupted():
             time.sleep(0.05)
 
 
 @contextmanager
-def served(
+def serve_policy(
     policy: Policy,
     host: str = http_server.LOCAL,
     port: int = 0,
     greedy: bool = True,
-    key: int = 0,
+    seed: int = 0,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Iterator["Service"]:
-    """A policy is served while the block runs; what is being asked is answered first."""
-    server = http_server.opened(Service, _Handler, host, port)
+    """Serve a policy while the block runs; running requests are completed at the end."""
+    server = http_server.open_server(Service, _Handler, host, port)
     try:
-        server.begin(policy, greedy, key, limits)
+        server.begin(policy, greedy, seed, limits)
     except BaseException:
         server.server_close()
         raise
@@ -131,90 +126,95 @@ def served(
 
 @dataclass
 class _Job:
-    """A request that waits for its answer."""
+    """A request that waits for its result."""
 
     request: Request
     done: threading.Event = field(default_factory=threading.Event)
-    answer: tuple[np.ndarray, Any] | None = None  # None: it could not be computed
+    result: tuple[np.ndarray, Any] | None = None  # None: it could not be computed
 
 
 class Batcher:
-    """A thread that answers what has come meanwhile, all of it at once."""
+    """A thread that batches concurrent requests into one call."""
 
     def __init__(
-        self, policy: Policy, form: Form, greedy: bool = True, key: int = 0
+        self, policy: Policy, schema: Schema, greedy: bool = True, seed: int = 0
     ) -> None:
         self.calls = self.rows = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._left: _Job | None = None
-        self._max_batch = form.max_batch
-        self._programs = compiled(policy, form, greedy, key)
+        self._max_batch = schema.max_batch
+        self._run = compile_policy(policy, schema, greedy, seed)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def ask(self, request: Request) -> tuple[np.ndarray, Any] | None:
-        """Actions and memory [N, ...]; None if the program fails."""
+        """Return actions and memory [N, ...]; None if the program fails."""
         job = _Job(request)
         self._jobs.put(job)
         job.done.wait()
-        return job.answer
+        return job.result
 
     def stop(self) -> None:
-        """No more requests; those that wait are answered."""
+        """Complete the waiting requests and stop; no more may be made."""
         self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:
         while True:
-            jobs, more = self._waiting()
+            jobs, stopped = self._take()
             if jobs:
-                self._answer(jobs)
-            if not more:
+                self._complete(jobs)
+            if stopped:
                 return
 
-    def _waiting(self) -> tuple[list[_Job], bool]:
-        """What fits into one batch of what has come, and whether there may be more."""
+    def _take(self) -> tuple[list[_Job], bool]:
+        """Take what fits into one batch, and whether that was the last."""
         first = self._left or self._jobs.get()
         self._left = None
         if first is None:
-            return [], False
+            return [], True
         jobs, rows = [first], first.request.rows
         while rows < self._max_batch and not self._jobs.empty():
             job = self._jobs.get()
             if job is None:
-                return jobs, False
+                return jobs, True
             rows += job.request.rows
             if rows > self._max_batch:
                 self._left = job
                 break
             jobs.append(job)
-        return jobs, True
+        return jobs, False
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
+    def _complete(self, jobs: Sequence[_Job]) -> None:
         try:
             inputs = [(job.request.obs, job.request.memory) for job in jobs]
             obs, memory = jax.tree.map(lambda *x: np.concatenate(x), *inputs)
-            found = self._programs(obs, memory, self.calls)
+            results = self._run(obs, memory, self.calls)
             start = 0
             for job in jobs:
                 rows = slice(start, start + job.request.rows)
-                job.answer = jax.tree.map(lambda x, rows=rows: x[rows], found)
+                job.result = jax.tree.map(lambda x, rows=rows: x[rows], results)
                 start = rows.stop
             self.calls, self.rows = self.calls + 1, self.rows + start
-        except Exception:  # of one batch: the thread has to answer the next
+        except Exception:  # one batch failed: the thread must go on with the next
             traceback.print_exc()
         finally:
             for job in jobs:
                 job.done.set()
 
 
-def compiled(policy: Policy, form: Form, greedy: bool, key: int) -> Callable:
-    """The policy for batches of up to `max_batch` rows: `(obs, memory, number of the call)
-    -> (actions, memory)`, on the host. Rows are added up to one of a few sizes, each of
-    which is compiled here."""
-    sizes = [2**i for i in range(form.max_batch.bit_length()) if 2**i < form.max_batch]
-    sizes.append(form.max_batch)
-    act = jax.jit(partial(_act, policy, greedy, key))
+def compile_policy(policy: Policy, schema: Schema, greedy: bool, seed: int) -> Callable:
+    """Compile the policy for batches of up to `max_batch` rows.
+
+    Returns:
+      `(obs, memory, number of the call) -> (actions, memory)`, on the host. It pads a batch
+      to one of a few sizes, each of which is compiled here.
+    """
+    sizes = [
+        2**i for i in range(schema.max_batch.bit_length()) if 2**i < schema.max_batch
+    ]
+    sizes.append(schema.max_batch)
+    act = jax.jit(partial(_act, policy, greedy, seed))
     programs = {}
     for size in sizes:
         zeros = spaces.zeros(policy.env.observation_space, (size,))
@@ -226,9 +226,9 @@ def compiled(policy: Policy, form: Form, greedy: bool, key: int) -> Callable:
     def run(obs: PyTree, memory: Any, call: int) -> Any:
         rows = len(jax.tree.leaves(obs)[0])
         size = next(size for size in sizes if size >= rows)
-        padded = jax.tree.map(partial(_padded, size), (obs, memory))
-        found = programs[size](*padded, np.uint32(call))
-        return jax.tree.map(lambda x: np.asarray(x)[:rows], found)
+        padded = jax.tree.map(partial(_pad, size), (obs, memory))
+        results = programs[size](*padded, np.uint32(call))
+        return jax.tree.map(lambda x: np.asarray(x)[:rows], results)
 
     return run
 
@@ -238,30 +238,30 @@ def _memory_rows(policy: Policy, size: int) -> Any:
 
 
 def _act(
-    policy: Policy, greedy: bool, key: int, obs: PyTree, memory: Any, call: Array
+    policy: Policy, greedy: bool, seed: int, obs: PyTree, memory: Any, call: Array
 ) -> tuple:
-    sampled = jax.random.fold_in(prng.key(key), call)
+    key = jax.random.fold_in(prng.key(seed), call)
     action, memory, _ = policy.algorithm.act(
-        policy.config, policy.env, policy.agent, obs, memory, sampled, greedy
+        policy.config, policy.env, policy.agent, obs, memory, key, greedy
     )
     return action, memory
 
 
-def _padded(size: int, x: np.ndarray) -> np.ndarray:
+def _pad(size: int, x: np.ndarray) -> np.ndarray:
     more = size - len(x)
     return np.concatenate([x, np.repeat(x[:1], more, axis=0)]) if more else x
 
 
 class Service(http_server.Server):
-    """Listens, and counts."""
+    """The listening socket, the policy, and counters."""
 
     request_queue_size = 128
 
-    def begin(self, policy: Policy, greedy: bool, key: int, limits: Limits) -> None:
-        """Compiles; connections wait meanwhile."""
+    def begin(self, policy: Policy, greedy: bool, seed: int, limits: Limits) -> None:
+        """Compile the policy; connections wait meanwhile."""
         self.policy, self.greedy, self.limits = policy, greedy, limits
-        self.form = requests.form_of(policy, limits.max_batch)
-        self.batcher = Batcher(policy, self.form, greedy, key)
+        self.schema = wire.make_schema(policy, limits.max_batch)
+        self.batcher = Batcher(policy, self.schema, greedy, seed)
         self.started = time.monotonic()
         self.ending = False
         self.answered = self.refused = self.active = 0
@@ -269,8 +269,8 @@ class Service(http_server.Server):
         self.slots = threading.BoundedSemaphore(limits.max_connections)
 
     @property
-    def only_here(self) -> bool:
-        """Whether nobody but this machine can ask."""
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
         return str(self.server_address[0]).startswith("127.")
 
     @property
@@ -278,7 +278,7 @@ class Service(http_server.Server):
         return f"http://{self.server_address[0]!s}:{self.server_port}"
 
     def health(self) -> dict[str, Any]:
-        """For `GET /health`."""
+        """Return the content of `GET /health`."""
         policy = self.policy
         return {
             "status": "ok",
@@ -287,7 +287,7 @@ class Service(http_server.Server):
             "greedy": self.greedy,
             "observation_space": spaces.describe(policy.env.observation_space),
             "action_space": spaces.describe(policy.env.action_space),
-            "memory": [list(x.shape) for x in jax.tree.leaves(self.form.memory)],
+            "memory": [list(x.shape) for x in jax.tree.leaves(self.schema.memory)],
             "limits": self.limits._asdict(),
             "answered": self.answered,
             "refused": self.refused,
@@ -304,19 +304,19 @@ class Service(http_server.Server):
             self.counting.notify_all()
 
     def end(self) -> None:
-        """Waits for what is being answered."""
+        """Wait for running requests, and close."""
         self.ending = True
         with self.counting:
-            self.counting.wait_for(lambda: self.active == 0, LAST_WORDS)
+            self.counting.wait_for(lambda: self.active == 0, GRACE)
         self.batcher.stop()
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each connection, of which there are not too many."""
+        """Start a thread for the connection, or respond 503 if there are too many."""
         if self.slots.acquire(blocking=False):
             try:
                 super().process_request(request, client_address)
-            except BaseException:  # no thread could be begun, so none gives it back
+            except BaseException:  # without a thread, none releases it
                 self.slots.release()
                 raise
             return
@@ -332,7 +332,7 @@ class Service(http_server.Server):
 
 
 class _Refused(Exception):
-    """A request that is answered with a status and a sentence."""
+    """An error response: a status and a sentence."""
 
     def __init__(self, status: HTTPStatus, sentence: str, **headers: str) -> None:
         super().__init__(sentence)
@@ -342,36 +342,35 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     server: Service
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.0"  # of 0.9 an answer has no status
+    default_request_version = "HTTP/1.0"  # a response of 0.9 has no status
     server_version, sys_version = "jaxrl", ""
-    timeout = PATIENCE
+    timeout = TIMEOUT
     disable_nagle_algorithm = True
     wbufsize = 1 << 16  # headers and body in one packet
 
     def handle_one_request(self) -> None:
-        """Every method comes to the same place; the rest is the standard library's."""
+        """Handle a request, and close the connection when the server is ending."""
         super().handle_one_request()
         if self.server.ending:
             self.close_connection = True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("do_"):
-            return self._any_method
+            return self._handle
         raise AttributeError(name)
 
     def handle_expect_100(self) -> bool:
-        """Who waits for this line before the body is to have it now."""
-        go_on = super().handle_expect_100()
+        """Send the line at once: the client waits for it before it sends the body."""
+        proceed = super().handle_expect_100()
         self.wfile.flush()
-        return go_on
+        return proceed
 
-    def _any_method(self) -> None:
+    def _handle(self) -> None:
         self.server.count(1)
-        # Its answer has no body, which the next request would have to know.
+        # A HEAD response has no body: the connection would lose its framing.
         self.close_connection |= self.command == "HEAD"
         try:
-            content = self._answered()
-            self._send(HTTPStatus.OK, content)
+            self._send(HTTPStatus.OK, self._respond())
             self.server.count(0, answered=1)
         except _Refused as error:
             self.server.count(0, refused=1)
@@ -379,8 +378,8 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             self.server.count(-1)
 
-    def _answered(self) -> dict[str, Any]:
-        body = self._body()
+    def _respond(self) -> dict[str, Any]:
+        body = self._read_body()
         path = self.path.partition("?")[0]
         method = {"/act": "POST", "/health": "GET"}.get(path)
         self._check_host()
@@ -396,29 +395,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _act(self, body: bytes) -> dict[str, Any]:
         try:
-            request = requests.read(self.server.form, body)
+            request = wire.read(self.server.schema, body)
         except InvalidInput as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, one_line(str(error))) from error
-        if self.server.ending:  # of a connection kept alive: nobody would answer
+        if self.server.ending:  # on a kept-alive connection: the batcher may be gone
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the server is ending.")
-        found = self.server.batcher.ask(request)
-        if found is None:
+        result = self.server.batcher.ask(request)
+        if result is None:
             raise _Refused(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "the policy could not be computed."
             )
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(found)):
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(result)):
             raise _Refused(
                 HTTPStatus.BAD_REQUEST,
-                "the policy has no finite answer to this: its numbers are too large.",
+                "the outputs of the policy are not finite: obs is too large.",
             )
-        action, memory = found
-        answer = {"action": action}
-        if not isinstance(memory, tuple):
-            answer["memory"] = memory
-        return {n: (x[0] if request.alone else x).tolist() for n, x in answer.items()}
+        content = {"action": result[0]}
+        if not isinstance(result[1], tuple):
+            content["memory"] = result[1]
+        return {
+            n: (x[0] if request.is_single else x).tolist() for n, x in content.items()
+        }
 
-    def _body(self) -> bytes:
-        """All of the body: a connection with unread bytes would be reset."""
+    def _read_body(self) -> bytes:
+        """Read all of the body: a connection with unread bytes would be reset."""
         if "Transfer-Encoding" in self.headers:
             self.close_connection = True
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length is needed.")
@@ -448,7 +448,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _drain(self, length: int) -> None:
-        """Reads a little more than is used, so that the answer is heard."""
+        """Read some of what is too much, so that the client reads the response."""
         self.close_connection = True
         left = min(length, 16 * self.server.limits.max_body)
         try:
@@ -458,8 +458,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def _check_host(self) -> None:
-        """Keeps out a foreign name that points to this machine, if only it may ask."""
-        if not self.server.only_here:
+        """Reject foreign host names that point to this machine (DNS rebinding)."""
+        if not self.server.is_local:
             return
         name = (self.headers.get("Host") or "").rpartition(":")[0]
         name = name or self.headers.get("Host") or ""
@@ -470,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
     ) -> None:
-        """What is no HTTP, in the same words as the rest; it is the client's mistake."""
+        """Respond to malformed HTTP in the format of the other errors."""
         del explain
         status = HTTPStatus(code if 400 <= code < 500 else HTTPStatus.BAD_REQUEST)
         self.close_connection = True
@@ -494,4 +494,4 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal is the caller's."""
+        """Silence the default access log."""

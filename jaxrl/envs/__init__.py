@@ -1,4 +1,4 @@
-"""Environments by name.
+"""Registry of environments by name.
 
 ```python
 env = jaxrl.envs.make("CartPole-v1", horizon=200, gravity=12.0)
@@ -8,16 +8,14 @@ env = jaxrl.envs.make("my_module:my_factory", size=3)
 """
 
 import functools
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxrl.core.config import check_value
+from jaxrl.core.imports import import_value
 from jaxrl.envs import wrappers
 from jaxrl.envs.gymnasium import gymnasium_factory
 from jaxrl.envs.gymnax import (
@@ -56,24 +54,23 @@ def make(
     history: int = 0,
     **params: Any,
 ) -> Env:
-    """The environment with this id, built once: equal arguments give equal programs.
+    """Make the environment with this id; equal arguments give the same compiled program.
 
     Args:
       id: one of `env_ids()`, "LIBRARY/NAME" of a library that is an extra (see
-        `envs.suites`), or "module:factory" for your own, where
-        `factory(**params)` returns an `Env` and the module may lie in the current
-        directory.
-      horizon: time limit in steps; "default" is the environment's own, None is none.
-      horizon_is: what reaching it means, "truncated" or "terminal" (see `Env`); None is
-        the environment's own.
+        `envs.suites`), or "module:factory" for your own, where `factory(**params)` returns
+        an `Env` and the module may be in the current directory.
+      horizon: time limit in steps; "default" for the environment's own, None for no limit.
+      horizon_is: the meaning of reaching it, "truncated" or "terminal" (see `Env`); None
+        for the environment's own.
       sticky_prob: probability of repeating the previous action (0.1 is the protocol of
         MinAtar); see `wrappers.sticky_actions`.
-      history: how many observations (and actions) to stack; 0 leaves the observation as
-        it is; see `wrappers.stack_history`.
+      history: number of observations (and actions) to stack; 0 leaves the observation
+        unchanged; see `wrappers.stack_history`.
       **params: parameters of the environment.
 
     Raises:
-      InvalidInput: for an unknown id or parameter, or a value that does not fit.
+      InvalidInput: the id, a parameter or a value is invalid.
     """
     _check_options(horizon, horizon_is, sticky_prob, history)
     env = _build(id, _factory(id), horizon, params)
@@ -87,14 +84,14 @@ def make(
 
 
 def register(id: str, factory: Factory) -> None:
-    """Gives an id to an environment of your own.
+    """Register an environment of your own under an id.
 
     Args:
       id: any name that is not built in. Registering it again replaces the factory, so
         that a notebook cell can be run twice.
       factory: `factory(**params) -> Env`, pure. A parameter named `horizon` receives
-        the time limit given to `make`, for observations that show the time left;
-        without one, `make` puts the limit into the `Env`.
+        the time limit given to `make`, for observations that show the remaining time;
+        without such a parameter `make` sets the limit in the `Env`.
     """
     if id in _BUILT_IN or id in NEEDS_DOWNLOAD:
         raise InvalidInput(f"id = {id!r}: is built in, choose another name.")
@@ -102,7 +99,7 @@ def register(id: str, factory: Factory) -> None:
 
 
 def env_ids() -> list[str]:
-    """All ids that `make` knows, without importing gymnax."""
+    """All ids that `make` accepts, listed without importing gymnax."""
     return [*_BUILT_IN, *_registered]
 
 
@@ -141,62 +138,17 @@ def _factory(id: str) -> Factory:
         return suite_factory(library, name)
     if slash and library == "gymnasium":
         return gymnasium_factory(name)
-    module, colon, name = id.partition(":")
-    if colon:
-        return _import_factory(id, module, name)
+    if ":" in id:
+        example = "my_module:my_factory"
+        return import_value(id, "Environment", "function", callable, example)
     raise InvalidInput(
         f"Unknown environment {id!r}{did_you_mean(id, env_ids())}: "
         "`jaxrl list envs` shows all."
     )
 
 
-def _import_factory(id: str, module_name: str, name: str) -> Factory:
-    """`name` of a module, which may lie in the current directory.
-
-    A console script, unlike `python -m`, does not have that directory on its path. It
-    is added, last, only when the module is not found without it.
-    """
-    if not all(map(str.isidentifier, module_name.split("."))):
-        raise InvalidInput(
-            f"Environment {id!r}: {module_name!r} is not the name of a module, write "
-            "'my_module:my_factory'."
-        )
-    here = os.getcwd()
-    module = _import(module_name)
-    if module is None and here not in sys.path:
-        sys.path.append(here)
-        importlib.invalidate_caches()
-        module = _import(module_name)
-    if module is None:
-        raise InvalidInput(
-            f"Environment {id!r}: there is no module {module_name!r}, neither "
-            "installed nor in the current directory."
-        )
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        hint = did_you_mean(name, vars(module))
-        raise InvalidInput(
-            f"Environment {id!r}: {module_name} has no function {name!r}{hint}."
-        )
-    return factory
-
-
-def _import(module_name: str) -> Any:
-    """The module, or None if there is none. What fails inside it fails as ever."""
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            return None
-        raise
-    except SyntaxError as error:
-        raise InvalidInput(
-            f"the module {module_name!r} cannot be imported: {error}."
-        ) from error
-
-
 def _build(id: str, factory: Factory, horizon: Any, params: dict[str, Any]) -> Env:
-    """Calls the factory; the time limit is passed to it or put into the `Env`."""
+    """Call the factory; the time limit is passed to it or set in the `Env`."""
     accepted = inspect.signature(factory).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for name, value in params.items():

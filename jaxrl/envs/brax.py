@@ -1,8 +1,8 @@
 """Brax: rigid bodies (Freeman et al., 2021, "Brax - A Differentiable Physics Engine").
 
 Parameters are those of Brax's constructors: `backend` ("generalized", "positional",
-"spring" or "mjx") and the weights of the rewards. The time limit is the 1,000 steps that
-Brax gives its training environments. Brax's auto-reset, which replays one cached start, is
+"spring" or "mjx") and the weights of the rewards. The time limit is the 1,000 steps of
+Brax's training environments. Brax's auto-reset, which replays one cached initial state, is
 not used.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.types import Array, Env, PyTree
 
 NAMES = (
@@ -35,7 +35,7 @@ EPISODE_LENGTH = 1_000
 def build(name: str, **params: Any) -> Env:
     """An environment of Brax."""
     environment = import_quietly("brax.envs").get_environment(name, **params)
-    return adapted(
+    return adapt(
         Suite(partial(_begin, environment), partial(_advance, environment)),
         lambda obs: spaces.box(-np.inf, np.inf, obs.shape, obs.dtype),
         spaces.box(-1.0, 1.0, (environment.action_size,)),

@@ -1,7 +1,7 @@
-"""Does an environment keep the contract of `jaxrl.types.Env`? Rule by rule, by playing.
+"""Checks of an environment against the contract of `jaxrl.types.Env`, rule by rule.
 
-Every rule is a function that returns what is wrong, or None. They run in order; one that
-needs what an earlier one found broken does not run.
+Every rule is a function that returns a description of the problem, or None. Rules run in
+order; when a rule on which the others depend fails, the remaining rules are skipped.
 """
 
 import re
@@ -18,7 +18,7 @@ from jaxrl.types import Array, Env, PyTree
 
 COPIES = 64
 LATE = 1_000_000
-"""Steps after which any time limit has passed."""
+"""Number of steps beyond any time limit."""
 
 CLOCKS = {
     "t",
@@ -32,14 +32,15 @@ CLOCKS = {
 }
 LIMITS = re.compile(r"max_(episode_)?steps|max_.*_steps|time_limit|horizon")
 SAME_START = 0.5
-"""If more observations than this look like the start of an episode, that says nothing."""
+"""Share of observations that look like the start of an episode above which the check of
+the true successor is inconclusive."""
 
 
 class Finding(NamedTuple):
-    """One row of the table."""
+    """Result of one rule."""
 
     rule: str
-    problem: str | None  # None: the rule is kept
+    problem: str | None  # None: the rule holds
     fix: str
     ran: bool = True
 
@@ -49,11 +50,11 @@ class Rule(NamedTuple):
     check: Callable[["Subject"], str | None]
     fix: str
     ends: bool = False
-    """Whether nothing after it can run if it is broken."""
+    """True if the rules after it cannot run when this one fails."""
 
 
 class Subject:
-    """An environment, and what playing it has shown. Computed when first asked for."""
+    """An environment, and data from playing it, computed on first use."""
 
     def __init__(self, env: Env, num_steps: int) -> None:
         self.env, self.num_steps = env, num_steps
@@ -83,18 +84,18 @@ class Subject:
 
     @cached_property
     def starts(self) -> tuple[PyTree, PyTree]:
-        """Of 4 episodes for each copy."""
+        """States and observations at the start of 4 episodes for each copy."""
         keys = jax.random.split(jax.random.key(1), 4 * COPIES)
         return jax.jit(jax.vmap(self.reset))(keys)
 
     @cached_property
     def played(self) -> dict[str, Any]:
-        """Random actions in `COPIES` copies: arrays `[T, N, ...]`."""
+        """Steps with random actions in `COPIES` copies: arrays `[T, N, ...]`."""
         return jax.device_get(jax.jit(partial(_play, self))())
 
     @cached_property
     def clock(self) -> int | None:
-        """The leaf of the state that counts steps: by its name, or by what it does."""
+        """Index of the leaf of the state that counts steps, recognised by name, or None."""
         state, _ = self.start
         paths = jax.tree_util.tree_flatten_with_path(state)[0]
         for i, (path, leaf) in enumerate(paths):
@@ -111,28 +112,28 @@ class Subject:
 
 
 def check_env(env: Env, num_steps: int = 1_000) -> list[Finding]:
-    """Plays an environment and says which rules of the contract it keeps.
+    """Play an environment and check the rules of the contract.
 
     Args:
       env: the environment.
-      num_steps: how long `COPIES` copies of it are played.
+      num_steps: the number of steps to play, in `COPIES` copies.
 
     Returns:
-      A row for each rule, in order.
+      A finding for each rule, in order.
     """
     subject = Subject(env, num_steps)
-    found, going = [], True
+    findings, skip = [], False
     for rule in RULES:
-        if not going:
-            found.append(Finding(rule.name, None, rule.fix, ran=False))
+        if skip:
+            findings.append(Finding(rule.name, None, rule.fix, ran=False))
             continue
         try:
             problem = rule.check(subject)
-        except Exception as error:  # whatever the user's code raises is the finding
+        except Exception as error:  # any error of the user's code is the finding
             problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        found.append(Finding(rule.name, problem, rule.fix))
-        going = problem is None or not rule.ends
-    return found
+        findings.append(Finding(rule.name, problem, rule.fix))
+        skip = problem is not None and rule.ends
+    return findings
 
 
 # Tracing
@@ -191,11 +192,11 @@ def _state_structure(subject: Subject) -> str | None:
 
 
 def _state_shapes(subject: Subject) -> str | None:
-    return _differing(*_state_types(subject), lambda x: x.shape)
+    return _find_difference(*_state_types(subject), lambda x: x.shape)
 
 
 def _state_dtypes(subject: Subject) -> str | None:
-    return _differing(*_state_types(subject), lambda x: x.dtype)
+    return _find_difference(*_state_types(subject), lambda x: x.dtype)
 
 
 def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
@@ -205,7 +206,7 @@ def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
 
 def _obs_leaves(subject: Subject) -> str | None:
     expected = _structure(spaces.tree(subject.env.observation_space))
-    for name, obs in _observed(subject):
+    for name, obs in _observation_types(subject):
         if _structure(obs) != expected:
             return f"{name} gives {_structure(obs)}, the space has {expected}"
     return None
@@ -213,14 +214,14 @@ def _obs_leaves(subject: Subject) -> str | None:
 
 def _obs_types(subject: Subject) -> str | None:
     expected = jax.eval_shape(lambda: spaces.zeros(subject.env.observation_space))
-    for name, obs in _observed(subject):
-        problem = _differing(expected, obs, lambda x: (x.shape, x.dtype))
+    for name, obs in _observation_types(subject):
+        problem = _find_difference(expected, obs, lambda x: (x.shape, x.dtype))
         if problem:
             return f"{name}: {problem} (the space first)"
     return None
 
 
-def _observed(subject: Subject) -> Iterator[tuple[str, PyTree]]:
+def _observation_types(subject: Subject) -> Iterator[tuple[str, PyTree]]:
     state, obs = jax.eval_shape(subject.reset, subject.key)
     yield "reset", obs
     _, step = jax.eval_shape(subject.step, subject.key, state, subject.action)
@@ -271,13 +272,13 @@ def _copies_differ(subject: Subject) -> str | None:
 
 
 def _ignores_key(jaxpr: Any) -> bool:
-    """Whether it draws random numbers, and none of them from its first argument."""
+    """True if a function draws random numbers, but none from its first argument."""
     from_key = [i == 0 for i in range(len(jaxpr.jaxpr.invars))]
     return _draws(jaxpr) and not _draws_from(jaxpr.jaxpr, from_key)
 
 
 def _draws_from(jaxpr: Any, marked: list[bool]) -> bool:
-    """Whether a random number is drawn from anything that the marked inputs reach."""
+    """True if a random number is drawn from a value that depends on a marked input."""
     reached = {v for v, mark in zip(jaxpr.invars, marked, strict=True) if mark}
     for equation in jaxpr.eqns:
         marks = [not hasattr(v, "val") and v in reached for v in equation.invars]
@@ -286,10 +287,10 @@ def _draws_from(jaxpr: Any, marked: list[bool]) -> bool:
         if equation.primitive.name in DRAWS:
             return True
         for inner in _inner(equation):
-            # Of loops and branches every input counts as reached.
+            # In loops and branches every input counts as reached.
             same = equation.primitive.name in ("pjit", "jit", "closed_call")
-            all_of_them = [True] * len(inner.invars)
-            if _draws_from(inner, marks if same else all_of_them):
+            every_input = [True] * len(inner.invars)
+            if _draws_from(inner, marks if same else every_input):
                 return True
         reached.update(equation.outvars)
     return False
@@ -406,14 +407,14 @@ def _invalid_actions(subject: Subject) -> str | None:
         for action in (-1, space.n, space.n + 7):
             result = step(jnp.asarray(action, space.dtype))
             if not any(_equal(result, other) for other in valid):
-                return f"action {action} does what none of 0 ... {space.n - 1} does"
+                return f"action {action} acts like none of 0 ... {space.n - 1}"
         return None
     if not isinstance(space, spaces.Box) or not space.bounded:
         return None
     low, high = space.low_array(), space.high_array()
     for outside, bound in ((high + 10 * (high - low), high), (low - 10, low)):
         if not _equal(step(jnp.asarray(outside)), step(jnp.asarray(bound))):
-            return "an action beyond a bound does what none within does"
+            return "an action beyond a bound acts differently from the bound itself"
     return None
 
 
@@ -436,70 +437,87 @@ RULES = (
         "remove pure_callback, io_callback and debug prints",
         ends=True,
     ),
-    Rule("reset is pure", _reset_is_pure, "all randomness from the key", ends=True),
-    Rule("step is pure", _step_is_pure, "all that changes in the state", ends=True),
     Rule(
-        "an episode leaves nothing behind",
+        "reset is pure", _reset_is_pure, "draw all randomness from the key", ends=True
+    ),
+    Rule(
+        "step is pure", _step_is_pure, "keep all that changes in the state", ends=True
+    ),
+    Rule(
+        "episodes are independent",
         _no_leak,
-        "reset may depend on key and params alone",
+        "let reset depend on key and params alone",
     ),
     Rule(
         "the state keeps its structure",
         _state_structure,
-        "step returns what reset returns",
+        "return from step the structure that reset returns",
         ends=True,
     ),
-    Rule("the state keeps its shapes", _state_shapes, "fixed shapes", ends=True),
+    Rule("the state keeps its shapes", _state_shapes, "use fixed shapes", ends=True),
     Rule(
         "the state keeps its dtypes",
         _state_dtypes,
-        "fixed dtypes: jnp.float32(...), .astype(x.dtype)",
+        "use fixed dtypes: jnp.float32(...), .astype(x.dtype)",
         ends=True,
     ),
     Rule(
         "every leaf of the observation is in its space",
         _obs_leaves,
-        "spaces.dict_space with the same names",
+        "use spaces.dict_space with the same names",
         ends=True,
     ),
     Rule(
         "the observation has its space's shape and dtype",
         _obs_types,
-        "spaces.box(low, high, shape, dtype)",
+        "use spaces.box(low, high, shape, dtype)",
         ends=True,
     ),
-    Rule("the reward is a float32 scalar", _reward_type, "jnp.float32(...)", ends=True),
+    Rule(
+        "the reward is a float32 scalar",
+        _reward_type,
+        "use jnp.float32(...)",
+        ends=True,
+    ),
     Rule(
         "terminated and truncated are bool scalars",
         _flag_types,
-        "jnp.bool_(...)",
+        "use jnp.bool_(...)",
         ends=True,
     ),
-    Rule("randomness comes from the key", _keys_are_used, "use the key that is given"),
+    Rule("randomness comes from the key", _keys_are_used, "use the key of the call"),
     Rule(
-        "copies have randomness of their own",
+        "copies have independent randomness",
         _copies_differ,
-        "keep no key in the state, or one made from reset's",
+        "keep no key in the state, or derive it from the key of reset",
     ),
-    Rule("observations lie in their space", _obs_inside, "wider bounds, or clip"),
+    Rule("observations lie in their space", _obs_inside, "widen the bounds, or clip"),
     Rule("observations are finite", _obs_finite, "find the division or overflow"),
     Rule("rewards are finite", _reward_finite, "find the division or overflow"),
-    Rule("an episode ends in one way", _one_end, "truncated & ~terminated"),
-    Rule("time is counted from 0 by 1", _clock_counts, "time + 1 in step, 0 in reset"),
+    Rule(
+        "an episode is terminated or truncated, not both",
+        _one_end,
+        "return truncated & ~terminated",
+    ),
+    Rule(
+        "time is counted from 0 by 1",
+        _clock_counts,
+        "use time 0 in reset, time + 1 in step",
+    ),
     Rule(
         "a time limit truncates",
         _time_is_no_termination,
-        "terminated=False there: set Env.horizon, or truncated; or observe the time",
+        "set Env.horizon or truncated instead of terminated, or observe the time",
     ),
     Rule(
         "truncation comes on time",
         _truncation_on_time,
-        "compare the number of steps after this one: time + 1 >= limit",
+        "compare the number of steps including this one: time + 1 >= limit",
     ),
     Rule(
         "the last observation is the true successor",
         _true_successor,
-        "do not reset in step: rollouts do",
+        "do not reset in step; rollouts do it",
     ),
     Rule(
         "an action outside its space acts like one inside",
@@ -596,7 +614,7 @@ def _as_float(x: Any) -> Array:
 
 
 def _equal(a: PyTree, b: PyTree) -> bool:
-    """Bit for bit, but for NaN."""
+    """True if two trees are equal bit for bit, apart from NaN."""
     if _structure(a) != _structure(b):
         return False
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -618,7 +636,7 @@ def _all_copies_equal(tree: PyTree) -> bool:
     return all((x == x[:1]).all() for x in leaves)
 
 
-def _differing(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None:
+def _find_difference(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None:
     paths = jax.tree_util.tree_flatten_with_path(a)[0]
     for (path, x), y in zip(paths, jax.tree.leaves(b), strict=True):
         if aspect(x) != aspect(y):
@@ -628,5 +646,5 @@ def _differing(a: PyTree, b: PyTree, aspect: Callable[[Any], Any]) -> str | None
 
 
 def _first(bad: np.ndarray) -> int:
-    """The number of the first bad step."""
+    """Number of the first bad step, counted from 1."""
     return int(np.argwhere(bad)[0][0]) + 1

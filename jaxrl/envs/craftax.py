@@ -1,10 +1,11 @@
 """Craftax and Craftax-Classic (Matthews et al., 2024).
 
-Parameters are the fields of Craftax's `EnvParams`. Craftax *ends* an episode at its
-`max_timesteps` (10,000, of Craftax-Classic; 100,000); here that is the `horizon`, a
-truncation. Craftax declares that its observations lie between 0 and 1; of the symbolic ones
-that is not so, health and food being shares of 10 that a strong player exceeds and a dead
-one falls below: the space here has no bounds. Compiling takes a minute or more.
+Parameters are the fields of Craftax's `EnvParams`. Craftax *terminates* an episode at its
+`max_timesteps` (10,000 in Craftax-Classic, else 100,000); here that limit is the `horizon`,
+a truncation. Craftax declares observations between 0 and 1. Symbolic observations leave
+these bounds, because health and food are shares of 10 that a strong player exceeds and a
+dead one falls below; the space here is therefore unbounded. Compiling takes a minute or
+more.
 """
 
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree
 
@@ -26,22 +27,22 @@ NAMES = (
 NEVER = 2**31 - 2
 
 
-def build(name: str, **given: Any) -> Env:
+def build(name: str, **overrides: Any) -> Env:
     """An environment of Craftax."""
     maker = import_quietly("craftax.craftax_env").make_craftax_env_from_name
     environment = maker(name, auto_reset=False)
     params = environment.default_params
-    known = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
-    for field, value in given.items():
-        if field not in known:
+    names = [field for field in params.__dataclass_fields__ if field != "max_timesteps"]
+    for field, value in overrides.items():
+        if field not in names:
             raise InvalidInput(
                 f"{field} = {value!r}: craftax/{name} has no such parameter"
-                f"{did_you_mean(field, known)}."
+                f"{did_you_mean(field, names)}."
             )
     horizon = int(params.max_timesteps)
     low, high = (0.0, 1.0) if "Pixels" in name else (-np.inf, np.inf)
-    params = params.replace(max_timesteps=NEVER, **given)
-    return adapted(
+    params = params.replace(max_timesteps=NEVER, **overrides)
+    return adapt(
         Suite(
             partial(_begin, environment, params), partial(_advance, environment, params)
         ),

@@ -1,6 +1,6 @@
-"""Gymnasium's spaces as ours, and its environments as ours, stepped on the host.
+"""Conversion of Gymnasium's spaces, and its environments as `Env`s stepped on the host.
 
-Gymnasium comes with gymnax. It is imported where it is used.
+Gymnasium is installed with gymnax. It is imported on first use.
 """
 
 import functools
@@ -19,9 +19,9 @@ from jaxrl.types import Array, Env, PyTree, TimeStep
 
 
 def to_space(space: Any) -> Any:
-    """A space of ours as one of Gymnasium's.
+    """Convert a space to Gymnasium's.
 
-    A `Discrete` draws int64 there, as Gymnasium's own environments do.
+    A `Discrete` samples int64 there, as in Gymnasium's own environments.
     """
     from gymnasium import spaces as theirs
 
@@ -34,7 +34,7 @@ def to_space(space: Any) -> Any:
 
 
 def _bound(bound: Any, space: spaces.Box) -> np.ndarray:
-    """A bound in the dtype of the space; without one the largest integer there is."""
+    """A bound in the dtype of the space; infinite bounds become an integer's limits."""
     numbers = np.asarray(bound, np.float64)
     if np.issubdtype(space.dtype, np.integer):
         limits = np.iinfo(space.dtype)
@@ -43,10 +43,10 @@ def _bound(bound: Any, space: spaces.Box) -> np.ndarray:
 
 
 def from_space(space: Any) -> Any:
-    """A space of Gymnasium's as one of ours. Numbers become those of 32 bits.
+    """Convert a space of Gymnasium's to ours, with numbers of 32 bits.
 
     Raises:
-      InvalidInput: there is no such space here.
+      InvalidInput: the space has no counterpart in jaxrl.
     """
     from gymnasium import spaces as theirs
 
@@ -67,7 +67,7 @@ def from_space(space: Any) -> Any:
 
 
 def make_gymnasium(id: str, **arguments: Any) -> Any:
-    """`gymnasium.make`, its errors in one sentence and its advice left out.
+    """Call `gymnasium.make`, with errors in one sentence and without warnings.
 
     Raises:
       InvalidInput: there is no such environment, or it cannot be made.
@@ -76,19 +76,19 @@ def make_gymnasium(id: str, **arguments: Any) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # That a newer version of the environment exists, for example.
+            # For example that a newer version of the environment exists.
             warnings.simplefilter("ignore")
             return gymnasium.make(id, disable_env_checker=True, **arguments)
     except gymnasium.error.UnregisteredEnv as error:
-        known = [str(name) for name in gymnasium.registry]
+        ids = [str(name) for name in gymnasium.registry]
         raise InvalidInput(
-            f"Gymnasium has no environment {id!r}{did_you_mean(id, known)}."
+            f"Gymnasium has no environment {id!r}{did_you_mean(id, ids)}."
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+        fields = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
         raise InvalidInput(
-            f"Gymnasium cannot make {id!r}{' with ' + given if given else ''} ({reason})."
+            f"Gymnasium cannot make {id!r}{' with ' + fields if fields else ''} ({reason})."
         ) from error
 
 
@@ -96,34 +96,34 @@ def make_gymnasium(id: str, **arguments: Any) -> Any:
 
 
 class HostState(NamedTuple):
-    """Which moment of an episode it is; the rest of the state is on the host."""
+    """Episode and step of an environment whose actual state is on the host."""
 
-    seed: Array  # uint32 []: of the episode
-    steps: Array  # int32 []: steps taken in it, as the host has counted them
+    seed: Array  # uint32 []: seed of the episode
+    steps: Array  # int32 []: steps taken in it, as counted by the host
 
 
 @functools.cache
 def gymnasium_factory(id: str) -> Callable[..., Env]:
-    """The factory of "gymnasium/ID": the same object every time, so one program."""
+    """The factory of "gymnasium/ID", cached so that it gives one compiled program."""
     return functools.partial(gymnasium_env, id)
 
 
 def gymnasium_env(id: str, /, shortest_episode: int = 1, **arguments: Any) -> Env:
-    """A Gymnasium environment, stepped on the host whenever the program asks.
+    """A Gymnasium environment, stepped on the host by callbacks of the compiled program.
 
-    The program's state is only `HostState`. An environment on the host belongs to a place
-    in the batch, and notices if the program is elsewhere than it is itself: that ends the
-    run. So there can be one agent, on one device, whose run cannot be resumed.
+    The program's state is only `HostState`. Each environment on the host belongs to one
+    position in the batch, and raises an error if the program asks for a step of another
+    episode. So there can be one agent, on one device, whose run cannot be resumed.
 
     Args:
-      id: as `gymnasium.make` takes it.
-      shortest_episode: no episode has fewer steps; see `Env`. Fresh starts are drawn so
-        much more rarely, and each is a reset on the host.
-      **arguments: of `gymnasium.make`.
+      id: the id, as `gymnasium.make` takes it.
+      shortest_episode: no episode has fewer steps; see `Env`. A larger value saves resets
+        on the host.
+      **arguments: further arguments of `gymnasium.make`.
 
     Raises:
-      InvalidInput: it cannot be made, a space has no counterpart here, or its resets do
-        not follow their seeds.
+      InvalidInput: it cannot be made, a space has no counterpart in jaxrl, or its resets
+        are not determined by their seeds.
     """
     check_value("shortest_episode", int, shortest_episode, low=1)
     host = Host(id, arguments)
@@ -165,7 +165,7 @@ def _step(
     action: Array,
     params: PyTree,
 ) -> tuple[HostState, TimeStep]:
-    """The number of steps comes back from the host, so that the next step waits for it."""
+    """Step on the host, which returns the step count so that the next step waits for it."""
     del key, params
     number, flag = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), bool)
     reward = jax.ShapeDtypeStruct((), np.float32)
@@ -189,14 +189,14 @@ def _shapes(space: spaces.Space) -> PyTree:
 
 
 class Host:
-    """Environments of Gymnasium, one for each place of a batch.
+    """Environments of Gymnasium, one for each position of a batch.
 
-    A step asked for twice in a row is answered from memory: it is as good as pure.
+    A step requested twice in a row is answered from a cache, so steps behave as if pure.
     """
 
     def __init__(self, id: str, arguments: dict[str, Any]) -> None:
         self.id = id
-        # The time limit is the rollout's: -1 is none.
+        # -1 disables Gymnasium's time limit; the rollout applies it.
         self._make = functools.partial(
             make_gymnasium, id, **{"max_episode_steps": -1} | arguments
         )
@@ -206,33 +206,33 @@ class Host:
         self.space = from_space(self.one.observation_space)
         limited.close()
         self._envs: list[Any] = []
-        self._asked: list[Any] = []  # the last step of each place
-        self._answered: list[Any] = []
+        self._requests: list[Any] = []  # the last step of each position
+        self._responses: list[Any] = []
 
     def check_seeds(self) -> None:
-        """Refuses an environment whose resets do not follow their seeds."""
+        """Check that resets are determined by their seeds."""
         first, _, again = (self.starts(np.array([seed])) for seed in (3, 4, 3))
         same = jax.tree.map(np.array_equal, first, again)
         require(
             all(jax.tree.leaves(same)),
-            f"Gymnasium's {self.id!r} begins differently with the same seed: it cannot be "
-            f"trained in.",
+            f"Gymnasium's {self.id!r} starts differently with the same seed: choose an "
+            f"environment whose reset is determined by its seed.",
         )
 
     def starts(self, seeds: Any) -> PyTree:
         """The first observations of the episodes with these seeds `[...]`."""
         seeds = np.asarray(seeds)
         rows = [self.one.reset(seed=int(seed))[0] for seed in seeds.reshape(-1)]
-        return stacked(self.space, rows, seeds.shape)
+        return stack_observations(self.space, rows, seeds.shape)
 
     def steps(self, seeds: Any, counts: Any, actions: Any) -> tuple:
-        """A step at each place `[...]`: observation, reward, flags, steps taken."""
+        """Step at each position `[...]`: observation, reward, flags, steps taken."""
         seeds, counts, actions = map(np.asarray, (seeds, counts, actions))
         shape = seeds.shape
         actions = actions.reshape(-1, *actions.shape[len(shape) :])
         rows = [
-            self._step(place, int(seed), int(count), action)
-            for place, (seed, count, action) in enumerate(
+            self._step(i, int(seed), int(count), action)
+            for i, (seed, count, action) in enumerate(
                 zip(seeds.reshape(-1), counts.reshape(-1), actions, strict=True)
             )
         ]
@@ -242,37 +242,37 @@ class Host:
             np.asarray(x, kind).reshape(shape)
             for x, kind in zip(numbers, kinds, strict=True)
         ]
-        return (stacked(self.space, list(obs), shape), *columns)
+        return (stack_observations(self.space, list(obs), shape), *columns)
 
-    def _step(self, place: int, seed: int, count: int, action: np.ndarray) -> tuple:
-        while len(self._envs) <= place:
+    def _step(self, i: int, seed: int, count: int, action: np.ndarray) -> tuple:
+        while len(self._envs) <= i:
             self._envs.append(self._make())
-            self._asked.append(None)
-            self._answered.append(None)
-        env, before, asked = (
-            self._envs[place],
-            self._asked[place],
-            (seed, count, action.tobytes()),
-        )
-        if asked == before:
-            return self._answered[place]
+            self._requests.append(None)
+            self._responses.append(None)
+        env, previous = self._envs[i], self._requests[i]
+        request = (seed, count, action.tobytes())
+        if request == previous:
+            return self._responses[i]
         if count == 0:
             env.reset(seed=seed)
-        elif before is None or before[:2] != (seed, count - 1):
+        elif previous is None or previous[:2] != (seed, count - 1):
             raise RuntimeError(
-                f"gymnasium/{self.id}: the environment on the host is not where the "
-                f"program is, which asks for step {count} of another episode; one agent "
-                f"at a time can be trained in it, from the start."
+                f"gymnasium/{self.id}: the program asks for step {count} of another "
+                f"episode than that of the environment on the host; one agent at a time "
+                f"can be trained in it, from the start."
             )
-        given = as_action(action, env.action_space)
-        obs, reward, terminated, truncated, _ = env.step(given)
-        answer = (obs, reward, terminated, truncated, count + 1)
-        self._asked[place], self._answered[place] = asked, answer
-        return answer
+        obs, reward, terminated, truncated, _ = env.step(
+            as_action(action, env.action_space)
+        )
+        response = (obs, reward, terminated, truncated, count + 1)
+        self._requests[i], self._responses[i] = request, response
+        return response
 
 
-def stacked(space: Any, rows: list[PyTree], shape: tuple[int, ...]) -> PyTree:
-    """Observations as one batch `[*shape, ...]`, in the types of a space of ours."""
+def stack_observations(
+    space: Any, rows: list[PyTree], shape: tuple[int, ...]
+) -> PyTree:
+    """Stack observations to one batch `[*shape, ...]`, in the dtypes of a space."""
 
     def stack(leaf: Any, *rows: Any) -> np.ndarray:
         x = np.stack([np.asarray(row) for row in rows]).astype(leaf.dtype)
@@ -282,7 +282,7 @@ def stacked(space: Any, rows: list[PyTree], shape: tuple[int, ...]) -> PyTree:
 
 
 def as_action(action: np.ndarray, space: Any) -> Any:
-    """An action as that Gymnasium space wants it; of a Box within its bounds."""
+    """Convert an action to the type of a Gymnasium space, clipped to a Box's bounds."""
     if not hasattr(space, "low"):
         return int(action)
     return np.clip(action.reshape(space.shape), space.low, space.high).astype(

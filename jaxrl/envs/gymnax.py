@@ -5,22 +5,21 @@ every environment at every step and returns the new episode's observation. The t
 limit becomes `Env.horizon`, which `rollout` applies; episodes end here only where the
 task itself ends them.
 
-What the adapter sees to, because gymnax does not:
+The adapter ensures what gymnax does not:
 
 * one dtype per array, never weakly typed, the same after `reset` and after `step`;
 * rewards float32 `[]`, flags bool `[]`;
 * Box actions clipped to the action space (a NaN stays NaN, so that it is noticed);
-* the binary images of MinAtar in one byte a pixel, in rollouts and in replay;
-* spaces that tell the truth: shape and dtype are those of a real observation, and
-  bounds that observations leave are dropped (`_WRONG_BOUNDS`).
+* the binary images of MinAtar in one byte per pixel, in rollouts and in replay;
+* correct spaces: shape and dtype are those of a real observation, and bounds that
+  observations exceed are dropped (`_WRONG_BOUNDS`).
 
 A discrete action outside 0, ..., n - 1 is undefined behaviour: gymnax computes
 *something* from it (on action 5 CartPole pushes with nine times the force), and a check
 inside a compiled program cannot raise.
 
-Two environments have wrong dynamics in gymnax 1.0 and are corrected here by the
-functions in `_CORRECTED_STEPS`. Where a known difference remains, `KNOWN_ISSUES` is the
-table of it; `jaxrl list envs` prints it.
+Two environments have wrong dynamics in gymnax 1.0; the functions in `_CORRECTED_STEPS`
+correct them. `KNOWN_ISSUES` lists the differences that remain; `jaxrl list envs` prints it.
 """
 
 import functools
@@ -38,7 +37,7 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.core.config import check_value
-from jaxrl.envs.suites import cast, common_types, dtypes, explained, valid
+from jaxrl.envs.suites import cast, common_types, dtypes, explain_errors, valid
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
@@ -69,10 +68,10 @@ GYMNAX_IDS = (
     "Pong-misc",
     "FrozenLake-misc",
 )
-"""What gymnax 1.0 registers, written out so that listing it does not import gymnax."""
+"""Ids registered by gymnax 1.0, written out so that listing them does not import gymnax."""
 
 NEEDS_DOWNLOAD = ("MNISTBandit-bsuite",)
-"""What gymnax registers but downloads data for when it is built."""
+"""Ids registered by gymnax whose construction downloads data."""
 
 _MINATAR = (
     "not the MinAtar of Young and Tian (2019): no sticky actions (they use 0.1), the "
@@ -102,20 +101,20 @@ KNOWN_ISSUES = {
     "GaussianBandit-misc": "observations leave the declared bounds (the space here is "
     "unbounded)",
 }
-"""Where an environment is not what its name or its declaration promises."""
+"""Differences of an environment from its name or its declaration, by id."""
 
 _WRONG_BOUNDS = ("MemoryChain-bsuite", "GaussianBandit-misc")
 
 
 _BINARY_IMAGES = tuple(id for id in GYMNAX_IDS if id.endswith("-MinAtar"))
-"""Zeros and ones, which gymnax returns as float32: a quarter of the memory as uint8."""
+"""Ids with binary images, which gymnax returns as float32; uint8 is a quarter of it."""
 
 SHORTEST_EPISODE = {"CartPole-v1": 8, "Breakout-MinAtar": 6}
-"""Steps that no episode can be shorter than, where tests show it; see `Env`."""
+"""Lower bounds on the episode length, each verified by a test; see `Env`."""
 
 
 def known_issues(id: str) -> str | None:
-    """What a user of this environment should know, in one sentence, or None."""
+    """Known issues of an environment in one sentence, or None."""
     return KNOWN_ISSUES.get(id)
 
 
@@ -124,12 +123,12 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
 
     Args:
       id: one of `GYMNAX_IDS`.
-      horizon: the time limit; "default" is gymnax's own, None is none.
+      horizon: the time limit; "default" for gymnax's own, None for no limit.
       **params: fields of gymnax's `EnvParams`, or arguments of its constructor
         (`size=10` for DeepSea, `map_name="8x8"` for FrozenLake).
 
     Raises:
-      InvalidInput: for an unknown parameter or a value that does not fit.
+      InvalidInput: a parameter is unknown, or its value invalid.
     """
     factory = _import_gymnax().registration._builtins[id]
     arguments = inspect.signature(factory).parameters
@@ -138,7 +137,7 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
         for name, value in sorted(params.items())
         if name in arguments
     }
-    with explained(id, constructor):
+    with explain_errors(id, constructor):
         environment = _construct(factory, **constructor)
     defaults = environment.default_params
     fields = {name: getattr(defaults, name) for name in defaults.__dataclass_fields__}
@@ -149,10 +148,10 @@ def gymnax_env(id: str, /, horizon: int | str | None = "default", **params: Any)
     replaced = {
         name: _like(name, value, fields[name]) for name, value in others.items()
     }
-    with explained(id, params):
+    with explain_errors(id, params):
         env = from_gymnax(environment, defaults.replace(**replaced), horizon, id)
     shortest = SHORTEST_EPISODE.get(id, 1)
-    if shortest > 1 and not others:  # other parameters may be another task
+    if shortest > 1 and not others:  # the bound holds for the default parameters
         limit = shortest if env.horizon is None else min(shortest, int(env.horizon))
         env = env.replace(shortest_episode=limit)
     if id in _WRONG_BOUNDS:
@@ -177,16 +176,17 @@ def from_gymnax(
     horizon: int | str | None = "default",
     id: str = "",
 ) -> Env:
-    """Adapts an instance of gymnax's `Environment`, which may be one of your own.
+    """Adapt an instance of gymnax's `Environment`, which may be one of your own.
 
-    The corrections of this file go by `id`, so `make` and `gymnax_env` have them.
+    The corrections in this file depend on `id`, so `make` and `gymnax_env` apply them.
 
     Args:
       environment: the instance. Build it once: it is part of the compiled program.
-      params: its `EnvParams`; None for the default ones. `max_steps_in_episode` follows
-        `horizon`, because some observations show the time left.
-      horizon: the time limit; "default" is `params.max_steps_in_episode`, None is none.
-      id: the name that errors and artefacts will use.
+      params: its `EnvParams`; None for the defaults. `max_steps_in_episode` is set to
+        `horizon`, because some observations show the remaining time.
+      horizon: the time limit; "default" for `params.max_steps_in_episode`, None for no
+        limit.
+      id: the name used in errors and artefacts.
     """
     params = environment.default_params if params is None else params
     params, limit = _limit_time(params, horizon)
@@ -210,7 +210,7 @@ def from_gymnax(
 
 
 def _limit_time(params: Any, horizon: int | str | None) -> tuple[Any, Any]:
-    """The params with `max_steps_in_episode` equal to the time limit, and the limit."""
+    """Set `max_steps_in_episode` to the time limit; return the params and the limit."""
     if horizon is None:
         return params, None
     name = "max_steps_in_episode" if horizon == "default" else "horizon"
@@ -222,7 +222,7 @@ def _limit_time(params: Any, horizon: int | str | None) -> tuple[Any, Any]:
 
 
 class _Adapter(NamedTuple):
-    """What chooses the compiled program, all of it hashable."""
+    """Static specification of the adapted functions, hashable as their cache key."""
 
     environment: Any
     step_env: Callable
@@ -233,7 +233,7 @@ class _Adapter(NamedTuple):
 
 @functools.cache
 def _functions(adapter: _Adapter) -> tuple[Callable, Callable]:
-    """`reset` and `step`: identical objects for equal adapters, so one program."""
+    """`reset` and `step`, cached so that equal adapters give one compiled program."""
     return functools.partial(_reset, adapter), functools.partial(_step, adapter)
 
 
@@ -259,7 +259,7 @@ def _step(
 
 
 def _step_env(environment: Any, key: Array, state: PyTree, action: Array, params: Any):
-    """gymnax's own transition: `(obs, state, reward, terminated, info)`."""
+    """The transition of gymnax: `(obs, state, reward, terminated, info)`."""
     return environment.step_env(key, state, action, params)
 
 
@@ -268,8 +268,8 @@ def _mountain_car_continuous_step(
 ):
     """MountainCarContinuous-v0 by Gymnasium's rule.
 
-    gymnax 1.0 means to stop the car at the left wall but tests for the goal instead, so
-    the car keeps a velocity into the wall. Gymnasium:
+    gymnax 1.0 intends to stop the car at the left wall but tests for the goal instead, so
+    the car keeps its velocity into the wall. Gymnasium:
     `if position == min_position and velocity < 0: velocity = 0`.
     """
     del key
@@ -290,9 +290,9 @@ def _mountain_car_continuous_step(
 
 
 def _asterix_step(environment: Any, key: Array, state: Any, action: Array, params: Any):
-    """Asterix-MinAtar with the original's way of spawning (`_asterix_spawn`).
+    """Asterix-MinAtar with the spawning rule of the original (`_asterix_spawn`).
 
-    The rest is gymnax's `step_env`, from gymnax's own functions.
+    The rest is gymnax's `step_env`, composed of gymnax's own functions.
     """
     asterix = importlib.import_module("gymnax.environments.minatar.asterix")
     state = _asterix_spawn(key, state)
@@ -305,12 +305,12 @@ def _asterix_step(environment: Any, key: Array, state: Any, action: Array, param
 
 
 def _asterix_spawn(key: Array, state: Any) -> Any:
-    """When the spawn timer is up: a new entity in a random free slot, if there is one.
+    """Spawn a new entity in a random free slot, if any, when the spawn timer is up.
 
-    gymnax 1.0 looks at seven of the eight slots in random order and writes to the last
-    one it saw, free or not: with all slots full a random entity vanishes, and a single
-    free slot is missed one time in eight at another entity's expense. The original
-    (Young and Tian, 2019) draws among the free slots and does nothing without one.
+    gymnax 1.0 inspects seven of the eight slots in random order and writes to the last one
+    inspected, free or not: with all slots full a random entity vanishes, and a single free
+    slot is missed one time in eight, overwriting another entity. The original (Young and
+    Tian, 2019) draws among the free slots and does nothing if there is none.
 
     An entity is `[x, y, moves_right, is_gold, is_there]`, and slot i is row i + 1.
     """
@@ -339,7 +339,7 @@ def _signature(
 ) -> tuple[PyTree, PyTree]:
     """Shapes and dtypes of a state and an observation, from tracing reset and step.
 
-    A dtype that differs between the two (or is weak) becomes their common one.
+    A dtype that differs between the two (or is weak) is replaced by the common dtype.
     """
 
     def reset_and_step(key: Array, params: PyTree) -> tuple:
@@ -352,7 +352,7 @@ def _signature(
 
 
 def _space(space: Any, value: PyTree = None) -> spaces.Space:
-    """A gymnax space as ours, in the shape and dtype of `value` where that is given."""
+    """Convert a gymnax space to ours, in the shape and dtype of `value` if given."""
     theirs = _import_gymnax().environments.spaces
     if isinstance(space, theirs.Dict):
         children = {
@@ -372,7 +372,7 @@ def _space(space: Any, value: PyTree = None) -> spaces.Space:
 
 
 def _bound(bound: Any) -> np.ndarray:
-    """gymnax writes the largest float32 where it means infinity."""
+    """Convert a bound of gymnax, where the largest float32 stands for infinity."""
     bound = np.asarray(bound, np.float64)
     largest = np.finfo(np.float32).max
     return np.where(np.abs(bound) < largest, bound, np.copysign(np.inf, bound))
@@ -393,7 +393,7 @@ _KINDS: tuple[tuple[type, Callable[[Any], bool], str], ...] = (
 
 
 def _like(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the default, or InvalidInput where it does not fit."""
+    """Convert `value` to the type of the default, or raise InvalidInput."""
     if default is None:
         return value
     for kind, fits, wanted in _KINDS:
@@ -405,7 +405,7 @@ def _like(name: str, value: Any, default: Any) -> Any:
 
 
 def _array_like(name: str, value: Any, default: Any) -> Any:
-    """Numbers in the rank and the dtype of the default; a tuple where that is one."""
+    """Convert numbers to an array in the rank and dtype of the default."""
     default = np.asarray(default)
     try:
         array = np.asarray(value)
@@ -420,7 +420,7 @@ def _array_like(name: str, value: Any, default: Any) -> Any:
 
 
 def _freeze(value: Any) -> Any:
-    """Lists and arrays as tuples, so that constructor arguments can be hashed."""
+    """Convert lists and arrays to tuples, so that constructor arguments can be hashed."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     return tuple(map(_freeze, value)) if isinstance(value, list | tuple) else value
@@ -428,12 +428,12 @@ def _freeze(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=None, typed=True)
 def _construct(factory: Callable, /, **arguments: Any) -> Any:
-    """One instance for equal arguments: gymnax instances compare by identity."""
+    """Construct one instance for equal arguments: gymnax instances compare by identity."""
     return factory(**arguments)
 
 
 class _Deferred(types.ModuleType):
-    """A module that is imported when something is first read from it."""
+    """A module that is imported on first access to an attribute."""
 
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:
@@ -443,13 +443,13 @@ class _Deferred(types.ModuleType):
 
 @functools.cache
 def _import_gymnax() -> types.ModuleType:
-    """gymnax, without what it imports only for drawing.
+    """Import gymnax without its plotting dependencies.
 
-    Its modules import seaborn (with pandas and scipy.stats) and pyplot at the top, most
-    of the time that `import gymnax` takes. While it is imported for the first time,
-    stand-ins that defer the import take their places. gymnax's modules keep the
-    stand-ins, so its drawing works; everybody else's `import seaborn` finds the real
-    one, because the stand-ins leave `sys.modules` at once.
+    Its modules import seaborn (with pandas and scipy.stats) and pyplot at the top, which
+    takes most of the time of `import gymnax`. During the first import, stand-ins that
+    defer the import take their places. gymnax's modules keep the stand-ins, so its
+    plotting works; any other `import seaborn` finds the real module, because the stand-ins
+    are removed from `sys.modules` immediately.
     """
     heavy = ("seaborn", "matplotlib.pyplot")
     stand_ins = {name: _Deferred(name) for name in heavy if name not in sys.modules}

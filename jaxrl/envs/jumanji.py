@@ -1,9 +1,9 @@
 """Jumanji: combinatorial problems (Bonnet et al., 2023).
 
-What is offered has one agent and one discrete action, and needs no download. Parameters are
-those of Jumanji's constructors. Jumanji *terminates* an episode at its `time_limit` and
-shows the steps taken; here the limit is the `horizon`, a truncation, and the observation
-leaves out `step_count`.
+The environments offered have one agent and one discrete action, and need no download.
+Parameters are those of Jumanji's constructors. Jumanji *terminates* an episode at its
+`time_limit` and shows the steps taken; here the limit is the `horizon`, a truncation, and
+`step_count` is removed from the observation.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.types import Array, Env, PyTree
 
 NAMES = (
@@ -34,7 +34,7 @@ def build(name: str, **params: Any) -> Env:
     if horizon is not None:
         environment.time_limit = NEVER
     spec = environment.observation_spec
-    return adapted(
+    return adapt(
         Suite(
             partial(_begin, environment, spec),
             partial(_advance, environment, spec),
@@ -47,39 +47,42 @@ def build(name: str, **params: Any) -> Env:
 
 def _begin(environment: Any, spec: Any, key: Array) -> tuple[PyTree, PyTree]:
     state, timestep = environment.reset(key)
-    return state, _observed(spec, timestep.observation)
+    return state, _observation(spec, timestep.observation)
 
 
 def _advance(
     environment: Any, spec: Any, key: Array, state: Any, action: Array
 ) -> tuple:
-    """Jumanji's transition; where the state holds a key it is ours."""
+    """Jumanji's transition; a key in the state is replaced by ours."""
     if hasattr(state, "key"):
         state = state.replace(key=key)
     state, timestep = environment.step(state, action)
     terminated = (timestep.discount == 0) & timestep.last()
-    obs = _observed(spec, timestep.observation)
+    obs = _observation(spec, timestep.observation)
     return state, obs, timestep.reward, terminated, dict(timestep.extras or {})
 
 
-def _parts(spec: Any) -> dict[str, Any]:
-    """The specs by name; of a spec that is an array none."""
-    return {name: part for name, part in spec._specs.items() if name != LEFT_OUT}
+def _children(spec: Any) -> dict[str, Any]:
+    """The specs of named fields; empty for the spec of an array."""
+    return {name: child for name, child in spec._specs.items() if name != LEFT_OUT}
 
 
-def _observed(spec: Any, obs: Any) -> PyTree:
-    """An observation, which has named fields, as a dictionary."""
-    parts = _parts(spec)
-    if not parts:
+def _observation(spec: Any, obs: Any) -> PyTree:
+    """Convert an observation with named fields to a dictionary."""
+    children = _children(spec)
+    if not children:
         return obs
-    return {name: _observed(part, getattr(obs, name)) for name, part in parts.items()}
+    return {
+        name: _observation(child, getattr(obs, name))
+        for name, child in children.items()
+    }
 
 
 def _space(spec: Any, obs: PyTree) -> spaces.Space:
-    parts = _parts(spec)
-    if parts:
+    children = _children(spec)
+    if children:
         return spaces.dict_space(
-            **{name: _space(part, obs[name]) for name, part in parts.items()}
+            **{name: _space(child, obs[name]) for name, child in children.items()}
         )
     if hasattr(spec, "num_values") and not obs.shape:
         return spaces.Discrete(int(spec.num_values), np.dtype(obs.dtype).name)

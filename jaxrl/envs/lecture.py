@@ -1,10 +1,10 @@
-"""The problems of lectures and textbooks, ids `lecture/...`, each with its exact solution.
+"""Problems of lectures and textbooks, ids `lecture/...`, each with its exact solution.
 
 Most are finite: a function here returns the `MDP`, whose values `jaxrl.mdp` computes, and
-`make` gives the environment. Rewards, start states and discounts are those of Sutton and
-Barto (2018), "Reinforcement Learning: An Introduction", 2nd edition (S&B), where the
-problem comes from there. Where the book has a chain without choices, there are two actions
-here and the uniform policy makes the book's chain.
+`make` returns the environment. For problems from Sutton and Barto (2018), "Reinforcement
+Learning: An Introduction", 2nd edition (S&B), rewards, start states and discounts are those
+of the book. Where the book has a chain without choices, there are two actions here, and the
+uniform policy induces the book's chain.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.envs.tabular import tabular_env
 from jaxrl.errors import InvalidInput, did_you_mean
-from jaxrl.mdp import MDP, finite_mdp, interpolated, policy_evaluation
+from jaxrl.mdp import MDP, finite_mdp, interpolate, policy_evaluation
 from jaxrl.types import Array, Env, TimeStep
 
 LEFT, RIGHT = 0, 1
@@ -30,8 +30,8 @@ LEFT, RIGHT = 0, 1
 def random_walk_5() -> MDP:
     """`lecture/random-walk-5`: S&B example 6.2.
 
-    Five states in a row, start in the middle; left and right. Reward 1 for leaving on the
-    right, else 0. Uniform policy: V = 1/6, 2/6, 3/6, 4/6, 5/6.
+    Five states in a row, start in the middle; actions left and right. Reward 1 for leaving
+    on the right, else 0. Uniform policy: V = 1/6, 2/6, 3/6, 4/6, 5/6.
     """
     return random_walk(5, left_reward=0.0)
 
@@ -39,14 +39,14 @@ def random_walk_5() -> MDP:
 def random_walk_19() -> MDP:
     """`lecture/random-walk-19`: S&B example 7.1, figures 7.2, 12.3, 12.6 and 12.8.
 
-    Nineteen states in a row, start in the middle; left and right. Reward 1 for leaving on
-    the right and -1 on the left, else 0. Uniform policy: V = -0.9, -0.8, ..., 0.9.
+    Nineteen states in a row, start in the middle; actions left and right. Reward 1 for
+    leaving on the right, -1 on the left, else 0. Uniform policy: V = -0.9, -0.8, ..., 0.9.
     """
     return random_walk(19, left_reward=-1.0)
 
 
 def random_walk(num_states: int, left_reward: float, right_reward: float = 1.0) -> MDP:
-    """States 0 ... n - 1 in a row and one terminal state, n, beyond both ends."""
+    """Random walk on states 0 ... n - 1, with one terminal state, n, beyond both ends."""
     if num_states < 1 or num_states % 2 == 0:
         raise InvalidInput(
             f"num_states = {num_states!r}: must be odd, so that there is a middle."
@@ -64,9 +64,9 @@ def random_walk(num_states: int, left_reward: float, right_reward: float = 1.0) 
 def short_corridor() -> MDP:
     """`lecture/short-corridor`: S&B example 13.1.
 
-    Three states, start in the first; left and right, which are exchanged in the second.
-    Left in the first does not move; right in the third ends. Reward -1 a step. All look
-    the same (observation 1), so a policy is the probability p of right, of which
+    Three states, start in the first; actions left and right, exchanged in the second state.
+    Left in the first does not move; right in the third ends the episode. Reward -1 per
+    step. All states look alike (observation 1), so a policy is the probability p of right:
     V(start) = -2 (2 - p) / (p (1 - p)); the best is p = 2 - sqrt(2) = 0.586, with -11.66.
     """
     moves = {(0, LEFT): 0, (0, RIGHT): 1, (1, LEFT): 2, (1, RIGHT): 0}
@@ -81,7 +81,7 @@ def boyan_chain() -> MDP:
     """`lecture/boyan-chain`: Boyan (2002), "Technical Update: Least-Squares Temporal
     Difference Learning", Machine Learning 49, section 2.
 
-    States 12, ..., 0, start in 12, and 0 is the end. An action goes down by one or by two,
+    States 12, ..., 0, start in 12; state 0 is terminal. The actions go down by one or two,
     reward -3; from state 1 both go to 0, reward -2. Four features, linear between state 12
     (1, 0, 0, 0), 8, 4 and 0 (0, 0, 0, 1). Uniform policy: V(s) = -2 s, which is the
     features times (-24, -16, -8, 0).
@@ -101,17 +101,17 @@ DASHED, SOLID = 0, 1
 BAIRD_BEHAVIOUR = (6 / 7, 1 / 7)
 """Probabilities of dashed and solid under the behaviour policy of Baird's example."""
 BAIRD_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.0, 1.0)
-"""Where learning begins there."""
+"""Initial weights of Baird's example."""
 
 
 def baird() -> MDP:
     """`lecture/baird`: Baird's counterexample, S&B section 11.2, figures 11.1 and 11.2.
 
     Seven states, start in any. The dashed action (0) goes to one of the first six, the
-    solid one (1) to the seventh; rewards 0, no end, γ = 0.99. V = 0. The eight features:
-    2 w_i + w_8 in the first six, w_7 + 2 w_8 in the seventh. The behaviour policy is
-    `BAIRD_BEHAVIOUR`, the target policy always solid: with these, semi-gradient TD
-    diverges from `BAIRD_WEIGHTS`, though the features can represent V exactly.
+    solid action (1) to the seventh; rewards 0, continuing, γ = 0.99. V = 0. The eight
+    features: 2 w_i + w_8 in the first six, w_7 + 2 w_8 in the seventh. The behaviour policy
+    is `BAIRD_BEHAVIOUR`, the target policy always solid: with these, semi-gradient TD
+    diverges from `BAIRD_WEIGHTS`, although the features can represent V exactly.
     """
     transition = np.zeros((7, 2, 7))
     transition[:, DASHED, :6] = 1 / 6
@@ -166,9 +166,9 @@ MAZE_MAP = (
 def cliff_walking() -> MDP:
     """`lecture/cliff-walking`: S&B example 6.6.
 
-    4 x 12 cells; start below left, goal below right, the cliff between them. Reward -1 a
-    step; a step into the cliff is -100 and back to the start, and the episode goes on. The
-    best path has 13 steps along the edge, the safe one 17 along the top.
+    4 x 12 cells; start bottom left, goal bottom right, the cliff between them. Reward -1
+    per step; a step into the cliff gives -100 and leads back to the start, and the episode
+    continues. The best path has 13 steps along the edge, the safe path 17 along the top.
     """
     return grid_world(CLIFF_MAP)
 
@@ -176,9 +176,9 @@ def cliff_walking() -> MDP:
 def windy_grid_world(kings_moves: bool = False) -> MDP:
     """`lecture/windy-grid-world`: S&B example 6.5.
 
-    7 x 10 cells; a step from a column also goes up by that column's wind. Reward -1 a
-    step. The best path has 15 steps; with `kings_moves`, the diagonal ones too (exercise
-    6.9), 7.
+    7 x 10 cells; a step from a column also goes up by that column's wind. Reward -1 per
+    step. The best path has 15 steps; with `kings_moves`, which adds the diagonal steps
+    (exercise 6.9), 7.
     """
     return grid_world(WINDY_MAP, STEPS + DIAGONAL if kings_moves else STEPS, WIND)
 
@@ -186,14 +186,14 @@ def windy_grid_world(kings_moves: bool = False) -> MDP:
 def plain_grid_world() -> MDP:
     """`lecture/grid-world`: S&B example 4.1.
 
-    4 x 4 cells, the end in two opposite corners, start in any other cell. Reward -1 a
+    4 x 4 cells, two opposite corners are terminal, start in any other cell. Reward -1 per
     step. Uniform policy: V = -14, -20, -22 along the first row, and so on (figure 4.1).
     """
     return grid_world(PLAIN_MAP)
 
 
 def maze() -> MDP:
-    """`lecture/maze`: the walls of the maze of S&B example 8.1, but -1 a step and γ = 1.
+    """`lecture/maze`: the maze of S&B example 8.1, but with reward -1 per step and γ = 1.
 
     6 x 9 cells. The best path has 14 steps.
     """
@@ -205,14 +205,15 @@ def grid_world(
     steps: Sequence[tuple[int, int]] = STEPS,
     wind: Sequence[int] = (),
 ) -> MDP:
-    """A grid drawn in characters: reward -1 a step, γ = 1.
+    """Grid world from rows of characters: reward -1 per step, γ = 1.
 
     Args:
-      rows: `.` is free, `S` the start (any free cell, where there is none), `G` a goal,
-        which ends the episode, `#` a wall, `C` a cliff: reward -100 and back to the start.
-        A step into a wall or off the grid does not move.
+      rows: `.` is free, `S` the start (any free cell, if there is none), `G` a goal, which
+        ends the episode, `#` a wall, `C` a cliff: reward -100 and back to the start. A
+        step into a wall or off the grid does not move.
       steps: (row, column) of each action.
-      wind: by how many cells up a step from each column is moved; none by default.
+      wind: for each column, the number of cells that a step from it is moved up; none by
+        default.
 
     Returns:
       The MDP, whose states are the free cells and goals in reading order (`grid_cells`).
@@ -272,8 +273,8 @@ def continuous_walk() -> Env:
     """`lecture/continuous-walk`: a walk on [-3, 3].
 
     Observation x, start 0. Action 0 subtracts a number drawn from N(1, 1/16) (standard
-    deviation 1/4), action 1 adds one. Reward -1 an action, γ = 1; the end is outside. Exact
-    values: `continuous_walk_values`.
+    deviation 1/4), action 1 adds one. Reward -1 per action, γ = 1; the episode ends outside
+    the interval. Exact values: `continuous_walk_values`.
     """
     return Env(
         params=WALK,
@@ -309,17 +310,16 @@ def _walk_step(key: Array, x: Array, action: Array, walk: Walk):
 
 
 def continuous_walk_mdp(num_points: int = 1001, walk: Walk = WALK) -> MDP:
-    """The walk on [-3, 3], its interval cut into cells.
+    """The walk on [-3, 3], with its interval discretised into cells.
 
-    Points x_i divide the interval evenly, ends included; each stands for the cell halfway
-    to its neighbours. The chance of a step from x_i into a cell is the normal
-    distribution's there, by its distribution function; what falls outside [-3, 3] goes to
-    the last state, which is terminal. The error falls with the square of the distance of
-    two points.
+    Points x_i divide the interval evenly, ends included; each represents the cell halfway
+    to its neighbours. The probability of a step from x_i into a cell is computed from the
+    normal distribution function; the mass outside [-3, 3] goes to the last state, which is
+    terminal. The error is proportional to the square of the distance of two points.
 
     Args:
-      num_points: how many points, odd, so that the start 0 is one.
-      walk: the lengths of its steps.
+      num_points: the number of points, odd, so that the start 0 is one of them.
+      walk: the distribution of its step lengths.
 
     Returns:
       An MDP of `num_points + 1` states; the points are `features[:-1, 0]`.
@@ -366,7 +366,7 @@ def continuous_walk_values(
     right = np.broadcast_to(policy(x) if callable(policy) else policy, x.shape)
     right = np.append(right, 0.5)
     table = np.stack([1 - right, right], axis=1)
-    return interpolated(x, policy_evaluation(mdp, table, gamma)[:-1])
+    return interpolate(x, policy_evaluation(mdp, table, gamma)[:-1])
 
 
 # Ids
@@ -386,10 +386,10 @@ PROBLEMS: dict[str, Callable[..., MDP]] = {
 
 
 def mdp_of(id: str, **params: Any) -> MDP:
-    """The MDP behind a finite problem's id, with the parameters that `make` takes.
+    """The MDP of a finite problem's id, with the parameters that `make` takes.
 
     Raises:
-      InvalidInput: for an id that is not one of `PROBLEMS`.
+      InvalidInput: the id is not one of `PROBLEMS`.
     """
     if id not in PROBLEMS:
         raise InvalidInput(
@@ -414,5 +414,5 @@ LECTURE: dict[str, Callable[..., Env]] = {
 
 
 def _only(state: int, num_states: int) -> np.ndarray:
-    """The one state that is terminal: bool `[S]`."""
+    """Mask of a single terminal state: bool `[S]`."""
     return np.arange(num_states) == state

@@ -2,15 +2,15 @@
 
 Parameters are those of Navix: `max_steps`, the time limit, which becomes the
 `horizon`, and `observation_fn`, one of `OBSERVATIONS`. Navix's auto-reset is not used.
-Navix declares that a symbol is at most 8, or 255; the agent's is 10, the largest: the space
-here says so.
+Navix declares symbols of at most 8, or 255; the largest is the agent's, 10, which is the
+bound of the space here.
 """
 
 from functools import partial
 from typing import Any
 
 from jaxrl import spaces
-from jaxrl.envs.suites import Suite, adapted, import_quietly
+from jaxrl.envs.suites import Suite, adapt, import_quietly
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Array, Env, PyTree
 
@@ -30,7 +30,7 @@ OBSERVATIONS = {
     "rgb": 255,
     "rgb_first_person": 255,
 }
-"""Functions of `navix.observations`, and the largest number that each gives."""
+"""Functions of `navix.observations`, with the largest value that each returns."""
 
 
 def build(name: str, observation_fn: str = "symbolic", **params: Any) -> Env:
@@ -44,7 +44,7 @@ def build(name: str, observation_fn: str = "symbolic", **params: Any) -> Env:
     observe = getattr(navix.observations, observation_fn)
     environment = navix.make(name, observation_fn=observe, **params)
     steps = import_quietly("navix.environments.environment").StepType
-    return adapted(
+    return adapt(
         Suite(
             partial(_begin, environment),
             partial(_advance, environment, int(steps.TERMINATION)),
@@ -63,7 +63,7 @@ def _begin(environment: Any, key: Array) -> tuple[PyTree, Array]:
 def _advance(
     environment: Any, termination: int, key: Array, timestep: Any, action: Array
 ) -> tuple:
-    """Navix's transition without its auto-reset, with our randomness."""
+    """Navix's transition without its auto-reset, with our random key."""
     state = timestep.state.replace(key=key)
     timestep = environment._step(timestep.replace(state=state), action)
     terminated = timestep.step_type == termination

@@ -1,11 +1,11 @@
 """Probe environments: tiny problems whose values are known exactly.
 
-Each isolates one thing that a learner must get right, so that the first probe that
-fails says where to look. After Andy Jones, "Debugging RL, without the agonizing pain"
-(2021). Where an episode ends, the last observation looks like one with a future: a
-target that bootstraps past the end of an episode comes out visibly wrong.
+Each isolates one thing that a learner must get right, so that the first failing probe
+locates the fault. After Andy Jones, "Debugging RL, without the agonizing pain" (2021).
+The last observation of an episode looks like one with a future, so a target that
+bootstraps past the end of an episode is visibly wrong.
 
-`gamma` stands for the discount, V for the value of the best policy.
+`gamma` is the discount, V the value of the best policy.
 """
 
 import functools
@@ -29,7 +29,7 @@ FLAG = spaces.box(0.0, 1.0, (1,))
 
 
 def constant() -> Env:
-    """`probe/constant`: observation 1, reward 1, the end. V = 1."""
+    """`probe/constant`: observation 1, reward 1, one step. V = 1."""
     return _env(_reset_to_one, _constant_step, ONE, spaces.Discrete(2))
 
 
@@ -44,7 +44,7 @@ def _constant_step(key: Array, state: Array, action: Array, params: PyTree):
 
 
 def observation() -> Env:
-    """`probe/observation`: observation x = -1 or 1, reward x, the end. V(x) = x."""
+    """`probe/observation`: observation x = -1 or 1, reward x, one step. V(x) = x."""
     return _env(_reset_to_sign, _observation_step, SIGN, spaces.Discrete(2))
 
 
@@ -82,7 +82,7 @@ def _delay_step(key: Array, t: Array, action: Array, params: PyTree):
 
 
 def action() -> Env:
-    """`probe/action`: reward 1 for action 1 and -1 for action 0, the end. V = 1."""
+    """`probe/action`: reward 1 for action 1 and -1 for action 0, one step. V = 1."""
     return _env(_reset_to_one, _action_step, ONE, spaces.Discrete(2))
 
 
@@ -127,15 +127,15 @@ def _continuous_step(key: Array, x: Array, action: Array, params: PyTree):
     return x, _timestep(x, -(error**2), terminated=True)
 
 
-# Time: is an episode that was cut off told from one that ended?
+# Time: is truncation distinguished from termination?
 
 
 def truncation() -> Env:
-    """`probe/truncation`: observation 1, reward 1 for ever, cut off after 5 steps.
+    """`probe/truncation`: observation 1, reward 1 for ever, truncated after 5 steps.
 
-    V = 1 / (1 - gamma): 10 at gamma 0.9. A learner that takes the cut for an end comes
-    to 1 / (1 - 0.8 gamma) = 3.6 by TD(0), or to the mean return from a random step of
-    the five, 2.6, by Monte Carlo.
+    V = 1 / (1 - gamma): 10 at gamma 0.9. A learner that mistakes truncation for
+    termination converges to 1 / (1 - 0.8 gamma) = 3.6 by TD(0), or to the mean return from
+    a random step of the five, 2.6, by Monte Carlo.
     """
     return _env(_reset_to_one, _endless_step, ONE, spaces.Discrete(2), horizon=5)
 
@@ -146,7 +146,7 @@ def _endless_step(key: Array, state: Array, action: Array, params: PyTree):
 
 
 def terminal(horizon: int = 5) -> Env:
-    """`probe/terminal`: reward 1 in each of `horizon` steps, and then nothing.
+    """`probe/terminal`: reward 1 in each of `horizon` steps, then termination.
 
     A finite-horizon problem, so reaching the horizon is terminal. The observation is
     the number of steps taken, one-hot `[horizon]` (all zeros at the end), and
@@ -184,7 +184,7 @@ def _terminal_step(horizon: int, key: Array, t: Array, action: Array, params: Py
 # Chains: are values propagated, and is the far reward found?
 
 DISCOUNTED_TRANSITIONS = np.array([[0.5, 0.5], [0.2, 0.8]])
-"""P[s, s']: the chance of going from state s to state s'."""
+"""P[s, s']: the probability of a transition from state s to state s'."""
 
 DISCOUNTED_REWARDS = np.array([1.0, 0.0])
 """r[s]: the reward of a step that begins in state s."""
@@ -257,12 +257,12 @@ def _shortest_path_step(
 
 
 def memory(length: int = 4) -> Env:
-    """`probe/memory`: name the cue of `length` steps ago.
+    """`probe/memory`: recall the cue of `length` steps ago.
 
     Observation `[cue, answer now]`: the cue is -1 or 1 at the start and 0 afterwards,
-    and the flag is 1 from step `length` on. There the action must be `cue > 0`: reward
-    1 or -1, and the end. All other rewards are 0. V = gamma^(length - t) at step t; a
-    policy without memory gets 0 on average. `env.params` is the length.
+    and the flag is 1 from step `length` on. There the correct action is `cue > 0`: reward
+    1 or -1, and the episode ends. All other rewards are 0. V = gamma^(length - t) at step
+    t; a policy without memory gets 0 on average. `env.params` is the length.
     """
     _check_size("length", length, 2)
     space = spaces.box(low=[-1.0, 0.0], high=[1.0, 1.0], shape=(2,))
@@ -287,11 +287,12 @@ def _memory_step(key: Array, state: tuple, action: Array, length: Array):
 
 
 def masked() -> Env:
-    """`probe/masked`: four actions, a random set of which is legal; one step.
+    """`probe/masked`: four actions, a random subset of which is legal; one step.
 
     Observation `{"obs": [1], "action_mask": bool [4]}`, at least one action legal.
-    Reward 1 for a legal action and -10 for another, so V = 1 and one illegal action in
-    a batch is seen. "obs" says nothing: only a policy that applies the mask gets V.
+    Reward 1 for a legal action and -10 for an illegal one, so V = 1 and a single illegal
+    action in a batch is visible. "obs" is uninformative: only a policy that applies the
+    mask gets V.
     """
     mask = spaces.box(0, 1, (4,), bool)
     space = spaces.dict_space(obs=ONE, action_mask=mask)
@@ -326,7 +327,7 @@ PROBES = {
     "probe/memory": memory,
     "probe/masked": masked,
 }
-"""Id -> the function that builds it, in the order in which to try them."""
+"""Id -> the function that builds the probe, in the order in which to try them."""
 
 
 def _env(

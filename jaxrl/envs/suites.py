@@ -1,12 +1,12 @@
-"""Environments of other JAX libraries behind our contract: what all adapters share.
+"""Common parts of the adapters for environments of other JAX libraries.
 
 An adapter is a file `jaxrl/envs/LIBRARY.py` with
 
-    NAMES                        what is offered and tested, without importing the library
-    build(name, **params) -> Env raw transitions: nothing reset, no time limit but `horizon`
+    NAMES                        the tested environments, without importing the library
+    build(name, **params) -> Env raw transitions: no auto-reset, no time limit but `horizon`
 
-and its ids are "LIBRARY/NAME". The library is an extra: it is imported when an environment
-of it is made, and what it says at import is not passed on.
+and its ids are "LIBRARY/NAME". The library is an extra: it is imported when one of its
+environments is made, and its output and warnings at import are suppressed.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ SUITES = {
     "navix": "MiniGrid: Navix-Empty-5x5-v0, ...",
     "pgx": "games of one player: minatar-breakout, 2048, ...",
 }
-"""The libraries, each with an adapter and an extra of its name."""
+"""The libraries; each has an adapter and an extra of the same name."""
 
 
 class Suite(NamedTuple):
-    """An environment of a library, as two functions of its own states.
+    """An environment of a library, as two functions of the library's states.
 
     begin:   `key -> (state, obs)`
     advance: `(key, state, action) -> (state, obs, reward, terminated, info)`
@@ -49,7 +49,7 @@ class Suite(NamedTuple):
 
 @functools.cache
 def suite_factory(library: str, name: str) -> Callable[..., Env]:
-    """The factory of "LIBRARY/NAME": the same object every time, so one program."""
+    """The factory of "LIBRARY/NAME", cached so that it gives one compiled program."""
     adapter = importlib.import_module(f"jaxrl.envs.{library}")
     return functools.partial(_build, adapter, library, name)
 
@@ -62,20 +62,20 @@ def _build(adapter: Any, library: str, name: str, /, **params: Any) -> Env:
             f"{did_you_mean(name, adapter.NAMES)}: there are "
             f"{', '.join(adapter.NAMES)}."
         )
-    with explained(f"{library}/{name}", params), quiet():
+    with explain_errors(f"{library}/{name}", params), suppress_output():
         env: Env = adapter.build(name, **params)
     return env.replace(id=f"{library}/{name}")
 
 
 def import_quietly(module: str) -> Any:
-    """A module of a library that is an extra.
+    """Import a module of a library that is an extra, without its output and warnings.
 
     Raises:
       InvalidInput: it is not installed.
     """
     library = module.partition(".")[0]
     try:
-        with quiet():
+        with suppress_output():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InvalidInput(
@@ -85,25 +85,25 @@ def import_quietly(module: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """What a library prints and warns of while it is imported is not the user's matter."""
+def suppress_output() -> Iterator[None]:
+    """Suppress what a library prints and warns of."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
-def adapted(
+def adapt(
     suite: Suite,
     observation_space: Callable[[PyTree], spaces.Space],
     action_space: spaces.Space,
     horizon: int | None,
 ) -> Env:
-    """The environment, with one dtype for each array and a float32 reward.
+    """Adapt an environment, with one dtype for each array and a float32 reward.
 
     Args:
-      suite: its functions.
-      observation_space: from the shapes and dtypes of a real observation.
-      action_space: actions of a Box are clipped to it.
+      suite: the functions of the environment.
+      observation_space: a function of the shapes and dtypes of a real observation.
+      action_space: the space to which actions of a Box are clipped.
       horizon: the time limit, which `suite` does not apply.
     """
     state, obs = _signature(suite, action_space)
@@ -150,7 +150,7 @@ def _step(
 
 
 def valid(action: Array, space: Any) -> Array:
-    """The action in the shape and dtype of its space; of a Box clipped to it."""
+    """The action in the shape and dtype of its space, clipped to the bounds of a Box."""
     action = jnp.asarray(action, space.dtype).reshape(space.shape)
     if isinstance(space, spaces.Box):
         action = jnp.clip(action, space.low_array(), space.high_array())
@@ -170,7 +170,7 @@ def _signature(suite: Suite, action_space: spaces.Space) -> tuple[PyTree, PyTree
 
 
 def common_types(before: PyTree, after: PyTree) -> PyTree:
-    """Shapes and dtypes; one that differs between the two becomes their common one."""
+    """Shapes and dtypes of two trees; where dtypes differ, the common one."""
 
     def common(x: Any, y: Any) -> jax.ShapeDtypeStruct:
         same = x.dtype == y.dtype
@@ -186,7 +186,7 @@ def dtypes(tree: PyTree) -> tuple[Any, ...]:
 
 
 def cast(tree: PyTree, dtypes: tuple[Any, ...]) -> PyTree:
-    """The tree with each leaf in its dtype, not weakly typed; random keys as they are."""
+    """Cast each leaf to its dtype, not weakly typed; random keys are unchanged."""
     leaves, structure = jax.tree.flatten(tree)
     typed = [
         x
@@ -198,8 +198,8 @@ def cast(tree: PyTree, dtypes: tuple[Any, ...]) -> PyTree:
 
 
 @contextmanager
-def explained(id: str, arguments: dict[str, Any]) -> Iterator[None]:
-    """Whatever a constructor raises over the user's arguments, as one sentence."""
+def explain_errors(id: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Turn any error of a constructor over the user's arguments into `InvalidInput`."""
     try:
         yield
     except InvalidInput:
@@ -207,6 +207,6 @@ def explained(id: str, arguments: dict[str, Any]) -> Iterator[None]:
     except Exception as error:
         if not arguments:
             raise
-        given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
+        fields = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
         reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
-        raise InvalidInput(f"{given}: {id} cannot be built ({reason}).") from error
+        raise InvalidInput(f"{fields}: {id} cannot be built ({reason}).") from error

@@ -1,4 +1,4 @@
-"""An environment out of a finite MDP."""
+"""Environments of finite MDPs."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ Table = Array | np.ndarray
 
 
 class Tables(NamedTuple):
-    """`Env.params` of a tabular environment: the MDP in float32, ready to draw from."""
+    """`Env.params` of a tabular environment: the MDP in float32, as sampling tables."""
 
     cumulative: Table  # [S, A, S]: P(s_{t+1} <= s' | s, a)
     reward: Table  # [S, A, S]
@@ -26,9 +26,9 @@ class Tables(NamedTuple):
 def tabular_env(mdp: MDP) -> Env:
     """The environment of an MDP.
 
-    Its state is the number of the MDP's state, int32; the observation is that state's
-    features, `[F]`; actions are 0 ... A - 1, and one outside is the nearest of them. All
-    environments of equal size are one program.
+    Its state is the index of the MDP's state, int32; the observation is that state's
+    features, `[F]`; actions are 0 ... A - 1, and actions outside are clipped. All
+    environments of equal size share one compiled program.
     """
     tables = Tables(
         cumulative=np.cumsum(mdp.transition, axis=2, dtype=np.float32),
@@ -50,7 +50,7 @@ def tabular_env(mdp: MDP) -> Env:
 
 
 def model(tables: Tables) -> MDP:
-    """The MDP of the tables, with discount 1, good to float32."""
+    """The MDP of the tables, with discount 1, to float32 precision."""
     cumulative = np.asarray(tables.cumulative, float)
     cumulative /= cumulative[..., -1:]
     start = np.asarray(tables.start, float)
@@ -64,7 +64,7 @@ def model(tables: Tables) -> MDP:
 
 
 def reset(key: Array, tables: Tables) -> tuple[Array, Array]:
-    """A first state, and its features."""
+    """Draw an initial state; return it with its features."""
     state = _draw(key, jnp.asarray(tables.start))
     return state, jnp.asarray(tables.features)[state]
 
@@ -72,7 +72,7 @@ def reset(key: Array, tables: Tables) -> tuple[Array, Array]:
 def step(
     key: Array, state: Array, action: Array, tables: Tables
 ) -> tuple[Array, TimeStep]:
-    """A draw from P(. | s, a), with its reward."""
+    """Draw the successor from P(. | s, a), with its reward."""
     num_actions = tables.cumulative.shape[1]
     action = jnp.clip(action, 0, num_actions - 1)
     successor = _draw(key, jnp.asarray(tables.cumulative)[state, action])
@@ -87,10 +87,10 @@ def step(
 
 
 def _draw(key: Array, cumulative: Array) -> Array:
-    """The number of the first entry that is above a uniform number.
+    """Index of the first entry above a uniform random number.
 
-    Scaled by the last entry, which rounding may have left beside 1: what has probability
-    zero is never drawn.
+    The number is scaled by the last entry, which rounding may have moved away from 1, so
+    that an outcome of probability zero is never drawn.
     """
     threshold = jax.random.uniform(key) * cumulative[-1]
     return (cumulative <= threshold).sum(dtype=jnp.int32)

@@ -1,8 +1,8 @@
 """Wrappers: functions from an `Env` to an `Env`.
 
 The wrapped functions are cached, so that wrapping the same environment twice gives the
-same compiled program. What a wrapper remembers is part of the environment state and so
-begins anew with every episode.
+same compiled program. The memory of a wrapper is part of the environment state, and is
+reset with every episode.
 """
 
 import functools
@@ -18,8 +18,6 @@ from jaxrl.errors import InvalidInput
 from jaxrl.spaces import MASK
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
-"""The key of the legal actions in a dictionary observation: never stacked."""
-
 
 class StickyParams(NamedTuple):
     env: PyTree
@@ -28,11 +26,11 @@ class StickyParams(NamedTuple):
 
 class StickyState(NamedTuple):
     env_state: PyTree
-    last_action: Array  # as the action space: the action that was carried out
+    last_action: Array  # like the action space: the action that was executed
     first: Array  # bool []: no action yet in this episode
 
 
-def unwrapped(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+def unwrap(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
     """State and parameters of the environment inside all wrappers of this file."""
     while isinstance(env_state, StickyState | HistoryState):
         if isinstance(env_state, StickyState):
@@ -42,12 +40,12 @@ def unwrapped(env_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def sticky_actions(env: Env, prob: float | Array) -> Env:
-    """With probability `prob` the previous action is carried out, not the new one.
+    """Repeat the previous action, instead of the new one, with probability `prob`.
 
     The protocol of Machado et al. (2018), "Revisiting the Arcade Learning Environment",
-    section 5, and of MinAtar, where `prob` is 0.1. What repeats is the action carried
-    out, so repeats can follow each other. The first action of an episode is never
-    replaced. The agent does not see which action was carried out.
+    section 5, and of MinAtar, where `prob` is 0.1. The executed action is repeated, so
+    repeats can follow each other. The first action of an episode is never replaced. The
+    agent does not observe which action was executed.
 
     `prob` is data: `env.params.sticky_prob` can be vmapped over.
     """
@@ -70,8 +68,8 @@ def _sticky_reset(
     reset: Callable, action_space: spaces.Space, key: Array, params: StickyParams
 ) -> tuple[StickyState, PyTree]:
     env_state, obs = reset(key, params.env)
-    nothing = spaces.zeros(action_space)
-    return StickyState(env_state, nothing, jnp.bool_(True)), obs
+    no_action = spaces.zeros(action_space)
+    return StickyState(env_state, no_action, jnp.bool_(True)), obs
 
 
 def _sticky_step(
@@ -97,7 +95,7 @@ class HistoryState(NamedTuple):
 
 
 class _History(NamedTuple):
-    """What chooses the wrapped program, all of it hashable."""
+    """Static specification of the wrapped functions, hashable as their cache key."""
 
     reset: Callable
     step: Callable
@@ -108,25 +106,25 @@ class _History(NamedTuple):
 
 
 def stack_history(env: Env, length: int, actions: bool | None = None) -> Env:
-    """The observation becomes the last `length` observations, and actions.
+    """Stack the last `length` observations, and optionally actions.
 
     With k = `length` an observation becomes, oldest first and with zeros before the
     start of the episode,
 
     * `[k, *shape]` in general;
     * `[k, n]`, one-hot, for a `Discrete(n)`, so that zeros are not a state;
-    * `[H, W, k C]` for an image `[H, W, C]`: it remains an image.
+    * `[H, W, k C]` for an image `[H, W, C]`, which remains an image.
 
     With actions the observation is a dictionary `{"obs": ..., "actions": [k, A]}`. Row
     i of "actions" is the action that led to observation i, so the last row is the
     previous action, and zeros where an episode starts: one-hot for `Discrete(A)`, else
     the A numbers of a `Box`, clipped to its bounds. A dictionary observation keeps its
-    names, each entry stacked, but `action_mask` is passed through as it is.
+    names, with each entry stacked; `action_mask` is passed through unchanged.
 
     Args:
       env: any environment.
       length: k >= 1.
-      actions: whether to include the actions; None means yes unless there is an image.
+      actions: include the actions; None includes them unless there is an image.
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise InvalidInput(f"history = {length!r}: must be a whole number, at least 1.")
@@ -174,14 +172,14 @@ def _history_step(
 
 
 def _stacked_part(space: spaces.Space) -> spaces.Dict:
-    """The entries that are stacked; an observation without names is called "obs"."""
+    """The entries to stack; an observation without names becomes the entry "obs"."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict(tuple(item for item in space.items if item[0] != MASK))
     return spaces.dict_space(obs=space)
 
 
 def _assemble(spec: _History, window: Any, actions: Any, original: Any) -> Any:
-    """The wrapped observation from its parts (or its space's parts from spaces)."""
+    """The stacked observation from its entries (or its space, from theirs)."""
     entries = dict(window)
     if spec.with_actions:
         entries["actions"] = actions
@@ -194,8 +192,8 @@ def _assemble(spec: _History, window: Any, actions: Any, original: Any) -> Any:
 
 def _history_space(spec: _History) -> spaces.Space:
     window = dict(_window_space(spec).items)
-    parts = _assemble(spec, window, _actions_space(spec), spec.observation_space)
-    return spaces.dict_space(**parts) if isinstance(parts, dict) else parts
+    space = _assemble(spec, window, _actions_space(spec), spec.observation_space)
+    return spaces.dict_space(**space) if isinstance(space, dict) else space
 
 
 def _window_space(spec: _History) -> spaces.Dict:
@@ -242,7 +240,7 @@ def _actions_space(spec: _History) -> spaces.Box:
 
 
 def _flat(space: Any) -> Any:
-    """An action space as a vector of float32; a `Discrete` as it is."""
+    """An action space as a float32 vector; a `Discrete` is unchanged."""
     if isinstance(space, spaces.Discrete):
         return space
     return spaces.box(space.low, space.high, (space.size,))

@@ -1,1 +1,1 @@
-"""Environments and policies of jaxrl in other libraries, and theirs here."""
+"""Interoperability: environments of jaxrl in Gymnasium, and agents on its environments."""

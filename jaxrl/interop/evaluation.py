@@ -1,7 +1,6 @@
-"""Trained agents in a real Gymnasium environment.
+"""Evaluation of trained agents in a Gymnasium environment.
 
-The environment is stepped on the host; the policy is the compiled one, asked for a batch of
-actions at a time.
+The environments are stepped on the host; the compiled policy acts on batches.
 """
 
 from typing import Any
@@ -12,40 +11,43 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.core import prng
 from jaxrl.core.config import check_value
-from jaxrl.envs.gymnasium import as_action, from_space, make_gymnasium, stacked
+from jaxrl.envs.gymnasium import (
+    as_action,
+    from_space,
+    make_gymnasium,
+    stack_observations,
+)
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.runs.artifact import Agents, check_acts
-from jaxrl.runs.policy import Policy
+from jaxrl.runs.policy import Policy, make_policy
 from jaxrl.runs.session import EVALUATION, evaluation_of
-from jaxrl.training.population import member
 from jaxrl.types import Array
 
-AT_ONCE = 128
-"""Environments that play at the same time."""
+MAX_ENVS = 128
+"""Maximum number of environments that are stepped together."""
 
 
 def evaluate_on_gymnasium(
     agents: Agents, id: str, num_episodes: int = 128, seed: int = 0, greedy: bool = True
 ) -> dict[str, Any]:
-    """Whole episodes of every agent in a Gymnasium environment.
+    """Evaluate every agent over whole episodes in a Gymnasium environment.
 
-    Each episode is that of a fresh environment with a seed of its own, and each counts
-    once. One that does not end is cut at the environment's time limit, or after
-    `evaluation.MAX_STEPS` if it has none.
+    Each episode has its own seed, and each counts once. One that does not end is cut at
+    the environment's time limit, or after `evaluation.MAX_STEPS` if it has none.
 
     Args:
-      agents: of `jaxrl.load_agents`.
-      id: as `gymnasium.make` takes it.
-      num_episodes: of each agent.
-      seed: of the episodes.
-      greedy: the likeliest action, or a sampled one.
+      agents: from `jaxrl.load_agents`.
+      id: an id for `gymnasium.make`.
+      num_episodes: number of episodes of each agent.
+      seed: seed of the episodes.
+      greedy: the likeliest action instead of a sampled one.
 
     Returns:
       The fields that `jaxrl evaluate --json` prints.
 
     Raises:
-      InvalidInput: there is no such environment, or its spaces are others than those the
+      InvalidInput: there is no such environment, or its spaces differ from those the
         agents were trained with.
       NonFiniteError: a return is NaN or infinite.
     """
@@ -54,9 +56,9 @@ def evaluate_on_gymnasium(
     envs = [make_gymnasium(id)]
     try:
         check_spaces(agents.env, envs[0], id)
-        envs += [make_gymnasium(id) for _ in range(1, min(num_episodes, AT_ONCE))]
+        envs += [make_gymnasium(id) for _ in range(1, min(num_episodes, MAX_ENVS))]
         returns = [
-            _returns(_policy(agents, k), envs, num_episodes, (seed, k), greedy)
+            _returns(make_policy(agents, k), envs, num_episodes, (seed, k), greedy)
             for k in range(len(agents.seeds))
         ]
     finally:
@@ -66,9 +68,9 @@ def evaluate_on_gymnasium(
 
 
 def check_spaces(trained: Any, env: Any, id: str) -> None:
-    """Refuses an environment whose spaces are others than those trained with.
+    """Raise `InvalidInput` unless the spaces are those trained with.
 
-    Bounds may differ, and a number's type where nothing is lost by it.
+    Bounds may differ, and dtypes where nothing is lost by a cast.
     """
     for name in ("observation_space", "action_space"):
         ours, theirs = getattr(trained, name), getattr(env, name)
@@ -86,8 +88,8 @@ def check_spaces(trained: Any, env: Any, id: str) -> None:
 
 def _fits(ours: Any, theirs: Any) -> bool:
     a, b = spaces.tree(ours), spaces.tree(theirs)
-    forms: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
-    if forms[0] != forms[1]:
+    structures: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
+    if structures[0] != structures[1]:
         return False
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(
@@ -107,29 +109,24 @@ def _words(space: Any) -> str:
     return f"Box({', '.join(map(str, space.shape))}) of {space.dtype}"
 
 
-def _policy(agents: Agents, k: int) -> Policy:
-    config, env = agents.settings[k]
-    return Policy(agents.algorithm, config, env, member(agents.agents, k))
-
-
 def _returns(
-    policy: Policy, envs: list[Any], number: int, seed: tuple[int, int], greedy: bool
+    policy: Policy, envs: list[Any], count: int, seed: tuple[int, int], greedy: bool
 ) -> np.ndarray:
-    """The returns `[number]` of so many episodes, as many at a time as there are envs."""
-    starts = np.random.SeedSequence((EVALUATION, *seed)).generate_state(number)
+    """Compute the returns `[count]` of episodes, as many at a time as there are envs."""
+    starts = np.random.SeedSequence((EVALUATION, *seed)).generate_state(count)
     key = jax.random.fold_in(prng.key(seed[0]), EVALUATION)
-    found = []
-    for first in range(0, number, len(envs)):
-        block = starts[first : first + len(envs)]
-        own = jax.random.fold_in(jax.random.fold_in(key, seed[1]), first)
-        found.append(_play(policy, envs, block, own, greedy))
-    return np.concatenate(found)
+    returns = []
+    for first in range(0, count, len(envs)):
+        batch = starts[first : first + len(envs)]
+        batch_key = jax.random.fold_in(jax.random.fold_in(key, seed[1]), first)
+        returns.append(_play(policy, envs, batch, batch_key, greedy))
+    return np.concatenate(returns)
 
 
 def _play(
     policy: Policy, envs: list[Any], seeds: np.ndarray, key: Array, greedy: bool
 ) -> np.ndarray:
-    """One episode for each seed `[n]`, n <= len(envs); their returns `[n]`.
+    """Play one episode for each seed `[n]`, n <= len(envs); return the returns `[n]`.
 
     The batch always has the size of `envs`, so that one program serves every call.
     """
@@ -139,13 +136,13 @@ def _play(
     memory = policy.init_memory(len(envs))
     returns, live = np.zeros(count), np.ones(count, bool)
     for step in range(MAX_STEPS):
-        own = None if greedy else jax.random.fold_in(key, step)
-        batch = stacked(policy.env.observation_space, obs, (len(obs),))
-        action, memory = policy.act(batch, memory, own, greedy)
+        step_key = None if greedy else jax.random.fold_in(key, step)
+        batch = stack_observations(policy.env.observation_space, obs, (len(obs),))
+        action, memory = policy.act(batch, memory, step_key, greedy)
         actions = np.asarray(action)
         for i in np.flatnonzero(live):
-            given = as_action(actions[i], envs[i].action_space)
-            obs[i], reward, terminated, truncated, _ = envs[i].step(given)
+            host_action = as_action(actions[i], envs[i].action_space)
+            obs[i], reward, terminated, truncated, _ = envs[i].step(host_action)
             returns[i] += reward
             live[i] = not (terminated or truncated)
         if not live.any():

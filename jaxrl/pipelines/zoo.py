@@ -267,7 +267,7 @@ def as_preset(search: Search, trial: Trial) -> str:
     Numbers are rounded to two digits; seeds that had no part in it say what they are
     worth (`build`).
     """
-    found = {name: _rounded(value) for name, value in trial.own.items()}
+    found = {name: _rounded(value) for name, value in trial.overrides.items()}
     seeds = f"{trial.seeds[0]} to {trial.seeds[-1]}"
     lines = [
         f"# jaxrl zoo {presets.name_of(search.algorithm, search.env)} --tune: the best "
@@ -343,7 +343,7 @@ def row_of(
         "seeds": summary["seeds"],
         "returns": returns,
         "episodes": summary["evaluation"]["episodes"],
-        "curve": plotting.summary_of_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": plotting.summarize_curve(read_metrics(folder / "metrics.jsonl")),
         "sha256": files[storage.ARRAYS]["sha256"],
         **{n: summary[n] for n in ("run_seconds", "compile_seconds")},
         **{n: summary[n] for n in ("device", "versions")},

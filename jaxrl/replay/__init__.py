@@ -1,1 +1,1 @@
-"""Replay memories: written in place, on the device."""
+"""Replay memories, written in place on the device."""

@@ -1,13 +1,13 @@
-"""Uniform replay: a ring of rows, one row being one step of all N environments.
+"""Uniform replay: a ring buffer of rows, where one row is one step of all N environments.
 
 Pure functions over a pytree. The memory is written in place: every write is one
 `dynamic_update_slice` of `chunk` whole rows at a head that is a multiple of `chunk`, as
 is the number of rows, so a write never straddles the end of the buffer. The head is
-`Shared`: all members of a population write at one position. With a head for each, the
-write would turn into a scatter under `vmap`.
+`Shared`: all members of a population write at the same position. With separate heads the
+write would become a scatter under `vmap`.
 
 A transition holds its own `next_obs`, so no pair of rows is ever read across the end of
-an episode, nor across the head.
+an episode or across the head.
 """
 
 import flax.struct
@@ -19,14 +19,14 @@ from jaxrl.types import Array, PyTree, Shared
 
 
 class Head(flax.struct.PyTreeNode, Shared):
-    """Where the next row goes, and how many rows hold data."""
+    """Position of the next write, and the number of rows that hold data."""
 
     position: Array  # int32 []
     size: Array  # int32 []
 
 
 class Ring(flax.struct.PyTreeNode):
-    """The memory: rows `[0, head.size)` of every leaf hold data."""
+    """The replay memory: rows `[0, head.size)` of every leaf hold data."""
 
     data: PyTree  # [rows, N, ...], in the dtypes of the example
     head: Head
@@ -70,18 +70,18 @@ def init(example: PyTree, capacity: int, num_envs: int, chunk: int = 1) -> Ring:
 
 
 def add(ring: Ring, batch: PyTree) -> Ring:
-    """The ring with the newest rows written over the oldest.
+    """Write the newest rows over the oldest.
 
     Args:
-      ring: the ring; donate it to the jitted caller and the write is in place.
+      ring: the ring; if it is donated to the jitted caller, the write is in place.
       batch: `[T, N, ...]`, T a multiple of the ring's `chunk`: written in order, chunk
         by chunk, in a single write when T = `chunk`.
 
     Returns:
-      The ring; the newest min(rows, everything added) rows are what it holds.
+      The ring, which holds the newest min(rows, everything added) rows.
 
     Raises:
-      InvalidInput: when T is not a multiple of `chunk`.
+      InvalidInput: T is not a multiple of `chunk`.
 
     Source: Lin (1992), "Self-improving reactive agents based on reinforcement learning,
     planning and teaching"; Mnih et al. (2015), "Human-level control through deep
@@ -100,7 +100,7 @@ def add(ring: Ring, batch: PyTree) -> Ring:
 
 
 def sample(ring: Ring, key: Array, batch_size: int) -> PyTree:
-    """Transitions drawn uniformly, with replacement, from all that are stored.
+    """Sample transitions uniformly, with replacement, from all that are stored.
 
     Args:
       ring: the ring, not empty.
@@ -118,11 +118,11 @@ def sample(ring: Ring, key: Array, batch_size: int) -> PyTree:
 
 
 def sample_indices(ring: Ring, key: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers of stored transitions, uniform and independent: int32 `shape`.
+    """Indices of stored transitions, uniform and independent: int32 `shape`.
 
-    A word of 32 random bits times the number stored, shifted right by 32: a number is
-    off its probability by less than one part in 2^32 / `num_stored`, and unlike
-    `jax.random.randint` there is no division in it.
+    32 random bits times the number stored, shifted right by 32: the probability of an
+    index is off by less than one part in 2^32 / `num_stored`, and unlike
+    `jax.random.randint` this needs no division.
 
     Source: Lemire (2019), https://arxiv.org/abs/1805.10941, section 3.
     """
@@ -131,7 +131,7 @@ def sample_indices(ring: Ring, key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def take(ring: Ring, index: Array) -> PyTree:
-    """The transitions of these numbers, `[*index.shape, ...]`."""
+    """The transitions at these indices, `[*index.shape, ...]`."""
 
     def pick(x: Array) -> Array:
         flat = x.reshape(-1, *x.shape[2:])
@@ -141,13 +141,13 @@ def take(ring: Ring, index: Array) -> PyTree:
 
 
 def num_stored(ring: Ring) -> Array:
-    """How many transitions the ring holds: int32 []."""
+    """Number of transitions that the ring holds: int32 []."""
     num_envs = jax.tree.leaves(ring.data)[0].shape[1]
     return ring.head.size * num_envs
 
 
 def _write(ring: Ring, rows: PyTree) -> Ring:
-    """`chunk` rows at the head, which moves on by as many and wraps around."""
+    """Write `chunk` rows at the head and advance it, wrapping around."""
     num_rows = len(jax.tree.leaves(ring.data)[0])
     start = ring.head.position
 
@@ -162,7 +162,7 @@ def _write(ring: Ring, rows: PyTree) -> Ring:
 
 
 def _upper_product(x: Array, y: Array) -> Array:
-    """The upper 32 bits of a product of uint32, by halves: JAX has no uint64."""
+    """Upper 32 bits of a product of uint32, computed by halves: JAX has no uint64."""
     x0, x1 = x & 0xFFFF, x >> 16
     y0, y1 = y & 0xFFFF, y >> 16
     middle = x1 * y0 + (x0 * y0 >> 16)

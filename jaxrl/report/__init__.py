@@ -1,12 +1,12 @@
-"""What a paper needs of some runs: `jaxrl report RUN... --out DIR`.
+"""Tables, figures and citations of runs, for a paper: `jaxrl report RUN... --out DIR`.
 
-DIR/report.html      one page that holds all below, figures and provenance included
+DIR/report.html      a self-contained page of all below, with figures and provenance
 DIR/results.csv      a line for each algorithm or setting on each environment
 DIR/seeds.csv        a line for each agent
 DIR/table.tex        the table, for LaTeX with booktabs
-DIR/aggregates.csv   of several environments: IQM and optimality gap over all of them
-DIR/aggregates.tex
-DIR/jaxrl.bib        what to cite
+DIR/aggregates.csv   for several environments: IQM and optimality gap over all of them
+DIR/aggregates.tex   the same, for LaTeX
+DIR/jaxrl.bib        citations
 DIR/*.png, *.pdf     the figures
 """
 
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from jaxrl.core import storage
 from jaxrl.errors import InvalidInput
-from jaxrl.report.entries import all_entries, warnings_about
+from jaxrl.report.entries import collect_warnings, read_all_entries
 from jaxrl.report.figures import draw_all
-from jaxrl.report.page import page
+from jaxrl.report.page import make_page
 from jaxrl.report.papers import bibtex
 from jaxrl.report.tables import (
     aggregates,
-    aggregates_latex,
+    aggregates_to_latex,
     check_reference,
-    latex,
-    results_csv,
-    seeds_csv,
+    results_to_csv,
+    seeds_to_csv,
+    to_latex,
 )
 from jaxrl.sweeps.results import csv_text
 
@@ -35,24 +35,24 @@ def write_report(
     out: Path | str,
     reference: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[str]:
-    """Reads finished runs and sweeps, and writes tables, figures and page.
+    """Read finished runs and sweeps, and write tables, figures and page.
 
     Args:
       runs: folders of `jaxrl train` and `jaxrl sweep`.
-      out: a folder; what a report has written there before is replaced.
-      reference: by environment the returns that count as 0 and 1 where several are
-        taken together; by default the lowest and highest of these runs.
+      out: a folder; an earlier report there is replaced.
+      reference: environment -> returns that count as 0 and 1 where several environments
+        are aggregated; by default the lowest and highest of these runs.
 
     Returns:
-      Warnings, for a person: what of it a paper should not say.
+      Warnings about claims that the results do not support.
 
     Raises:
       InvalidInput: a folder holds no finished run, or a reference does not fit.
     """
     folders, reference = [Path(run) for run in runs], dict(reference or {})
-    entries = all_entries(folders)
+    entries = read_all_entries(folders)
     check_reference(entries, reference)
-    warnings = warnings_about(folders, entries)
+    warnings = collect_warnings(folders, entries)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -62,16 +62,16 @@ def write_report(
         ) from error
     figures = draw_all(entries, folders, out, reference)
     texts = {
-        "results.csv": results_csv(entries),
-        "seeds.csv": seeds_csv(entries),
-        "table.tex": latex(entries),
+        "results.csv": results_to_csv(entries),
+        "seeds.csv": seeds_to_csv(entries),
+        "table.tex": to_latex(entries),
         "jaxrl.bib": bibtex({e.algorithm for e in entries}),
-        "report.html": page(entries, figures, warnings, folders, out, reference),
+        "report.html": make_page(entries, figures, warnings, folders, out, reference),
     }
     together = aggregates(entries, reference)
     if together:
         texts["aggregates.csv"] = csv_text(together)
-        texts["aggregates.tex"] = aggregates_latex(together)
+        texts["aggregates.tex"] = aggregates_to_latex(together)
     for name, text in texts.items():
         storage.write_text(out / name, text)
     return warnings

@@ -1,11 +1,11 @@
-"""The lines of a report: what finished runs and sweeps have to say."""
+"""The lines of a report, read from finished runs and sweeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InvalidInput, counted, did_you_mean
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean
 from jaxrl.runs.experiment import (
     Experiment,
     finished_summary,
@@ -36,18 +36,19 @@ class Entry:
     summary: dict[str, Any]
 
     @property
-    def whole(self) -> list[float]:
+    def finite_returns(self) -> list[float]:
+        """Returns of the seeds that did not break."""
         return [x for x in self.returns if x is not None]
 
 
-def all_entries(folders: Sequence[Path]) -> list[Entry]:
-    """The lines of all folders; no two of an environment have the same label."""
+def read_all_entries(folders: Sequence[Path]) -> list[Entry]:
+    """Read the lines of all folders; no two of an environment have the same label."""
     entries = [entry for folder in folders for entry in read_entries(folder)]
-    return [replace(entry, label=_unique(entry, entries)) for entry in entries]
+    return [replace(entry, label=_make_unique(entry, entries)) for entry in entries]
 
 
-def _unique(entry: Entry, others: Sequence[Entry]) -> str:
-    """The label; with the folder, and a number, where several have the same."""
+def _make_unique(entry: Entry, others: Sequence[Entry]) -> str:
+    """Add the folder, and a number, to a label that several have."""
     same = [e for e in others if (e.label, e.env) == (entry.label, entry.env)]
     if len(same) == 1:
         return entry.label
@@ -57,29 +58,31 @@ def _unique(entry: Entry, others: Sequence[Entry]) -> str:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """The lines of a run or a sweep: one for each of its settings.
+    """Read the lines of a run or a sweep: one for each of its settings.
 
     Raises:
-      InvalidInput: it is no finished run.
+      InvalidInput: the folder holds no finished run.
     """
     if not folder.is_dir():
         raise InvalidInput(f"RUN = {str(folder)!r} does not exist.")
-    return _of_sweep(folder) if is_sweep(folder) else _of_run(folder)
+    return _read_sweep(folder) if is_sweep(folder) else _read_run(folder)
 
 
-def _of_run(folder: Path) -> list[Entry]:
+def _read_run(folder: Path) -> list[Entry]:
     summary = finished_summary(folder)
     if summary is None:
         raise InvalidInput(f"RUN = {str(folder)!r} is not finished: jaxrl resume it.")
-    experiment = read_run(folder)
+    experiment = load_experiment(folder)
     name = experiment.algorithm.name
     command = train_command(experiment)
-    if experiment.has_settings:  # no flags say which: they are in the file
+    if experiment.has_variants:  # no flags say which: they are in the file
         command = f"jaxrl train {name} --config {folder / 'config.json'}"
     try:
-        block = Block(folder, experiment, list(range(len(experiment.settings))))
+        block = Block(folder, experiment, list(range(len(experiment.overrides))))
         return [
-            _entry(_label(name, trial), experiment, trial, command, folder, summary)
+            _make_entry(
+                _label(name, trial), experiment, trial, command, folder, summary
+            )
             for trial in results.trials_of(block)
         ]
     except (OSError, ValueError) as error:
@@ -88,8 +91,8 @@ def _of_run(folder: Path) -> list[Entry]:
         ) from error
 
 
-def _of_sweep(folder: Path) -> list[Entry]:
-    experiment = read_run(folder)
+def _read_sweep(folder: Path) -> list[Entry]:
+    experiment = load_experiment(folder)
     trials = results.read_trials(folder)
     labels = [_label(experiment.algorithm.name, trial) for trial in trials]
     fresh = results.read_confirmed(folder)
@@ -99,24 +102,24 @@ def _of_sweep(folder: Path) -> list[Entry]:
     command = sweep_command(read_sweep(folder, experiment.env))
     summary = finished_summary(folder) or {}
     return [
-        _entry(label, experiment, trial, command, folder, summary)
+        _make_entry(label, experiment, trial, command, folder, summary)
         for label, trial in zip(labels, trials, strict=True)
     ]
 
 
-def read_run(folder: Path) -> Experiment:
-    """What was trained in the folder of a run, or of a sweep."""
+def load_experiment(folder: Path) -> Experiment:
+    """Load the experiment of a run or of a sweep."""
     if is_sweep(folder):
         return read_sweep(folder, named_env(folder / "sweep.json")).experiment
     return read_experiment(folder, named_env(folder / "config.json"))
 
 
 def _label(algorithm: str, trial: Trial) -> str:
-    words = results.setting_in_words(trial.own)
+    words = results.setting_in_words(trial.overrides)
     return f"{algorithm}, {words}" if words else algorithm
 
 
-def _entry(
+def _make_entry(
     label: str,
     experiment: Experiment,
     trial: Trial,
@@ -139,6 +142,7 @@ def _entry(
 
 
 def check_metric(entries: Sequence[Entry], metric: str) -> None:
+    """Raise `InvalidInput` if an entry does not have this metric."""
     for entry in entries:
         if entry.rows and metric not in entry.rows[0]:
             raise InvalidInput(
@@ -147,56 +151,56 @@ def check_metric(entries: Sequence[Entry], metric: str) -> None:
             )
 
 
-# What a reader should know.
+# Warnings.
 
 
-def warnings_about(folders: Sequence[Path], entries: Sequence[Entry]) -> list[str]:
-    """What of these results a paper should not say."""
+def collect_warnings(folders: Sequence[Path], entries: Sequence[Entry]) -> list[str]:
+    """List the claims that these results do not support."""
     sweeps = [folder for folder in folders if is_sweep(folder)]
-    found = [
+    warnings = [
         f"{folder}: the best setting was chosen by the same seeds that are reported, so "
         f"its return is flattering: jaxrl sweep --confirm-seeds N gives it fresh ones."
         for folder in sweeps
         if results.read_confirmed(folder) is None
     ]
     for folder in sweeps:
-        tuned = read_run(folder)
+        tuned = load_experiment(folder)
         for entry in entries:
             same = set(entry.seeds) & set(tuned.seeds)
-            of_the_same = (entry.algorithm, entry.env) == (
+            is_same = (entry.algorithm, entry.env) == (
                 tuned.algorithm.name,
                 tuned.env,
             )
-            if entry.source not in sweeps and of_the_same and same:
-                found.append(
+            if entry.source not in sweeps and is_same and same:
+                warnings.append(
                     f"{entry.source}: its seeds {sorted(same)} are among those with which "
                     f"{folder} chose a setting: report with others, --seed "
                     f"{max(tuned.seeds) + 1}."
                 )
-    return found + _uneven(entries)
+    return warnings + _warn_of_comparisons(entries)
 
 
-def _uneven(entries: Sequence[Entry]) -> list[str]:
-    """Comparisons that are not fair, or rest on too little."""
-    found = []
+def _warn_of_comparisons(entries: Sequence[Entry]) -> list[str]:
+    """List comparisons that are unfair, or rest on too few seeds."""
+    warnings = []
     for env in dict.fromkeys(entry.env for entry in entries):
-        here = [entry for entry in entries if entry.env == env and entry.whole]
+        here = [entry for entry in entries if entry.env == env and entry.finite_returns]
         steps = {entry.env_steps for entry in here}
         if steps and max(steps) > 1.1 * min(steps):
-            found.append(
+            warnings.append(
                 f"{env}: the runs have {min(steps):,} to {max(steps):,} environment steps."
             )
-    few = [entry.label for entry in entries if len(entry.whole) < 5]
+    few = [entry.label for entry in entries if len(entry.finite_returns) < 5]
     if few:
-        found.append(
-            f"{counted(len(few), 'line')} of the table with fewer than five seeds: the "
+        warnings.append(
+            f"{count_noun(len(few), 'line')} of the table with fewer than five seeds: the "
             f"intervals say little."
         )
-    broken = [e for e in entries if len(e.whole) < len(e.returns)]
+    broken = [e for e in entries if len(e.finite_returns) < len(e.returns)]
     for entry in broken:
-        lost = len(entry.returns) - len(entry.whole)
-        found.append(
+        lost = len(entry.returns) - len(entry.finite_returns)
+        warnings.append(
             f"{entry.label} on {entry.env}: {lost} of {len(entry.returns)} seeds broke "
             f"(NaN or infinite) and are not in its interval."
         )
-    return found
+    return warnings

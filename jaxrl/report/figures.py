@@ -1,4 +1,4 @@
-"""The figures of a report, each as PNG and PDF, and those of `jaxrl plot --kind`."""
+"""Figures of a report, each as PNG and PDF, and those of `jaxrl plot --kind`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxrl import plotting
 from jaxrl.errors import InvalidInput
-from jaxrl.report.entries import Entry, all_entries, check_metric
+from jaxrl.report.entries import Entry, check_metric, read_all_entries
 from jaxrl.report.tables import Reference, aggregates
 from jaxrl.runs.experiment import named_env
 from jaxrl.statistics import iqm
@@ -19,7 +19,7 @@ from jaxrl.types import Row
 
 @dataclass(frozen=True)
 class Figure:
-    """What stands on the page, and in `name`.png and `name`.pdf."""
+    """A figure of the page, and of the files `name`.png and `name`.pdf."""
 
     name: str
     title: str
@@ -36,27 +36,27 @@ def draw_all(
     out: Path,
     reference: Reference,
 ) -> list[Figure]:
-    """The figures of all environments and sweeps, drawn."""
+    """Draw the figures of all environments and sweeps."""
     figures: list[Figure] = []
     for env in dict.fromkeys(entry.env for entry in entries):
-        here = [entry for entry in entries if entry.env == env and entry.whole]
-        figures += _of_environment(env, here)
+        here = [entry for entry in entries if entry.env == env and entry.finite_returns]
+        figures += _make_env_figures(env, here)
     if len({entry.env for entry in entries}) > 1:
-        figures += _together(entries, reference)
+        figures += _make_aggregate_figures(entries, reference)
     for folder in folders:
         if is_sweep(folder):
-            figures += _of_sweep(folder, len(figures))
+            figures += _make_sweep_figures(folder, len(figures))
     for figure in figures:
         for ending in ("png", "pdf"):
             figure.draw(out / f"{figure.name}.{ending}")
     return figures
 
 
-def _of_environment(env: str, entries: Sequence[Entry]) -> list[Figure]:
-    """Learning curves and, of several entries, their returns."""
+def _make_env_figures(env: str, entries: Sequence[Entry]) -> list[Figure]:
+    """Make the learning curves and, for several entries, figures of their returns."""
     if not entries:
         return []
-    ranked = sorted(entries, key=lambda e: float(iqm(e.whole)), reverse=True)
+    ranked = sorted(entries, key=lambda e: float(iqm(e.finite_returns)), reverse=True)
     best = ranked[: results.MAX_CURVES]
     name = _file_name(env)
     curves = {e.label: e.rows for e in best}
@@ -64,17 +64,17 @@ def _of_environment(env: str, entries: Sequence[Entry]) -> list[Figure]:
         f"learning_curves_{name}",
         f"Learning curves on {env}",
         "Training return against environment steps: IQM over seeds, 95 % bootstrap "
-        f"interval.{_only(len(best), len(entries))}",
+        f"interval.{_say_selection(len(best), len(entries))}",
         partial(plotting.plot_learning_curves, curves, title=env),
     )
     if len(entries) == 1:
         return [learning]
-    scores = {e.label: e.whole for e in best}
+    scores = {e.label: e.finite_returns for e in best}
     intervals = Figure(
         f"intervals_{name}",
         f"Returns on {env}",
         "Greedy evaluation: IQM over seeds, 95 % bootstrap interval, and every seed."
-        f"{_only(len(best), len(entries))}",
+        f"{_say_selection(len(best), len(entries))}",
         partial(plotting.plot_intervals, scores, title=env),
     )
     few = dict(list(scores.items())[:MOST_PROFILES])
@@ -82,21 +82,23 @@ def _of_environment(env: str, entries: Sequence[Entry]) -> list[Figure]:
         f"profile_{name}",
         f"Performance profile on {env}",
         "Share of seeds whose return is above a threshold, with 95 % pointwise "
-        f"intervals.{_only(len(few), len(entries))}",
+        f"intervals.{_say_selection(len(few), len(entries))}",
         partial(plotting.plot_profiles, few, title=env),
     )
     return [learning, intervals, profiles]
 
 
-def _together(entries: Sequence[Entry], reference: Reference) -> list[Figure]:
-    """All environments together: against the steps, and at the end."""
+def _make_aggregate_figures(
+    entries: Sequence[Entry], reference: Reference
+) -> list[Figure]:
+    """Make the figures of all environments: against the steps, and at the end."""
     efficiency = Figure(
         "efficiency",
         "Sample efficiency",
         "Training return, on each environment from the lowest (0) to the highest IQM (1) "
         "of a curve shown: IQM over all environments and seeds, 95 % stratified "
         "bootstrap interval.",
-        partial(plotting.plot_efficiency, _by_label(entries)),
+        partial(plotting.plot_efficiency, _group_by_label(entries)),
     )
     rows = aggregates(entries, reference)
     if not rows:
@@ -111,16 +113,16 @@ def _together(entries: Sequence[Entry], reference: Reference) -> list[Figure]:
     return [efficiency, at_the_end]
 
 
-def _by_label(entries: Sequence[Entry]) -> dict[str, dict[str, list[Row]]]:
-    found: dict[str, dict[str, list[Row]]] = {}
+def _group_by_label(entries: Sequence[Entry]) -> dict[str, dict[str, list[Row]]]:
+    rows: dict[str, dict[str, list[Row]]] = {}
     for entry in entries:
-        found.setdefault(entry.label, {})[entry.env] = entry.rows
-    return found
+        rows.setdefault(entry.label, {})[entry.env] = entry.rows
+    return rows
 
 
-def _of_sweep(folder: Path, number: int) -> list[Figure]:
-    """The return against what was swept; the number keeps several sweeps apart."""
-    sweep, drawn = _swept(folder)
+def _make_sweep_figures(folder: Path, number: int) -> list[Figure]:
+    """Make the figures of a sweep; the number keeps several sweeps apart."""
+    sweep, drawn = _load_sweep(folder)
     name, names = f"{_file_name(folder.name)}_{number}", list(sweep.space)
     words = {
         "slices": (
@@ -135,12 +137,12 @@ def _of_sweep(folder: Path, number: int) -> list[Figure]:
     ]
 
 
-def _swept(folder: Path) -> tuple[Sweep, dict[str, Callable[[Path], None]]]:
+def _load_sweep(folder: Path) -> tuple[Sweep, dict[str, Callable[[Path], None]]]:
     sweep = read_sweep(folder, named_env(folder / "sweep.json"))
     return sweep, results.figures_of(sweep, results.read_trials(folder))
 
 
-def _only(shown: int, all_: int) -> str:
+def _say_selection(shown: int, all_: int) -> str:
     return "" if shown == all_ else f" The best {shown} of {all_}."
 
 
@@ -149,34 +151,34 @@ def _file_name(text: str) -> str:
 
 
 def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) -> None:
-    """One figure of finished runs and sweeps.
+    """Plot one figure of finished runs and sweeps.
 
     Args:
       runs: folders.
       out: a PNG, PDF or SVG file.
-      kind: "efficiency", "aggregates", "intervals" or "profile"; of one sweep "slices" or
-        "heatmap".
-      metric: of "efficiency".
+      kind: "efficiency", "aggregates", "intervals" or "profile"; for one sweep "slices"
+        or "heatmap".
+      metric: the metric of "efficiency".
 
     Raises:
-      InvalidInput: a folder is not what the figure is of.
+      InvalidInput: a folder does not fit the kind of figure.
     """
     if kind in ("slices", "heatmap"):
         if len(runs) != 1 or not is_sweep(runs[0]):
             raise InvalidInput(f"kind = {kind!r} is a figure of one sweep: give one.")
         _plot_sweep(Path(runs[0]), out, kind)
         return
-    entries = all_entries(list(map(Path, runs)))
+    entries = read_all_entries(list(map(Path, runs)))
     if kind == "efficiency":
         check_metric(entries, metric)
-        plotting.plot_efficiency(_by_label(entries), out, metric)
+        plotting.plot_efficiency(_group_by_label(entries), out, metric)
         return
     if kind == "aggregates":
         rows = aggregates(entries, {})
         if not rows:
             raise InvalidInput(
-                "kind = 'aggregates' is of runs on several environments, the same "
-                "algorithm or setting on each: give such, or try kind = 'intervals'."
+                "kind = 'aggregates' needs runs on several environments, with the same "
+                "algorithm or setting on each: give such runs, or try kind = 'intervals'."
             )
         plotting.plot_aggregates(rows, out)
         return
@@ -186,18 +188,18 @@ def plot_results(runs: Sequence[Path | str], out: Path, kind: str, metric: str) 
             f"kind = {kind!r} compares runs on one environment, these are on "
             f"{', '.join(envs)}: try kind = 'efficiency'."
         )
-    scores = {e.label: e.whole for e in entries if e.whole}
+    scores = {e.label: e.finite_returns for e in entries if e.finite_returns}
     draw = {"intervals": plotting.plot_intervals, "profile": plotting.plot_profiles}
     draw[kind](scores, out, envs[0])
 
 
 def _plot_sweep(folder: Path, out: Path, kind: str) -> None:
-    _, drawn = _swept(folder)
+    _, drawn = _load_sweep(folder)
     if "slices" not in drawn:
         raise InvalidInput(f"{str(folder)!r}: every agent broke, nothing to draw.")
     if kind not in drawn:
         raise InvalidInput(
-            f"kind = 'heatmap' is of two hyper-parameters, each over a list of values, "
+            f"kind = 'heatmap' needs two hyper-parameters, each over a list of values, "
             f"which {str(folder)!r} did not sweep: try kind = 'slices'."
         )
     drawn[kind](out)

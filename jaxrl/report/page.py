@@ -1,4 +1,4 @@
-"""The page of a report: one file that loads nothing from anywhere."""
+"""The page of a report: a self-contained HTML file."""
 
 import base64
 import html
@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.report.entries import Entry
 from jaxrl.report.figures import Figure
 from jaxrl.report.papers import bibtex
-from jaxrl.report.tables import Reference, aggregates, latex, references, row_of
+from jaxrl.report.tables import Reference, aggregates, make_row, references, to_latex
 from jaxrl.statistics import iqm, probability_of_improvement, stratified_interval
 
 STYLE = """
@@ -31,7 +31,7 @@ pre { padding: 0.8rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: a
 """
 
 
-def page(
+def make_page(
     entries: Sequence[Entry],
     figures: Sequence[Figure],
     warnings: Sequence[str],
@@ -39,8 +39,8 @@ def page(
     out: Path,
     reference: Reference,
 ) -> str:
-    """The whole page; it loads nothing from anywhere."""
-    own = shlex.join(["jaxrl", "report", *map(str, folders), "--out", str(out)])
+    """Make the page, which loads nothing from elsewhere."""
+    command = shlex.join(["jaxrl", "report", *map(str, folders), "--out", str(out)])
     envs = ", ".join(dict.fromkeys(entry.env for entry in entries))
     parts = [
         "<!doctype html>",
@@ -54,7 +54,7 @@ def page(
         "<p>Interquartile mean (IQM) of greedy evaluation returns over seeds, with 95 % "
         "bootstrap intervals.</p>",
         _html_table(entries),
-        _better(entries),
+        _compare_best(entries),
         _aggregates(entries, reference),
     ]
     for figure in figures:
@@ -64,13 +64,14 @@ def page(
             f'<figure><img alt="{html.escape(figure.title)}" '
             f'src="data:image/png;base64,{image}">',
             f"<figcaption>{html.escape(figure.caption)} Made by "
-            f"<code>{html.escape(own)}</code> from the runs below.</figcaption></figure>",
+            f"<code>{html.escape(command)}</code> from the runs below."
+            "</figcaption></figure>",
         ]
     parts += [
         "<h2>How it was made</h2>",
         _provenance(entries),
         "<h2>LaTeX</h2>",
-        f"<pre>{html.escape(latex(entries))}</pre>",
+        f"<pre>{html.escape(to_latex(entries))}</pre>",
         "<h2>BibTeX</h2>",
         f"<pre>{html.escape(bibtex({e.algorithm for e in entries}))}</pre>",
         "</body></html>",
@@ -82,7 +83,7 @@ def _html_table(entries: Sequence[Entry]) -> str:
     heads = ("", "environment", "seeds", "steps", "IQM", "95 % interval", "mean")
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     rows = sorted(
-        map(row_of, entries),
+        map(make_row, entries),
         key=lambda row: (
             row["env"],
             -(
@@ -107,7 +108,7 @@ def _html_table(entries: Sequence[Entry]) -> str:
 
 
 def _aggregates(entries: Sequence[Entry], reference: Reference) -> str:
-    """All environments together, if there are several."""
+    """Make the table of all environments, if there are several."""
     rows = aggregates(entries, reference)
     if not rows:
         return ""
@@ -129,7 +130,7 @@ def _aggregates(entries: Sequence[Entry], reference: Reference) -> str:
         lines.append(_cells([row["label"]], numbers))
     return (
         f"<h2>All environments</h2><p>Scores: 0 and 1 are, on {html.escape(limits)}. "
-        f"Intervals: stratified bootstrap. The optimality gap is what is missing to 1."
+        f"Intervals: stratified bootstrap. The optimality gap is the shortfall from 1."
         f"</p>{_table(lines)}"
     )
 
@@ -145,15 +146,15 @@ def _table(lines: Sequence[str]) -> str:
     return f'<div class="scroll"><table>{body}</table></div>'
 
 
-def _better(entries: Sequence[Entry]) -> str:
-    """How sure the first of each environment is better than the second."""
+def _compare_best(entries: Sequence[Entry]) -> str:
+    """Compare the best two entries of each environment."""
     lines = []
     for env in dict.fromkeys(entry.env for entry in entries):
-        here = [e for e in entries if e.env == env and e.whole]
+        here = [e for e in entries if e.env == env and e.finite_returns]
         if len(here) < 2:
             continue
-        first, second = sorted(here, key=lambda e: -float(iqm(e.whole)))[:2]
-        x, y = [first.whole], [second.whole]
+        first, second = sorted(here, key=lambda e: -float(iqm(e.finite_returns)))[:2]
+        x, y = [first.finite_returns], [second.finite_returns]
         low, high = stratified_interval(probability_of_improvement, x, y)
         lines.append(
             f"<li>{html.escape(env)}: a run of <em>{html.escape(first.label)}</em> is "
@@ -165,12 +166,12 @@ def _better(entries: Sequence[Entry]) -> str:
 
 
 def _provenance(entries: Sequence[Entry]) -> str:
-    """Commands, versions and hardware of each source."""
+    """List commands, versions and hardware of each source."""
     parts = []
     for source in dict.fromkeys(entry.source for entry in entries):
         entry = next(e for e in entries if e.source == source)
         summary = entry.summary
-        # Runs of an older version have no line about the hardware.
+        # Runs of an older version do not name the hardware.
         hardware = summary.get("hardware", summary["device"])
         versions = ", ".join(f"{n} {v}" for n, v in summary["versions"].items())
         parts.append(

@@ -1,4 +1,4 @@
-"""What to cite: this library, the algorithms, the statistics."""
+"""Citations: this library, the algorithms, the statistics."""
 
 import jaxrl
 
@@ -113,7 +113,7 @@ PAPERS = {
   year      = {2011}
 }""",
 }
-"""What to cite for each algorithm."""
+"""Algorithm -> its citation."""
 
 STATISTICS = """@inproceedings{agarwal2021deep,
   title     = {Deep Reinforcement Learning at the Edge of the Statistical Precipice},
@@ -125,12 +125,12 @@ STATISTICS = """@inproceedings{agarwal2021deep,
 
 
 def bibtex(algorithms: set[str]) -> str:
-    """This library, the algorithms' papers, and that of the statistics."""
-    own = f"""@software{{jaxrl,
+    """Format the citations of this library, of the algorithms and of the statistics."""
+    software = f"""@software{{jaxrl,
   author  = {{{{The jaxrl developers}}}},
   title   = {{jaxrl: whole reinforcement-learning experiments as pure JAX functions}},
   year    = {{2026}},
   version = {{{jaxrl.__version__}}}
 }}"""
     papers = [PAPERS[name] for name in sorted(algorithms) if name in PAPERS]
-    return "\n\n".join([own, *papers, STATISTICS]) + "\n"
+    return "\n\n".join([software, *papers, STATISTICS]) + "\n"

@@ -1,4 +1,4 @@
-"""The tables of a report: CSV and LaTeX, and several environments taken together."""
+"""Tables of a report: CSV and LaTeX, and aggregates over several environments."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ from jaxrl.statistics import (
 from jaxrl.sweeps.results import csv_text
 
 
-def row_of(entry: Entry) -> dict[str, Any]:
-    """A line of the table: IQM over seeds, 95 % bootstrap interval."""
+def make_row(entry: Entry) -> dict[str, Any]:
+    """Make a line of the table: IQM over seeds, 95 % bootstrap interval."""
     return {
         "algorithm": entry.algorithm,
         "label": entry.label,
@@ -27,12 +27,13 @@ def row_of(entry: Entry) -> dict[str, Any]:
     } | row_of_seeds(entry.returns)
 
 
-def results_csv(entries: Sequence[Entry]) -> str:
-    return csv_text(map(row_of, entries))
+def results_to_csv(entries: Sequence[Entry]) -> str:
+    """Format the table as CSV."""
+    return csv_text(map(make_row, entries))
 
 
-def seeds_csv(entries: Sequence[Entry]) -> str:
-    """A line for each agent."""
+def seeds_to_csv(entries: Sequence[Entry]) -> str:
+    """Format a CSV table with a line for each agent."""
     return csv_text(
         {"label": e.label, "env": e.env, "seed": seed, "episode_return": value}
         for e in entries
@@ -43,10 +44,11 @@ def seeds_csv(entries: Sequence[Entry]) -> str:
 # Several environments.
 
 Reference = Mapping[str, tuple[float, float]]
-"""By environment the returns that count as 0 and as 1."""
+"""Environment -> the returns that count as 0 and as 1."""
 
 
 def check_reference(entries: Sequence[Entry], reference: Reference) -> None:
+    """Raise `InvalidInput` for an unknown environment or limits out of order."""
     envs = sorted({entry.env for entry in entries})
     for env, (low, high) in reference.items():
         if env not in envs:
@@ -61,19 +63,22 @@ def check_reference(entries: Sequence[Entry], reference: Reference) -> None:
 
 
 def references(entries: Sequence[Entry], given: Reference) -> dict[str, Any]:
-    """What is given, and for other environments the lowest and highest return there."""
-    found: dict[str, Any] = {}
+    """Complete the limits: by default the lowest and highest return of an environment."""
+    limits: dict[str, Any] = {}
     for entry in entries:
-        low, high = found.get(entry.env, (np.inf, -np.inf))
-        found[entry.env] = min([low, *entry.whole]), max([high, *entry.whole])
-    return found | dict(given)
+        low, high = limits.get(entry.env, (np.inf, -np.inf))
+        limits[entry.env] = (
+            min([low, *entry.finite_returns]),
+            max([high, *entry.finite_returns]),
+        )
+    return limits | dict(given)
 
 
 def aggregates(entries: Sequence[Entry], given: Reference) -> list[dict[str, Any]]:
-    """All environments together, of each label that is on every one of several.
+    """Aggregate over all environments, for each label that is on every one of several.
 
     The scores are (R - low) / (high - low) with the two returns of `references`. The
-    optimality gap is what is missing to 1. Best first.
+    optimality gap is the shortfall from 1. Best first.
 
     Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264, section 4.3.
     """
@@ -96,28 +101,28 @@ def aggregates(entries: Sequence[Entry], given: Reference) -> list[dict[str, Any
 def _scores(
     entries: Sequence[Entry], limits: Mapping[str, Any]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Label -> environment -> scores of the seeds, where a label is on all of several."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    """Return label -> environment -> scores, for labels that are on all environments."""
+    scores_of: dict[str, dict[str, np.ndarray]] = {}
     for entry in entries:
-        if entry.whole:
+        if entry.finite_returns:
             low, high = limits[entry.env]
-            scores = (np.array(entry.whole) - low) / max(high - low, 1e-12)
-            found.setdefault(entry.label, {})[entry.env] = scores
+            scores = (np.array(entry.finite_returns) - low) / max(high - low, 1e-12)
+            scores_of.setdefault(entry.label, {})[entry.env] = scores
     count = len({entry.env for entry in entries})
-    return {k: x for k, x in found.items() if len(x) == count and count > 1}
+    return {k: x for k, x in scores_of.items() if len(x) == count and count > 1}
 
 
 # LaTeX.
 
 
-def latex(entries: Sequence[Entry]) -> str:
-    """A table with a line for each label and a column for each environment.
+def to_latex(entries: Sequence[Entry]) -> str:
+    """Format a table with a line for each label and a column for each environment.
 
     IQM and interval; the highest IQM of each column is bold.
     """
     labels = list(dict.fromkeys(entry.label for entry in entries))
     envs = list(dict.fromkeys(entry.env for entry in entries))
-    cells = {(entry.label, entry.env): row_of(entry) for entry in entries}
+    cells = {(entry.label, entry.env): make_row(entry) for entry in entries}
     best = {
         env: max(
             (
@@ -142,8 +147,8 @@ def latex(entries: Sequence[Entry]) -> str:
     )
 
 
-def aggregates_latex(rows: Sequence[dict[str, Any]]) -> str:
-    """`aggregates` as a table."""
+def aggregates_to_latex(rows: Sequence[dict[str, Any]]) -> str:
+    """Format the rows of `aggregates` as a table."""
     best = {
         "iqm": max(row["score_iqm"] for row in rows),
         "gap": min(row["score_gap"] for row in rows),

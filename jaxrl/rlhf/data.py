@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxrl.core import config as configs
 from jaxrl.core import storage
-from jaxrl.errors import InvalidInput, counted, did_you_mean, one_line, require
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean, one_line, require
 from jaxrl.rlhf.models import chat, tokenizers
 from jaxrl.rlhf.models.chat import Message, Template
 from jaxrl.rlhf.models.tokenizers import Tokenizer
@@ -207,7 +207,7 @@ def split(
     """
     configs.check_value("share", float, share, above=0.0)
     require(share < 1.0, f"share = {share}: must be less than 1.")
-    require(len(rows) > 1, f"{counted(len(rows), 'row')}: two parts need 2 or more.")
+    require(len(rows) > 1, f"{count_noun(len(rows), 'row')}: two parts need 2 or more.")
     number = min(max(round(share * len(rows)), 1), len(rows) - 1)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out = set(order[:number].tolist())
@@ -718,7 +718,7 @@ def _fitting(
         dropped.append(where)
     if dropped:
         reading.report(
-            f"{len(dropped)} of {counted(len(rows), 'row')} dropped, longer than "
+            f"{len(dropped)} of {count_noun(len(rows), 'row')} dropped, longer than "
             f"{reading.limit} = {reading.max_length} tokens: the first is {dropped[0]}."
         )
     require(
@@ -733,7 +733,7 @@ def _too_long(reading: _Reading, where: str, longest: _Sequence, excess: int) ->
     name = f"prompt and {longest.name}" if is_answer else longest.name
     verb = "have" if is_answer else "has"
     return (
-        f"{where}: {name} {verb} {counted(len(longest.tokens), 'token')}, {excess} more "
+        f"{where}: {name} {verb} {count_noun(len(longest.tokens), 'token')}, {excess} more "
         f"than {reading.limit} = {reading.max_length}: shorten the text, raise "
         f"{reading.limit}, or drop such rows by too_long = 'drop'."
     )

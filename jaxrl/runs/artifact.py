@@ -16,29 +16,55 @@ import jax
 import numpy as np
 
 import jaxrl
-from jaxrl import spaces
-from jaxrl.algorithms import ALGORITHMS
+from jaxrl.algorithms import ALGORITHMS, registered_algorithms
 from jaxrl.core import config as configs
 from jaxrl.core import storage
-from jaxrl.core.variants import Setting
+from jaxrl.core.variants import Variant
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
-from jaxrl.envs import make
+from jaxrl.envs.problem import describe, problem_of
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.training.population import init_population, member
 from jaxrl.types import Algorithm, Env, PyTree
 
-FORMAT = 2
+FORMAT = 3
 
 BY_NAME = ALGORITHMS | {algorithm.name: algorithm for algorithm in RLHF.values()}
-"""Every algorithm by the name that files know it by."""
+"""The algorithms that are built in, by the name that files know them by."""
+
+
+def known_algorithms() -> dict[str, Algorithm]:
+    """Those that are built in and those that are registered, by name."""
+    return BY_NAME | registered_algorithms()
+
+
+def find_algorithm(name: str, where: Path | str) -> Algorithm:
+    """The algorithm that a file names.
+
+    Raises:
+      InvalidInput: it is not known; one named "module:VALUE" is code that nothing but the
+        caller's own word imports.
+    """
+    known = known_algorithms()
+    if name in known:
+        return known[name]
+    remedy = "register it first (jaxrl.register_algorithm), or train it as module:VALUE"
+    if ":" in name:
+        remedy = (
+            f"it is code that loading would import; if you trust that, give --algorithm "
+            f"{name}, or call jaxrl.register_algorithm({name!r}) first"
+        )
+    raise InvalidInput(
+        f"algorithm = {name!r} of {str(where)!r} is not known: {remedy}."
+    )
+
 
 ENV = "env."
 """How the names of an environment's parameters begin, beside those of configs."""
 
-Own = dict[str, Any]
-"""The values of one agent that are not those of its run, by name."""
+Overrides = dict[str, Any]
+"""Values of some agents that are not those of their run, by name."""
 
 _FIELDS: dict[str, type] = {
     "format": int,
@@ -61,23 +87,25 @@ class Agents(NamedTuple):
     env_params: dict[str, Any]  # what `make(env.id, ...)` was given
     agents: PyTree  # leading axis [K]
     seeds: list[int]
-    own: Sequence[Own] = ()  # what each agent had of its own [K]; empty: none has any
+    overrides: Sequence[Overrides] = ()  # of each agent [K]; empty: none has any
     members: Sequence[int] = ()  # its place in training [K]; empty: all are here
-    teacher: str | None = (
-        None  # where the policy is that they evaluate (`load_teacher`)
-    )
+    teacher: str | None = None  # the source of the policy that they evaluate
 
     @property
-    def settings(self) -> list[Setting]:
+    def variants(self) -> list[Variant]:
         """Config and environment of each agent."""
-        own = self.own or [{}] * len(self.seeds)
+        overrides = self.overrides or [{}] * len(self.seeds)
         given = (self.algorithm, self.config, self.env, self.env_params)
-        return [setting(*given, values) for values in own]
+        return [variant(*given, values) for values in overrides]
 
 
-def setting(
-    algorithm: Algorithm, config: Any, env: Env, env_params: dict[str, Any], own: Own
-) -> Setting:
+def variant(
+    algorithm: Algorithm,
+    config: Any,
+    env: Env,
+    env_params: dict[str, Any],
+    overrides: Overrides,
+) -> Variant:
     """Config and environment with some values that are not those of the run.
 
     Args:
@@ -85,18 +113,19 @@ def setting(
       config: of the run.
       env: of the run.
       env_params: what `make` was given for it.
-      own: values by name: "gamma" is of the config, "env.gravity" of the environment.
+      overrides: values by name: "gamma" is of the config, "env.gravity" of the environment.
 
     Raises:
       InvalidInput: a name or a value does not fit.
     """
-    params = {n[len(ENV) :]: v for n, v in own.items() if n.startswith(ENV)}
-    fields = {n: v for n, v in own.items() if not n.startswith(ENV)}
+    params = {n[len(ENV) :]: v for n, v in overrides.items() if n.startswith(ENV)}
+    fields = {n: v for n, v in overrides.items() if not n.startswith(ENV)}
     if fields:
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        env = built(algorithm, env.id, env_params | params, env.teacher)
+        other = built(algorithm, env.id, env_params | params)
+        env = other.replace(teacher=env.teacher) if algorithm.teacher else other
     return configs.with_floats(config), env
 
 
@@ -115,9 +144,9 @@ def save_agents(folder: Path, agents: Agents) -> None:
         "env": agents.env.id,
         "env_params": agents.env_params,
         "seeds": agents.seeds,
-    } | _about(agents.algorithm, agents.config, agents.env)
-    if agents.own:
-        description["own"] = list(agents.own)
+    } | problem_of(agents.algorithm).describe(agents.config, agents.env)
+    if agents.overrides:
+        description["overrides"] = list(agents.overrides)
     if agents.members:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
@@ -140,52 +169,47 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     """
     description, tensors = _read(run)
     check_environment(description["env"], env, run)
-    algorithm = BY_NAME[description["algorithm"]]
+    algorithm = find_algorithm(description["algorithm"], run)
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
     environment = built(algorithm, description["env"], env_params)
-    about = _about(algorithm, config, environment)
-    if any(description.get(name) != value for name, value in about.items()):
-        kind, what = ("an environment", "spaces than the one")
-        if algorithm.problem is not None:
-            kind, what = ("data", "models than those")
-        raise InvalidInput(
-            f"{str(run)!r} was trained on {kind} {description['env']!r} with other {what} "
-            f"of today."
-        )
+    problem = problem_of(algorithm)
+    about = problem.describe(config, environment)
+    other = [name for name, value in about.items() if description.get(name) != value]
+    require(
+        not other,
+        f"{str(run)!r} was trained with {problem.flag} = {description['env']!r}, which had "
+        f"another {' and another '.join(other)} than today.",
+    )
     seeds = description["seeds"]
     template = jax.eval_shape(
         lambda keys: init_population(algorithm, config, environment, {}, keys).agent,
         jax.random.split(jax.random.key(0), len(seeds)),
     )
-    agents = storage.filled(template, tensors, Path(run) / "policy")
+    agents = storage.fill(template, tensors, Path(run) / "policy")
     teacher = description.get("teacher")
     if teacher is not None:
         environment = taught(environment, algorithm, teacher)
-    more = (description.get("own", ()), description.get("members", ()), teacher)
+    more = (description.get("overrides", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
 
 
 def check_acts(agents: Agents, run: Path | str) -> None:
     """Refuses agents that take no actions in an environment."""
     require(
-        agents.algorithm.problem is None,
+        problem_of(agents.algorithm).returns is None,
         f"RUN = {str(run)!r}: a run of {agents.algorithm.name} has no policy that acts in "
         f"an environment; language models answer prompts: `jaxrl rlhf generate`.",
     )
 
 
-def built(
-    algorithm: Algorithm, env: str, env_params: dict[str, Any], teacher: PyTree = None
-) -> Any:
+def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
     """The environment of that id, or what takes its place for the algorithm.
 
     Raises:
       InvalidInput: it cannot be made.
     """
-    if algorithm.problem is not None:
-        return algorithm.problem.make(env, **env_params)
-    return make(env, **env_params).replace(teacher=teacher)
+    return problem_of(algorithm).make(env, **env_params)
 
 
 UNIFORM = "uniform"
@@ -223,9 +247,10 @@ def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
 def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
     """The first agent of a run folder."""
     agents = load_agents(run, env.id)
+    config, _ = agents.variants[0]
     name = agents.algorithm.name
     require(
-        _spaces(agents.env) == _spaces(env),
+        describe(config, agents.env) == describe(config, env),
         f"{kind} = {run!r}: was trained on an {env.id} with other spaces, give one of "
         f"the same.",
     )
@@ -233,7 +258,6 @@ def _frozen_policy(kind: str, run: str, env: Env) -> FrozenPolicy:
         agents.algorithm.teacher != "policy",
         f"{kind} = {run!r}: {name} learns values and no policy, give another run.",
     )
-    config, _ = agents.settings[0]
     memory = agents.algorithm.init_memory(config, env, 1)
     require(
         not jax.tree.leaves(memory),
@@ -270,11 +294,6 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"the policy in {str(run)!r} has format {description['format']}, this version "
             f"of jaxrl reads format {FORMAT}: load it with jaxrl {description['jaxrl']}."
         )
-    if description["algorithm"] not in BY_NAME:
-        raise InvalidInput(
-            f"the policy in {str(run)!r} is of algorithm {description['algorithm']!r}, "
-            f"this version of jaxrl has {', '.join(BY_NAME)}."
-        )
     return description, tensors
 
 
@@ -300,25 +319,10 @@ def _bad_field(description: Any) -> str | None:
     seeds = fields["seeds"]
     if not seeds or any(type(s) is not int for s in seeds):
         return "seeds"
-    for name, kind in (("own", dict), ("members", int)):
+    for name, kind in (("overrides", dict), ("members", int)):
         values = fields.get(name, [])
         if not isinstance(values, list) or len(values) not in (0, len(seeds)):
             return name
         if any(type(x) is not kind for x in values):
             return name
     return None
-
-
-def _about(algorithm: Algorithm, config: Any, env: Any) -> dict[str, Any]:
-    """What must be as it was for an agent to fit."""
-    if algorithm.problem is not None:
-        about: dict[str, Any] = algorithm.problem.describe(config, env)
-        return about
-    return _spaces(env)
-
-
-def _spaces(env: Env) -> dict[str, Any]:
-    return {
-        "observation_space": spaces.describe(env.observation_space),
-        "action_space": spaces.describe(env.action_space),
-    }

@@ -42,7 +42,7 @@ class Saver:
         self._due = 0.0 if last is None else time.monotonic() + every
 
     def save_if_due(self, progress: Progress) -> None:
-        if distributed.agreed(int(time.monotonic() >= self._due)):
+        if distributed.broadcast(int(time.monotonic() >= self._due)):
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -56,7 +56,7 @@ class Saver:
         if progress.iteration == self._last:
             return
         started = time.monotonic()
-        arrays = distributed.fetched(_arrays(progress))
+        arrays = distributed.device_get(_arrays(progress))
         self._last = progress.iteration
         if distributed.is_first():
             self._write(progress, arrays)
@@ -131,7 +131,7 @@ def load(
             f"{name} = {value!r}, but {str(folder)!r} was written with "
             f"{found.get(name)!r}: a run is resumed with what it was begun with.",
         )
-    tree = storage.filled(_arrays(shapes), arrays, folder)
+    tree = storage.fill(_arrays(shapes), arrays, folder)
     progress = Progress(**tree, iteration=found["iteration"], seconds=found["seconds"])
     return progress, found["metrics_bytes"], found["versions"]
 

@@ -1,22 +1,20 @@
-"""Recording what a trained agent does: what `jaxrl collect` does, as one Python call."""
+"""Recording of episodes as a dataset: `jaxrl collect`, as one Python call."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import jaxrl
 from jaxrl.core import prng, run_folders, storage
 from jaxrl.core.config import check_value
 from jaxrl.data import dataset
-from jaxrl.errors import require
 from jaxrl.runs.artifact import ENV, check_acts, load_agents
+from jaxrl.runs.policy import make_policy, select_agent
 from jaxrl.training.loop import checked_seeds
-from jaxrl.training.population import member as of_population
 
 COLLECTION = 0x636F6C
-"""Folded into the seed of the episodes, which are then not those of an evaluation."""
+"""Folded into the seed, so that the episodes differ from those of an evaluation."""
 
 
 def collect(
@@ -26,22 +24,22 @@ def collect(
     *,
     greedy: bool = True,
     seed: int = 0,
-    member: int | None = None,
+    agent: int | None = None,
     env: str | None = None,
 ) -> dict[str, Any]:
-    """Whole episodes of an agent of a run folder, as a dataset (see `jaxrl.data.dataset`).
+    """Record whole episodes of an agent of a run as a dataset (see `jaxrl.data.dataset`).
 
     Args:
       run: the run folder.
       out: the dataset's folder, new or empty.
-      episodes: how many.
-      greedy: the likeliest action, or a sampled one.
-      seed: of the episodes.
-      member: which agent, by its place in training; by default the first.
+      episodes: number of episodes.
+      greedy: the likeliest action instead of a sampled one.
+      seed: seed of the episodes.
+      agent: its place in the run; by default the first.
       env: the environment's id, needed where it is "module:factory", which is code.
 
     Returns:
-      What the manifest of the dataset says, the mean return among it.
+      The content of the dataset's manifest, with the mean return.
 
     Raises:
       InvalidInput: there is no such agent, or the folder is not empty.
@@ -50,36 +48,28 @@ def collect(
     checked_seeds(seed, 1)
     agents = load_agents(run, env)
     check_acts(agents, run)
-    members = list(agents.members or range(len(agents.seeds)))
-    require(
-        member is None or member in members,
-        f"member = {member}: {str(run)!r} has {', '.join(map(str, members))}.",
-    )
-    k = 0 if member is None else members.index(member)
+    k = select_agent(agents, run, agent)
+    policy = make_policy(agents, k)
     folder = run_folders.new(out, "dataset")
-    config, environment = agents.settings[k]
-    own = dict(agents.own[k]) if agents.own else {}
     recorded = dataset.record(
-        agents.algorithm,
-        config,
-        environment,
-        jax.tree.map(jnp.asarray, of_population(agents.agents, k)),
+        *(policy.algorithm, policy.config, policy.env, policy.agent),
         jax.random.fold_in(prng.key(seed), COLLECTION),
         episodes,
         greedy,
     )
-    own_params = {n[len(ENV) :]: v for n, v in own.items() if n.startswith(ENV)}
+    overrides = agents.overrides[k] if agents.overrides else {}
+    params = {n[len(ENV) :]: v for n, v in overrides.items() if n.startswith(ENV)}
     files = storage.read_manifest(Path(run) / "policy")["files"]
     about = {
         "jaxrl": jaxrl.__version__,
-        "env": environment.id,
-        "env_params": agents.env_params | own_params,
+        "env": policy.env.id,
+        "env_params": agents.env_params | params,
         "seed": seed,
         "greedy": greedy,
         "policy": {
             "run": str(run),
             "algorithm": agents.algorithm.name,
-            "member": members[k],
+            "agent": agents.members[k] if agents.members else k,
             "seed": agents.seeds[k],
             "sha256": files[storage.ARRAYS]["sha256"],
         },

@@ -10,86 +10,98 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxrl.core import config as configs
-from jaxrl.core.variants import Setting, stacked
-from jaxrl.errors import InvalidInput, counted, did_you_mean, require
+from jaxrl.core.config import option
+from jaxrl.core.variants import Variant
+from jaxrl.envs.problem import problem_of
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
-    BY_NAME,
-    Own,
+    Overrides,
     built,
     check_environment,
-    setting,
+    find_algorithm,
+    known_algorithms,
     taught,
     teacher_digest,
+    variant,
 )
-from jaxrl.training import footprint, pbt
-from jaxrl.training.loop import (
-    Adapt,
-    OnNan,
-    check_host,
-    checked_seeds,
-    common_iterations,
-    prepare,
-)
-from jaxrl.training.population import Parallel, device_mesh
-from jaxrl.types import Algorithm, Env, Plan
+from jaxrl.training import loop, pbt
+from jaxrl.training.loop import Adapt, Job, OnNan, check_config
+from jaxrl.training.population import Parallel
+from jaxrl.training.warm_start import source_digest
+from jaxrl.types import Algorithm, Env
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What to train, and when to stop."""
+    """What to train, and when to stop.
 
-    algorithm: Algorithm
-    config: Any
-    env: str
-    """An id of `make`; an environment of your own is registered, or "module:factory". Of
-    an algorithm with a `problem` what that makes a task from."""
-    env_params: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `make`, or of the problem's."""
-    teacher: str | None = None
+    Flags, checks, help and `config.json` follow from the fields.
+    """
+
+    algorithm: Algorithm = option(flag=None)
+    """For example `jaxrl.PPO`."""
+    config: Any = option(flag=None)
+    """Its hyper-parameters, a `Config` of the algorithm."""
+    env: str = option(flag=None)
+    """Environment id; one of your own is registered, or "module:factory"."""
+    env_params: dict[str, Any] = option(factory=dict, flag=None)
+    """Further arguments of `make`. Of language models `env` and these are the data and
+    what else a task is made from (`Algorithm.problem`)."""
+    teacher: str | None = option(None, flag=None)
     """What the algorithm learns from beside rewards, or whose values it learns: a
     dataset's folder, a run folder, "uniform"; None where it has none. The algorithm has a
     flag for it, with a name of its own (`Algorithm.teacher`)."""
-    seed: int = 0
-    num_seeds: int = 1
-    """Of each setting."""
-    settings: Sequence[Own] = ({},)
+    init_from: str | None = option(None, flag="init")
+    """Run folder whose agents these begin as, but for the state of the optimiser: each as
+    its own if there are as many, otherwise all as the first."""
+    init_optimizer: bool = option(False)
+    """Whether the state of the optimiser of `init_from` is taken over too."""
+    init_agent: int | None = option(None, low=0)
+    """The place of one agent of `init_from`, as which all begin."""
+    seed: int = option(0, low=0, high=configs.MAX_INT)
+    """First seed."""
+    num_seeds: int = option(1, low=1, high=configs.MAX_INT)
+    """Agents trained in one program, with seeds one after another."""
+    overrides: Sequence[Overrides] = option(({},), flag=None)
     """Values that replace those of `config` and `env_params`, by name ("learning_rate",
     "env.gravity"): as many populations of `num_seeds` agents, in one program."""
-    varied: Sequence[str] = ()
-    """Numbers that are data of each agent even if all settings agree; see `train`."""
-    explored: dict[str, Sequence[float]] = field(default_factory=dict)
+    traced: Sequence[str] = option((), flag=None)
+    """Numbers that are data of each agent even if all variants agree; see `train`."""
+    explored: dict[str, Sequence[float]] = option(factory=dict, flag=None)
     """Fields of the config that population-based training changes while it trains, each
     with its lowest and highest value; none for no such training (`jaxrl.training.pbt`)."""
-    stop_return: float | None = None
-    """Stops once the training return, averaged over a chunk and all seeds, reaches it."""
-    stop_iterations: int | None = None
-    """Stops after so many train steps, if `total_steps` is not reached before."""
-    evaluation_episodes: int = 128
+    stop_return: float | None = option(None)
+    """Stop once the training return, averaged over a chunk and all seeds, reaches it."""
+    stop_iterations: int | None = option(None, low=1)
+    """Stop after so many train steps, if `total_steps` is not reached before."""
+    evaluation_episodes: int = option(128, low=1)
     """Greedy episodes for each seed at the end."""
-    parallel: Parallel = "auto"
-    """What is spread over several devices; see `population.device_mesh`."""
-    num_devices: int | None = None
-    """How many devices; None for as many as divide the work evenly."""
-    on_nan: OnNan = "stop"
-    """When something of an agent becomes NaN or infinite: end the run, or leave that
-    agent as it was and go on with the others."""
-    deterministic: bool = False
-    """Whether a GPU is asked for the same result every time; a CPU gives it anyway. Only
-    the command line can ask: `devices.use_deterministic_operations`."""
-    checkpoint_every: float = 60.0
+    parallel: Parallel = option("auto")
+    """What is spread over devices: members (of a population), data (environments of each
+    agent), or auto; see `population.device_mesh`."""
+    num_devices: int | None = option(None, flag="devices", low=1)
+    """How many devices; none for as many as divide the work evenly."""
+    checkpoint_every: float = option(60.0, low=0)
     """Seconds between checkpoints; there is also one at the start and one at the end."""
-    keep: int = 2
+    keep: int = option(2, low=1)
     """How many checkpoints are kept, the newest."""
-    log: Sequence[loggers.Log] = ()
-    """Where the metrics go beside `metrics.jsonl`: "tensorboard", "wandb"."""
+    log: Sequence[loggers.Log] = option(())
+    """Where the metrics go beside `metrics.jsonl`: tensorboard, wandb, or both with a
+    comma."""
+    on_nan: OnNan = option("stop")
+    """When something of an agent becomes NaN or infinite: stop the run, or leave that
+    agent as it was and continue with the others."""
+    deterministic: bool = option(False)
+    """Whether a GPU is asked for the same result every time, which may be slower; a CPU
+    gives it anyway. Only the command line can ask."""
 
     @cached_property
     def environment(self) -> Env:
@@ -98,112 +110,82 @@ class Experiment:
         return taught(env, self.algorithm, self.teacher)
 
     @cached_property
-    def pairs(self) -> list[Setting]:
-        """Config and environment of each setting."""
+    def variants(self) -> list[Variant]:
+        """Config and environment of each population."""
         given = (self.algorithm, self.config, self.environment, self.env_params)
-        return [setting(*given, own) for own in self.settings]
+        return [variant(*given, overrides) for overrides in self.overrides]
 
     @property
     def seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.num_seeds))
 
     @property
-    def job(self) -> dict[str, Any]:
-        """What `train` and `planned_job` need of it, by argument."""
-        return {
-            "algorithm": self.algorithm,
-            "config": [config for config, _ in self.pairs],
-            "env": [env for _, env in self.pairs],
-            "seed": self.seed,
-            "num_seeds": self.num_seeds,
-            "varied": self.varied,
-            "parallel": self.parallel,
-            "num_devices": self.num_devices,
-            "on_nan": self.on_nan,
-        }
-
-    @property
     def adapt(self) -> Adapt | None:
         return partial(pbt.adapt, self.explored) if self.explored else None
 
     @property
-    def has_settings(self) -> bool:
+    def has_variants(self) -> bool:
         """Whether its agents differ in more than their seed."""
-        return list(self.settings) != [{}]
+        return list(self.overrides) != [{}]
 
     @property
     def num_members(self) -> int:
-        return len(self.settings) * self.num_seeds
+        return len(self.overrides) * self.num_seeds
 
 
-def checked_plan(experiment: Experiment) -> Plan:
-    """What the experiment will do, if it can.
+def resolve(experiment: Experiment) -> Job:
+    """What the experiment will do, if it can: checked, planned and given its devices.
 
     Raises:
       InvalidInput: before anything compiles.
     """
-    # Its own mistakes, before those of the settings.
-    plan = prepare(experiment.algorithm, experiment.config, experiment.environment)
+    check_config(experiment.algorithm, experiment.config)
+    configs.check(experiment)
     require(
-        isinstance(experiment.settings, Sequence)
-        and len(experiment.settings) > 0
-        and all(isinstance(own, dict) for own in experiment.settings),
-        f"settings = {experiment.settings!r}: must be a list of tables of values.",
+        len(experiment.overrides) > 0, "overrides = []: must have one table or more."
+    )
+    for name in experiment.log:
+        loggers.check_installed(name)
+    job = loop.resolve(
+        experiment.algorithm,
+        [config for config, _ in experiment.variants],
+        [env for _, env in experiment.variants],
+        seed=experiment.seed,
+        num_seeds=experiment.num_seeds,
+        traced=experiment.traced,
+        parallel=experiment.parallel,
+        num_devices=experiment.num_devices,
+        on_nan=experiment.on_nan,
+        init_from=experiment.init_from,
+        init_optimizer=experiment.init_optimizer,
+        init_agent=experiment.init_agent,
+    )
+    return job._replace(
+        iterations=min(job.iterations, experiment.stop_iterations or job.iterations)
     )
 
-    def check(name: str, kind: Any, **limits: float) -> None:
-        configs.check_value(name, kind, getattr(experiment, name), **limits)
 
-    checked_seeds(experiment.seed, experiment.num_seeds)
-    check("stop_return", float | None)
-    check("stop_iterations", int | None, low=1)
-    check("evaluation_episodes", int, low=1)
-    check("checkpoint_every", float, low=0)
-    check("keep", int, low=1)
-    for name in experiment.log:
-        configs.check_value("log", loggers.Log, name)
-        loggers.check_installed(name)
-    check("parallel", Parallel)
-    check("on_nan", OnNan)
-    check("deterministic", bool)
-    for config, env in experiment.pairs:
-        prepare(experiment.algorithm, config, env)
-    count = experiment.num_members
-    spread = (experiment.parallel, experiment.num_devices)
-    check_host(experiment.environment, count, *spread)
-    device_mesh(plan, count, *spread)
-    config, env, _ = stacked(experiment.pairs, experiment.varied)
-    footprint.check(experiment.algorithm, config, env, plan, count)
-    return plan
-
-
-def planned_iterations(experiment: Experiment, plan: Plan) -> int:
-    """Train steps of the whole run, unless a return stops it before."""
-    iterations = common_iterations(plan, experiment.pairs)
-    return min(iterations, experiment.stop_iterations or iterations)
-
-
-def describe_plan(experiment: Experiment, plan: Plan) -> str:
+def describe_plan(experiment: Experiment, job: Job) -> str:
     """The exact plan, for a person to read before anything compiles."""
-    iterations = planned_iterations(experiment, plan)
-    steps = plan.warmup_env_steps + iterations * plan.env_steps
+    plan, iterations = job.plan, job.iterations
     warmup = ""
     if plan.warmup_env_steps:
         warmup = f"{plan.warmup_env_steps:,} warm-up steps, then "
     seeds = f"seeds {experiment.seeds}"
-    if len(experiment.settings) > 1:
-        seeds += f" with each of {len(experiment.settings)} settings"
+    if len(experiment.overrides) > 1:
+        seeds += f" with each of {len(experiment.overrides)} settings"
     lines = [
         f"{experiment.algorithm.name} on {experiment.env}, {seeds}",
         f"plan for each seed: {warmup}{iterations:,} iterations of "
-        f"{plan.env_steps:,} environment steps and {counted(plan.updates, 'update')}: "
-        f"{steps:,} environment steps, {counted(iterations * plan.updates, 'update')}",
+        f"{plan.env_steps:,} environment steps and {count_noun(plan.updates, 'update')}: "
+        f"{job.env_steps:,} environment steps, "
+        f"{count_noun(iterations * plan.updates, 'update')}",
     ]
-    asked = int(experiment.pairs[0][0].total_steps)
-    if steps > asked:
+    asked = int(experiment.variants[0][0].total_steps)
+    if job.env_steps > asked:
         lines.append(
             f"(total_steps = {asked:,} is not a whole number of iterations: "
-            f"running the next one, {steps:,})"
+            f"running the next one, {job.env_steps:,})"
         )
     return "\n".join(lines)
 
@@ -215,58 +197,32 @@ def folder_name(experiment: Experiment) -> str:
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The experiment as JSON, which `--config` reads."""
-    description = {
+    return configs.to_dict(experiment) | {
         "algorithm": experiment.algorithm.name,
-        "env": experiment.env,
-        "env_params": experiment.env_params,
-        "seed": experiment.seed,
-        "num_seeds": experiment.num_seeds,
-        "stop_return": experiment.stop_return,
-        "stop_iterations": experiment.stop_iterations,
-        "evaluation_episodes": experiment.evaluation_episodes,
-        "parallel": experiment.parallel,
-        "num_devices": experiment.num_devices,
-        "on_nan": experiment.on_nan,
-        "deterministic": experiment.deterministic,
-        "checkpoint_every": experiment.checkpoint_every,
-        "keep": experiment.keep,
-        "log": list(experiment.log),
         "config": configs.to_dict(experiment.config),
-    } | _settings(experiment)
-    if experiment.teacher is not None:
-        description["teacher"] = experiment.teacher
-    return description
+    }
+
+
+IDENTITY = (
+    *("algorithm", "env", "env_params", "seed", "num_seeds", "config"),
+    *("overrides", "traced", "explored", "init_optimizer", "init_agent"),
+)
+"""The fields in which two runs must agree to be one."""
 
 
 def describe_training(experiment: Experiment) -> dict[str, Any]:
     """What two runs must have in common to be one: a checkpoint holds it."""
     algorithm = experiment.algorithm
-    about = {
-        "algorithm": algorithm.name,
-        "is_variant": algorithm != BY_NAME.get(algorithm.name),
-        "env": experiment.env,
-        "env_params": experiment.env_params,
-        "seed": experiment.seed,
-        "num_seeds": experiment.num_seeds,
-        "config": json.loads(json.dumps(configs.to_dict(experiment.config))),
-    } | _settings(experiment)
+    description = json.loads(json.dumps(describe(experiment)))
+    about = {name: description[name] for name in IDENTITY}
+    about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
-    if algorithm.problem is not None:
-        own = (experiment.env, experiment.env_params)
-        about["digests"] = algorithm.problem.digests(*own)
+    if experiment.init_from is not None:
+        about["init_from"] = source_digest(experiment.init_from)
+    made_from = (experiment.env, experiment.env_params)
+    about["digests"] = problem_of(algorithm).digests(*made_from)
     return about
-
-
-def _settings(experiment: Experiment) -> dict[str, Any]:
-    """Nothing for one population, as before there could be several."""
-    if not experiment.has_settings:
-        return {}
-    return {
-        "settings": list(experiment.settings),
-        "varied": list(experiment.varied),
-        "explored": experiment.explored,
-    }
 
 
 def json_text(content: dict[str, Any]) -> str:
@@ -333,18 +289,12 @@ def as_experiment(
     content = dict(content)
     name, config = content.pop("algorithm"), content.pop("config")
     check_environment(content["env"], env, path.parent)
-    if algorithm is None and name not in BY_NAME:
-        raise InvalidInput(
-            f"algorithm = {name!r} in {path}: this version of jaxrl has "
-            f"{', '.join(BY_NAME)}."
-        )
-    algorithm = algorithm or BY_NAME[name]
+    algorithm = algorithm or find_algorithm(name, path)
     known = {field.name for field in dataclasses.fields(Experiment)}
-    for setting_name in content:
+    for field in content:
         require(
-            setting_name in known,
-            f"{setting_name} in {path} is not a setting"
-            f"{did_you_mean(setting_name, known)}.",
+            field in known,
+            f"{field} in {path} is not a setting{did_you_mean(field, known)}.",
         )
     return Experiment(algorithm, configs.from_dict(algorithm.Config, config), **content)
 
@@ -409,57 +359,22 @@ def command_words(algorithm: str) -> list[str]:
 def experiment_flags(experiment: Experiment) -> list[str]:
     words = _problem_flags(experiment)
     if experiment.teacher is not None:
-        words += [flag(experiment.algorithm.teacher), experiment.teacher]
-    for name in _RUN_FIELDS:
-        value = getattr(experiment, name)
-        if value is True:
-            words.append(flag(name))
-        elif value != getattr(Experiment, name):
-            words += [flag(name), str(value)]
-    if experiment.log:
-        words += ["--log", ",".join(experiment.log)]
-    defaults = configs.to_dict(experiment.algorithm.Config())
-    for name, value in configs.to_dict(experiment.config).items():
-        if value == defaults[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(flag(name) if value else "--no-" + flag(name)[2:])
-        elif isinstance(value, list):
-            words += [flag(name), ",".join(map(str, value))]
-        else:
-            words += [flag(name), "none" if value is None else str(value)]
-    return words
+        words += ["--" + experiment.algorithm.teacher, experiment.teacher]
+    words += configs.flags_of(experiment)
+    return words + configs.flags_of(experiment.config)
 
 
 def _problem_flags(experiment: Experiment) -> list[str]:
     """What is trained on."""
-    if experiment.algorithm.problem is None:
-        words = ["--env", experiment.env]
-        for name, value in experiment.env_params.items():
-            words += ["--env." + name, json.dumps(value)]
-        return words
-    words = ["--data", experiment.env]
+    problem = problem_of(experiment.algorithm)
+    words = ["--" + problem.flag, experiment.env]
     for name, value in experiment.env_params.items():
-        sizes = isinstance(value, Mapping)
-        text = ",".join(f"{n}={v}" for n, v in value.items()) if sizes else str(value)
-        words += [flag(name), text]
+        words += ["--" + (problem.prefix + name).replace("_", "-"), _as_text(value)]
     return words
 
 
-_RUN_FIELDS = (
-    "seed",
-    "num_seeds",
-    "stop_return",
-    "stop_iterations",
-    "evaluation_episodes",
-    "parallel",
-    "num_devices",
-    "checkpoint_every",
-    "keep",
-    "on_nan",
-    "deterministic",
-)
-
-
-def flag(name: str) -> str:
-    return "--devices" if name == "num_devices" else "--" + name.replace("_", "-")
+def _as_text(value: Any) -> str:
+    """The value of a parameter on the command line, where text that is JSON is read so."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={x}" for name, x in value.items())
+    return value if isinstance(value, str) else json.dumps(value)

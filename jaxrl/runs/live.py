@@ -1,6 +1,6 @@
-"""A run as a person sees it while it trains: a live block on a terminal, elsewhere lines.
+"""Live view of a run while it trains: a block on a terminal, plain lines elsewhere.
 
-The block, in a terminal: below the bar, and as long as it, the curves of the run so far.
+The block, with the curves of the run so far below the progress bar, on the same scale:
 
     ppo on CartPole-v1, 10 agents  runs/ppo-CartPole-v1-0-0
                        40 %  ━━━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━
@@ -26,7 +26,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from jaxrl.errors import counted
+from jaxrl.errors import count_noun
 from jaxrl.runs.loggers import RETURN
 from jaxrl.types import Row
 
@@ -43,28 +43,28 @@ SHOWN = (
     "rollout/episode_length",
     "explore/epsilon",
 )
-"""The metrics that the block shows, the dearest first; "loss/" are all losses."""
+"""The metrics that the block shows, the most important first; "loss/" is all losses."""
 
 MOST_METRICS = 6
 REDRAW_SECONDS = 0.25
 LINE_SECONDS = 10.0
 NUMBER_WIDTH = 10
 MOST_COLUMNS, FEWEST_COLUMNS = 100, 12
-"""Of the curves; where there is no room for the fewest there are none."""
+"""Width of the curves; without room for the fewest columns there are none."""
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 class Spread(NamedTuple):
-    """Of a metric over the agents that have one."""
+    """A metric over the agents that have a value."""
 
     mean: float
     low: float
     high: float
 
 
-def spread(value: Any) -> Spread | None:
-    """None where nothing was counted for any agent; NaN where one has it."""
+def compute_spread(value: Any) -> Spread | None:
+    """Compute the spread; None if no agent has a value, NaN if one is NaN."""
     known = [
         x for x in (value if isinstance(value, list) else [value]) if x is not None
     ]
@@ -77,7 +77,7 @@ def spread(value: Any) -> Spread | None:
 
 @dataclass
 class Story:
-    """What is known of a run so far."""
+    """The metrics and the progress of a run so far."""
 
     title: str
     total: int  # environment steps of each agent
@@ -89,23 +89,25 @@ class Story:
     now: tuple[int, float] = (0, 0.0)
 
     def add(self, row: Row) -> None:
-        """A row of `training.loop.train`."""
+        """Append a row of `training.loop.train`."""
         self.steps.append(row["env_steps"])
-        self.rows.append({name: spread(row[name]) for name in [RETURN, *ordered(row)]})
+        self.rows.append(
+            {name: compute_spread(row[name]) for name in [RETURN, *order_metrics(row)]}
+        )
 
     def go_to(self, env_steps: int, seconds: float) -> None:
         self.now = env_steps, seconds
         self.began = self.began or self.now
 
     def last(self, name: str) -> Spread | None:
-        """The newest that there is."""
-        known = (row[name] for row in reversed(self.rows) if row.get(name))
-        return next(known, None)
+        """Return the newest value of a metric."""
+        newest = (row[name] for row in reversed(self.rows) if row.get(name))
+        return next(newest, None)
 
     def means(self, name: str) -> list[float | None]:
-        """A number a row."""
-        found = [row.get(name) for row in self.rows]
-        return [None if x is None else x.mean for x in found]
+        """Return the mean of a metric in each row."""
+        spreads = [row.get(name) for row in self.rows]
+        return [None if x is None else x.mean for x in spreads]
 
     @property
     def rate(self) -> float | None:
@@ -119,32 +121,32 @@ class Story:
         return min(self.now[0] / max(self.total, 1), 1.0)
 
 
-def clock(seconds: float) -> str:
-    """0:06, 12:05, 3:00:00."""
+def format_time(seconds: float) -> str:
+    """Format seconds as 0:06, 12:05 or 3:00:00."""
     minutes, rest = divmod(max(int(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def number(x: float) -> str:
-    """Four digits, or all of a large one."""
+def format_number(x: float) -> str:
+    """Format with four digits, or with all of a large number."""
     return f"{x:,.0f}" if 1e4 <= abs(x) < 1e9 else f"{x:#.4g}"
 
 
-def percent(story: Story) -> str:
-    """Never 100 before the end."""
+def format_percent(story: Story) -> str:
+    """Format the share that is done, rounded down: 100 % only at the end."""
     return f"{math.floor(100 * story.share):3d} %"
 
 
-def pace(story: Story, ended: bool) -> list[str]:
-    """Steps, speed and time, in words."""
+def format_pace(story: Story, ended: bool) -> list[str]:
+    """Format steps, speed and time."""
     several, rate = story.agents > 1, story.rate
     steps = f"{story.now[0]:,} of {story.total:,} steps{' each' if several else ''}"
     if rate is None:
         return [steps]
     speed = f"{rate * story.agents:,.0f} steps/s{' in all' if several else ''}"
-    left = clock((story.total - story.now[0]) / rate)
-    time = clock(story.now[1])
+    left = format_time((story.total - story.now[0]) / rate)
+    time = format_time(story.now[1])
     return [
         steps,
         speed,
@@ -152,31 +154,33 @@ def pace(story: Story, ended: bool) -> list[str]:
     ]
 
 
-def line(story: Story, ended: bool = False) -> str:
-    """The story in one line of plain text."""
-    words, found = pace(story, ended)[:3], story.last(RETURN)
-    if found is not None:
-        between = f" ({number(found.low)} to {number(found.high)})"
+def format_line(story: Story, ended: bool = False) -> str:
+    """Format the run as one line of plain text."""
+    words, last = format_pace(story, ended)[:3], story.last(RETURN)
+    if last is not None:
+        limits = f" ({format_number(last.low)} to {format_number(last.high)})"
         several = story.agents > 1
-        words.insert(1, f"return {number(found.mean)}{between if several else ''}")
-    return "  ".join([percent(story), *words])
+        words.insert(1, f"return {format_number(last.mean)}{limits if several else ''}")
+    return "  ".join([format_percent(story), *words])
 
 
-def sampled(
+def resample(
     steps: Sequence[int], values: Sequence[float | None], total: int, width: int
 ) -> list[float | None]:
-    """The curve at the middle of each of `width` columns of the whole run.
+    """Resample a curve at the middle of each of `width` columns of the whole run.
 
-    A row is about the steps up to its own, so a column belongs to the first row that is
-    not before it; None where there is none yet.
+    A row covers the steps up to its own, so a column belongs to the first row that is not
+    before it; None where there is none yet.
     """
     rows = [bisect_left(steps, (i + 0.5) / width * total) for i in range(width)]
     return [values[k] if k < len(values) else None for k in rows]
 
 
-def bars(values: Sequence[float | None], height: int = 1) -> list[str]:
-    """A curve as lines of bars in eighths of a line, from its lowest to its highest value;
-    blank where there is none."""
+def draw_bars(values: Sequence[float | None], height: int = 1) -> list[str]:
+    """Draw a curve as `height` lines of bars, from its lowest to its highest value.
+
+    The bars have a resolution of an eighth of a line; missing values are blank.
+    """
     known = [x for x in values if x is not None and math.isfinite(x)]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     scale = (8 * height - 1) / (high - low) if high > low else 0.0
@@ -184,25 +188,25 @@ def bars(values: Sequence[float | None], height: int = 1) -> list[str]:
         1 + round((x - low) * scale) if x is not None and math.isfinite(x) else 0
         for x in values
     ]
-    floors = [8 * k for k in reversed(range(height))]
-    return ["".join(EIGHTHS[min(max(h - f, 0), 8)] for h in heights) for f in floors]
+    bases = [8 * k for k in reversed(range(height))]
+    return ["".join(EIGHTHS[min(max(h - b, 0), 8)] for h in heights) for b in bases]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Those of `SHOWN`, in its order."""
+def order_metrics(names: Iterable[str]) -> list[str]:
+    """Select the metrics of `SHOWN`, in its order."""
     names = sorted(names)
-    found = [
+    shown_names = [
         name
         for shown in SHOWN
         for name in names
         if name == shown or (shown.endswith("/") and name.startswith(shown))
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(shown_names))
 
 
-def chosen(story: Story, most: int = MOST_METRICS) -> list[str]:
-    """The metrics to show."""
-    return ordered(story.rows[-1])[: max(most, 0)] if story.rows else []
+def select_metrics(story: Story, most: int = MOST_METRICS) -> list[str]:
+    """Select the metrics of the last row that are shown."""
+    return order_metrics(story.rows[-1])[: max(most, 0)] if story.rows else []
 
 
 class Entry(NamedTuple):
@@ -213,50 +217,54 @@ class Entry(NamedTuple):
     curve: str = ""
 
 
-def entries(story: Story, width: int, height: int) -> list[Entry]:
-    """The return, with a curve of two or three lines, and the other metrics."""
-    found = story.last(RETURN)
+def make_entries(story: Story, width: int, height: int) -> list[Entry]:
+    """Make the lines of the return, with a curve, and of the other metrics."""
+    last = story.last(RETURN)
     labels = ["return", "  lowest", "  highest"] if story.agents > 1 else ["return"]
-    values = [number(x) for x in found] if found is not None else ["-"] * 3
+    values = [format_number(x) for x in last] if last is not None else ["-"] * 3
     if story.agents == 1:
         means = [x for x in story.means(RETURN) if x is not None]
         labels.append("  best so far")
-        values[1] = number(max(means)) if means else "-"
+        values[1] = format_number(max(means)) if means else "-"
     curves = _curve(story, RETURN, width, len(labels))
     shown = [Entry(*x) for x in zip(labels, values, curves, strict=False)]
-    for name in chosen(story, min(MOST_METRICS, height - len(shown) - 4)):
+    for name in select_metrics(story, min(MOST_METRICS, height - len(shown) - 4)):
         last = story.last(name)
         (curve,) = _curve(story, name, width, 1)
-        shown.append(Entry(name, "-" if last is None else number(last.mean), curve))
+        shown.append(
+            Entry(name, "-" if last is None else format_number(last.mean), curve)
+        )
     return shown
 
 
 def _curve(story: Story, name: str, width: int, height: int) -> list[str]:
     if width <= 0:
         return [""] * height
-    return bars(sampled(story.steps, story.means(name), story.total, width), height)
+    return draw_bars(
+        resample(story.steps, story.means(name), story.total, width), height
+    )
 
 
-def block(story: Story, width: int, height: int, ended: bool = False) -> Any:
-    """The story for a terminal of that size, as `rich` draws it."""
+def draw_block(story: Story, width: int, height: int, ended: bool = False) -> Any:
+    """Draw the run for a terminal of that size, with `rich`."""
     from rich.console import Group
     from rich.text import Text
 
     one_line: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
-    agents = f", {counted(story.agents, 'agent')}" if story.agents > 1 else ""
+    agents = f", {count_noun(story.agents, 'agent')}" if story.agents > 1 else ""
     title = Text(f"{story.title}{agents}", style="bold", **one_line)
     title.append(f"  {story.folder}", style="not bold dim")
-    # What is left of it in a narrow terminal is the time.
-    words = Text("  ".join(reversed(pace(story, ended))), **one_line)
+    # Reversed, so that a narrow terminal still shows the time.
+    words = Text("  ".join(reversed(format_pace(story, ended))), **one_line)
     return Group(title, _grid(story, width, height), words)
 
 
 def _grid(story: Story, width: int, height: int) -> Any:
-    """Names, numbers and, where there is room, the bar with the curves below it."""
+    """Draw names, numbers and, given room, the bar with the curves below it."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    name_width = max([13, *map(len, chosen(story))])
+    name_width = max([13, *map(len, select_metrics(story))])
     curve_width = min(width - name_width - NUMBER_WIDTH - 4, MOST_COLUMNS)
     columns = 3 if curve_width >= FEWEST_COLUMNS else 2
     name_width = min(name_width, max(width - NUMBER_WIDTH - 2, 6))
@@ -272,27 +280,30 @@ def _grid(story: Story, width: int, height: int) -> Any:
         complete_style="cyan",
         finished_style="cyan",
     )
-    first: list[Any] = ["", percent(story), bar]
+    first: list[Any] = ["", format_percent(story), bar]
     grid.add_row(*first[:columns])
-    for entry in entries(story, curve_width if columns == 3 else 0, height):
+    for entry in make_entries(story, curve_width if columns == 3 else 0, height):
         grid.add_row(*entry[:columns])
     return grid
 
 
 class Screen(Protocol):
-    """Where a story is shown; it decides whether it is time."""
+    """A place to show a run; each decides how often."""
 
     def show(self, story: Story, ended: bool) -> None: ...
     def hide(self) -> None:
-        """Makes room for what others write; shown again when it is next time."""
+        """Make room for other output; the next `show` draws again."""
 
     def leave(self) -> None:
-        """Others have written already: what stands there stays, and is done with."""
+        """Abandon what is drawn, because other output has been written over it."""
 
 
-class Lines:
-    """A line at the first row, at each tenth of the run, in between every ten seconds but
-    not within a hundredth, and at the end: at most about a hundred, however long it is."""
+class PlainLines:
+    """Plain lines, at most about a hundred for a run of any length.
+
+    One at the first row, at each tenth of the run, and at the end; in between one every ten
+    seconds, if a hundredth of the run has passed.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
@@ -309,14 +320,14 @@ class Lines:
             due = due or (ended and steps > 0)
         if due:
             self._last = story.now
-            print(line(story, ended), file=sys.stderr, flush=True)
+            print(format_line(story, ended), file=sys.stderr, flush=True)
 
     def hide(self) -> None: ...
     def leave(self) -> None: ...
 
 
-class Block:
-    """The live block, drawn at most four times a second, by whoever calls: no thread."""
+class TerminalBlock:
+    """A live block, drawn by the caller at most four times per second, without a thread."""
 
     def __init__(self, console: Callable[[], Any]) -> None:
         self._make_console = console
@@ -332,7 +343,7 @@ class Block:
         if self._live is None:
             self._open()
         width, height = self._console.size
-        self._live.update(block(story, width, height, ended), refresh=True)
+        self._live.update(draw_block(story, width, height, ended), refresh=True)
         if ended:
             self._live.transient = False
             self._close()
@@ -343,7 +354,7 @@ class Block:
         self._drawn = -math.inf
 
     def leave(self) -> None:
-        # Not stopped, because that would draw over what was written.
+        # Not stopped: that would draw over what was written.
         self._others.close()
         self._live, self._drawn = None, -math.inf
 
@@ -363,7 +374,7 @@ class Block:
         self._live.start()
         # A process that is killed must not leave a terminal without a cursor.
         self._console.show_cursor(True)
-        # What others print on the same terminal goes above the block.
+        # Other output on the same terminal goes above the block.
         for place, stream in (
             (redirect_stderr, sys.stderr),
             (redirect_stdout, sys.stdout),
@@ -378,25 +389,25 @@ class Block:
 
 
 def _broken_pipe() -> None:
-    """Instead of rich's own, which ends the process and closes stdout."""
+    """Replace rich's own handler, which ends the process and closes stdout."""
     raise OSError("the terminal is gone")
 
 
 def screen() -> Screen:
-    """What stderr can show."""
+    """Make the screen that stderr can show."""
     # A child of a notebook's kernel has a terminal that cannot move its cursor.
     if not sys.stderr.isatty() or "JPY_PARENT_PID" in os.environ:
-        return Lines()
+        return PlainLines()
     from rich.console import Console
 
     console = Console(stderr=True)
     if console.is_dumb_terminal or not console.encoding.startswith("utf"):
-        return Lines()
-    return Block(lambda: Console(file=sys.stderr, force_terminal=True))
+        return PlainLines()
+    return TerminalBlock(lambda: Console(file=sys.stderr, force_terminal=True))
 
 
 class View:
-    """Shows the rows of a run on a screen. Whatever goes wrong there, the run goes on."""
+    """The rows of a run on a screen. Errors of the screen never stop the run."""
 
     def __init__(
         self,
@@ -404,12 +415,15 @@ class View:
         screen: Screen | None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """On no screen nothing is shown. An interruption has its own words on the
-        terminal, which are to stay there."""
+        """Create a view; without a screen it shows nothing.
+
+        After an interruption the block is abandoned once, because the signal handler has
+        written to the terminal.
+        """
         self._story, self._screen, self._interrupted = story, screen, interrupted
 
     def remember(self, rows: Sequence[Row]) -> None:
-        """Those of the run before this process."""
+        """Add the rows from before this process."""
         for row in rows:
             self._story.add(row)
 
@@ -418,18 +432,18 @@ class View:
         self.go_to(row["env_steps"], row["seconds"])
 
     def go_to(self, env_steps: int, seconds: float) -> None:
-        """How far each agent is, after so many seconds of training."""
+        """Show how far each agent is, after so many seconds of training."""
         self._story.go_to(env_steps, seconds)
         self._on_screen("show", self._story, False)
 
     def beside(self, report: Callable[[str], None]) -> Callable[[str], None]:
-        """`report`, with room for its line."""
+        """Wrap `report` so that the block makes room for its line."""
 
-        def reported(words: str) -> None:
+        def report_above(words: str) -> None:
             self._on_screen("hide")
             report(words)
 
-        return reported
+        return report_above
 
     def close(self) -> None:
         if self._story.began is not None:
@@ -445,9 +459,13 @@ class View:
                 self._interrupted = lambda: False
             getattr(self._screen, action)(*arguments)
         except Exception as error:
-            # A pipe that is gone, a terminal that is odd: no reason to end a run.
+            # A closed pipe or an odd terminal is no reason to end a run.
             broken, self._screen = self._screen, None
             with suppress(Exception):
                 broken.leave()
                 what = f"{type(error).__name__}: {error}"
-                print(f"\nthe run goes on unseen ({what})", file=sys.stderr, flush=True)
+                print(
+                    f"\nthe live view ended, the run continues ({what})",
+                    file=sys.stderr,
+                    flush=True,
+                )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl import spaces
 from jaxrl.core import prng
+from jaxrl.core.config import check_value
 from jaxrl.errors import InvalidInput, require
 from jaxrl.runs.artifact import Agents, check_acts, load_agents
 from jaxrl.training.population import member
@@ -18,7 +19,7 @@ from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
 
 @dataclass(frozen=True)
 class Policy:
-    """One agent with all that it needs to act, its normaliser among it."""
+    """One agent with everything it needs to act, its normaliser included."""
 
     algorithm: Algorithm
     config: Any
@@ -26,10 +27,11 @@ class Policy:
     agent: PyTree
 
     def init_memory(self, num_envs: int | None = None) -> Memory:
-        """What the policy remembers before an episode; `()` if it has no memory.
+        """Make the memory that an episode starts with; `()` if the policy has none.
 
         Args:
-          num_envs: of so many environments `[N, ...]`; None for one, without an axis.
+          num_envs: number of environments N, memory `[N, ...]`; None for one, without an
+            axis.
         """
         memory = self.algorithm.init_memory(self.config, self.env, num_envs or 1)
         return memory if num_envs else jax.tree.map(lambda x: x[0], memory)
@@ -41,26 +43,26 @@ class Policy:
         key: Array | None = None,
         greedy: bool = True,
     ) -> tuple[Array, Memory]:
-        """An action, and the memory for the next step.
+        """Choose an action, and return it with the memory for the next step.
 
         Args:
           obs: one observation, or a batch `[N, ...]`.
-          memory: from `init_memory` or the step before, of as many environments.
+          memory: from `init_memory` or the step before, for as many environments.
           key: for a sampled action; a greedy one needs none.
-          greedy: the likeliest action, or a sampled one.
+          greedy: the likeliest action instead of a sampled one.
 
         Raises:
-          InvalidInput: the observation is not one of the environment's space, or there
-            is no key to sample with.
+          InvalidInput: the observation does not fit the environment's space, or there is
+            no key to sample with.
         """
         require(
             greedy or key is not None,
             "key = None: a sampled action needs one, for example jax.random.key(0).",
         )
-        obs, alone = self._as_batch(obs)
-        if alone:
+        obs, is_single = self._as_batch(obs)
+        if is_single:
             memory = jax.tree.map(lambda x: x[None], memory)
-        answer = _act(
+        result = _act(
             self.algorithm,
             self.config,
             self.env,
@@ -70,10 +72,10 @@ class Policy:
             prng.key(0) if key is None else key,
             greedy,
         )
-        return jax.tree.map(lambda x: x[0], answer) if alone else answer
+        return jax.tree.map(lambda x: x[0], result) if is_single else result
 
     def _as_batch(self, obs: PyTree) -> tuple[PyTree, bool]:
-        """The observation as `[N, ...]`, and whether it was a single one."""
+        """Return the observation as `[N, ...]`, and whether it was a single one."""
         structure: Any
         leaves, structure = jax.tree.flatten(spaces.tree(self.env.observation_space))
         try:
@@ -96,77 +98,59 @@ class Policy:
                 f"{list(leaf.shape)}, a batch of them one axis more in front.",
             )
         require(len(batches) == 1, f"obs has parts of different lengths: {batches}.")
-        alone = batches == {()}
-        rows = [x[None] for x in arrays] if alone else arrays
-        return structure.unflatten(rows), alone
+        is_single = batches == {()}
+        rows = [x[None] for x in arrays] if is_single else arrays
+        return structure.unflatten(rows), is_single
 
 
 def load_policy(
-    run: Path | str,
-    seed: int | None = None,
-    env: str | None = None,
-    index: int | None = None,
+    run: Path | str, agent: int | None = None, env: str | None = None
 ) -> Policy:
-    """The agent of a run folder, ready to act. Nothing of what is stored is run.
+    """Load one agent of a run folder, ready to act. Stored code is never run.
 
     In any process on the same kind of machine, with the same versions, its actions are
     the same bit for bit.
 
     Args:
       run: the run folder.
-      seed: which agent, if it was trained with several; by default the first.
+      agent: its place in the run; by default the first.
       env: the environment's id, needed where it is "module:factory", which is code.
-      index: which agent by its place in training, where several settings share seeds.
 
     Raises:
       InvalidInput: there is no such agent, or a file is damaged.
     """
     agents = load_agents(run, env)
     check_acts(agents, run)
-    return policy_of(agents, chosen(agents, run, seed, index))
+    return make_policy(agents, select_agent(agents, run, agent))
 
 
-def policy_of(agents: Agents, k: int) -> Policy:
-    """The k-th of the agents that are there, ready to act."""
-    config, environment = agents.settings[k]
+def make_policy(agents: Agents, k: int) -> Policy:
+    """Make the policy of the k-th of the loaded agents."""
+    config, environment = agents.variants[k]
     agent = jax.tree.map(jnp.asarray, member(agents.agents, k))
     return Policy(agents.algorithm, config, environment, agent)
 
 
-def chosen(
-    agents: Agents, run: Path | str, seed: int | None = None, index: int | None = None
-) -> int:
-    """Which of the agents is meant, by its place among those that are there.
+def select_agent(agents: Agents, run: Path | str, agent: int | None = None) -> int:
+    """Find an agent by its place in the run, as an index into the loaded agents.
+
+    The two differ where agents are missing because they broke.
 
     Args:
       agents: of a run folder.
-      run: what it is called, for messages.
-      seed: which agent, if it was trained with several; by default the first.
-      index: which agent by its place in training, where several settings share seeds.
+      run: its name, for messages.
+      agent: its place in the run; by default the first of those that are there.
 
     Raises:
-      InvalidInput: there is no such agent, or more than one.
+      InvalidInput: there is no such agent.
     """
-    members = agents.members or range(len(agents.seeds))
-    found = [
-        k
-        for k, (member_index, its_seed) in enumerate(
-            zip(members, agents.seeds, strict=True)
-        )
-        if seed in (None, its_seed) and index in (None, member_index)
-    ]
-    asked = f"seed = {seed}" + ("" if index is None else f", index = {index}")
+    check_value("agent", int | None, agent)
+    places = list(agents.members or range(len(agents.seeds)))
     require(
-        bool(found),
-        f"{asked}: {str(run)!r} has {', '.join(map(str, agents.seeds))}"
-        + ("." if index is None else f" at {', '.join(map(str, members))}."),
+        agent is None or agent in places,
+        f"agent = {agent}: {str(run)!r} has {', '.join(map(str, places))}.",
     )
-    require(
-        seed is None or len(found) == 1,
-        f"{asked}: {str(run)!r} has several such agents, give index, one of "
-        f"{', '.join(str(members[k]) for k in found)}.",
-    )
-    return found[0]
+    return 0 if agent is None else places.index(agent)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))

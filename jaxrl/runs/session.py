@@ -27,21 +27,21 @@ from jaxrl import plotting
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng, run_folders, storage
 from jaxrl.core.variants import stacked
+from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, require
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs import artifact, checkpoint, live, loggers
-from jaxrl.runs.artifact import Own
+from jaxrl.runs.artifact import Overrides
 from jaxrl.runs.experiment import (
     Experiment,
-    checked_plan,
     describe,
     describe_plan,
     describe_training,
     finished_summary,
     folder_name,
     json_text,
-    planned_iterations,
     read_experiment,
+    resolve,
     versions,
 )
 from jaxrl.statistics import summarize_returns
@@ -52,14 +52,14 @@ from jaxrl.training.loop import (
     OnNan,
     Progress,
     Result,
+    Start,
     chunk_length,
     placed_progress,
-    planned_job,
     progress_shapes,
-    train,
+    run,
 )
 from jaxrl.training.population import member
-from jaxrl.types import Algorithm, Plan, Row
+from jaxrl.types import Algorithm, Row
 
 EVALUATION_SEED = 0
 """Seed of the evaluation at the end of a run, that of `jaxrl evaluate` by default."""
@@ -68,25 +68,16 @@ EVALUATION = 0x65766C
 """Folded into evaluation keys, to keep them apart from those of training."""
 
 
-Start = Callable[[Job], tuple[Progress, list[Row]]]
-"""Where a run begins, if not at its beginning: the progress, and the rows so far."""
-
-
 @dataclass(frozen=True)
 class Session:
     """A process that is at an experiment, in its folder."""
 
     folder: Path
     experiment: Experiment
-    plan: Plan
+    job: Job
     progress: bool
     report: Callable[[str], None]
     interrupted: Callable[[], bool]
-
-    @property
-    def iterations(self) -> int:
-        """Train steps that are wanted."""
-        return planned_iterations(self.experiment, self.plan)
 
 
 def run_experiment(
@@ -119,12 +110,12 @@ def run_experiment(
       NonFiniteError: a number became NaN or infinite; metrics and checkpoints are kept.
       OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
-    plan = checked_plan(experiment)
-    report(describe_plan(experiment, plan))
+    job = resolve(experiment)
+    report(describe_plan(experiment, job))
     description = json_text(describe(experiment))
-    folder = run_folders.agreed(out, folder_name(experiment))
-    session = Session(folder, experiment, plan, progress, report, interrupted)
-    with run_folders.locked(folder):
+    folder = run_folders.new_shared(out, folder_name(experiment))
+    session = Session(folder, experiment, job, progress, report, interrupted)
+    with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "config.json", description)
         result = _train(session, None, start)
@@ -168,9 +159,9 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
-    plan = checked_plan(experiment)
-    session = Session(folder, experiment, plan, progress, report, interrupted)
-    with run_folders.locked(folder):
+    job = resolve(experiment)
+    session = Session(folder, experiment, job, progress, report, interrupted)
+    with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None and iteration is None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -193,8 +184,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
 
     From the checkpoint of that iteration, or from the start.
     """
-    experiment, plan, folder = session.experiment, session.plan, session.folder
-    total = plan.warmup_env_steps + session.iterations * plan.env_steps
+    experiment, job, folder = session.experiment, session.job, session.folder
     about = describe_training(experiment)
     first = distributed.is_first()
     if iteration is not None:
@@ -203,7 +193,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
         metrics = loggers.MetricsFile(
             folder / "metrics.jsonl" if first else Path(os.devnull)
         )
-        view = _view(session, total)
+        view = _view(session)
         others = _other_loggers(session, iteration or 0) if first else []
         for logger in (metrics, view, *others):
             stack.enter_context(closing(logger))
@@ -226,15 +216,13 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
                 logger.write(row)
 
         def between(progress: Progress) -> bool:
-            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
-            view.go_to(env_steps, progress.seconds)
+            view.go_to(job.steps_after(progress.iteration), progress.seconds)
             saver.save_if_due(progress)
             samples.write_if_due(progress)
             return session.interrupted()
 
-        result = train(
-            **experiment.job,
-            iterations=session.iterations,
+        result = run(
+            job,
             start=start,
             on_chunk=on_chunk,
             stop=partial(_reached, experiment.stop_return),
@@ -246,13 +234,13 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
         return result
 
 
-def _view(session: Session, total_env_steps: int) -> live.View:
+def _view(session: Session) -> live.View:
     """What a person sees of it; nothing unless it is asked for, by the first process."""
     experiment = session.experiment
     story = live.Story(
         title=f"{experiment.algorithm.name} on {experiment.env}",
-        total=total_env_steps,
-        agents=len(experiment.settings) * experiment.num_seeds,
+        total=session.job.env_steps,
+        agents=experiment.num_members,
         folder=str(session.folder),
     )
     shown = session.progress and distributed.is_first()
@@ -262,45 +250,42 @@ def _view(session: Session, total_env_steps: int) -> live.View:
 class _Samples:
     """`samples.jsonl`: a few cases of the first agent for a person to read, at the start,
     about ten times a run, always at the end of a chunk, and at the end of it; nothing where
-    the algorithm has no `problem`."""
+    the problem has none."""
 
     def __init__(self, session: Session, iteration: int, others: list[Any]) -> None:
         """Lines from that train step on belong to a run that was killed; `others` are the
         loggers that are shown a table too."""
         self._session, self._others = session, others
-        chunk = chunk_length(session.iterations)
-        self._every = chunk * math.ceil(session.iterations / chunk / 10)
+        chunk = chunk_length(session.job.iterations)
+        self._every = chunk * math.ceil(session.job.iterations / chunk / 10)
         self._path = session.folder / "samples.jsonl"
         self._last = -1  # train step of the newest lines
-        self._on = session.experiment.algorithm.problem is not None
-        if self._on and distributed.is_first() and self._path.exists():
+        self._samples = problem_of(session.experiment.algorithm).samples
+        if self._samples and distributed.is_first() and self._path.exists():
             lines = self._path.read_text().splitlines(keepends=True)
             before = [_is_before(line, iteration) for line in lines]
             kept = lines[: [*before, False].index(False)]
             storage.write_text(self._path, "".join(kept))
 
     def write_if_due(self, progress: Progress) -> None:
-        is_last = progress.iteration == self._session.iterations
+        is_last = progress.iteration == self._session.job.iterations
         is_due = is_last or progress.iteration % self._every == 0
-        if not (self._on and is_due) or progress.iteration == self._last:
+        if self._samples is None or not is_due or progress.iteration == self._last:
             return
         experiment, self._last = self._session.experiment, progress.iteration
         agents = progress.state.agent
         if distributed.several():
-            agents = distributed.fetched(agents)
+            agents = distributed.device_get(agents)
         if not distributed.is_first():
             return
         key = jax.random.fold_in(prng.key(experiment.seed), EVALUATION)
         agent = member(agents, 0)
-        problem = experiment.algorithm.problem
-        rows = problem.samples(*experiment.pairs[0], agent, key) if problem else []
+        rows = self._samples(*experiment.variants[0], agent, key)
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
-        plan = self._session.plan
         for logger in self._others if rows else []:
-            env_steps = plan.warmup_env_steps + progress.iteration * plan.env_steps
-            logger.show(rows, env_steps)
+            logger.show(rows, self._session.job.steps_after(progress.iteration))
 
 
 def _is_before(line: str, iteration: int) -> bool:
@@ -313,16 +298,16 @@ def _is_before(line: str, iteration: int) -> bool:
 
 def _other_loggers(session: Session, iteration: int) -> list[Any]:
     """TensorBoard and Weights & Biases, going on after that train step."""
-    experiment, plan = session.experiment, session.plan
-    after = plan.warmup_env_steps + iteration * plan.env_steps if iteration else 0
+    experiment = session.experiment
+    after = session.job.steps_after(iteration) if iteration else 0
     base = {"algorithm": experiment.algorithm.name, "env": experiment.env}
     base |= configs.to_dict(experiment.config)
     made: list[Any] = []
     for name in experiment.log:
         if name == "tensorboard":
             each = [
-                base | own | {"seed": seed}
-                for own in experiment.settings
+                base | overrides | {"seed": seed}
+                for overrides in experiment.overrides
                 for seed in experiment.seeds
             ]
             made.append(loggers.TensorBoard(session.folder, each, after))
@@ -361,19 +346,11 @@ def _restored(
     job: Job,
 ) -> tuple[Progress, list[Row]]:
     """A checkpoint on the devices of the job, and the rows before it."""
-    progress, metrics_bytes, written_with = checkpoint.load(
-        folder, progress_shapes(job), about, iteration
-    )
-    try:
-        rows = loggers.read_metrics(folder / "metrics.jsonl", metrics_bytes)
-    except (OSError, ValueError) as error:
-        raise storage.Damaged(
-            f"{folder / 'metrics.jsonl'} is damaged ({error}): train anew."
-        ) from error
+    progress, rows, metrics_bytes, written_with = _read(folder, about, iteration, job)
     changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
     if changed:
         report(f"the checkpoint was written with other versions than {changed}")
-    distributed.agreed(0)  # all have read
+    distributed.broadcast(0)  # all have read
     if distributed.is_first():
         checkpoint.remove_after(folder, iteration)
         os.truncate(folder / "metrics.jsonl", metrics_bytes)
@@ -385,7 +362,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
     """Artefact, evaluation, figure and, when all that is there, the summary."""
     folder, experiment = session.folder, session.experiment
     whole = [k for k in range(len(result.seeds)) if k not in result.broken]
-    own = _own_values(experiment, result)
+    overrides = _final_overrides(experiment, result)
     agents = artifact.Agents(
         experiment.algorithm,
         experiment.config,
@@ -393,7 +370,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         experiment.env_params,
         member(result.agent, np.array(whole)),
         [result.seeds[k] for k in whole],
-        [own[k] for k in whole] if any(own) else (),
+        [overrides[k] for k in whole] if any(overrides) else (),
         whole if result.broken else (),
         experiment.teacher if experiment.algorithm.teacher == "policy" else None,
     )
@@ -426,23 +403,23 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
             title=experiment.env,
         )
         storage.write_text(folder / "summary.json", json_text(summary))
-    distributed.agreed(0)  # the others may read what the first has written
+    distributed.broadcast(0)  # the others may read what the first has written
     return summary
 
 
-def _own_values(experiment: Experiment, result: Result) -> list[Own]:
-    """What each agent has of its own, as it is at the end."""
-    own = [dict(own) for own in experiment.settings for _ in experiment.seeds]
+def _final_overrides(experiment: Experiment, result: Result) -> list[Overrides]:
+    """The overrides of each agent, as they are at the end."""
+    each = [dict(x) for x in experiment.overrides for _ in experiment.seeds]
     for name in experiment.explored:
-        column = distributed.fetched(result.progress.values[f"config/{name}"])
-        for values, x in zip(own, column, strict=True):
-            values[name] = float(x)
-    return own
+        column = distributed.device_get(result.progress.values[f"config/{name}"])
+        for overrides, x in zip(each, column, strict=True):
+            overrides[name] = float(x)
+    return each
 
 
 def _summary(session: Session, result: Result) -> dict[str, Any]:
     """What was done, how long it took, and on what."""
-    experiment, plan = session.experiment, session.plan
+    experiment, plan = session.experiment, session.job.plan
     stopped = bool(result.history) and _reached(
         experiment.stop_return, result.history[-1]
     )
@@ -451,7 +428,7 @@ def _summary(session: Session, result: Result) -> dict[str, Any]:
         "algorithm": experiment.algorithm.name,
         "env": experiment.env,
         "seeds": result.seeds,
-        "finished": stopped or result.iterations >= session.iterations,
+        "finished": stopped or result.iterations >= session.job.iterations,
         "iterations": result.iterations,
         "env_steps": result.env_steps,
         "updates": result.iterations * plan.updates,
@@ -472,19 +449,33 @@ def _reached(stop_return: float | None, row: Row) -> bool:
     return episode_return >= stop_return
 
 
-def saved_progress(folder: Path, experiment: Experiment) -> tuple[Progress, list[Row]]:
+def newest_progress(experiment: Experiment, folder: Path) -> tuple[Progress, list[Row]]:
     """The newest checkpoint of a run, on the host, and the rows before it.
 
     Raises:
       InvalidInput: there is none, or a file is damaged.
     """
-    job, _ = planned_job(**experiment.job)
     iteration = checkpoint.chosen(folder, None)
     if iteration is None:
         raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
     about = describe_training(experiment)
-    progress, size, _ = checkpoint.load(folder, progress_shapes(job), about, iteration)
-    return progress, loggers.read_metrics(folder / "metrics.jsonl", size)
+    progress, rows, _, _ = _read(folder, about, iteration, resolve(experiment))
+    return progress, rows
+
+
+def _read(
+    folder: Path, about: dict[str, Any], iteration: int, job: Job
+) -> tuple[Progress, list[Row], int, dict[str, str]]:
+    """A checkpoint on the host, the rows before it, their bytes, and the versions."""
+    progress, size, written_with = checkpoint.load(
+        folder, progress_shapes(job), about, iteration
+    )
+    path = folder / "metrics.jsonl"
+    try:
+        rows = loggers.read_metrics(path, size)
+    except (OSError, ValueError) as error:
+        raise storage.Damaged(f"{path} is damaged ({error}): train anew.") from error
+    return progress, rows, size, written_with
 
 
 def evaluate_agents(
@@ -513,7 +504,7 @@ def evaluate_agents(
     """
     # Training splits `key(seed)` too: folded, the same number gives other episodes.
     key = jax.random.fold_in(prng.key(seed), EVALUATION)
-    config, env, values = stacked(agents.settings)
+    config, env, values = stacked(agents.variants)
     episodes = evaluate_population(
         agents.algorithm,
         config,
@@ -549,8 +540,8 @@ def evaluation_of(
         evaluation["scores"] = {
             name: [float(v) for v in x[finite]] for name, x in scores.items()
         }
-    if agents.own:
-        evaluation["settings"] = _by_setting(agents.own, returns, finite)
+    if agents.overrides:
+        evaluation["variants"] = _by_variant(agents.overrides, returns, finite)
     means = returns.mean(axis=1)
     return evaluation, [
         float(x) if fine else None for x, fine in zip(means, finite, strict=True)
@@ -560,25 +551,25 @@ def evaluation_of(
 def _scores(agents: artifact.Agents) -> dict[str, np.ndarray]:
     """What the algorithm says of its agents beside their returns, each `[K]`."""
     score = agents.algorithm.score
-    if not agents.own:
+    if not agents.overrides:
         return {
             name: np.asarray(x)
             for name, x in score(agents.config, agents.env, agents.agents).items()
         }
     each = [
-        score(*setting, member(agents.agents, np.array([k])))
-        for k, setting in enumerate(agents.settings)
+        score(*variant, member(agents.agents, np.array([k])))
+        for k, variant in enumerate(agents.variants)
     ]
     return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
 
 
-def _by_setting(
-    owns: Sequence[Own], returns: np.ndarray, finite: np.ndarray
+def _by_variant(
+    each: Sequence[Overrides], returns: np.ndarray, finite: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The same of each setting by itself, in the order of the agents."""
+    """The same of each variant by itself, in the order of the agents `[K]`."""
     found = []
-    for own in [own for i, own in enumerate(owns) if own not in owns[:i]]:
-        its = np.array([other == own for other in owns]) & finite
+    for overrides in [x for i, x in enumerate(each) if x not in each[:i]]:
+        its = np.array([other == overrides for other in each]) & finite
         if its.any():
-            found.append({"own": own} | summarize_returns(returns[its]))
+            found.append({"overrides": overrides} | summarize_returns(returns[its]))
     return found

@@ -19,23 +19,22 @@ import numpy as np
 
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, variants
-from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, counted, require
-from jaxrl.runs.artifact import ENV, Own, setting
+from jaxrl.core.config import option
+from jaxrl.core.variants import Variant
+from jaxrl.errors import InvalidInput, count_noun, require
+from jaxrl.runs.artifact import ENV, Overrides, variant
 from jaxrl.runs.experiment import (
     Experiment,
     as_experiment,
-    checked_plan,
     describe,
     experiment_flags,
-    flag,
     read_description,
+    resolve,
 )
 from jaxrl.sweeps import space
 from jaxrl.sweeps.space import Domain, Range, Sampler, Space
 from jaxrl.training import footprint
 from jaxrl.training.loop import num_iterations, prepare
-from jaxrl.training.population import Parallel
 from jaxrl.types import Algorithm
 
 Scheduler = Literal["none", "halving", "pbt"]
@@ -43,26 +42,31 @@ Scheduler = Literal["none", "halving", "pbt"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is trained, with which settings, and how they are chosen."""
+    """What is trained, with which settings, and how they are chosen.
 
-    experiment: Experiment
+    Flags, checks, help and `sweep.json` follow from the fields.
+    """
+
+    experiment: Experiment = option(flag=None)
     """What all have in common; `num_seeds` agents are trained with each setting."""
-    space: Space
+    space: Space = option(flag=None)
     """What is swept, by name: "learning_rate", "env.gravity"."""
-    sampler: Sampler = "grid"
-    """All combinations, random ones, or what Optuna proposes."""
-    trials: int | None = None
-    """How many settings; of a grid all."""
-    scheduler: Scheduler = "none"
-    """Train all to the end; or keep the better half again and again ("halving"); or
-    let the worst copy the best and change ("pbt")."""
-    block: int | None = None
-    """Agents that are trained at a time; None for as many as fit into the memory."""
-    batch: int | None = None
-    """Settings that Optuna proposes at a time; None for a fifth of the trials."""
-    shard: tuple[int, int] | None = None
-    """(i, n): only every n-th setting, from the i-th of 0, ..., n - 1."""
-    confirm_seeds: int = 0
+    sampler: Sampler = option("grid")
+    """grid for all combinations, random or loguniform for random ones, optuna for what
+    Optuna proposes."""
+    trials: int | None = option(None, low=1)
+    """How many settings; none for all of a grid."""
+    scheduler: Scheduler = option("none")
+    """none: train all to the end; halving: keep the better half again and again; pbt: let
+    the worst copy the best and change."""
+    block: int | None = option(None, low=1)
+    """Agents that are trained at a time; none, or auto, for as many as fit into the
+    memory."""
+    batch: int | None = option(None, low=1)
+    """Settings that Optuna proposes at a time; none for a fifth of the trials."""
+    shard: tuple[int, int] | None = option(None, separator="/")
+    """i/n: only every n-th setting, from the i-th of 0, ..., n - 1."""
+    confirm_seeds: int = option(0, low=0)
     """Fresh seeds with which the best setting is trained again."""
 
 
@@ -74,7 +78,7 @@ class Block(NamedTuple):
     indices: list[int]  # of its settings among those of the sweep
 
 
-def settings_of(sweep: Sweep) -> list[tuple[int, Own]]:
+def settings_of(sweep: Sweep) -> list[tuple[int, Overrides]]:
     """The numbered settings of this shard; of Optuna none are known beforehand."""
     if sweep.sampler == "grid":
         chosen = space.grid(sweep.space)
@@ -88,20 +92,20 @@ def settings_of(sweep: Sweep) -> list[tuple[int, Own]]:
 
 
 def blocks(
-    sweep: Sweep, folder: Path, numbered: Sequence[tuple[int, Own]]
+    sweep: Sweep, folder: Path, numbered: Sequence[tuple[int, Overrides]]
 ) -> list[Block]:
     """The runs that train these settings, programs apart and `sweep.block` at a time."""
     experiment = sweep.experiment
-    groups: dict[Any, list[tuple[int, Own]]] = {}
-    for index, own in numbered:
-        config, env = both = pair(experiment, own)
+    groups: dict[Any, list[tuple[int, Overrides]]] = {}
+    for index, overrides in numbered:
+        config, env = both = variant_of(experiment, overrides)
         plan = experiment.algorithm.plan(config, env)
-        length = num_iterations(plan, config.total_steps)
-        groups.setdefault((variants.program(both), length), []).append((index, own))
+        kind = variants.program(both), num_iterations(plan, config.total_steps)
+        groups.setdefault(kind, []).append((index, overrides))
     found: list[Block] = []
     for members in groups.values():
-        varied = _varied(sweep, [own for _, own in members])
-        first = pair(experiment, members[0][1])[0]
+        traced = _traced_names(sweep, [overrides for _, overrides in members])
+        first, _ = variant_of(experiment, members[0][1])
         params = env_values(members[0][1])
         for part, seeds in _parts(sweep, members):
             count = len(part) * len(seeds)
@@ -113,8 +117,8 @@ def blocks(
                 explored=_explored(sweep),
                 config=first,
                 env_params=experiment.env_params | params,
-                settings=[own for _, own in part],
-                varied=varied,
+                overrides=[overrides for _, overrides in part],
+                traced=traced,
                 seed=seeds.start,
                 num_seeds=len(seeds),
             )
@@ -137,8 +141,8 @@ def _explored(sweep: Sweep) -> dict[str, Sequence[float]]:
 
 
 def _parts(
-    sweep: Sweep, members: list[tuple[int, Own]]
-) -> Iterator[tuple[list[tuple[int, Own]], range]]:
+    sweep: Sweep, members: list[tuple[int, Overrides]]
+) -> Iterator[tuple[list[tuple[int, Overrides]], range]]:
     """Settings and seeds of each block: even shares that the devices can divide."""
     experiment = sweep.experiment
     seeds = range(experiment.seed, experiment.seed + experiment.num_seeds)
@@ -149,9 +153,9 @@ def _parts(
     devices = len(jax.devices())
     if most < len(seeds):
         size = _even(len(seeds), most, devices)
-        for own in members:
+        for setting in members:
             for start in range(0, len(seeds), size):
-                yield [own], seeds[start : start + size]
+                yield [setting], seeds[start : start + size]
         return
     unit = devices // np.gcd(devices, len(seeds))
     size = _even(len(members), most // len(seeds), int(unit))
@@ -167,9 +171,9 @@ def _even(count: int, most: int, unit: int) -> int:
     return up if up <= min(most, count) else down or size
 
 
-def _varied(sweep: Sweep, owns: Sequence[Own]) -> list[str]:
+def _traced_names(sweep: Sweep, settings: Sequence[Overrides]) -> list[str]:
     """The numbers that are data of each agent, the same in all blocks of a program."""
-    pairs = [pair(sweep.experiment, own) for own in owns]
+    pairs = [variant_of(sweep.experiment, overrides) for overrides in settings]
     swept = {f"config/{name}" for name in sweep.space} & variants.numbers(
         pairs[0]
     ).keys()
@@ -177,13 +181,14 @@ def _varied(sweep: Sweep, owns: Sequence[Own]) -> list[str]:
     return sorted(swept | differ)
 
 
-def pair(experiment: Experiment, own: Own) -> variants.Setting:
+def variant_of(experiment: Experiment, overrides: Overrides) -> Variant:
+    """Config and environment of one setting."""
     given = (experiment.algorithm, experiment.config, experiment.environment)
-    return setting(*given, experiment.env_params, own)
+    return variant(*given, experiment.env_params, overrides)
 
 
-def env_values(own: Own) -> dict[str, Any]:
-    return {n[len(ENV) :]: x for n, x in own.items() if n.startswith(ENV)}
+def env_values(overrides: Overrides) -> dict[str, Any]:
+    return {n[len(ENV) :]: x for n, x in overrides.items() if n.startswith(ENV)}
 
 
 def rungs(count: int) -> list[tuple[int, float]]:
@@ -204,19 +209,15 @@ def batch_size(sweep: Sweep) -> int:
 def check(sweep: Sweep) -> None:
     """Raises `InvalidInput` for all that can be known beforehand."""
     experiment = sweep.experiment
-    check_value("sampler", Sampler, sweep.sampler)
-    check_value("scheduler", Scheduler, sweep.scheduler)
-    for name in ("trials", "block", "batch"):
-        check_value(name, int | None, getattr(sweep, name), low=1)
-    check_value("confirm_seeds", int, sweep.confirm_seeds, low=0)
+    configs.check(sweep)
     require(
         (sweep.trials is None) == (sweep.sampler == "grid"),
         f"trials = {sweep.trials}: sampler = {sweep.sampler!r} "
         + ("tries the whole grid." if sweep.sampler == "grid" else "needs a number."),
     )
     require(
-        list(experiment.settings) == [{}],
-        "settings: a sweep makes them itself, from its space.",
+        not experiment.has_variants,
+        "overrides: a sweep makes them itself, from its space.",
     )
     if sweep.shard is not None:
         shard, shards = sweep.shard
@@ -244,31 +245,30 @@ def check(sweep: Sweep) -> None:
         f"after equally many steps; try scheduler = halving.",
     )
     # The devices are those of all agents, not of one setting's.
-    checked_plan(replace(experiment, num_devices=None, parallel="auto"))
-    check_value("parallel", Parallel, experiment.parallel)
-    check_value("num_devices", int | None, experiment.num_devices, low=1)
+    configs.check(experiment)
+    resolve(replace(experiment, num_devices=None, parallel="auto"))
     for name, domain in sweep.space.items():
         _check_domain(sweep, name, domain)
     if sweep.scheduler == "pbt":
         _check_pbt(sweep)
-    examples = [own for _, own in settings_of(sweep)]
+    examples = [overrides for _, overrides in settings_of(sweep)]
     if sweep.sampler == "optuna":  # leaves out by itself what cannot be trained
         every = _examples(sweep)
-        examples = [own for own in every if _possible(experiment, own)] or every
+        examples = [x for x in every if _possible(experiment, x)] or every
     require(bool(examples), f"shard = {sweep.shard}: there are not so many settings.")
-    for own in examples:
-        prepare(experiment.algorithm, *pair(experiment, own))
+    for overrides in examples:
+        prepare(experiment.algorithm, *variant_of(experiment, overrides))
 
 
-def _possible(experiment: Experiment, own: Own) -> bool:
+def _possible(experiment: Experiment, overrides: Overrides) -> bool:
     try:
-        prepare(experiment.algorithm, *pair(experiment, own))
+        prepare(experiment.algorithm, *variant_of(experiment, overrides))
         return True
     except InvalidInput:
         return False
 
 
-def proposed(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Own]:
+def proposed(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Overrides]:
     """The next settings that Optuna proposes; see `space.proposed`."""
     possible = partial(_possible, sweep.experiment)
     return space.proposed(sweep.space, sweep.experiment.seed, rounds, count, possible)
@@ -284,7 +284,7 @@ def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
         f"{name} = {domain.low}:{domain.high}: it is a whole number, give a list.",
     )
     for end in (domain.low, domain.high):
-        pair(sweep.experiment, {name: end})
+        variant_of(sweep.experiment, {name: end})
     if sweep.sampler == "optuna":
         require(
             importlib.util.find_spec("optuna") is not None,
@@ -329,10 +329,10 @@ def with_block(sweep: Sweep) -> Sweep:
     count = experiment.num_seeds * (len(numbered) or batch_size(sweep))
     if sweep.block is not None or sweep.scheduler == "pbt":
         return replace(sweep, block=min(sweep.block or count, count))
-    kinds: dict[Any, variants.Setting] = {}
-    owns = [own for _, own in numbered]
-    for own in owns or filter(partial(_possible, experiment), _examples(sweep)):
-        both = pair(experiment, own)
+    kinds: dict[Any, Variant] = {}
+    known = [overrides for _, overrides in numbered]
+    for overrides in known or filter(partial(_possible, experiment), _examples(sweep)):
+        both = variant_of(experiment, overrides)
         kinds.setdefault(variants.program(both), both)
     most = min(
         footprint.most_members(experiment.algorithm, *both, count)
@@ -341,7 +341,7 @@ def with_block(sweep: Sweep) -> Sweep:
     return replace(sweep, block=distributed.least(most))
 
 
-def _examples(sweep: Sweep) -> list[Own]:
+def _examples(sweep: Sweep) -> list[Overrides]:
     """Some settings of a space of which none are known beforehand."""
     return space.draw(sweep.space, "optuna", 8, sweep.experiment.seed)
 
@@ -352,16 +352,16 @@ def in_words(sweep: Sweep) -> str:
     count = len(numbered) or sweep.trials or 1
     lines = [
         f"sweep of {experiment.algorithm.name} on {experiment.env}: "
-        f"{counted(count, 'setting')} of {', '.join(sweep.space)} x "
-        f"{counted(experiment.num_seeds, 'seed')} = "
-        f"{counted(count * experiment.num_seeds, 'agent')}"
+        f"{count_noun(count, 'setting')} of {', '.join(sweep.space)} x "
+        f"{count_noun(experiment.num_seeds, 'seed')} = "
+        f"{count_noun(count * experiment.num_seeds, 'agent')}"
     ]
     if numbered:
         found = blocks(sweep, Path(), numbered)
-        programs = {variants.program(pair(experiment, own)) for _, own in numbered}
+        programs = {variants.program(variant_of(experiment, x)) for _, x in numbered}
         sizes = sorted({block.experiment.num_members for block in found}, reverse=True)
         lines.append(
-            f"{counted(len(programs), 'program')}, {counted(len(found), 'block')} of "
+            f"{count_noun(len(programs), 'program')}, {count_noun(len(found), 'block')} of "
             f"{' or '.join(map(str, sizes))} agents"
         )
     if sweep.scheduler == "halving":
@@ -374,16 +374,9 @@ def in_words(sweep: Sweep) -> str:
 
 def described(sweep: Sweep) -> dict[str, Any]:
     """The sweep as JSON, which `read_sweep` reads."""
-    return {
+    return configs.to_dict(sweep) | {
         "experiment": describe(sweep.experiment),
         "space": space.written(sweep.space),
-        "sampler": sweep.sampler,
-        "trials": sweep.trials,
-        "scheduler": sweep.scheduler,
-        "block": sweep.block,
-        "batch": sweep.batch,
-        "shard": sweep.shard,
-        "confirm_seeds": sweep.confirm_seeds,
     }
 
 
@@ -410,12 +403,7 @@ def sweep_command(sweep: Sweep) -> str:
     """The command line that sweeps this; what is at its default is left out."""
     words = ["jaxrl", "sweep", sweep.experiment.algorithm.name, "--grid"]
     words += [f"{name}={_written(domain)}" for name, domain in sweep.space.items()]
-    for name in ("sampler", "trials", "scheduler", "batch", "confirm_seeds"):
-        value = getattr(sweep, name)
-        if value != getattr(Sweep, name):
-            words += [flag(name), str(value)]
-    if sweep.shard is not None:
-        words += ["--shard", "/".join(map(str, sweep.shard))]
+    words += configs.flags_of(sweep, leave_out=["block"])  # follows from the memory
     on_nan = sweep.experiment.on_nan
     others = dataclasses.replace(sweep.experiment, on_nan=Experiment.on_nan)
     words += experiment_flags(others)

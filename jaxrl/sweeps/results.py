@@ -16,7 +16,7 @@ import numpy as np
 from jaxrl import plotting
 from jaxrl.errors import InvalidInput, require
 from jaxrl.runs import loggers
-from jaxrl.runs.artifact import Own
+from jaxrl.runs.artifact import Overrides
 from jaxrl.runs.experiment import finished_summary, versions
 from jaxrl.statistics import iqm, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
@@ -34,7 +34,7 @@ class Trial:
     """A setting, and how well its agents did."""
 
     index: int  # its place among all settings of the sweep
-    own: Own
+    overrides: Overrides
     seeds: list[int]
     returns: list[float | None]  # mean evaluation return of each seed; None: broken
     training: list[float | None]  # training return of each seed in the last chunk
@@ -66,13 +66,13 @@ def trials_of(block: Block) -> list[Trial]:
     trials = []
     for i, index in enumerate(block.indices):
         places = range(i * len(seeds), (i + 1) * len(seeds))
-        own = dict(block.experiment.settings[i])
+        overrides = dict(block.experiment.overrides[i])
         if rows:  # with pbt a number is what it has become
-            own |= {n: rows[-1][f"pbt/{n}"][i] for n in block.experiment.explored}
+            overrides |= {n: rows[-1][f"pbt/{n}"][i] for n in block.experiment.explored}
         trials.append(
             Trial(
                 index=index,
-                own=own,
+                overrides=overrides,
                 seeds=seeds,
                 returns=[summary["evaluation_by_member"][k] for k in places],
                 training=[training[k] for k in places],
@@ -117,7 +117,7 @@ def order(trial: Trial) -> float:
 
 def row_of(trial: Trial) -> dict[str, Any]:
     """A trial as one line of a table."""
-    about = {"setting": trial.index, **trial.own, "env_steps": trial.env_steps}
+    about = {"setting": trial.index, **trial.overrides, "env_steps": trial.env_steps}
     return about | row_of_seeds(trial.returns)
 
 
@@ -146,7 +146,7 @@ def table_in_words(trials: Sequence[Trial], most: int = 20) -> str:
     lines = []
     for trial in ranked[:most]:
         row = row_of(trial)
-        words = setting_in_words(trial.own)
+        words = setting_in_words(trial.overrides)
         if row["episode_return_iqm"] is None:
             lines.append(f"{words}: every seed broke")
             continue
@@ -198,11 +198,11 @@ def _read(trial: dict[str, Any], folder: Path) -> Trial:
     return Trial(**trial | {"places": places})
 
 
-def setting_in_words(own: Own) -> str:
+def setting_in_words(overrides: Overrides) -> str:
     """For a person: numbers to six digits, which `results.csv` has whole."""
     return ", ".join(
         f"{name} = {f'{value:.6g}' if isinstance(value, float) else value}"
-        for name, value in own.items()
+        for name, value in overrides.items()
     )
 
 
@@ -234,7 +234,7 @@ def draw_figures(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Learning curves, and the return against what was swept."""
     best = sorted(trials, key=order, reverse=True)[:MAX_CURVES]
     curves = {
-        setting_in_words(trial.own): trial_rows(trial)
+        setting_in_words(trial.overrides): trial_rows(trial)
         for trial in sorted(best, key=lambda trial: trial.index)
     }
     out = folder / "learning_curves.png"
@@ -251,7 +251,7 @@ def figures_of(
     "slices", unless every agent broke; "heatmap" where two things were swept over lists
     of values.
     """
-    table = [(trial.own, trial.whole) for trial in trials if trial.whole]
+    table = [(trial.overrides, trial.whole) for trial in trials if trial.whole]
     names, title = list(sweep.space), _title(sweep)
     found: dict[str, Callable[[Path], None]] = {}
     if table:
@@ -274,7 +274,7 @@ def trial_rows(trial: Trial) -> list[Row]:
     As far as all of them go: where seeds were trained apart, one part may have broken.
     """
     runs = list(dict.fromkeys(run for run, _ in trial.places))
-    places = [[k for own, k in trial.places if own == run] for run in runs]
+    places = [[k for its_run, k in trial.places if its_run == run] for run in runs]
     together = zip(*(_rows(Path(run) / "metrics.jsonl") for run in runs), strict=False)
     return [of_members(list(zip(rows, places, strict=True))) for rows in together]
 

@@ -19,24 +19,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrl.core import distributed, run_folders, storage
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.runs import checkpoint
-from jaxrl.runs.artifact import Own
+from jaxrl.runs.artifact import Overrides
 from jaxrl.runs.experiment import (
     Experiment,
     finished_summary,
     folder_name,
     json_text,
     named_env,
-    planned_iterations,
 )
-from jaxrl.runs.session import resume_experiment, run_experiment, saved_progress
+from jaxrl.runs.session import newest_progress, resume_experiment, run_experiment
 from jaxrl.sweeps import plan, results
 from jaxrl.sweeps import space as spaces
 from jaxrl.sweeps.plan import Block, Scheduler, Sweep, read_sweep, settings_of
 from jaxrl.sweeps.results import CONFIRM, RUNS, Trial, best_trial, read_trials
 from jaxrl.sweeps.space import Sampler
-from jaxrl.training.loop import Job, NonFiniteError, Progress, Result, inherited
+from jaxrl.training.loop import (
+    Job,
+    NonFiniteError,
+    Progress,
+    Result,
+    inherited,
+    num_iterations,
+)
 from jaxrl.types import Algorithm, Row
 
 
@@ -97,7 +103,7 @@ def sweep(
     result = jaxrl.sweep(
         jaxrl.PPO, "CartPole-v1", {"learning_rate": [1e-4, 1e-3]}, num_seeds=16
     )
-    print(result.best.own)
+    print(result.best.overrides)
     ```
 
     Args:
@@ -163,9 +169,9 @@ def run_sweep(
     content = json_text(plan.described(sweep))
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
-    folder = run_folders.agreed(out, name)
+    folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "sweep.json", content)
         return _finish(session, _train(session))
@@ -196,7 +202,7 @@ def resume_sweep(
     folder = Path(folder)
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
-    with run_folders.locked(folder):
+    with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
@@ -254,7 +260,7 @@ def _train_block(
         "start": None if start is None else partial(start, block),
         "on_result": keep,
     }
-    begun = distributed.agreed((block.folder / "config.json").exists())
+    begun = distributed.broadcast((block.folder / "config.json").exists())
     try:
         if begun:
             summary = finished_summary(block.folder) or resume_experiment(
@@ -276,13 +282,13 @@ def _train_block(
 def _proposed(session: Session) -> list[Trial]:
     """Batches that Optuna proposes, each after the results of those before."""
     sweep = session.sweep
-    rounds: list[tuple[list[Own], list[float | None]]] = []
+    rounds: list[tuple[list[Overrides], list[float | None]]] = []
     trials: list[Trial] = []
     while len(trials) < (sweep.trials or 1) and not session.interrupted():
         count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
         proposed = plan.proposed(sweep, rounds, count)
         numbered = list(enumerate(proposed, start=len(trials)))
-        session.report(f"round {len(rounds) + 1}: {counted(count, 'setting')}")
+        session.report(f"round {len(rounds) + 1}: {count_noun(count, 'setting')}")
         folder = session.folder / RUNS / f"round-{len(rounds):03d}"
         batch = results.joined(
             _train_blocks(session, plan.blocks(sweep, folder, numbered))
@@ -308,7 +314,7 @@ def _halved(session: Session) -> list[Trial]:
         if before:
             whole.sort(key=lambda i: results.order(ended[i]), reverse=True)
         kept = set(whole[:count])
-        alive = [(index, own) for index, own in numbered if index in kept]
+        alive = [(index, overrides) for index, overrides in numbered if index in kept]
         if not alive:  # all broke
             break
         folder = session.folder / RUNS / f"rung-{rung}"
@@ -316,7 +322,7 @@ def _halved(session: Session) -> list[Trial]:
             block._replace(experiment=_shortened(block.experiment, share))
             for block in plan.blocks(sweep, folder, alive)
         ]
-        session.report(f"rung {rung + 1}: {counted(len(alive), 'setting')}")
+        session.report(f"rung {rung + 1}: {count_noun(len(alive), 'setting')}")
         start = partial(_inherited, session, before) if before else None
         trials = results.joined(_train_blocks(session, wanted, start))
         for index in ended.keys() - kept:
@@ -332,8 +338,9 @@ def _halved(session: Session) -> list[Trial]:
 
 def _shortened(experiment: Experiment, share: float) -> Experiment:
     """Of a run, the first part; its schedules are those of the whole."""
-    config, env = experiment.pairs[0]
-    whole = planned_iterations(experiment, experiment.algorithm.plan(config, env))
+    config, env = experiment.variants[0]
+    whole = num_iterations(experiment.algorithm.plan(config, env), config.total_steps)
+    whole = min(whole, experiment.stop_iterations or whole)
     return replace(experiment, stop_iterations=max(1, round(share * whole)))
 
 
@@ -356,7 +363,7 @@ def _inherited(
         ]
         if places:
             kept = session.kept.get(old.folder)
-            kept = kept or saved_progress(old.folder, old.experiment)
+            kept = kept or newest_progress(old.experiment, old.folder)
             parts.append((*kept, places))
     assert sum(len(places) for *_, places in parts) == num_seeds * len(block.indices)
     return inherited(job, parts)
@@ -367,7 +374,8 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     folder, sweep = session.folder, session.sweep
     trials = results.joined(trials)
     if not trials:
-        return SweepResult(folder, [], {"finished": False})
+        algorithm = sweep.experiment.algorithm.name
+        return SweepResult(folder, [], {"finished": False, "algorithm": algorithm})
     wanted = len(settings_of(sweep)) or sweep.trials
     finished = len(trials) == wanted and not session.interrupted()
     confirmed = None
@@ -395,12 +403,12 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
         num_seeds=sweep.confirm_seeds,
     )
     session.report(
-        f"confirming {results.setting_in_words(best.own)} with seeds {fresh.seeds}"
+        f"confirming {results.setting_in_words(best.overrides)} with seeds {fresh.seeds}"
     )
     wanted = plan.blocks(
         replace(sweep, experiment=fresh, scheduler="none"),
         session.folder / CONFIRM,
-        [(best.index, best.own)],
+        [(best.index, best.overrides)],
     )
     found = results.joined(_train_blocks(session, wanted))
     whole = bool(found) and len(found[0].seeds) == sweep.confirm_seeds

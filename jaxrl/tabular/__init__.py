@@ -1,7 +1,7 @@
-"""Learning with tables and linear features, step by step as the textbooks have it.
+"""Learning with tables and linear features, step by step as in textbooks.
 
-Pure functions of one run; `jax.vmap` makes them functions of many, over keys, step sizes
-or anything else. A table is the linear case with one-hot features, so there is one code:
+Pure functions of one run; `jax.vmap` runs many, over keys, step sizes or anything else. A
+table is the linear case with one-hot features, so one implementation serves both:
 
 V(s) = wᵀ x(s),    Q(s, a) = w_aᵀ x(s)
 """

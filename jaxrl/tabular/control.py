@@ -1,8 +1,8 @@
-"""Learning to act, step by step: SARSA, Expected SARSA, Q-learning, REINFORCE.
+"""Tabular and linear control: SARSA, Expected SARSA, Q-learning, REINFORCE.
 
-An episode is a function of weights, `[A, F]` for Q(s, a) = w_aᵀ x(s), and a key, and
-returns the weights after it. Everything happens online, between two steps of the
-environment. Source: Sutton and Barto (2018), 2nd edition, S&B.
+An episode is a function of weights, `[A, F]` for Q(s, a) = w_aᵀ x(s), and a random key, and
+returns the updated weights. Learning is online, between two steps of the environment.
+Source: Sutton and Barto (2018), 2nd edition, S&B.
 """
 
 from collections.abc import Callable
@@ -27,19 +27,19 @@ TARGETS = ("sarsa", "expected_sarsa", "q_learning")
 
 
 class Episode(NamedTuple):
-    """What happened, besides learning."""
+    """Return and length of an episode."""
 
     episode_return: Array  # float32 [], undiscounted
     length: Array  # int32 [], steps
 
 
-def observed(obs: Array) -> Array:
-    """The features `[F]` are what is observed."""
+def identity_features(obs: Array) -> Array:
+    """The observation itself as features `[F]`."""
     return obs
 
 
-def choose(key: Array, q: Array, epsilon: Scalar) -> Array:
-    """An ε-greedy action `[]` of action values `[A]`, equal ones equally often."""
+def sample_action(key: Array, q: Array, epsilon: Scalar) -> Array:
+    """Sample an ε-greedy action `[]` from values `[A]`, with ties broken at random."""
     key_noise, key_tie = jax.random.split(key)
     num_actions = q.shape[-1]
     best = q >= q.max()
@@ -51,7 +51,7 @@ class _Carry(NamedTuple):
     world: World
     weights: Array  # [A, F]
     trace: Array  # [A, F]
-    old_q: Array  # Q(s, a) as it was when s was the successor
+    old_q: Array  # Q(s, a) before the last update, when s was the successor
     action: Array
     stats: Episode
     done: Array
@@ -68,18 +68,18 @@ def td_control_episode(
     target: Target = "sarsa",
     lam: Scalar = 0.0,
     trace: Trace = "accumulating",
-    features: Callable[[Any], Array] = observed,
+    features: Callable[[Any], Array] = identity_features,
     max_steps: int = 100_000,
 ) -> tuple[Array, Episode]:
     """One episode of SARSA(λ), Expected SARSA(λ) or Watkins's Q(λ), ε-greedy.
 
     δ = r + γ q' - Q(s, a), then w and z by `updates.td_step`, where
 
-        sarsa           q' = Q(s', a'), with the a' that is then taken
+        sarsa           q' = Q(s', a'), with the next action a'
         expected_sarsa  q' = Σ_a π(a|s') Q(s', a)
         q_learning      q' = max_a Q(s', a); the trace is cut where an action is not greedy
 
-    SARSA chooses a' before the update, the others after it, as in S&B.
+    SARSA selects a' before the update, the others after it, as in S&B.
 
     Args:
       env: an environment with discrete actions.
@@ -88,17 +88,17 @@ def td_control_episode(
       alpha: the step size α.
       epsilon: ε.
       gamma: the discount γ.
-      target: which q'.
+      target: the definition of q'.
       lam: λ.
-      trace: which trace.
+      trace: the kind of trace.
       features: `obs -> [F]`.
-      max_steps: where an episode that does not end is cut off.
+      max_steps: the maximum length of an episode.
 
     Returns:
       (weights, Episode).
 
     Raises:
-      InvalidInput: for an unknown target, or a `max_steps` below 1.
+      InvalidInput: `target` is unknown, or `max_steps` below 1.
 
     Source: S&B, sections 6.4 to 6.6, 12.7 and 12.10.
     """
@@ -115,12 +115,12 @@ def td_control_episode(
 
     def step(carry: _Carry) -> _Carry:
         key, key_step, key_action = jax.random.split(carry.world.key, 3)
-        policy = partial(_given, carry.action[None])
+        policy = partial(_fixed_action, carry.action[None])
         world, taken = step_world(env, policy, carry.world, (), key_step[None], start)
         x, next_x = features(taken.obs[0]), features(taken.next_obs[0])
         q, next_q = linear(carry.weights, x), linear(carry.weights, next_x)
-        on_policy = choose(key_action, next_q, epsilon)
-        goal = _goal(target, next_q, on_policy, epsilon)
+        on_policy = sample_action(key_action, next_q, epsilon)
+        goal = _next_value(target, next_q, on_policy, epsilon)
         now = q[carry.action]
         delta = td_error(taken.reward[0], now, goal, taken.terminated[0], gamma)
         greedy = (now >= q.max()) | (target != "q_learning")
@@ -129,7 +129,7 @@ def td_control_episode(
         weights, trace_ = td_step(
             trace, *carry[1:3], gradient, delta, now, carry.old_q, alpha, decay
         )
-        later = choose(key_action, linear(weights, next_x), epsilon)
+        later = sample_action(key_action, linear(weights, next_x), epsilon)
         stats = Episode(world.episode_return[0], world.episode_length[0])
         return _Carry(
             world.replace(key=key),
@@ -141,7 +141,7 @@ def td_control_episode(
             taken.terminated[0] | taken.truncated[0],
         )
 
-    def goes_on(carry: _Carry) -> Array:
+    def continues(carry: _Carry) -> Array:
         return ~carry.done & (carry.stats.length < max_steps)
 
     carry = _Carry(
@@ -149,11 +149,11 @@ def td_control_episode(
         weights,
         jnp.zeros_like(weights),
         jnp.zeros_like(q[0]),
-        choose(key_action, q, epsilon),
+        sample_action(key_action, q, epsilon),
         Episode(jnp.float32(0.0), jnp.int32(0)),
         jnp.bool_(False),
     )
-    carry = jax.lax.while_loop(goes_on, step, carry)
+    carry = jax.lax.while_loop(continues, step, carry)
     return carry.weights, carry.stats
 
 
@@ -162,10 +162,10 @@ def greedy_episode(
     weights: Array,
     key: Array,
     *,
-    features: Callable[[Any], Array] = observed,
+    features: Callable[[Any], Array] = identity_features,
     max_steps: int = 1_000,
 ) -> Episode:
-    """One episode of the greedy policy of fixed weights `[A, F]`, cut after `max_steps`."""
+    """One episode of the greedy policy of weights `[A, F]`, of at most `max_steps`."""
     return td_control_episode(
         env,
         weights,
@@ -187,7 +187,7 @@ def reinforce_episode(
     alpha_value: Scalar,
     gamma: Scalar = 1.0,
     baseline: bool = True,
-    features: Callable[[Any], Array] = observed,
+    features: Callable[[Any], Array] = identity_features,
     max_steps: int = 1_000,
 ) -> tuple[Array, Array, Episode]:
     """One episode of REINFORCE with a softmax over linear preferences.
@@ -204,10 +204,9 @@ def reinforce_episode(
       alpha: α.
       alpha_value: α_v.
       gamma: the discount γ.
-      baseline: whether V is subtracted.
+      baseline: subtract V from the return.
       features: `obs -> [F]`.
-      max_steps: where an episode that does not end is cut off; longer ones learn from what
-        was seen.
+      max_steps: the maximum length of an episode; longer ones learn from these steps.
 
     Returns:
       (θ, v, Episode).
@@ -240,7 +239,7 @@ def reinforce_episode(
 def _softmax_episode(
     env: Env, theta: Array, key: Array, features: Callable, max_steps: int
 ) -> tuple[Array, Array, Array, Episode]:
-    """Features `[T, F]`, actions and rewards `[T]` of one episode; zeros after its end."""
+    """Features `[T, F]`, actions and rewards `[T]` of one episode, padded with zeros."""
     world = init_world(env, key, 1)
     start = (world.env_state, world.obs)
     size = theta.shape[1:]
@@ -250,14 +249,14 @@ def _softmax_episode(
         key, key_step, key_action = jax.random.split(world.key, 3)
         x = features(world.obs[0])
         action = categorical(linear(theta, x)).sample(seed=key_action)
-        policy = partial(_given, action[None])
+        policy = partial(_fixed_action, action[None])
         world, taken = step_world(env, policy, world, (), key_step[None], start)
         new = (x, action, taken.reward[0])
         rows = tuple(row.at[t].set(x) for row, x in zip(rows, new, strict=True))
         done = taken.terminated[0] | taken.truncated[0]
         return world.replace(key=key), rows, t + 1, done
 
-    nothing = (
+    empty_rows = (
         jnp.zeros((max_steps, *size)),
         jnp.zeros(max_steps, jnp.int32),
         jnp.zeros(max_steps),
@@ -265,19 +264,21 @@ def _softmax_episode(
     _, rows, length, _ = jax.lax.while_loop(
         lambda carry: ~carry[3] & (carry[2] < max_steps),
         step,
-        (world, nothing, jnp.int32(0), jnp.bool_(False)),
+        (world, empty_rows, jnp.int32(0), jnp.bool_(False)),
     )
     return (*rows, Episode(rows[2].sum(), length))
 
 
-def _given(action: Array, obs: Any, memory: Any, noise: Any) -> tuple:
-    """The policy that takes an action chosen beforehand."""
+def _fixed_action(action: Array, obs: Any, memory: Any, noise: Any) -> tuple:
+    """Policy that takes an action selected beforehand."""
     del obs, noise
     return action, memory, {}
 
 
-def _goal(target: Target, next_q: Array, next_action: Array, epsilon: Scalar) -> Array:
-    """q' of `td_control_episode`."""
+def _next_value(
+    target: Target, next_q: Array, next_action: Array, epsilon: Scalar
+) -> Array:
+    """The bootstrap value q' of `td_control_episode`."""
     if target == "sarsa":
         return next_q[next_action]
     if target == "expected_sarsa":

@@ -1,9 +1,9 @@
-"""Learning V of a policy from its steps: TD, Monte Carlo, and everything between.
+"""Tabular and linear prediction: V of a policy by TD, Monte Carlo, and methods between.
 
 Every function takes the weights `[F]` and the steps of one stream of experience, a
 `Transition` of arrays `[T, ...]` whose `obs` are the features `[T, F]`, and returns the
-weights afterwards. A stream may hold several episodes. Rows of `padding`, with which
-`episodes` fills up short ones, change nothing.
+updated weights. A stream may hold several episodes. Padding rows, which `episodes` appends
+to short episodes, do not change the weights.
 
 α is the step size, γ the discount, λ the mixing weight, each a number or a traced scalar.
 Source: Sutton and Barto (2018), 2nd edition, S&B.
@@ -28,7 +28,7 @@ from jaxrl.tabular.updates import Trace, linear, td_step
 from jaxrl.types import Array, Env, Scalar, Transition
 
 Update = Callable[[Array, Transition], Array]
-"""`(weights, steps) -> weights`, one of the functions below with its numbers filled in."""
+"""`(weights, steps) -> weights`: a function below with its hyper-parameters bound."""
 
 
 def td(
@@ -38,7 +38,7 @@ def td(
     gamma: Scalar,
     rho: Array | None = None,
 ) -> Array:
-    """TD(0): after each step, V(s) moves towards r + γ V(s').
+    """TD(0): after each step, update V(s) towards r + γ V(s').
 
     w ← w + α ρ δ x,    δ = r + γ wᵀx' - wᵀx
 
@@ -47,8 +47,8 @@ def td(
       steps: experience `[T]`.
       alpha: α.
       gamma: γ.
-      rho: `[T]` ρ = π(a|s) / b(a|s) where a behaviour policy b made the steps and V is to
-        be that of π; None for 1. Off-policy this may diverge (S&B, section 11.2).
+      rho: `[T]` importance ratios ρ = π(a|s) / b(a|s) for steps of a behaviour policy b, to
+        learn V of π; None for 1. Off-policy learning may diverge (S&B, section 11.2).
 
     Returns:
       `[F]`.
@@ -67,7 +67,7 @@ def td_lambda(
     trace: Trace = "accumulating",
     rho: Array | None = None,
 ) -> Array:
-    """TD(λ), the backward view: each TD error reaches back along the trace.
+    """TD(λ), backward view: each TD error updates earlier states through the trace.
 
     δ_t = r_t + γ wᵀx_{t+1} - wᵀx_t;    then w and z by `td_step`
 
@@ -87,7 +87,7 @@ def td_lambda(
       `[F]`.
 
     Raises:
-      InvalidInput: for `rho` with another than the accumulating trace.
+      InvalidInput: `rho` is given with another than the accumulating trace.
 
     Source: S&B, sections 12.2, 12.5 and 12.9.
     """
@@ -104,13 +104,13 @@ def td_lambda(
         value = linear(weights, step.obs)
         next_value = linear(weights, step.next_obs)
         delta = td_error(step.reward, value, next_value, step.terminated, gamma)
-        # ρ (γλ z + x) as one trace whose decay and gradient are ρ times as large.
+        # ρ (γλ z + x) is a trace whose decay and gradient are multiplied by ρ.
         x, decay = ratio * step.obs, ratio * gamma * lam
         weights, z = td_step(
             trace, weights, z, x, delta, value, old_value, alpha, decay
         )
-        going = jnp.where(step.terminated | step.truncated, 0.0, 1.0)
-        return (weights, z * going, next_value * going), None
+        continues = jnp.where(step.terminated | step.truncated, 0.0, 1.0)
+        return (weights, z * continues, next_value * continues), None
 
     start = (weights, jnp.zeros_like(weights), jnp.zeros_like(weights[0]))
     return jax.lax.scan(one_step, start, (steps, rho))[0][0]
@@ -121,9 +121,9 @@ def monte_carlo(
 ) -> Array:
     """Every-visit Monte Carlo with a constant step size, TD(1): regression on returns.
 
-    w ← w + α (G_t - wᵀx_t) x_t for t = 0, 1, ..., when the returns are known
+    w ← w + α (G_t - wᵀx_t) x_t for t = 0, 1, ..., after the end of the episode
 
-    From weights `[F]` to weights `[F]`, as all functions here.
+    Maps weights `[F]` to weights `[F]`, as all functions of this module.
 
     Source: S&B, equation 6.1; section 9.3, "Gradient Monte Carlo".
     """
@@ -135,7 +135,7 @@ def monte_carlo(
 def lambda_return(
     weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, lam: Scalar
 ) -> Array:
-    """TD(λ), the forward view: regression on λ-returns once the episode is over.
+    """TD(λ), forward view: regression on λ-returns after the end of the episode.
 
     w ← w + α (G^λ_t - wᵀx_t) x_t for t = 0, 1, ...
 
@@ -152,30 +152,30 @@ def lambda_return(
 def n_step_td(
     weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, n: int
 ) -> Array:
-    """n-step TD: V(s_t) moves towards n rewards and then V(s_{t+n}).
+    """n-step TD: update V(s_t) towards n rewards and V(s_{t+n}).
 
     w ← w + α (G_{t:t+n} - wᵀx_t) x_t,    G_{t:t+n} of `estimators.n_step_returns`
 
-    The update of s_t is made as soon as s_{t+n} is known, with the weights `[F]` of then:
-    those after the update of s_{t-1}.
+    The update of s_t is made as soon as s_{t+n} is known, with the weights `[F]` at that
+    time, which are those after the update of s_{t-1}.
 
     Source: S&B, section 7.1, equation 7.2.
     """
-    # A return is linear in the values it bootstraps from. So the features of these states,
-    # discounted and masked, come out of the same function.
+    # A return is linear in its bootstrap values. So the same function gives the discounted
+    # and masked features of the states it bootstraps from.
     rewards = n_step_returns(*_ends(steps), 0.0, gamma, n)
     ended, cut = (
         jnp.broadcast_to(x[:, None], steps.obs.shape) for x in _ends(steps)[1:]
     )
-    nothing = jnp.zeros_like(steps.obs)
-    ahead = n_step_returns(nothing, ended, cut, steps.next_obs, gamma, n)
+    no_reward = jnp.zeros_like(steps.obs)
+    ahead = n_step_returns(no_reward, ended, cut, steps.next_obs, gamma, n)
     return _regress(weights, steps.obs, rewards, alpha, ahead)
 
 
 def lstd(
     steps: Transition, gamma: Scalar, lam: Scalar = 0.0, ridge: Scalar = 0.0
 ) -> Array:
-    """Least-squares TD(λ): the weights at which TD(λ) comes to rest on these steps.
+    """Least-squares TD(λ): the fixed point of TD(λ) on a set of steps.
 
     A w = b,    A = Σ_t z_t (x_t - γ x_{t+1})ᵀ,    b = Σ_t z_t r_t,    z = γλ z + x
 
@@ -183,7 +183,7 @@ def lstd(
       steps: experience `[T]`, or `[E, T]`, whose rows of E are separate streams.
       gamma: γ.
       lam: λ.
-      ridge: added to the diagonal of A, for features that the steps do not tell apart.
+      ridge: a constant added to the diagonal of A, for linearly dependent features.
 
     Returns:
       `[F]`; not finite where A is singular.
@@ -211,14 +211,16 @@ def lstd(
 def episodes(
     env: Env, policy: Policy, key: Array, num_episodes: int, num_steps: int
 ) -> Transition:
-    """Whole episodes as arrays `[E, T, ...]`, short ones filled up with rows of `padding`.
+    """Complete episodes as arrays `[E, T, ...]`, with short ones padded.
+
+    A padding row has zero features and reward, and is terminal.
 
     Args:
       env: an environment whose observations are the features, `[F]`.
-      policy: chooses the actions, for example `uniform`.
+      policy: the policy that selects the actions, for example `uniform`.
       key: a random key.
       num_episodes: E.
-      num_steps: T, at least the length of the longest episode: a longer one is cut, and
+      num_steps: T, at least the length of the longest episode; longer episodes are cut and
         marked as truncated.
     """
     world = init_world(env, key, num_episodes)
@@ -230,19 +232,16 @@ def episodes(
     )
     first = first_episode_mask(done)
 
-    def padded(x: Array) -> Array:
+    def pad(x: Array) -> Array:
         mask = first.reshape(first.shape + (1,) * (x.ndim - 2))
         return jnp.swapaxes(jnp.where(mask, x, jnp.zeros_like(x)), 0, 1)
 
-    steps = jax.tree.map(padded, steps)
+    steps = jax.tree.map(pad, steps)
     return steps._replace(terminated=steps.terminated | ~first.T)
 
 
 def uniform(env: Env) -> Policy:
-    """The policy that takes each of an environment's discrete actions equally often.
-
-    Its actions are int32 `[]`, of one environment.
-    """
+    """The uniformly random policy over an environment's discrete actions, int32 `[]`."""
 
     def policy(obs: Array, memory: tuple, key: Array) -> tuple[Array, tuple, dict]:
         shape = obs.shape[:1]
@@ -253,7 +252,7 @@ def uniform(env: Env) -> Policy:
 
 
 def after_each_episode(update: Update, weights: Array, steps: Transition) -> Array:
-    """The weights `[E, F]` after each of the episodes `[E, T, ...]`, learnt in order."""
+    """Weights `[E, F]` after each of the episodes `[E, T, ...]`, learnt in order."""
 
     def one_episode(weights: Array, episode: Transition) -> tuple[Array, Array]:
         weights = update(weights, episode)
@@ -265,11 +264,11 @@ def after_each_episode(update: Update, weights: Array, steps: Transition) -> Arr
 def fixed_point_iteration(
     weights: Array, steps: Transition, alpha: Scalar, gamma: Scalar, interval: int
 ) -> Array:
-    """TD(0) towards a target that is frozen: V' is set to V after every k-th episode.
+    """TD(0) with a target network: V' is set to V after every k-th episode.
 
-    w ← w + α (r + γ w'ᵀx' - wᵀx) x;    w' ← w once k episodes have been learnt from
+    w ← w + α (r + γ w'ᵀx' - wᵀx) x;    w' ← w after every k-th episode
 
-    `td` is the case of a target that is set at every step.
+    `td` is the special case of a target updated at every step.
 
     Args:
       weights: `[F]` w, and w' at first.
@@ -282,10 +281,10 @@ def fixed_point_iteration(
       `[E, F]`, the weights after each episode.
 
     Raises:
-      InvalidInput: for an interval below 1.
+      InvalidInput: `interval` is below 1.
 
-    Source: S&B, section 9.3, its target held; Mnih et al. (2015), "Human-level control
-    through deep reinforcement learning", who hold it in this way.
+    Source: S&B, section 9.3, with a fixed target; Mnih et al. (2015), "Human-level control
+    through deep reinforcement learning", for the periodic update.
     """
     if interval < 1:
         raise InvalidInput(f"interval = {interval!r}: must be at least 1 episode.")
@@ -304,7 +303,7 @@ def fixed_point_iteration(
 
 
 def rms_error(value: Array, exact: Array) -> Array:
-    """Root of the mean squared error over states: `[...]` of `[..., S]` and `[S]`."""
+    """Root mean squared error over states: `[...]` from `[..., S]` and `[S]`."""
     return jnp.sqrt(jnp.square(value - exact).mean(axis=-1))
 
 

@@ -29,14 +29,14 @@ def td_step(
     where z is the trace with this step in it (`jaxrl.estimators`).
 
     Args:
-      kind: which trace.
+      kind: the kind of trace.
       weights: `[...]` w.
       trace: `[...]` z of the step before; zeros at the start of an episode.
       features: `[...]` x, the gradient of V(s) or Q(s, a).
       delta: δ, from `td_error`.
       value: V = wᵀx.
-      old_value: V_old, what the step before found for the same state as its successor;
-        0 at the start of an episode. Only the true online algorithm reads it.
+      old_value: V_old, the value of the same state as the successor of the step before; 0
+        at the start of an episode. Only the true online algorithm reads it.
       alpha: the step size α.
       decay: γλ.
 
@@ -53,7 +53,7 @@ def td_step(
 
 
 def linear(weights: Array, features: Array) -> Array:
-    """wᵀ x: V `[...]` of features `[..., F]`; or Q `[..., A]` where w is `[A, F]`.
+    """Linear value function wᵀ x: V `[...]`, or Q `[..., A]` if w is `[A, F]`.
 
     Source: Sutton and Barto (2018), equation 9.8.
     """

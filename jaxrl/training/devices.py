@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from jaxrl.core import config as configs
-from jaxrl.errors import counted
+from jaxrl.errors import count_noun
 
 
 def use_all_cores(num_devices: int | None = None) -> None:
@@ -79,9 +79,8 @@ def hardware() -> str:
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     cores = os.cpu_count() or 1
-    return (
-        f"{_cpu_model()}, {counted(cores, 'core')}, {counted(len(devices), 'device')}"
-    )
+    num_devices = count_noun(len(devices), "device")
+    return f"{_cpu_model()}, {count_noun(cores, 'core')}, {num_devices}"
 
 
 def _cpu_model() -> str:

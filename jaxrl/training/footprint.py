@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxrl.core import prng
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.training.population import (
     init_population,
     member,
@@ -146,8 +146,8 @@ def check(
     }
     require(
         total <= limit,
-        f"{counted(num_seeds, 'agent')} of this config need {gigabytes(total)} of memory "
-        f"or more ({gigabytes(parts[largest])} for {largest}), and there are "
+        f"{count_noun(num_seeds, 'agent')} of this config need {gigabytes(total)} of "
+        f"memory or more ({gigabytes(parts[largest])} for {largest}), and there are "
         f"{gigabytes(limit)}: reduce "
         f"{remedies.get(largest, 'hidden_sizes')}{' or num_seeds' * (num_seeds > 1)}.",
     )

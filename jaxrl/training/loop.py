@@ -1,7 +1,8 @@
 """The host loop: from an algorithm to a trained population.
 
-`train` calls the compiled core of `jaxrl.training.population` again and again, and between
-the calls it may log, stop or save. Nothing on the device ever calls the host, so a run in
+`resolve` checks and plans a `Job`, `run` trains it, `train` does both. The compiled core of
+`jaxrl.training.population` is called again and again, and between the calls the host may
+log, stop or save. Nothing on the device ever calls the host, so a run in
 pieces equals one big program bit for bit.
 """
 
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,8 +21,9 @@ from jax.sharding import Mesh
 
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
-from jaxrl.core.variants import Setting, Values, described, stacked
-from jaxrl.errors import counted, require
+from jaxrl.core.variants import Values, Variant, described, stacked
+from jaxrl.envs.problem import problem_of
+from jaxrl.errors import count_noun, require
 from jaxrl.training import footprint
 from jaxrl.training.population import (
     Parallel,
@@ -36,6 +39,7 @@ from jaxrl.training.population import (
     run_population,
     watched,
 )
+from jaxrl.training.warm_start import Initial, read_initial, with_initial
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,
@@ -56,15 +60,27 @@ class NonFiniteError(ArithmeticError):
 
 
 class Job(NamedTuple):
-    """A population to train: what, with which seeds, on which devices."""
+    """A population to train, resolved: all is checked, nothing is compiled."""
 
     algorithm: Algorithm
     config: Any
     env: Env
     values: Values  # what the members have of their own, at the start
     seeds: list[int]  # of each member
-    mesh: Mesh | None
+    mesh: Mesh | None  # the devices; None for one
+    plan: Plan  # of each member
+    iterations: int  # train steps
     freeze: bool = False  # broken agents, and go on with the others
+    initial: Initial | None = None  # what the agents begin with; None: as `init` says
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each member, warm-up included."""
+        return self.steps_after(self.iterations)
+
+    def steps_after(self, iteration: int) -> int:
+        """Environment steps of each member after so many train steps."""
+        return self.plan.warmup_env_steps + iteration * self.plan.env_steps
 
 
 class Progress(NamedTuple):
@@ -108,13 +124,17 @@ class Result(NamedTuple):
         """The trained agents, leading axis `[K]`, on one device."""
         agent = self.state.agent
         if distributed.several():
-            agent = distributed.fetched(agent)
+            agent = distributed.device_get(agent)
         return jax.device_put(agent, jax.local_devices()[0])
 
 
 Adapt = Callable[[Job, Progress, list[Row], bool], tuple[Progress, Row]]
 """`(job, progress, rows so far, whether it is the end) ->` the progress to go on from, and
 columns that are added to the last row."""
+
+
+Start = Callable[[Job], tuple[Progress, list[Row]]]
+"""Where a run begins, if not at its beginning: the progress, and the rows so far."""
 
 
 def num_iterations(plan: Plan, total_steps: float) -> int:
@@ -128,11 +148,7 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
     Raises:
       InvalidInput: before anything compiles.
     """
-    require(
-        isinstance(config, algorithm.Config),
-        f"config is a {type(config).__module__}.{type(config).__name__}: {algorithm.name} "
-        f"needs its own Config.",
-    )
+    check_config(algorithm, config)
     configs.check(config)
     for name, value in vars(config).items():
         require(
@@ -155,6 +171,15 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
             f"{configs.MAX_INT:,}: reduce num_envs, or the steps of an update.",
         )
     return plan._replace(shares=1) if _on_host(env) else plan
+
+
+def check_config(algorithm: Algorithm, config: Any) -> None:
+    """Refuses what is no config of the algorithm."""
+    require(
+        isinstance(config, algorithm.Config),
+        f"config is a {type(config).__module__}.{type(config).__name__}: {algorithm.name} "
+        f"needs its own Config.",
+    )
 
 
 def check_host(
@@ -183,14 +208,20 @@ def first_progress(job: Job) -> Progress:
     values = _with_members(job, job.values)
     seeds = _with_members(job, keys(job.seeds))
     state = init_population(job.algorithm, job.config, job.env, values, seeds, job.mesh)
+    if job.initial is not None:
+        state = state.replace(agent=with_initial(state.agent, job.initial))
     return placed_progress(job, _beginning(job, state))
 
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
+    return _beginning(job, _state_shapes(job))
+
+
+def _state_shapes(job: Job) -> PyTree:
     init = partial(init_population, job.algorithm, job.config, job.env)
     seeds = jax.eval_shape(lambda: keys(job.seeds))
-    return _beginning(job, jax.eval_shape(init, job.values, seeds))
+    return jax.eval_shape(init, job.values, seeds)
 
 
 def _beginning(job: Job, state: PyTree) -> Progress:
@@ -265,17 +296,20 @@ def train(
     *,
     seed: int = 0,
     num_seeds: int = 1,
-    varied: Sequence[str] = (),
+    traced: Sequence[str] = (),
     iterations: int | None = None,
     num_chunks: int = NUM_CHUNKS,
     parallel: Parallel = "auto",
     num_devices: int | None = None,
-    start: Callable[[Job], tuple[Progress, list[Row]]] | None = None,
+    start: Start | None = None,
     on_chunk: Callable[[Row], None] = lambda row: None,
     stop: Callable[[Row], bool] = lambda row: False,
     between: Callable[[Progress], bool] = lambda progress: False,
     adapt: Adapt | None = None,
     on_nan: OnNan = "stop",
+    init_from: Path | str | None = None,
+    init_optimizer: bool = False,
+    init_agent: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Trains `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
@@ -288,7 +322,7 @@ def train(
       env: from `jaxrl.make`. Or a list of S that differ only in numbers.
       seed: the first seed.
       num_seeds: how many agents of each setting.
-      varied: numbers that are data of each agent even if all settings agree on them, such
+      traced: numbers that are data of each agent even if all settings agree on them, such
         as "config/learning_rate", so that another list of settings is the same program.
       iterations: train steps; by default as many as reach `config.total_steps`.
       num_chunks: how many rows of metrics there are, at most.
@@ -304,6 +338,13 @@ def train(
       on_nan: what happens when something of an agent becomes NaN or infinite. "stop" ends
         the run; "continue" leaves that agent as it was before that train step, reports
         it, and goes on with the others.
+      init_from: a run folder whose agents these begin as: all that its artefact holds of
+        them, parameters and statistics of normalisers among it, but the state of the
+        optimiser, which is new. It may have been trained on another environment with
+        spaces that fit. If it has as many agents as this run, each begins as its own,
+        otherwise all as its first.
+      init_optimizer: whether the state of the optimiser is taken over too.
+      init_agent: the place of one agent of `init_from`, as which all begin.
       report: called with lines for a person: what is being compiled, how long it took.
 
     Raises:
@@ -311,22 +352,47 @@ def train(
       NonFiniteError: an observation, a reward, a metric, a gradient or a parameter became
         NaN or infinite; with "continue", of every agent.
     """
-    job, plan = planned_job(
+    job = resolve(
         algorithm,
         config,
         env,
         seed=seed,
         num_seeds=num_seeds,
-        varied=varied,
+        traced=traced,
+        iterations=iterations,
         parallel=parallel,
         num_devices=num_devices,
         on_nan=on_nan,
+        init_from=init_from,
+        init_optimizer=init_optimizer,
+        init_agent=init_agent,
     )
-    if iterations is None:
-        iterations = common_iterations(plan, as_settings(config, env))
-    for name, value in (("iterations", iterations), ("num_chunks", num_chunks)):
-        configs.check_value(name, int, value, low=1)
-    footprint.check(algorithm, job.config, job.env, plan, len(job.seeds))
+    return run(
+        job,
+        num_chunks=num_chunks,
+        start=start,
+        on_chunk=on_chunk,
+        stop=stop,
+        between=between,
+        adapt=adapt,
+        report=report,
+    )
+
+
+def run(
+    job: Job,
+    *,
+    num_chunks: int = NUM_CHUNKS,
+    start: Start | None = None,
+    on_chunk: Callable[[Row], None] = lambda row: None,
+    stop: Callable[[Row], bool] = lambda row: False,
+    between: Callable[[Progress], bool] = lambda progress: False,
+    adapt: Adapt | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Trains the population of a job; arguments and errors are those of `train`."""
+    configs.check_value("num_chunks", int, num_chunks, low=1)
+    iterations = job.iterations
     progress, history, compile_seconds = _begin(job, start, report)
     started = time.perf_counter() - progress.seconds
     chunk, length = chunk_length(iterations, num_chunks), 1
@@ -336,13 +402,13 @@ def train(
         called = time.perf_counter()
         length = min(length, chunk_end - progress.iteration)
         progress = advance(job, progress, length)
-        tally = distributed.fetched(progress.tally)  # waits for the device
+        tally = distributed.device_get(progress.tally)  # waits for the device
         now = time.perf_counter()
         progress = progress._replace(seconds=now - started)
         progress = _look_for_trouble(job, progress, tally, length, report)
-        length = distributed.agreed(_next_length(length, now - called))
+        length = distributed.broadcast(_next_length(length, now - called))
         if progress.iteration == chunk_end:
-            history.append(_row(plan, progress, history, tally.metrics))
+            history.append(_row(job, progress, history, tally.metrics))
             nothing = jax.tree.map(np.zeros_like, tally.metrics)
             emptied = progress._replace(tally=tally._replace(metrics=nothing))
             progress = placed_progress(job, emptied)
@@ -358,7 +424,7 @@ def train(
         progress=progress,
         history=history,
         seeds=job.seeds,
-        env_steps=plan.warmup_env_steps + progress.iteration * plan.env_steps,
+        env_steps=job.steps_after(progress.iteration),
         compile_seconds=compile_seconds,
         broken={
             int(k): describe_trouble(job, progress, int(k))
@@ -369,15 +435,15 @@ def train(
 
 def _begin(
     job: Job,
-    start: Callable[[Job], tuple[Progress, list[Row]]] | None,
+    start: Start | None,
     report: Callable[[str], None],
 ) -> tuple[Progress, list[Row], float]:
     """Progress and rows to begin with, and the seconds that compiling took."""
     compiling = time.perf_counter()
     report(
         f"compiling {job.algorithm.name} on {job.env.id} for "
-        f"{counted(len(job.seeds), 'agent')} on "
-        f"{counted(1 if job.mesh is None else job.mesh.size, 'device')} ..."
+        f"{count_noun(len(job.seeds), 'agent')} on "
+        f"{count_noun(1 if job.mesh is None else job.mesh.size, 'device')} ..."
     )
     progress, history = (first_progress(job), []) if start is None else start(job)
     # A later call with other floats or another length finds it compiled.
@@ -388,34 +454,55 @@ def _begin(
     return progress, history, seconds
 
 
-def planned_job(
+def resolve(
     algorithm: Algorithm,
     config: Any | Sequence[Any],
     env: Env | Sequence[Env],
     *,
-    seed: int,
-    num_seeds: int,
-    varied: Sequence[str],
-    parallel: Parallel,
-    num_devices: int | None,
-    on_nan: OnNan,
-) -> tuple[Job, Plan]:
-    """The job of `train` with these arguments, and what each agent of it will do.
+    seed: int = 0,
+    num_seeds: int = 1,
+    traced: Sequence[str] = (),
+    iterations: int | None = None,
+    parallel: Parallel = "auto",
+    num_devices: int | None = None,
+    on_nan: OnNan = "stop",
+    init_from: Path | str | None = None,
+    init_optimizer: bool = False,
+    init_agent: int | None = None,
+) -> Job:
+    """The job of `train` with these arguments: checked, planned and given its devices.
 
     Raises:
       InvalidInput: bad config or environment, before anything compiles.
     """
-    settings = as_settings(config, env)
-    for setting in settings:
-        plan = prepare(algorithm, *setting)
+    variants = as_variants(config, env)
+    for variant in variants:
+        plan = prepare(algorithm, *variant)
     configs.check_value("on_nan", OnNan, on_nan)
-    seeds = [*checked_seeds(seed, num_seeds)] * len(settings)
-    check_host(settings[0][1], len(seeds), parallel, num_devices)
+    seeds = [*checked_seeds(seed, num_seeds)] * len(variants)
+    check_host(variants[0][1], len(seeds), parallel, num_devices)
     mesh = device_mesh(plan, len(seeds), parallel, num_devices)
-    config, env, values = stacked(settings, varied)
-    values = {name: jnp.repeat(x, num_seeds, axis=0) for name, x in values.items()}
-    job = Job(algorithm, config, env, values, seeds, mesh, on_nan == "continue")
-    return job, plan
+    config, env, values = stacked(variants, traced)
+    if iterations is None:
+        iterations = common_iterations(plan, variants)
+    configs.check_value("iterations", int, iterations, low=1)
+    footprint.check(algorithm, config, env, plan, len(seeds))
+    job = Job(
+        algorithm,
+        config,
+        env,
+        values={name: jnp.repeat(x, num_seeds, axis=0) for name, x in values.items()},
+        seeds=seeds,
+        mesh=mesh,
+        plan=plan,
+        iterations=iterations,
+        freeze=on_nan == "continue",
+    )
+    if init_from is None:
+        return job
+    agents = _state_shapes(job).agent
+    initial = read_initial(init_from, agents, init_optimizer, init_agent)
+    return job._replace(initial=initial)
 
 
 def inherited(
@@ -464,7 +551,7 @@ def _next_length(length: int, seconds: float) -> int:
     return max(1, min(int(wanted), configs.MAX_INT))
 
 
-def as_settings(config: Any | Sequence[Any], env: Env | Sequence[Env]) -> list[Setting]:
+def as_variants(config: Any | Sequence[Any], env: Env | Sequence[Env]) -> list[Variant]:
     """The pairs of configs and environments, of which one may be for all.
 
     Raises:
@@ -484,13 +571,13 @@ def as_settings(config: Any | Sequence[Any], env: Env | Sequence[Env]) -> list[S
     ]
 
 
-def common_iterations(plan: Plan, settings: Sequence[Setting]) -> int:
-    """The train steps of every setting.
+def common_iterations(plan: Plan, variants: Sequence[Variant]) -> int:
+    """The train steps of every variant.
 
     Raises:
       InvalidInput: they need different numbers.
     """
-    needed = {num_iterations(plan, config.total_steps) for config, _ in settings}
+    needed = {num_iterations(plan, config.total_steps) for config, _ in variants}
     require(
         len(needed) == 1,
         f"total_steps differ between the settings, which then need {sorted(needed)} "
@@ -513,7 +600,7 @@ def keys(seeds: Sequence[int]) -> Array:
 
 
 def _row(
-    plan: Plan,
+    job: Job,
     progress: Progress,
     history: list[Row],
     metrics: Metrics,
@@ -521,10 +608,10 @@ def _row(
     """The row of the chunk that has just ended."""
     before = history[-1] if history else {"iteration": 0, "seconds": 0.0}
     done, seconds = progress.iteration, progress.seconds
-    new_steps = len(progress.broken) * (done - before["iteration"]) * plan.env_steps
+    new_steps = len(progress.broken) * (done - before["iteration"]) * job.plan.env_steps
     return {
         "iteration": done,
-        "env_steps": plan.warmup_env_steps + done * plan.env_steps,
+        "env_steps": job.steps_after(done),
         "seconds": seconds,
         "env_steps_per_second": new_steps / (seconds - before["seconds"]),
         **_values(metrics),
@@ -572,14 +659,13 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     name = watched(progress.tally.metrics)[cause]
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward"):
+        problem = problem_of(job.algorithm)
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
-        trouble = distributed.fetched(progress.state.world.trouble)[index]
-        where = f" of environment {np.flatnonzero(trouble & bit)[0]}"
-        remedy = f"see to {job.env.id}: jaxrl check-env {job.env.id}"
-        if job.algorithm.problem is not None:
-            where, remedy = "", "see to `reward`, which scores the answers"
-    setting = described(progress.values, index)
-    who = f"seed {job.seeds[index]}" + (f" with {setting}" if setting else "")
+        trouble = distributed.device_get(progress.state.world.trouble)[index]
+        where = f" of {problem.flag} {np.flatnonzero(trouble & bit)[0]}"
+        remedy = problem.remedy.format(id=job.env.id)
+    values = described(progress.values, index)
+    who = f"seed {job.seeds[index]}" + (f" with {values}" if values else "")
     return (
         f"{name}{where} became NaN or infinite at train step {step} of {who}: {remedy}."
     )

@@ -57,7 +57,7 @@ def adapt(
     own = np.arange(len(progress.broken))
     columns = {
         f"pbt/{name}": [
-            float(x) for x in distributed.fetched(progress.values[_path(name)])
+            float(x) for x in distributed.device_get(progress.values[_path(name)])
         ]
         for name in explored
     }

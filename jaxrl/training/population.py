@@ -18,7 +18,7 @@ from jaxrl.core import config as configs
 from jaxrl.core import distributed
 from jaxrl.core.parallel import AXIS, partition, total
 from jaxrl.core.variants import Values, with_values
-from jaxrl.errors import counted, require
+from jaxrl.errors import count_noun, require
 from jaxrl.types import (
     BAD_OBS,
     BAD_REWARD,
@@ -223,7 +223,7 @@ def _checked_devices(wanted: int, available: int, work: int, by_data: bool) -> i
     configs.check_value("num_devices", int, wanted, low=1)
     require(
         wanted <= available,
-        f"num_devices = {wanted}, but JAX sees {counted(available, 'device')} here.",
+        f"num_devices = {wanted}, but JAX sees {count_noun(available, 'device')} here.",
     )
     nearest = max(n for n in range(1, wanted + 1) if work % n == 0)
     require(

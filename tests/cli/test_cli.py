@@ -8,7 +8,8 @@ import click
 import pytest
 
 from jaxrl.algorithms import ALGORITHMS
-from jaxrl.cli import main
+from jaxrl.cli import COMMANDS, main
+from jaxrl.cli.groups import import_command
 from jaxrl.cli.options import split_env_params
 from jaxrl.core import config as configs
 from jaxrl.envs import env_ids
@@ -295,6 +296,21 @@ def test_plot_draws_another_metric(ppo_run, tmp_path):
 def test_every_command_has_help(command, capsys):
     assert main([*command, "--help"]) == 0
     assert "Usage: jaxrl" in capsys.readouterr().out
+
+
+def test_help_groups_the_commands(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for title, section in COMMANDS.items():
+        _, _, rest = shown.partition(f"\n{title}:\n")
+        lines = rest.partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in lines] == list(section)
+        assert not any(line.endswith("...") for line in lines)
+
+
+def test_every_command_has_the_name_it_is_found_by():
+    for section in COMMANDS.values():
+        assert [import_command(x).name for x in section.values()] == list(section)
 
 
 def test_the_help_of_train_lists_the_algorithms(capsys):

@@ -42,7 +42,7 @@ def test_a_run_is_evaluated_without_its_teacher(name, request, capsys):
 def test_a_learner_can_be_recorded_in_its_turn(bc_run, tmp_path):
     out = tmp_path / "data"
     argv = ["collect", str(bc_run), "--episodes", "3", "--out", str(out)]
-    assert main([*argv, "--member", "1"]) == 0
+    assert main([*argv, "--agent", "1"]) == 0
     assert dataset.read_about(out)["policy"]["algorithm"] == "bc"
 
 

@@ -45,7 +45,7 @@ def compiled(name: str):
 def trained(name: str, num_members: int):
     """A population's final state and tally after 3 train steps."""
     algorithm, config, env = subject(name)
-    job = loop.Job(algorithm, config, env, {}, list(range(num_members)), None)
+    job = loop.resolve(algorithm, config, env, num_seeds=num_members, num_devices=1)
     progress = loop.advance(job, loop.first_progress(job), 3)
     return progress.state, progress.tally
 

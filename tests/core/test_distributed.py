@@ -1,4 +1,4 @@
-"""A run on several processes is the run on one; if one is killed the others say so."""
+"""A multi-process run equals the run on one process; the loss of a process is reported."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl.cli import main
 from jaxrl.core import distributed, storage
-from jaxrl.core.run_folders import locked
+from jaxrl.core.run_folders import lock
 from jaxrl.errors import InvalidInput
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.sweeps.results import read_trials
@@ -26,11 +26,11 @@ COMMON = (
 )
 PROGRAM = "import sys; from jaxrl.cli import main; sys.exit(main(sys.argv[1:]))"
 PATIENCE = 240
-"""Seconds after which a process is taken to hang."""
+"""Seconds after which a process counts as hanging."""
 
 
 def start(words, count, folder):
-    """The processes of one run, on the loopback interface."""
+    """Start the processes of one run, on the loopback interface."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +66,7 @@ def wait(processes):
 
 
 def run(words, count, folder):
-    """Exit codes of all; their logs are shown if one failed."""
+    """Run all processes; return their exit codes, and show their logs if one failed."""
     folder.mkdir(exist_ok=True)
     codes = wait(start(words, count, folder))
     logs = "\n".join((folder / f"{i}.log").read_text() for i in range(count))
@@ -204,7 +204,7 @@ def test_a_sweep_on_two_processes_is_that_of_one(tmp_path):
         assert_close(several / folder, one / folder)
     found, expected = (read_trials(folder) for folder in (several, one))
     for mine, theirs in zip(found, expected, strict=True):
-        assert (mine.own, mine.seeds) == (theirs.own, theirs.seeds)
+        assert (mine.overrides, mine.seeds) == (theirs.overrides, theirs.seeds)
     assert read_json(several / "summary.json")["finished"]
 
 
@@ -217,7 +217,7 @@ def test_a_process_that_fails_alone_does_not_leave_the_others_waiting(tmp_path):
     (out / "summary.json").unlink()
     (tmp_path / "logs").mkdir()
     begun = time.monotonic()
-    with locked(out):
+    with lock(out):
         codes = wait(start(["resume", str(out), "--quiet"], 2, tmp_path / "logs"))
     assert codes[0] == 2 and codes[1] != 0
     assert time.monotonic() - begun < 120

@@ -1,4 +1,4 @@
-"""Shuffling without sorting: each number once, and every order as likely as it looks."""
+"""Shuffling without sorting: each number once, and orders uniformly distributed."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl.core.minibatches import WIDEST, _grid, minibatches, reader, shuffled
+from jaxrl.core.minibatches import (
+    WIDEST,
+    _grid,
+    minibatches,
+    random_permutation,
+    reader,
+)
 
 KEY = jax.random.key(0)
 NUM_KEYS = 2_000
 
 
 def orders(size):
-    """`[NUM_KEYS, size]`."""
+    """Orders `[NUM_KEYS, size]`."""
     keys = jax.random.split(KEY, NUM_KEYS)
-    return np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, size)))(keys))
+    return np.asarray(
+        jax.jit(jax.vmap(lambda key: random_permutation(key, size)))(keys)
+    )
 
 
 @pytest.mark.parametrize(
@@ -23,15 +31,15 @@ def orders(size):
     [1, 2, 7, 16, 101, 202, 255, 256, 257, 272, 512, 1000, 1009, 2018, 2048, 8192],
 )
 def test_every_number_comes_exactly_once(size):
-    order = shuffled(KEY, size)
+    order = random_permutation(KEY, size)
     assert order.dtype == jnp.int32
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
     if size > 100:
-        assert not np.array_equal(order, shuffled(jax.random.key(1), size))
+        assert not np.array_equal(order, random_permutation(jax.random.key(1), size))
 
 
 def p_value(counts, expected):
-    """Of a chi-square test; the 0.1 % are the smallest of a thousand tests."""
+    """p-value of a chi-square test; 0.1 % is the smallest expected of a thousand tests."""
     statistic = ((counts - expected) ** 2 / expected).sum(-1)
     return scipy.stats.chi2.sf(statistic, counts.shape[-1] - 1)
 

@@ -14,7 +14,7 @@ SHARES = 4
 
 
 def spread(function, *args):
-    """`function` on `SHARES` parts of the leading axis of each argument."""
+    """Apply `function` to `SHARES` parts of the leading axis of each argument."""
     parts = [x.reshape(SHARES, -1, *x.shape[1:]) for x in args]
     return jax.vmap(function, axis_name=parallel.AXIS)(*parts)
 
@@ -98,12 +98,14 @@ for name, env_id, fields, devices, seeds in cases:
     algorithm = ALGORITHMS[name]
     config = tiny(algorithm).replace(num_envs=8).replace(**fields)
     env = make(env_id)
-    plan = loop.prepare(algorithm, config, env)
-    mesh = population.device_mesh(plan, len(seeds), "data", devices)
+    resolved = loop.resolve(
+        algorithm, config, env, num_seeds=len(seeds), parallel="data", num_devices=devices
+    )._replace(seeds=list(seeds))
+    mesh = resolved.mesh
     assert mesh.size == devices
     ends = {}
     for where in (mesh, None):
-        job = loop.Job(algorithm, config, env, {}, seeds, where)
+        job = resolved._replace(mesh=where)
         ends[where] = loop.advance(job, loop.first_progress(job), 1)[:2]
     (spread, tally), (alone, expected) = ends[mesh], ends[None]
     for a, b in zip(numbers(spread), numbers(alone), strict=True):

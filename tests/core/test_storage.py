@@ -1,4 +1,4 @@
-"""`jaxrl.core.storage`: what was written comes back bit for bit, or is refused by name."""
+"""`jaxrl.core.storage`: folders are restored bit for bit, or refused by name."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_everything_comes_back_bit_for_bit(folder):
     about, arrays = storage.read(folder)
     assert about == {"name": "x", "number": 0.1}
-    tree = storage.filled(shapes(TREE), arrays, folder)
+    tree = storage.fill(shapes(TREE), arrays, folder)
     assert jax.tree.structure(tree) == jax.tree.structure(TREE)
     for name, array in storage.named_arrays(TREE).items():
         again = storage.named_arrays(tree)[name]
@@ -109,26 +109,26 @@ def test_another_schema_is_refused(folder):
 def test_arrays_that_do_not_fit_are_refused(folder, changes, message):
     _, arrays = storage.read(folder)
     with pytest.raises(InvalidInput, match=message):
-        storage.filled(shapes(TREE | changes), arrays, folder)
+        storage.fill(shapes(TREE | changes), arrays, folder)
 
 
 def test_an_array_without_a_place_is_refused(folder):
     _, arrays = storage.read(folder)
     with pytest.raises(InvalidInput, match="no place for scalar"):
-        storage.filled(
+        storage.fill(
             shapes({k: v for k, v in TREE.items() if k != "scalar"}), arrays, folder
         )
 
 
 class Killed(BaseException):
-    """What a process does not live to see."""
+    """Exception that simulates a kill."""
 
 
 OPERATIONS = ("write_file", "sync_folder", "rename")
 
 
 def killed_at(original, left, before):
-    """The operation, but for a kill before or after the `left[0]`th of all."""
+    """Wrap an operation to simulate a kill before or after the `left[0]`th of all."""
 
     def operation(*args):
         left[0] -= 1

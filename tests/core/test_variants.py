@@ -29,7 +29,7 @@ def test_the_numbers_that_differ_become_data():
 
 
 def test_numbers_that_are_asked_for_are_data_too():
-    _, _, values = variants.stacked([pair(), pair()], varied=["config/gamma"])
+    _, _, values = variants.stacked([pair(), pair()], traced=["config/gamma"])
     np.testing.assert_allclose(values["config/gamma"], [0.99, 0.99])
 
 
@@ -62,7 +62,7 @@ def test_different_programs_are_refused_with_the_reason(other, reason):
 
 def test_a_name_that_is_no_number_is_refused():
     with pytest.raises(InvalidInput, match="hidden_sizes"):
-        variants.stacked([pair()], varied=["config/hidden_sizes"])
+        variants.stacked([pair()], traced=["config/hidden_sizes"])
 
 
 def test_a_setting_in_words():
@@ -75,17 +75,8 @@ def test_a_setting_in_words():
 
 def trained(algorithm, settings_, num_seeds, steps, **options):
     configs, envs = zip(*settings_, strict=True)
-    job, _ = loop.planned_job(
-        algorithm,
-        list(configs),
-        list(envs),
-        seed=0,
-        num_seeds=num_seeds,
-        varied=(),
-        parallel="auto",
-        num_devices=None,
-        on_nan="stop",
-        **options,
+    job = loop.resolve(
+        algorithm, list(configs), list(envs), num_seeds=num_seeds, **options
     )
     return loop.advance(job, loop.first_progress(job), steps)
 
@@ -123,10 +114,8 @@ from tests.core.test_variants import PPO, loop, pair, population
 def trained(settings):
     configs, envs = map(list, zip(*settings))
     # As constants the numbers would take the float32 of what they meet: data in both.
-    varied = ["config/gamma", "config/learning_rate"]
-    job, _ = loop.planned_job(
-        PPO, configs, envs, seed=0, num_seeds=1, varied=varied, parallel="auto",
-        num_devices=None, on_nan="stop")
+    traced = ["config/gamma", "config/learning_rate"]
+    job = loop.resolve(PPO, configs, envs, traced=traced)
     start = loop.first_progress(job)
     agent = jax.tree.map(
         lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,

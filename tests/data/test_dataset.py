@@ -1,4 +1,4 @@
-"""`jaxrl.data.dataset`, `jaxrl collect`: whole episodes, every one once, as they were."""
+"""`jaxrl.data.dataset`, `jaxrl collect`: complete episodes, each once and unchanged."""
 
 import json
 from functools import partial
@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 
 def act(config, env, agent, obs, memory, key, greedy):
-    """The observation itself, as a whole number; plus the agent's number if sampled."""
+    """The observation as an integer, plus the agent's number if sampled."""
     del config, env, key
     x = jax.tree.leaves(obs)[0].reshape(len(jax.tree.leaves(obs)[0]), -1)[:, 0]
     return x.astype(jnp.int32) + (0 if greedy else agent), memory, {"value": x}
@@ -38,7 +38,7 @@ def record(env: Env, num_episodes: int, greedy: bool = True, **kwargs):
 
 
 def random_length_env() -> Env:
-    """Episodes of 1 to 9 steps, the number drawn at the start; observed as a dictionary."""
+    """Episodes of 1 to 9 steps, drawn at the start, with dictionary observations."""
 
     def obs(length, count):
         return {"count": count, "image": jnp.full((2, 2), length, jnp.uint8)}
@@ -162,7 +162,7 @@ def sentence(function, *arguments) -> str:
 
 def test_what_is_not_a_dataset_is_refused(tmp_path, ppo_run):
     assert "holds no dataset" in sentence(dataset.load, tmp_path)
-    assert "something else" in sentence(dataset.load, ppo_run / "policy")
+    assert "DATA = " in sentence(dataset.load, ppo_run / "policy")
     one = record(counting_env(ends_after=2), 1)
     storage.write(tmp_path / "new", one, {"dataset": 99})
     assert "has format 99" in sentence(dataset.load, tmp_path / "new")
@@ -231,7 +231,7 @@ def test_there_is_something_to_play(name):
 def test_collect_writes_a_dataset_and_says_how_good_it_is(ppo_run, tmp_path, capsys):
     out = tmp_path / "data"
     argv = ["collect", str(ppo_run), "--episodes", "5", "--out", str(out)]
-    assert main([*argv, "--seed", "3", "--member", "1", "--stochastic", "--json"]) == 0
+    assert main([*argv, "--seed", "3", "--agent", "1", "--stochastic", "--json"]) == 0
     said, where, as_json = capsys.readouterr().out.splitlines()[-3:]
     about = json.loads(as_json)
     assert said.startswith("ppo on probe/action: 5 episodes, 5 steps, return ")
@@ -241,7 +241,7 @@ def test_collect_writes_a_dataset_and_says_how_good_it_is(ppo_run, tmp_path, cap
     assert (about["seed"], about["greedy"]) == (3, False)
     policy = about["policy"]
     assert (policy["run"], policy["algorithm"]) == (str(ppo_run), "ppo")
-    assert (policy["member"], policy["seed"]) == (1, 1)
+    assert (policy["agent"], policy["seed"]) == (1, 1)
     assert dataset.load(out, make("probe/action")).num_steps == 5
 
 
@@ -262,7 +262,7 @@ def test_collect_with_the_same_seed_gives_the_same_dataset(ppo_run, tmp_path):
     ("change", "reason"),
     [
         (["--episodes", "0"], "episodes = 0"),
-        (["--member", "2"], "member = 2: "),
+        (["--agent", "2"], "agent = 2: "),
         (["--seed", "-1"], "seed = -1"),
         (["--out", "."], "is not empty"),
     ],

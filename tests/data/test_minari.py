@@ -1,4 +1,4 @@
-"""`jaxrl.data.minari`: what goes to Minari and comes back is what it was."""
+"""`jaxrl.data.minari`: datasets survive a round trip through Minari."""
 
 import sys
 import warnings
@@ -24,7 +24,7 @@ def minari_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """Two episodes, one terminated and one truncated, of images beside a number."""
+    """Two episodes, one terminated and one truncated, with images and a number."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (6, 4, 5, 3), np.uint8)
     # Where an episode goes on, the next observation is the next row's.
@@ -72,7 +72,7 @@ def test_minari_reads_it_as_its_own(data):
 
 
 def foreign(name, action_space, actions):
-    """A dataset in 64 bits that another program has made; its last episode is a part."""
+    """A dataset in 64 bits from another program, whose last episode is incomplete."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         minari.create_dataset_from_buffers(

@@ -16,8 +16,8 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.deployment import export as exporting
 from jaxrl.deployment import hub, onnx
-from jaxrl.deployment.answers import answer, check_answers
 from jaxrl.deployment.export import export, export_function
+from jaxrl.deployment.outputs import check_has_policy, compute_outputs
 from jaxrl.errors import InvalidInput
 from jaxrl.networks.tiles import tile_features, tiling
 from jaxrl.runs.policy import Policy
@@ -47,7 +47,7 @@ def test_an_exported_run_answers_as_its_policy(file, folder, request):
     )
     memory = policy.init_memory(7)
     given = [obs] if isinstance(memory, tuple) else [obs, np.asarray(memory)]
-    found = exporting.reader((folder / file).read_bytes(), format)(*given)
+    found = exporting.make_reader((folder / file).read_bytes(), format)(*given)
     action, after = policy.act(obs, memory)
     np.testing.assert_array_equal(found["action"], action)
     if name == "gru":
@@ -71,8 +71,8 @@ KINDS = {
 def test_every_kind_of_policy_can_leave(kind, format):
     env, config = KINDS[kind]
     policy = untrained("ppo", jaxrl.make(env), **config)
-    content = exporting.exported(exporting.program(policy), format)
-    found = exporting.compared(policy, exporting.reader(content, format), 20)
+    content = exporting.serialize(exporting.make_program(policy), format)
+    found = exporting.compare(policy, exporting.make_reader(content, format), 20)
     assert found.within == found.observations == 20 and found.largest <= 1e-5
 
 
@@ -96,7 +96,9 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
     policy = untrained(name, counting_env(horizon=5))
     obs = np.arange(6, dtype=np.float32)[:, None]
     action, _ = policy.act(obs)
-    np.testing.assert_array_equal(answer(policy, jnp.asarray(obs))["action"], action)
+    np.testing.assert_array_equal(
+        compute_outputs(policy, jnp.asarray(obs))["action"], action
+    )
 
 
 @pytest.mark.full
@@ -105,8 +107,8 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
 def test_illegal_actions_are_never_chosen(name, format):
     """Where each action in turn is the legal one, though its score is the lowest."""
     policy = untrained(name, jaxrl.make("probe/masked"))
-    call = exporting.reader(
-        exporting.exported(exporting.program(policy), format), format
+    call = exporting.make_reader(
+        exporting.serialize(exporting.make_program(policy), format), format
     )
     obs = jax.device_get(spaces.zeros(policy.env.observation_space, (4,)))
     obs["action_mask"] = np.eye(4, dtype=bool)
@@ -143,7 +145,7 @@ def test_stablehlo_is_read_where_there_is_jax_alone(gru_run, folder, tmp_path):
     policy, random = jaxrl.load_policy(gru_run), np.random.default_rng(0)
     obs = random.normal(size=(1000, 2)).astype(np.float32)
     memory = random.uniform(-1, 1, (1000, 4)).astype(np.float32)
-    right = {f"right/{n}": x for n, x in answer(policy, obs, memory).items()}
+    right = {f"right/{n}": x for n, x in compute_outputs(policy, obs, memory).items()}
     np.savez(data, obs=obs, memory=memory, **right)
     (line,) = run_python(ALONE.format(path=str(path), data=str(data)))
     assert line == "['action', 'next_memory', 'probabilities', 'value'] False"
@@ -161,7 +163,7 @@ def test_a_table_of_ones_own_is_exported(tmp_path):
     row = {"obs": np.zeros(2, np.float32)}
     export_function(greedy, row, tmp_path / "table")
     obs = np.random.default_rng(1).uniform(size=(1000, 2)).astype(np.float32)
-    found = exporting.reader((tmp_path / "table").read_bytes(), "stablehlo")(obs)
+    found = exporting.make_reader((tmp_path / "table").read_bytes(), "stablehlo")(obs)
     np.testing.assert_allclose(found["q_values"], greedy(obs)["q_values"], atol=1e-5)
     # The converter has no translation of the tile coder.
     sentence = r"^format = 'onnx': the policy cannot be translated \(.*\); give format"
@@ -176,9 +178,9 @@ def test_what_traces_after_an_export_finds_numpy_as_it_was():
     before = jnp.cumsum
     row = jax.ShapeDtypeStruct((3,), jnp.float32)
     for _ in range(2):
-        content = onnx.exported(lambda x: {"y": jnp.cumsum(x, axis=1)}, {"x": row})
+        content = onnx.serialize(lambda x: {"y": jnp.cumsum(x, axis=1)}, {"x": row})
         assert jnp.cumsum is before
-        found = onnx.reader(content)(np.ones((2, 3), np.float32))["y"]
+        found = onnx.make_reader(content)(np.ones((2, 3), np.float32))["y"]
         np.testing.assert_allclose(found, [[1, 2, 3]] * 2)
 
 
@@ -193,7 +195,7 @@ def test_the_program_of_the_card_runs(folder):
 
 def test_the_card_says_what_is_known(ppo_run, tmp_path, capsys):
     out = tmp_path / "it"
-    argv = ["export", str(ppo_run), "--out", str(out), "--seed", "1", "--json"]
+    argv = ["export", str(ppo_run), "--out", str(out), "--agent", "1", "--json"]
     assert main([*argv, "--observations", "20", "--licence", "mit"]) == 0
     about = json.loads(capsys.readouterr().out.splitlines()[-1])
     text = (tmp_path / "it.md").read_text()
@@ -224,8 +226,8 @@ def test_a_program_that_differs_is_not_written(ppo_run, tmp_path, monkeypatch):
 
         return call
 
-    right = exporting.reader
-    monkeypatch.setattr(exporting, "reader", wrong)
+    right = exporting.make_reader
+    monkeypatch.setattr(exporting, "make_reader", wrong)
     with pytest.raises(
         InvalidInput, match=r"differs from the policy by 0\.001 on 20 of"
     ):
@@ -253,7 +255,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path, monkeypatch):
     [
         ("RUN --format onx --out x", ["format = 'onx'", "'onnx'?"]),
         ("RUN --out no/where", ["out = 'no/where'", "in a folder that is there"]),
-        ("RUN --out x --seed 7", ["seed = 7", "has 0, 1."]),
+        ("RUN --out x --agent 7", ["agent = 7", "0, 1"]),
         ("RUN --out x --observations 0", ["observations = 0"]),
         ("RUN --out x --push-to-hub name", ["push_to_hub = 'name'", "name/model"]),
         ("nowhere --out x", ["RUN = 'nowhere'"]),
@@ -271,7 +273,7 @@ def test_what_has_no_policy_of_its_own_is_refused():
     with pytest.raises(
         InvalidInput, match="algorithm = 'td': its agents have no greedy"
     ):
-        check_answers(ALGORITHMS["td"])
+        check_has_policy(ALGORITHMS["td"])
 
 
 def test_a_missing_package_is_named(ppo_run, tmp_path, monkeypatch):

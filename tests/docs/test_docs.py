@@ -208,7 +208,7 @@ def test_the_glossary_has_every_metric_that_is_named_in_the_code():
 @pytest.mark.parametrize("name", RLHF)
 def test_page_of_rlhf_has_every_word_of_a_task(name):
     table = rows(RLHF_PAGE)
-    for word, field in options.task_fields(RLHF[name]).items():
+    for word, field in options.parameters_of(RLHF[name]).items():
         default, of = table[word][:2]
         asked = field.default is field.empty or not default
         assert asked or default == f"`{shown(field.default)}`", word
@@ -218,7 +218,8 @@ def test_page_of_rlhf_has_every_word_of_a_task(name):
 
 def test_page_of_the_command_line_has_every_flag():
     text = (DOCS / "cli.md").read_text()
-    for name, command in cli.jaxrl.commands.items():
+    for name in cli.program.list_commands(None):
+        command = cli.program.get_command(None, name)
         assert f"`jaxrl {name}" in text
         if name == "rlhf":
             continue  # has a page of its own

@@ -43,7 +43,7 @@ def policy(obs, memory, key):
 
 
 def test_transitions_are_those_of_gymnasium():
-    """Each episode of a rollout, played again with its seed in one environment."""
+    """Each episode of a rollout is replayed with its seed in one environment."""
     env, num_envs = make("gymnasium/CartPole-v1", horizon=30), 3
 
     @jax.jit
@@ -84,7 +84,7 @@ def test_the_host_notices_that_it_is_somewhere_else():
     assert one[-1].tolist() == [1, 1]
     assert host.steps(seeds, np.int32([1, 0]), push)[-1].tolist() == [2, 1]
     for elsewhere, count in ((seeds, 5), (np.uint32([7, 7]), 1)):
-        with pytest.raises(RuntimeError, match="is not where the program is"):
+        with pytest.raises(RuntimeError, match="asks for step"):
             host.steps(elsewhere, np.int32([count, count]), push)
 
 
@@ -98,7 +98,7 @@ def test_an_environment_that_ignores_its_seed_is_refused():
 
     gymnasium.register("test/Drifting-v0", entry_point=Drifting)
     try:
-        with pytest.raises(InvalidInput, match="begins differently with the same seed"):
+        with pytest.raises(InvalidInput, match="Drifting-v0"):
             make("gymnasium/test/Drifting-v0")
     finally:
         del gymnasium.registry["test/Drifting-v0"]
@@ -157,7 +157,7 @@ def _with_space(env, space):
 
 
 def test_actions_that_look_at_nothing_wait_for_the_step_before():
-    """Only the count of steps, which comes back from the host, orders them."""
+    """Only the step count returned by the host orders them."""
     env = make("gymnasium/CartPole-v1")
 
     def blind(obs, memory, key):

@@ -1,4 +1,4 @@
-"""`lecture/...`: every environment is its MDP, and both are the book's."""
+"""`lecture/...`: every environment agrees with its MDP, and both with the book."""
 
 import re
 
@@ -22,11 +22,11 @@ from jaxrl.envs.lecture import (
 )
 from jaxrl.errors import InvalidInput
 from jaxrl.mdp import action_values, policy_evaluation, uniform_policy, value_iteration
-from jaxrl.rollout import init_world, play
+from jaxrl.rollout import init_world, rollout_episode
 
 
 def test_a_tabular_environment_keeps_every_rule():
-    """All finite ones are one program but for the sizes; `faults.py` checks every id."""
+    """Finite environments share one program up to sizes; `faults.py` checks every id."""
     findings = check_env(make("lecture/short-corridor"), 100)
     assert not [f.problem for f in findings if f.problem]
 
@@ -69,7 +69,7 @@ def mean_return(env, num_envs=3000, max_steps=3000):
         return jax.random.randint(key, shape, 0, env.action_space.n), memory, {}
 
     def run(key):
-        return play(env, policy, init_world(env, key, num_envs), max_steps)
+        return rollout_episode(env, policy, init_world(env, key, num_envs), max_steps)
 
     episode_return, _, ended = jax.device_get(jax.jit(run)(jax.random.key(2)))
     assert ended.all()
@@ -103,8 +103,8 @@ def test_the_grid_of_the_walk_is_fine_enough():
 
 
 def test_a_walk_that_always_goes_right_counts_its_steps():
-    """From x the number of steps is that of a sum of normals: V(x) = -Σ_k P(x + S_k < 3),
-    but for walks that leave on the left, of which there are none."""
+    """From x the number of steps follows a sum of normals: V(x) = -Σ_k P(x + S_k < 3),
+    except for walks that leave on the left, of which there are none."""
     from scipy.special import ndtr
 
     k = np.arange(1, 30)
@@ -130,7 +130,7 @@ def test_policies_of_the_walk_may_depend_on_x():
 
 
 def moved(rows, cell, action, **options):
-    """The cell to which an action leads, and the reward."""
+    """Successor cell and reward of an action."""
     mdp, cells = grid_world(rows, **options), grid_cells(rows)
     to = mdp.transition[cells.index(cell), action]
     assert to.max() == 1

@@ -28,7 +28,7 @@ KEY = jax.random.key(0)
 
 
 def refuses(message, *args, **kwargs):
-    """`make` raises InvalidInput with one sentence that contains `message`."""
+    """Assert that `make` raises InvalidInput with one sentence that contains `message`."""
     with pytest.raises(InvalidInput, match=re.escape(message)) as caught:
         make(*args, **kwargs)
     assert "\n" not in str(caught.value)

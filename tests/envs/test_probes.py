@@ -1,4 +1,4 @@
-"""`jaxrl.envs.probes`: the values their docstrings promise."""
+"""`jaxrl.envs.probes`: the values stated in their docstrings."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ KEYS = jax.random.split(jax.random.key(0), 1000)
 
 
 def play(env, policy, key=KEYS[0], max_steps=20):
-    """One episode: its observations (one more), rewards, and whether it terminated."""
+    """Play one episode: observations (one more than steps), rewards, and termination."""
     state, obs = env.reset(key, env.params)
     seen, rewards, terminated = [obs], [], False
     limit = max_steps if env.horizon is None else int(env.horizon)
@@ -26,7 +26,7 @@ def play(env, policy, key=KEYS[0], max_steps=20):
 
 
 def discounted_returns(rewards, gamma=GAMMA):
-    """The discounted sum of rewards from each step on."""
+    """Discounted sum of rewards from each step on."""
     returns = []
     for reward in reversed(rewards):
         returns.insert(0, reward + gamma * (returns[0] if returns else 0.0))

@@ -1,4 +1,4 @@
-"""Adapters of other JAX libraries, which are extras: skipped where they are missing.
+"""Adapters of other JAX libraries, which are extras: skipped if they are missing.
 
 `pip install 'jaxrl[suites]'`, and `pytest -m 'slow or not slow' tests/envs/test_suites.py`.
 """
@@ -30,7 +30,7 @@ QUICK = {
     "navix": "Navix-Empty-5x5-v0",
     "pgx": "minatar-breakout",
 }
-"""What compiles in seconds. The others, and all of Craftax, are slow."""
+"""Environments that compile in seconds. The others, and all of Craftax, are slow."""
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
@@ -97,7 +97,7 @@ def test_gymnasiums_checker_and_a_train_step(library):
 
 @pytest.mark.full
 def test_randomness_is_ours_and_ends_are_told_apart():
-    """2048 ends where no move is left, never by time; equal keys give equal games."""
+    """2048 terminates when no move is left, never by time; equal keys give equal games."""
     needs("pgx")
     game = make("pgx/2048", horizon=300)
     steps = played(game, 320)

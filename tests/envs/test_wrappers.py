@@ -1,4 +1,4 @@
-"""`jaxrl.envs.wrappers`: frames and actions of the past, sticky actions."""
+"""`jaxrl.envs.wrappers`: stacked observations and actions, sticky actions."""
 
 import functools
 

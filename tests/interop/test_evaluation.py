@@ -19,7 +19,7 @@ from tests.support.small import counting_env
 
 @contextlib.contextmanager
 def registered(**envs):
-    """Environments of ours as Gymnasium's, by name."""
+    """Register our environments with Gymnasium, by name."""
     ids = {f"test/{name}-v0": env for name, env in envs.items()}
     for id, env in ids.items():
         gymnasium.register(id, entry_point=lambda env=env: to_gymnasium(env))
@@ -46,7 +46,7 @@ def test_returns_are_those_of_the_environment_trained_in(ppo_run, capsys):
 
 
 def test_a_policy_with_a_memory_and_a_block_after_another(gru_run, monkeypatch):
-    """Naming the cue of steps ago needs the memory, which begins anew."""
+    """Recalling the cue needs the memory, which is reset with every episode."""
     agents = load_agents(gru_run)
     with registered(Memory=make("probe/memory")):
         whole = evaluation.evaluate_on_gymnasium(agents, "test/Memory-v0", 32, seed=3)
@@ -116,7 +116,7 @@ def test_actions_as_gymnasium_wants_them():
     ("env", "steps"), [("CartPole-v1", "100000"), ("Pendulum-v1", "4000")]
 )
 def test_the_interval_is_that_of_the_jax_environment(tmp_path, capsys, env, steps):
-    """Of a trained agent, and of one hardly trained whose returns vary."""
+    """For a trained agent, and for a barely trained one whose returns vary."""
     flags = f"train ppo --env {env} --total-steps {steps} --num-seeds 3 --quiet"
     out = tmp_path / "run"
     assert main([*flags.split(), "--out", str(out)]) == 0

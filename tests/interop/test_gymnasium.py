@@ -126,9 +126,9 @@ def test_one_program_serves_all_of_one_kind():
         env = to_gymnasium(make("probe/observation", horizon=3))
         env.reset(seed=1)
         env.step(0)
-    before = module._advance._cache_size()
+    before = module._step._cache_size()
     other = to_gymnasium(make("probe/observation", horizon=2))
     other.reset(seed=2)
     other.step(1)
-    assert module._advance._cache_size() == before
+    assert module._step._cache_size() == before
     assert jax.tree.structure(env.env) == jax.tree.structure(other.env)

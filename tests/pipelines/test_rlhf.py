@@ -62,7 +62,7 @@ def test_commands_that_do_not_exist(capsys):
 
 @pytest.mark.parametrize("name", RLHF)
 def test_a_config_file_describes_a_run(name, tmp_path):
-    path, fields = tmp_path / "config.toml", options.task_fields(RLHF[name])
+    path, fields = tmp_path / "config.toml", options.parameters_of(RLHF[name])
     lines = ['data = "pairs.jsonl"', "seed = 3", "held_out = 0.25"]
     lines += ['base = "runs/sft"'] * ("base" in fields)
     if "model" in fields:

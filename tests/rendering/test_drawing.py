@@ -13,7 +13,14 @@ from PIL import Image
 import jaxrl
 from jaxrl.envs.wrappers import stack_history, sticky_actions
 from jaxrl.errors import InvalidInput
-from jaxrl.rendering.drawing import DRAW, KEYS, action_names, drawing_of, files, picture
+from jaxrl.rendering.drawing import (
+    DRAW,
+    KEYS,
+    action_names,
+    draw_state,
+    files,
+    find_drawing,
+)
 from jaxrl.rendering.drawing.canvas import (
     BLUE,
     GREEN,
@@ -26,7 +33,7 @@ from jaxrl.rendering.drawing.canvas import (
 )
 from jaxrl.rendering.drawing.control import acrobot, cart_pole, mountain_car, pendulum
 from jaxrl.rendering.drawing.minatar import breakout, space_invaders
-from jaxrl.rendering.drawing.panel import Thoughts, panel
+from jaxrl.rendering.drawing.panel import Explanation, draw_panel
 
 SIZE = 100
 
@@ -47,7 +54,7 @@ def test_every_environment_of_the_table_is_drawn(id):
     env = jaxrl.make(id)
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), env.params)
     state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), state)
-    image = picture(env, drawing_of(env), state, SIZE)
+    image = draw_state(env, find_drawing(env), state, SIZE)
     assert image.dtype == np.uint8 and image.shape[0] == SIZE and image.shape[2] == 3
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 5
     assert len(action_names(env, DRAW[id])) == getattr(env.action_space, "n", 0)
@@ -138,13 +145,13 @@ def test_bullets_of_both_sides_differ():
 @pytest.mark.parametrize("id", ["lecture/cliff-walking", "lecture/random-walk-5"])
 def test_the_agent_of_a_lecture_problem_is_seen_to_move(id):
     env = jaxrl.make(id)
-    images = [picture(env, DRAW[id], np.int32(s), SIZE) for s in (0, 1)]
+    images = [draw_state(env, DRAW[id], np.int32(s), SIZE) for s in (0, 1)]
     assert centre(images[0], BLUE)[1] < centre(images[1], BLUE)[1]
 
 
 def test_an_end_on_both_sides_is_marked_on_both():
     env = jaxrl.make("lecture/random-walk-5")
-    image = picture(env, DRAW[env.id], np.int32(5), SIZE)
+    image = draw_state(env, DRAW[env.id], np.int32(5), SIZE)
     np.testing.assert_allclose(centre(image, BLUE)[1], 0.5, atol=0.01)
 
 
@@ -153,8 +160,10 @@ def test_wrappers_do_not_change_the_picture():
     env = stack_history(sticky_actions(inner, 0.1), 3)
     state, _ = jax.eval_shape(env.reset, jax.random.key(0), env.params)
     state = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), state)
-    plain = picture(inner, drawing_of(inner), state.env_state.env_state, SIZE)
-    np.testing.assert_array_equal(picture(env, drawing_of(env), state, SIZE), plain)
+    plain = draw_state(inner, find_drawing(inner), state.env_state.env_state, SIZE)
+    np.testing.assert_array_equal(
+        draw_state(env, find_drawing(env), state, SIZE), plain
+    )
 
 
 def test_all_actions_of_minatar_have_names():
@@ -164,7 +173,7 @@ def test_all_actions_of_minatar_have_names():
 
 def test_what_nothing_draws_is_refused_with_what_is_drawn():
     with pytest.raises(InvalidInput, match="'probe/action': nothing draws it") as error:
-        drawing_of(jaxrl.make("probe/action"))
+        find_drawing(jaxrl.make("probe/action"))
     assert all(id in str(error.value) for id in DRAW)
 
 
@@ -174,11 +183,11 @@ def test_what_nothing_draws_is_refused_with_what_is_drawn():
 def test_a_draw_function_that_returns_no_picture_is_refused(drawn):
     env = jaxrl.make("probe/action").replace(draw=lambda state, params, size: drawn)
     with pytest.raises(InvalidInput, match=r"must be uint8 \[H, W, 3\]"):
-        picture(env, drawing_of(env), np.zeros(()), SIZE)
+        draw_state(env, find_drawing(env), np.zeros(()), SIZE)
 
 
-def thoughts(**changes):
-    base = Thoughts(
+def explanation(**changes):
+    base = Explanation(
         action=np.array([0, 1]),
         reward=np.ones(2),
         value=np.array([1.0, 2.0]),
@@ -191,12 +200,12 @@ def thoughts(**changes):
 
 
 def test_the_chosen_action_has_a_bar_of_its_own_colour_and_length():
-    first, second = (panel(thoughts(), k, 300) for k in (0, 1))
+    first, second = (draw_panel(explanation(), k, 300) for k in (0, 1))
     assert centre(first, ORANGE)[0] < centre(second, ORANGE)[0]
 
     def pixels(p):
-        image = panel(
-            thoughts(explained={"probability": np.array([[p, 1 - p]] * 2)}), 0, 300
+        image = draw_panel(
+            explanation(explained={"probability": np.array([[p, 1 - p]] * 2)}), 0, 300
         )
         return (np.abs(image / 255 - np.array(to_rgb(ORANGE))).max(-1) < 0.02).sum()
 
@@ -204,7 +213,7 @@ def test_the_chosen_action_has_a_bar_of_its_own_colour_and_length():
 
 
 def test_at_the_end_nothing_is_chosen():
-    image = panel(thoughts(value=None), 2, 300)
+    image = draw_panel(explanation(value=None), 2, 300)
     with pytest.raises(AssertionError):
         centre(image, ORANGE)
 
@@ -219,9 +228,9 @@ def test_at_the_end_nothing_is_chosen():
     ],
     ids=["illegal", "many and equal", "spread", "nothing"],
 )
-def test_odd_thoughts_are_drawn(explained):
+def test_odd_explanations_are_drawn(explained):
     names = tuple(map(str, range(40)))
-    image = panel(thoughts(explained=explained, names=names), 1, 200)
+    image = draw_panel(explanation(explained=explained, names=names), 1, 200)
     assert image.shape == (200, 270, 3)
 
 

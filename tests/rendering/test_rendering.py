@@ -14,7 +14,7 @@ from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
 from jaxrl.rendering.drawing import DRAW
-from jaxrl.rollout import init_world, play, watch
+from jaxrl.rollout import init_world, record_episode, rollout_episode
 from jaxrl.runs.artifact import Agents, save_agents
 from jaxrl.runs.policy import Policy
 from jaxrl.types import no_explanation
@@ -56,8 +56,10 @@ def test_what_is_watched_is_what_is_played():
         return jax.random.randint(key, (len(obs),), 0, 2), memory, {}
 
     world = jax.jit(lambda key: init_world(env, key, 16))(jax.random.key(1))
-    returns, lengths, ended = jax.jit(lambda w: play(env, policy, w, 50))(world)
-    watched = jax.jit(lambda w: watch(env, policy, w, 50))(world)
+    returns, lengths, ended = jax.jit(lambda w: rollout_episode(env, policy, w, 50))(
+        world
+    )
+    watched = jax.jit(lambda w: record_episode(env, policy, w, 50))(world)
     rewards = jnp.where(watched.running, watched.transition.reward, 0.0)
     np.testing.assert_array_equal(watched.running.sum(0), lengths)
     np.testing.assert_array_equal(rewards.sum(0), returns)
@@ -149,7 +151,7 @@ def test_a_recurrent_agent_is_explained_with_its_memory():
     def watched(key):
         agent = jaxrl.PPO.init(config, env, key).agent
         args = (jaxrl.PPO, config, env, agent, key)
-        return rendering._watched(*args, num_episodes=2, greedy=True, max_steps=9)
+        return rendering._play(*args, num_episodes=2, greedy=True, max_steps=9)
 
     extras = jax.eval_shape(watched, jax.random.key(0)).transition.extras
     assert extras["explained"]["probability"].shape == (9, 2, 2)
@@ -159,7 +161,7 @@ def test_a_recurrent_agent_is_explained_with_its_memory():
 @pytest.mark.parametrize("suffix", ["gif", "png"])
 def test_the_command_writes_a_picture(cart_run, tmp_path, capsys, suffix):
     out = tmp_path / f"agent.{suffix}"
-    words = f"render {cart_run} --out {out} --size 64 --max-steps 5 --member 1"
+    words = f"render {cart_run} --out {out} --size 64 --max-steps 5 --agent 1"
     assert main(words.split()) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["episode 0: return 5.00, 5 steps, cut", str(out)]
@@ -179,7 +181,7 @@ def test_the_command_writes_a_picture(cart_run, tmp_path, capsys, suffix):
         ("--out a.gif --fps 0", "fps = 0"),
         ("--out a.gif --size 16", "size = 16"),
         ("--out a.gif --size 64 --overlay", "size = 64"),
-        ("--out a.gif --member 2", "member = 2"),
+        ("--out a.gif --agent 2", "agent = 2"),
         ("--out a.gif --episodes 0", "episodes = 0"),
         ("--out a.gif --max-steps 0", "max_steps = 0"),
         ("--out a.gif --seed -1", "seed = -1"),
@@ -226,4 +228,4 @@ def test_pictures_of_different_shapes_are_refused(policy):
     (episode,) = rendering.record(policy, max_steps=3)
     other = dataclasses.replace(policy, env=policy.env.replace(draw=growing))
     with pytest.raises(InvalidInput, match="all pictures must be of one shape"):
-        list(rendering.frames_of(other, episode, size=32))
+        list(rendering.draw_frames(other, episode, size=32))

@@ -21,7 +21,7 @@ sample = jax.jit(ring.sample, static_argnames="batch_size")
 
 
 def ids(first_row, num_rows, num_envs):
-    """Rows of consecutive ids, from 1: a zero would be a row that nobody wrote."""
+    """Rows of consecutive ids, from 1: a zero would be a row that was never written."""
     first = 1 + first_row * num_envs
     return (first + np.arange(num_rows * num_envs)).reshape(num_rows, num_envs)
 
@@ -176,7 +176,7 @@ LEAVES = {
 
 
 def add_and_sample(memory, key, num_steps):
-    """A loop of the shape of an off-policy train step."""
+    """A loop with the structure of an off-policy train step."""
 
     def step(memory, key):
         def new(leaf):
@@ -191,7 +191,7 @@ def add_and_sample(memory, key, num_steps):
 
 
 def population(head_axis):
-    """`add_and_sample` over a population, its heads shared (None) or not (0)."""
+    """`add_and_sample` over a population, with heads shared (None) or not (0)."""
     axes = ring.Ring(data=0, head=head_axis)
     function = partial(add_and_sample, num_steps=1)
     return jax.vmap(function, in_axes=(axes, 0), out_axes=(axes, 0))

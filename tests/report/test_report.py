@@ -14,9 +14,9 @@ from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
-from jaxrl.report.entries import Entry, read_entries, warnings_about
+from jaxrl.report.entries import Entry, collect_warnings, read_entries
 from jaxrl.report.papers import PAPERS, bibtex
-from jaxrl.report.tables import aggregates, aggregates_latex, latex
+from jaxrl.report.tables import aggregates, aggregates_to_latex, to_latex
 from jaxrl.runs.experiment import describe, read_experiment, train_command
 from jaxrl.sweeps import plan
 from jaxrl.sweeps.plan import read_sweep, sweep_command
@@ -78,10 +78,10 @@ def test_the_latex_table(reported, swept):
     assert table.count("\\\\\n") == 1 + 7  # the head, and a line for each label
     assert "learning\\_rate = 0.001, gamma = 0.9" in table
     entries = read_entries(swept)
-    lines = latex(entries).splitlines()
-    best = max(np.mean(e.whole) for e in entries)
+    lines = to_latex(entries).splitlines()
+    best = max(np.mean(e.finite_returns) for e in entries)
     assert sum("\\mathbf" in line for line in lines) == sum(
-        np.mean(e.whole) == best for e in entries
+        np.mean(e.finite_returns) == best for e in entries
     )
 
 
@@ -120,7 +120,7 @@ def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
     for run in (ppo_run, dqn_run):
         experiment = read_experiment(run)
         command = train_command(experiment)
-        again = parsed(monkeypatch, command, "session.run_experiment")
+        again = parsed(monkeypatch, command, "runs.session.run_experiment")
         assert describe(again) == describe(experiment)
 
 
@@ -150,8 +150,10 @@ def test_the_settings_of_a_block_are_lines_of_their_own(swept, capsys):
     assert main(["evaluate", str(block), "--episodes", "4", "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("learning_rate = 0.001, gamma = 0.9: return")
-    parts = json.loads(lines[-1])["settings"]
-    assert [part["own"] for part in parts] == [t["own"] for t in trials_of(swept)]
+    parts = json.loads(lines[-1])["variants"]
+    assert [part["overrides"] for part in parts] == [
+        t["overrides"] for t in trials_of(swept)
+    ]
     assert [part["episode_return_mean"] for part in parts] == [
         np.mean(e.returns) for e in entries
     ]
@@ -165,7 +167,7 @@ def test_seeds_that_chose_a_setting_are_said_to_have(swept, ppo_run, dqn_run):
     entries = [*read_entries(swept), *read_entries(ppo_run), *read_entries(dqn_run)]
     (found,) = [
         line
-        for line in warnings_about([swept, ppo_run, dqn_run], entries)
+        for line in collect_warnings([swept, ppo_run, dqn_run], entries)
         if "chose a setting" in line
     ]
     assert found.startswith(f"{ppo_run}: its seeds [0, 1]") and "--seed 2" in found
@@ -195,7 +197,7 @@ def test_environments_are_taken_together_by_hand():
     given = aggregates(entries, {"one": (0.0, 20.0)})
     assert given[0]["score_gap"] == pytest.approx(1 - (0 + 0.5 + 0.5 + 1) / 4)
     assert aggregates(entries[:1], {}) == []
-    assert "0.75" in aggregates_latex(rows)
+    assert "0.75" in aggregates_to_latex(rows)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from jaxrl.cli import main
 from jaxrl.core import storage
-from jaxrl.core.run_folders import locked
+from jaxrl.core.run_folders import lock
 from jaxrl.errors import InvalidInput
 from jaxrl.runs import checkpoint
 from jaxrl.runs.checkpoint import saved
@@ -169,7 +169,7 @@ def test_no_run_folder_is_refused(tmp_path, capsys):
 
 
 def test_a_second_process_is_refused(stopped, capsys):
-    with locked(stopped):
+    with lock(stopped):
         assert "in use by another process" in refusal(stopped, capsys=capsys)
 
 

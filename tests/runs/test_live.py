@@ -12,7 +12,15 @@ import pytest
 from rich.console import Console
 
 from jaxrl.runs import live
-from jaxrl.runs.live import Block, Lines, Story, View, bars, sampled, spread
+from jaxrl.runs.live import (
+    PlainLines,
+    Story,
+    TerminalBlock,
+    View,
+    compute_spread,
+    draw_bars,
+    resample,
+)
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -52,11 +60,11 @@ def terminal():
         size = {"width": 80, "height": 24}
         return Console(file=file, force_terminal=True, color_system=None, **size)
 
-    return Block(console), file
+    return TerminalBlock(console), file
 
 
 def test_lines_have_no_control_characters_and_are_few(capsys):
-    view = View(story(1, total=100_000), Lines())
+    view = View(story(1, total=100_000), PlainLines())
     view.go_to(0, 0.0)
     for i in range(1, 1_001):
         view.write(row(100 * i, i * 0.5, seconds=3.0 * i))
@@ -72,7 +80,7 @@ def test_lines_have_no_control_characters_and_are_few(capsys):
 
 
 def test_lines_of_a_fast_run_come_at_each_tenth(capsys):
-    view = View(story(), Lines())
+    view = View(story(), PlainLines())
     for i in range(1, 101):
         view.write(row(10 * i, 1.0, 2.0, seconds=i * 1e-3))
     view.close()
@@ -82,7 +90,7 @@ def test_lines_of_a_fast_run_come_at_each_tenth(capsys):
 
 
 def test_a_run_that_is_stopped_says_where(capsys):
-    view = View(story(), Lines())
+    view = View(story(), PlainLines())
     view.write(row(100, None, None))
     view.write(row(110, None, None))
     view.close()
@@ -105,8 +113,8 @@ def test_what_ran_before_does_not_count_in_the_rate_and_is_in_the_curve():
     view.remember([row(100, 1.0, seconds=50.0), row(200, 2.0, seconds=100.0)])
     view.go_to(200, 100.0)
     view.write(row(400, 8.0, seconds=101.0))
-    assert live.line(seen).endswith("return 8.000  200 steps/s  0:03 left")
-    upper, lower = (entry.curve for entry in live.entries(seen, 10, 24)[:2])
+    assert live.format_line(seen).endswith("return 8.000  200 steps/s  0:03 left")
+    upper, lower = (entry.curve for entry in live.make_entries(seen, 10, 24)[:2])
     assert (upper, lower) == ("  ██      ", "▁▃██      ")
 
 
@@ -119,27 +127,31 @@ def test_what_ran_before_does_not_count_in_the_rate_and_is_in_the_curve():
     ],
 )
 def test_a_spread_is_over_the_agents_that_have_a_value(value, expected):
-    assert spread(value) == expected
+    assert compute_spread(value) == expected
 
 
 def test_nan_and_infinity_are_shown_and_do_not_bend_the_curve():
-    assert math.isnan(spread([1.0, float("nan")]).low)
-    assert bars([0.0, math.nan, math.inf, None, 7.0]) == ["▁   █"]
+    assert math.isnan(compute_spread([1.0, float("nan")]).low)
+    assert draw_bars([0.0, math.nan, math.inf, None, 7.0]) == ["▁   █"]
     seen = story()
     seen.add(row(500, 1.0, math.nan, loss_policy=[math.inf, 0.0]))
-    shown = {entry.name: entry.value for entry in live.entries(seen, 10, 24)}
+    shown = {entry.name: entry.value for entry in live.make_entries(seen, 10, 24)}
     assert shown["return"] == "nan" and shown["loss/policy"] == "inf"
 
 
 def test_bars_rise_from_the_lowest_to_the_highest():
-    assert bars([0, 1, 2, 3, 4, 5, 6, 7]) == ["▁▂▃▄▅▆▇█"]
-    assert bars([0.0, 0.5, 1.0], height=2) == [" ▁█", "▁██"]
-    assert bars([3.0, 3.0]) == ["▁▁"] and bars([None]) == [" "] and bars([]) == [""]
+    assert draw_bars([0, 1, 2, 3, 4, 5, 6, 7]) == ["▁▂▃▄▅▆▇█"]
+    assert draw_bars([0.0, 0.5, 1.0], height=2) == [" ▁█", "▁██"]
+    assert (
+        draw_bars([3.0, 3.0]) == ["▁▁"]
+        and draw_bars([None]) == [" "]
+        and draw_bars([]) == [""]
+    )
 
 
 def test_a_column_of_the_curve_is_of_the_row_that_covers_it():
-    assert sampled([50, 100], [1.0, 2.0], 200, 8) == [1, 1, 2, 2, *[None] * 4]
-    assert sampled([], [], 200, 3) == [None] * 3
+    assert resample([50, 100], [1.0, 2.0], 200, 8) == [1, 1, 2, 2, *[None] * 4]
+    assert resample([], [], 200, 3) == [None] * 3
 
 
 def test_the_metrics_that_matter_most_come_first_and_fit():
@@ -147,7 +159,7 @@ def test_the_metrics_that_matter_most_come_first_and_fit():
     extra = {f"value_{k}": [1.0, 1.0] for k in range(9)}
     named = {"loss_policy": [1.0, 2.0], "policy_entropy": [0.5, 0.5], **extra}
     seen.add(row(100, 1.0, 2.0, optim_grad_norm=[1.0, 1.0], **named))
-    names = [entry.name for entry in live.entries(seen, 10, 24)]
+    names = [entry.name for entry in live.make_entries(seen, 10, 24)]
     assert names[:5] == [
         "return",
         "  lowest",
@@ -156,7 +168,7 @@ def test_the_metrics_that_matter_most_come_first_and_fit():
         "policy/entropy",
     ]
     assert len(names) == 3 + live.MOST_METRICS
-    assert len(live.entries(seen, 10, 9)) == 5, "a low terminal has fewer"
+    assert len(live.make_entries(seen, 10, 9)) == 5, "a low terminal has fewer"
 
 
 @pytest.mark.parametrize("width", [1, 10, 30, 58, 80, 200])
@@ -168,7 +180,7 @@ def test_the_block_fits_any_terminal(width, agents):
     seen.go_to(400, 4.0)
     file = io.StringIO()
     console = Console(file=file, width=width, height=12, force_terminal=True)
-    console.print(live.block(seen, width, 12))
+    console.print(live.draw_block(seen, width, 12))
     lines = of_the_screen(file.getvalue())
     assert max(map(len, lines)) <= max(width, 19) and len(lines) <= 12
     assert width < 58 or any("█" in line or "▁" in line for line in lines)
@@ -231,7 +243,9 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("screen", [Lines(), Block(lambda: Console(file=Gone()))])
+@pytest.mark.parametrize(
+    "screen", [PlainLines(), TerminalBlock(lambda: Console(file=Gone()))]
+)
 def test_a_broken_screen_does_not_end_a_run(monkeypatch, screen):
     monkeypatch.setattr(sys, "stderr", gone := Gone())
     view = View(story(), screen)
@@ -302,11 +316,11 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
     pseudo_terminal, monkeypatch, name, value
 ):
     pseudo_terminal()
-    assert isinstance(live.screen(), Block)
+    assert isinstance(live.screen(), TerminalBlock)
     monkeypatch.setenv(name, value)
-    assert isinstance(live.screen(), Lines)
+    assert isinstance(live.screen(), PlainLines)
 
 
 def test_without_a_terminal_there_are_lines_whatever_the_environment(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(live.screen(), Lines)
+    assert isinstance(live.screen(), PlainLines)

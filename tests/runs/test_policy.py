@@ -9,7 +9,7 @@ import jaxrl
 from jaxrl import spaces
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.errors import InvalidInput
-from jaxrl.runs.policy import Policy
+from jaxrl.runs.policy import Policy, select_agent
 from jaxrl.training.population import member
 from tests.support.runs import run_python
 from tests.support.small import counting_env, tiny
@@ -21,8 +21,7 @@ RUNS = ("ppo_run", "reinforce_run", "dqn_run", "gru_run")
 def test_acts_as_the_agent_of_the_artefact(name, request):
     run = request.getfixturevalue(name)
     agents = jaxrl.load_agents(run)
-    seed = agents.seeds[-1]
-    policy = jaxrl.load_policy(run, seed)
+    policy = jaxrl.load_policy(run, len(agents.seeds) - 1)
     agent = member(agents.agents, len(agents.seeds) - 1)
     obs = (
         spaces.zeros(policy.env.observation_space, (5,))
@@ -82,15 +81,24 @@ def test_fresh_processes_act_bit_for_bit_alike(request):
     assert len(set(first)) > 1
 
 
-def test_the_first_seed_is_the_default_and_others_are_refused(ppo_run):
+def test_the_first_agent_is_the_default_and_missing_ones_are_refused(ppo_run):
     policy = jaxrl.load_policy(ppo_run)
     agents = jaxrl.load_agents(ppo_run).agents
     for a, b in zip(
         jax.tree.leaves(policy.agent), jax.tree.leaves(member(agents, 0)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(InvalidInput, match=r"seed = 7: .* has 0, 1\."):
+    with pytest.raises(InvalidInput, match=r"agent = 7: .* 0, 1"):
         jaxrl.load_policy(ppo_run, 7)
+
+
+def test_an_agent_is_named_by_its_place_in_the_run(ppo_run):
+    # As where the agents at the other places broke.
+    agents = jaxrl.load_agents(ppo_run)._replace(members=[2, 5])
+    assert [select_agent(agents, ppo_run, k) for k in (None, 2, 5)] == [0, 0, 1]
+    for missing in (0, -1, "2"):
+        with pytest.raises(InvalidInput, match="agent = "):
+            select_agent(agents, ppo_run, missing)
 
 
 @pytest.mark.parametrize(

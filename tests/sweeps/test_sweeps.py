@@ -124,7 +124,7 @@ def test_optuna_leaves_out_what_cannot_be_trained(tmp_path):
     # Three minibatches cannot be made of sixteen steps.
     grid = {"num_minibatches": [2, 3], "gamma": [0.9, 0.99]}
     result = quiet(wanted(grid, 1, sampler="optuna", trials=3), tmp_path / "out")
-    assert [trial.own["num_minibatches"] for trial in result.trials] == [2, 2, 2]
+    assert [trial.overrides["num_minibatches"] for trial in result.trials] == [2, 2, 2]
 
 
 # Programs and blocks.
@@ -173,7 +173,7 @@ def test_blocks_hold_no_more_agents_than_wanted(
     assert [b.experiment.num_members for b in found] == sizes
     members = [(i, s) for b in found for i in b.indices for s in b.experiment.seeds]
     assert sorted(members) == [(i, s) for i in range(settings) for s in range(seeds)]
-    assert len({tuple(b.experiment.varied) for b in found}) == 1
+    assert len({tuple(b.experiment.traced) for b in found}) == 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_parts_are_whole_units_of_the_devices(count, most, unit, size):
 
 def test_the_results_of_a_sweep(swept):
     trials = read_trials(swept)
-    assert [trial.own for trial in trials] == space.grid(space.as_space(GRID))
+    assert [trial.overrides for trial in trials] == space.grid(space.as_space(GRID))
     summary = read_json(swept / "summary.json")
     rows = list(csv.DictReader((swept / "results.csv").open()))
     assert [float(row["episode_return_iqm"]) for row in rows] == [
@@ -223,7 +223,7 @@ def test_blocks_of_any_size_give_the_same_results(swept, tmp_path):
     assert len(list((small.folder / "runs").iterdir())) == 3
     whole = {trial.index: trial for trial in read_trials(swept)}
     for trial in small.trials:
-        assert trial.own == whole[trial.index].own
+        assert trial.overrides == whole[trial.index].overrides
         assert_same_first_step(trial, whole[trial.index])
 
 
@@ -234,14 +234,14 @@ def test_parameters_of_the_environment_are_swept_in_one_program(tmp_path):
     result = quiet(made, tmp_path / "out")
     assert len(list((result.folder / "runs").iterdir())) == 1
     run = result.folder / "runs" / "000"
-    assert read_experiment(run).varied == ["env/params/force_mag"]
+    assert read_experiment(run).traced == ["env/params/force_mag"]
     assert len(set(tuple(trial.training) for trial in result.trials)) == 3
     from jaxrl import load_policy
 
-    policies = [load_policy(run, index=k) for k in range(3)]
+    policies = [load_policy(run, k) for k in range(3)]
     assert [float(p.env.params.force_mag) for p in policies] == [5.0, 10.0, 20.0]
-    with pytest.raises(InvalidInput, match="give index, one of 0, 1, 2"):
-        load_policy(run, seed=0)
+    with pytest.raises(InvalidInput, match="agent = 3"):
+        load_policy(run, 3)
 
 
 def test_a_setting_that_breaks_leaves_the_others_alone(tmp_path):
@@ -272,7 +272,9 @@ def test_the_best_setting_is_confirmed_with_fresh_seeds(tmp_path):
     grid = {"learning_rate": [1e-3], "gamma": [0.9, 0.99]}
     result = quiet(wanted(grid, confirm_seeds=3), tmp_path / "out")
     confirmed = result.summary["confirmed"]
-    assert confirmed["seeds"] == 3 and confirmed["gamma"] == result.best.own["gamma"]
+    assert (
+        confirmed["seeds"] == 3 and confirmed["gamma"] == result.best.overrides["gamma"]
+    )
     assert read_experiment(result.folder / "confirm" / "000").seeds == [2, 3, 4]
 
 
@@ -287,7 +289,7 @@ def test_a_confirmation_keeps_to_the_block_and_goes_on_exactly(tmp_path):
     ]
     assert sizes == [2, 1]
     confirmed = read_confirmed(whole.folder)
-    assert confirmed.seeds == [2, 3, 4] and confirmed.own == whole.best.own
+    assert confirmed.seeds == [2, 3, 4] and confirmed.overrides == whole.best.overrides
     part = interrupted(made, tmp_path / "part", 60)
     assert not part.summary["finished"] and (part.folder / "confirm").exists()
     resume_sweep(part.folder, progress=False, report=lambda line: None)
@@ -350,7 +352,7 @@ def test_from_python(tmp_path):
 def assert_same_sweep(one, other):
     found, expected = (read_trials(folder) for folder in (one, other))
     for a, b in zip(found, expected, strict=True):
-        for name in ("index", "own", "seeds", "returns", "training", "env_steps"):
+        for name in ("index", "overrides", "seeds", "returns", "training", "env_steps"):
             assert getattr(a, name) == getattr(b, name)
 
 
@@ -380,11 +382,11 @@ def test_shards_make_the_whole(tmp_path, swept):
     folders = [
         quiet(wanted(grid, shard=(i, 2)), tmp_path / f"shard{i}").folder for i in (0, 1)
     ]
-    owns = [[t.own for t in read_trials(f)] for f in folders]
+    owns = [[t.overrides for t in read_trials(f)] for f in folders]
     whole = space.grid(space.as_space(grid))
     assert owns == [whole[0::2], whole[1::2]]
     result = merge(folders, tmp_path / "all")
-    assert [t.own for t in read_trials(result.folder)] == whole
+    assert [t.overrides for t in read_trials(result.folder)] == whole
     for trial in result.trials:
         part = read_trials(folders[trial.index % 2])[trial.index // 2]
         assert trial.returns == part.returns
@@ -483,13 +485,14 @@ def test_pbt_changes_what_is_copied_within_its_limits(pbt_sweep, tmp_path):
     assert exchanges > 0
     # The trials and the agents that are stored say what they ended with.
     final = rows[-1]["pbt/gamma"]
-    assert [trial.own["gamma"] for trial in result.trials] == final
+    assert [trial.overrides["gamma"] for trial in result.trials] == final
     assert (
-        read_experiment(result.folder / "runs" / "000").settings[0]["gamma"] != final[0]
+        read_experiment(result.folder / "runs" / "000").overrides[0]["gamma"]
+        != final[0]
     )
     from jaxrl import load_agents
 
-    own = load_agents(result.folder / "runs" / "000").own
+    own = load_agents(result.folder / "runs" / "000").overrides
     np.testing.assert_allclose(
         [o["gamma"] for o in own], rows[-1]["pbt/gamma"], rtol=1e-6
     )

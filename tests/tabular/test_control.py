@@ -1,5 +1,5 @@
 """`jaxrl.tabular.control`: one step by hand, a float64 loop over whole episodes, and
-problems whose best policy is known."""
+problems with a known optimal policy."""
 
 import functools
 from functools import partial
@@ -16,9 +16,9 @@ from jaxrl.exploration import epsilon_greedy_value
 from jaxrl.mdp import finite_mdp
 from jaxrl.tabular.control import (
     TARGETS,
-    choose,
     greedy_episode,
     reinforce_episode,
+    sample_action,
     td_control_episode,
 )
 
@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
 
 
 def corridor(length=4):
-    """Cells in a row, one action: on to the next; rewards 1, 2, 3, ..., the end."""
+    """Cells in a row and one action, to the next cell; rewards 1, 2, 3, ...; episodic."""
     transition = np.eye(length + 1, k=1)[:, None]
     transition[-1, 0, -1] = 1
     reward = np.arange(1, length + 2)[:, None]
@@ -39,7 +39,7 @@ def corridor(length=4):
 
 def test_choices_are_greedy_uniform_and_fair():
     keys = jax.random.split(KEY, 4000)
-    pick = jax.jit(jax.vmap(choose, in_axes=(0, None, None)))
+    pick = jax.jit(jax.vmap(sample_action, in_axes=(0, None, None)))
     q = jnp.array([1.0, 3.0, 3.0, -1e9])
 
     def shares(epsilon):
@@ -66,7 +66,7 @@ def test_the_value_of_the_epsilon_greedy_policy():
     + [("sarsa", "replacing"), ("sarsa", "true_online")],
 )
 def test_one_action_is_td_prediction(target, trace):
-    """Q of a single action is V: against a float64 loop, the states all different."""
+    """Q of a single action is V, against a float64 loop, with all states different."""
     gamma, alpha, w0 = 0.9, 0.3, np.array([0.5, -1.0, 2.0, 0.25])
     run = partial(td_control_episode, corridor(), alpha=alpha, epsilon=0.0, gamma=gamma)
     run = jax.jit(partial(run, target=target, trace=trace))
@@ -112,7 +112,7 @@ def of_two_choices(target):
     [("q_learning", 4.0), ("expected_sarsa", 0.5 * 4 + 0.5 * 3), ("sarsa", None)],
 )
 def test_targets_differ_where_actions_do(target, goal):
-    """From Q(1, ·) = (4, 2) and ε = 0.5: what Q(0, 0) is drawn to."""
+    """Target of Q(0, 0) for Q(1, ·) = (4, 2) and ε = 0.5."""
     weights = jnp.array([[10.0, 4.0], [0.0, 2.0]])
     keys = jax.random.split(KEY, 64)
     learnt, stats = of_two_choices(target)(weights, keys, 0.0)
@@ -191,7 +191,7 @@ def test_the_maze_is_learnt():
 
 @pytest.mark.parametrize("baseline", [True, False])
 def test_reinforce_by_hand(baseline):
-    """One action sequence is sure: rewards 1, 2; returns 3, 2; γ = 1."""
+    """A deterministic action sequence: rewards 1, 2; returns 3, 2; γ = 1."""
     env = corridor(2)
     theta, v = jnp.zeros((1, 2)), jnp.array([0.5, -1.0])
     theta, learnt, stats = reinforce_episode(

@@ -33,7 +33,7 @@ TRACES = ("accumulating", "replacing", "true_online")
 
 
 def stream(seed=0, length=12, end="terminated", binary=False):
-    """One episode of random features and rewards; `end` says how it stops."""
+    """One episode of random features and rewards; `end` is the way it ends."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(length + 1, F)).astype(np.float32)
     x = (x > 0.3).astype(np.float32) if binary else x
@@ -94,7 +94,7 @@ of_n_steps = jax.jit(n_step_td, static_argnames="n")
 
 @pytest.mark.parametrize("name", ALL)
 def test_one_step_by_hand(name):
-    """w = 3 moves by α (target - 3): the target is 1, or 1 + 0.9 · 6 where it was cut."""
+    """w = 3 moves by α (target - 3): the target is 1, or 1 + 0.9 · 6 if truncated."""
     w = jnp.array([3.0])
     close(ALL[name](w, one_state()), 3 + 0.2 * (1 - 3))
     close(ALL[name](w, one_state(terminated=False, truncated=True)), 3 + 0.2 * 3.4)
@@ -105,7 +105,7 @@ def test_one_step_by_hand(name):
 
 
 def td_lambda_by_definition(w, steps, lam, trace):
-    """The pseudocode of S&B, sections 12.2 and 12.5, of one episode."""
+    """Pseudocode of S&B, sections 12.2 and 12.5, for one episode."""
     w, z, old = np.array(w, float), np.zeros(F), 0.0
     for x, r, end, x2 in zip(
         steps.obs, steps.reward, steps.terminated, steps.next_obs, strict=True
@@ -243,7 +243,7 @@ def test_neighbours_meet():
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_stream_of_episodes_is_one_after_the_other(name):
-    """But for the off-line methods, which know the weights of the stream's start."""
+    """Except for the off-line methods, which use the weights at the start of the stream."""
     first, second = stream(6, binary=True), stream(7, binary=True)
     apart = ALL[name](ALL[name](some_weights(), first), second)
     together = ALL[name](some_weights(), joined(first, second))

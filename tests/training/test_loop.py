@@ -81,7 +81,7 @@ def test_calls_become_longer_until_they_take_long_enough():
 @pytest.mark.full
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
 def test_members_in_groups_are_the_members_side_by_side(monkeypatch, algorithm):
-    job = loop.Job(algorithm, tiny(algorithm), ENV, {}, list(range(6)), None)
+    job = loop.resolve(algorithm, tiny(algorithm), ENV, num_seeds=6, num_devices=1)
 
     def run(group):
         monkeypatch.setattr(population, "GROUP", group)
@@ -285,13 +285,15 @@ def numbers(tree):
 
 for algorithm in (PPO, DQN):
     config = tiny(algorithm)
-    seeds = list(range(4))
-    job = loop.Job(algorithm, config, env, {}, seeds, mesh)
+    resolved = loop.resolve(algorithm, config, env, num_seeds=4)
+    assert resolved.mesh == mesh
+    job = resolved
+    seeds = resolved.seeds
     start = loop.first_progress(job).state.agent.params
     start = [np.asarray(x) for x in jax.tree.leaves(start)]
     ends = {}
     for where in (mesh, None):
-        job = loop.Job(algorithm, config, env, {}, seeds, where)
+        job = resolved._replace(mesh=where)
         ends[where] = loop.advance(job, loop.first_progress(job), 3)[:2]
     (two, tally_two), (one, tally_one) = ends[mesh], ends[None]
     for a, b in zip(numbers(two), numbers(one), strict=True):

@@ -207,9 +207,9 @@ def plot(found: dict[str, list[Row]], out: Path) -> None:
 
 
 def _plot(found: dict[str, list[Row]], out: Path) -> None:
-    from jaxrl.plotting import BLACK, COLOURS, figure_of
+    from jaxrl.plotting import BLACK, COLOURS, make_figure
 
-    figure, axes = figure_of("RLHF on the small world")
+    figure, axes = make_figure("RLHF on the small world")
     frontier = _points(found["frontier"])
     axes.plot(*frontier, "-", color=BLACK, label="no policy is above")
     axes.plot(

@@ -1,8 +1,8 @@
-"""Pictures of environments: `DRAW` says which function draws which.
+"""Pictures of environments; `DRAW` maps ids to drawing functions.
 
-Drawing is done on the host, by Pillow, from the states that a rollout on the device has
-kept. gymnax's own drawing makes a Gymnasium environment for every frame of classic control
-and draws MinAtar through matplotlib and seaborn; it needs packages that are not ours.
+Pillow draws on the host, from the states that a rollout on the device has kept. gymnax's
+own drawing makes a Gymnasium environment for every frame of classic control and draws
+MinAtar through matplotlib and seaborn; it needs packages that jaxrl does not install.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,18 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.envs import lecture as problems
-from jaxrl.envs.wrappers import unwrapped
+from jaxrl.envs.wrappers import unwrap
 from jaxrl.errors import require
 from jaxrl.rendering.drawing import control, lecture, minatar
 from jaxrl.types import Env, PyTree
 
 
 class Drawing(NamedTuple):
-    """How an environment is shown."""
+    """A function that draws states of an environment, and how to show its pictures."""
 
     function: Callable  # (env_state, params, size) -> uint8 [H, W, 3]
-    fps: int = 10  # steps shown in a second, unless told otherwise
-    actions: tuple[str, ...] = ()  # what they are called
+    fps: int = 10  # steps shown per second, by default
+    actions: tuple[str, ...] = ()  # their names
 
 
 COMPASS = ("up", "right", "down", "left")
@@ -67,11 +67,11 @@ DRAW: dict[str, Drawing] = {
     ),
     "lecture/continuous-walk": Drawing(lecture.walk, 3, SIDES),
 }
-"""Environment id -> how it is drawn. One with a `draw` of its own needs no line here."""
+"""Environment id -> drawing. An environment with its own `draw` needs no entry."""
 
 
-def drawing_of(env: Env) -> Drawing:
-    """How this environment is drawn: its own `draw`, or what `DRAW` has for its id.
+def find_drawing(env: Env) -> Drawing:
+    """Find how an environment is drawn: by its own `draw`, or by the entry of `DRAW`.
 
     Raises:
       InvalidInput: nothing draws it.
@@ -87,7 +87,7 @@ def drawing_of(env: Env) -> Drawing:
 
 
 def action_names(env: Env, drawing: Drawing) -> tuple[str, ...]:
-    """A name for each discrete action; its number, where there is none."""
+    """Name each discrete action, by its number where it has no name."""
     if not isinstance(env.action_space, spaces.Discrete):
         return ()
     count = env.action_space.n
@@ -96,13 +96,13 @@ def action_names(env: Env, drawing: Drawing) -> tuple[str, ...]:
     return names or tuple(str(k) for k in range(count))
 
 
-def picture(env: Env, drawing: Drawing, env_state: PyTree, size: int) -> np.ndarray:
-    """The state of one environment, NumPy arrays, as uint8 `[H, W, 3]`.
+def draw_state(env: Env, drawing: Drawing, env_state: PyTree, size: int) -> np.ndarray:
+    """Draw the state of one environment (NumPy arrays) as uint8 `[H, W, 3]`.
 
     Raises:
       InvalidInput: the environment's own function returned something else.
     """
-    inner, params = unwrapped(env_state, env.params)
+    inner, params = unwrap(env_state, env.params)
     drawn: Any = np.asarray(drawing.function(inner, params, size))
     require(
         drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.shape[-1] == 3,

@@ -1,4 +1,4 @@
-"""A picture drawn in the units of a problem, with smooth edges; Pillow does the drawing."""
+"""A canvas in the units of a problem, with smooth edges, drawn by Pillow."""
 
 import functools
 import math
@@ -16,11 +16,11 @@ INK, GREY, PALE, PAPER = "#2B2B2B", "#8C8A84", "#D9D6CE", "#FBFAF7"
 NIGHT, DUSK = "#12181F", "#1C2530"
 
 FINER = 3
-"""A picture is drawn so many times larger and then made smaller: edges become smooth."""
+"""Factor by which a picture is drawn larger, then reduced: edges become smooth."""
 
 
 class Canvas:
-    """Drawn on in units of the problem, y upwards; widths of lines too are in units."""
+    """A canvas in units of the problem, y upwards; line widths are in these units too."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Canvas:
         top: float,
         background: str = PAPER,
     ) -> None:
-        """`size` pixels high, showing [left, right] x [bottom, top]."""
+        """Create a canvas `size` pixels high that shows [left, right] x [bottom, top]."""
         from PIL import Image, ImageDraw
 
         self._left, self._top = left, top
@@ -41,14 +41,14 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._image)
 
     def picture(self) -> np.ndarray:
-        """What was drawn, uint8 `[H, W, 3]`."""
+        """Return the picture, uint8 `[H, W, 3]`."""
         return np.asarray(self._image.reduce(FINER))
 
     def polygon(self, corners: Sequence[Point], fill: str) -> None:
         self._draw.polygon([self._at(p) for p in corners], fill=fill)
 
     def line(self, points: Sequence[Point], width: float, fill: str) -> None:
-        """A line through the points, with round ends and corners."""
+        """Draw a line through the points, with round ends and corners."""
         pixels = [self._at(p) for p in points]
         self._draw.line(pixels, fill, max(round(width * self._scale), 1), joint="curve")
         for point in (points[0], points[-1]):
@@ -57,7 +57,7 @@ class Canvas:
     def circle(
         self, centre: Point, radius: float, fill: str, outline: str | None = None
     ) -> None:
-        """A disc; with an outline of a quarter of its radius."""
+        """Draw a disc, optionally with an outline of a quarter of its radius."""
         (x, y), r = self._at(centre), radius * self._scale
         width = max(round(r / 4), 1) if outline else 0
         self._draw.ellipse((x - r, y - r, x + r, y + r), fill, outline, width)
@@ -73,7 +73,7 @@ class Canvas:
         outline: str | None = None,
         width: float = 0.0,
     ) -> None:
-        """A rectangle, its corners rounded with that radius."""
+        """Draw a rectangle whose corners are rounded with that radius."""
         corners = (*self._at((left, top)), *self._at((right, bottom)))
         radius, line = rounded * self._scale, round(width * self._scale)
         self._draw.rounded_rectangle(corners, radius, fill, outline, max(line, 1))
@@ -86,13 +86,13 @@ class Canvas:
         width: float,
         fill: str,
     ) -> None:
-        """From one angle to another, in radians, counter-clockwise from the right."""
+        """Draw an arc between two angles, in radians, counter-clockwise from the right."""
         start, end = angles
         each = np.linspace(start, end, max(int(abs(end - start) / 0.05), 2))
         self.line([polar(centre, radius, a) for a in each], width, fill)
 
     def text(self, at: Point, words: str, height: float, fill: str, anchor: str = "mm"):
-        """Words whose letters are about so high; anchors are Pillow's."""
+        """Draw text whose letters are about `height` high; anchors are Pillow's."""
         self._draw.text(
             self._at(at), words, fill, font(round(height * self._scale)), anchor
         )
@@ -103,20 +103,20 @@ class Canvas:
 
 
 def polar(centre: Point, radius: float, angle: float) -> Point:
-    """The point at a distance and an angle (radians) from the centre."""
+    """Return the point at a distance and an angle (radians) from the centre."""
     x, y = centre
     return x + radius * math.cos(angle), y + radius * math.sin(angle)
 
 
-def turned(corners: Sequence[Point], angle: float, to: Point) -> list[Point]:
-    """Points turned by an angle about the origin, then moved."""
+def rotate(corners: Sequence[Point], angle: float, to: Point) -> list[Point]:
+    """Rotate points about the origin, then move them."""
     cos, sin = math.cos(angle), math.sin(angle)
     return [(to[0] + cos * x - sin * y, to[1] + sin * x + cos * y) for x, y in corners]
 
 
 @functools.cache
 def font(size: int) -> Any:
-    """DejaVu Sans, which matplotlib brings."""
+    """Load DejaVu Sans, which is part of matplotlib."""
     import matplotlib
     from PIL import ImageFont
 

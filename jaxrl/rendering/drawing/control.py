@@ -1,4 +1,4 @@
-"""Classic control: states as gymnax has them, geometry and angles as in Gymnasium."""
+"""Drawings of classic control: states of gymnax, geometry and angles of Gymnasium."""
 
 import math
 from typing import Any
@@ -17,12 +17,12 @@ from jaxrl.rendering.drawing.canvas import (
     Canvas,
     Point,
     polar,
-    turned,
+    rotate,
 )
 
 
 def cart_pole(state: Any, params: Any, size: int) -> np.ndarray:
-    """The cart on its track, and the pole; an episode ends beyond the two posts."""
+    """Draw the cart on its track, and the pole; an episode ends beyond the two posts."""
     limit, pole = float(params.x_threshold), 2 * float(params.length)
     canvas = Canvas(size, -limit - 0.4, limit + 0.4, -0.5, max(pole, 0.6) + 0.9)
     canvas.line([(-limit - 0.4, -0.14), (limit + 0.4, -0.14)], 0.02, GREY)
@@ -39,11 +39,11 @@ def cart_pole(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def acrobot(state: Any, params: Any, size: int) -> np.ndarray:
-    """Two links hanging from a joint; the tip has to get above the line."""
+    """Draw two links hanging from a joint; the tip must get above the line."""
     first, second = float(params.link_length_1), float(params.link_length_2)
     reach = 1.15 * (first + second)
     canvas = Canvas(size, -reach, reach, -reach, reach)
-    # One and a link's length above the joint, whatever the lengths (the rule of the task).
+    # The goal is at height 1 above the joint, whatever the lengths (a rule of the task).
     canvas.line([(-reach, 1.0), (reach, 1.0)], 0.02, GREEN)
     down = -math.pi / 2
     elbow = polar((0.0, 0.0), first, down + float(state.joint_angle1))
@@ -58,7 +58,7 @@ def acrobot(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def pendulum(state: Any, params: Any, size: int) -> np.ndarray:
-    """The rod, upright at angle 0, and the last torque as an arc in its direction."""
+    """Draw the rod, upright at angle 0, and the last torque as an arc in its direction."""
     length = float(params.l)
     reach = 1.35 * length
     canvas = Canvas(size, -reach, reach, -reach, reach)
@@ -74,17 +74,17 @@ def pendulum(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def _torque(canvas: Canvas, radius: float, torque: float) -> None:
-    """An arc with a head, the longer the stronger, counter-clockwise if positive."""
+    """Draw an arrow along an arc, longer for more torque, counter-clockwise if positive."""
     start, extent = math.pi / 2, 0.75 * math.pi * torque
     centre, end = (0.0, 0.0), start + extent
     canvas.arc(centre, radius, (start - extent, end), 0.1 * radius, BLUE)
     head = [(0.0, 0.24 * radius), (0.0, -0.24 * radius), (0.36 * radius, 0.0)]
     forward = end + math.copysign(math.pi / 2, torque)
-    canvas.polygon(turned(head, forward, polar(centre, radius, end)), BLUE)
+    canvas.polygon(rotate(head, forward, polar(centre, radius, end)), BLUE)
 
 
 def mountain_car(state: Any, params: Any, size: int) -> np.ndarray:
-    """The car in the valley, and the flag at the goal."""
+    """Draw the car in the valley, and the flag at the goal."""
     low, high = float(params.min_position), float(params.max_position)
     canvas = Canvas(size, low - 0.06, high + 0.06, -0.05, 1.25)
     x = np.linspace(low - 0.06, high + 0.06, 120)
@@ -95,17 +95,17 @@ def mountain_car(state: Any, params: Any, size: int) -> np.ndarray:
     pole = [(goal, _height(goal)), (goal, _height(goal) + 0.2)]
     canvas.line(pole, 0.012, INK)
     flag = [(0.0, 0.2), (0.0, 0.12), (0.09, 0.16)]
-    canvas.polygon(turned(flag, 0.0, (goal, _height(goal))), GREEN)
+    canvas.polygon(rotate(flag, 0.0, (goal, _height(goal))), GREEN)
     position = float(state.position)
     slope = math.atan(0.45 * 3 * math.cos(3 * position))
     at = (position, _height(position))
     body = [(-0.075, 0.03), (0.075, 0.03), (0.06, 0.085), (-0.06, 0.085)]
-    canvas.polygon(turned(body, slope, at), BLUE)
-    for wheel in turned([(-0.042, 0.026), (0.042, 0.026)], slope, at):
+    canvas.polygon(rotate(body, slope, at), BLUE)
+    for wheel in rotate([(-0.042, 0.026), (0.042, 0.026)], slope, at):
         canvas.circle(wheel, 0.026, INK, outline=PALE)
     return canvas.picture()
 
 
 def _height(x: float) -> float:
-    """The hill as Gymnasium draws it; in the dynamics only its slope's sign counts."""
+    """Height of the hill as Gymnasium draws it."""
     return 0.45 * math.sin(3 * float(x)) + 0.55

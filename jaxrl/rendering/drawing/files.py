@@ -1,4 +1,4 @@
-"""Pictures in a file: GIF and PNG by Pillow, MP4 by the ffmpeg of the extra `video`."""
+"""Picture files: GIF and PNG by Pillow, MP4 by the ffmpeg of the extra `video`."""
 
 import importlib.util
 import itertools
@@ -15,11 +15,11 @@ from jaxrl.rendering.drawing.canvas import INK, Canvas
 
 SUFFIXES = (".gif", ".mp4", ".png")
 FASTEST_GIF = 50
-"""Pictures a second: below two hundredths of a second a picture, viewers slow down."""
+"""Pictures per second. Viewers slow down a GIF that is faster."""
 
 
 def check_file(out: Path, fps: int) -> None:
-    """Raises `InvalidInput` if such a file cannot be written, before anything runs."""
+    """Raise `InvalidInput` if such a file cannot be written, before anything runs."""
     require(
         out.suffix in SUFFIXES,
         f"out = {str(out)!r}: must end in {', '.join(SUFFIXES)}.",
@@ -42,8 +42,8 @@ def check_file(out: Path, fps: int) -> None:
 
 
 def write_moving(frames: Iterable[np.ndarray], out: Path, fps: int) -> None:
-    """Frames uint8 `[H, W, 3]` as GIF or MP4. A file is there whole or not at all."""
-    # The name keeps its ending, by which writers know the format.
+    """Write frames uint8 `[H, W, 3]` as GIF or MP4, atomically."""
+    # The name keeps its ending, from which the writers infer the format.
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
         write = _write_gif if out.suffix == ".gif" else _write_mp4
@@ -54,32 +54,32 @@ def write_moving(frames: Iterable[np.ndarray], out: Path, fps: int) -> None:
 
 
 def _write_gif(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
-    """One palette for all, so that what stands still is not written again."""
+    """Write a GIF with one palette for all, so that unchanged pixels cost nothing."""
     from PIL import Image
 
     first = list(itertools.islice(frames, 64))
     sample = np.concatenate(first[:: max(len(first) // 8, 1)])
     palette = Image.fromarray(sample).quantize(64)
 
-    def with_palette(frame: np.ndarray) -> Any:
+    def quantize(frame: np.ndarray) -> Any:
         image = Image.fromarray(frame)
         return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
-    images = (with_palette(frame) for frame in itertools.chain(first, frames))
+    images = (quantize(frame) for frame in itertools.chain(first, frames))
     next(images).save(
         out,
         save_all=True,
         append_images=images,
         duration=max(round(100 / fps), 2) * 10,
         loop=0,
-        optimize=True,  # what is as before becomes transparent
+        optimize=True,  # unchanged pixels become transparent
     )
 
 
 def _write_mp4(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
     import imageio_ffmpeg
 
-    first = _even(next(frames))
+    first = _pad_to_even(next(frames))
     height, width, _ = first.shape
     writer = imageio_ffmpeg.write_frames(
         str(out), (width, height), fps=fps, macro_block_size=2, quality=7
@@ -89,14 +89,14 @@ def _write_mp4(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
         warnings.filterwarnings("ignore", r"os\.fork\(\)", RuntimeWarning)
         writer.send(None)
     try:
-        for frame in itertools.chain([first], map(_even, frames)):
+        for frame in itertools.chain([first], map(_pad_to_even, frames)):
             writer.send(np.ascontiguousarray(frame))
     finally:
         writer.close()
 
 
-def _even(frame: np.ndarray) -> np.ndarray:
-    """H.264 wants an even height and width: the last row and column again."""
+def _pad_to_even(frame: np.ndarray) -> np.ndarray:
+    """Repeat the last row and column where needed: H.264 wants even sizes."""
     height, width, _ = frame.shape
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
@@ -104,12 +104,12 @@ def _even(frame: np.ndarray) -> np.ndarray:
 def write_filmstrip(
     rows: Sequence[Sequence[tuple[str, np.ndarray]]], out: Path
 ) -> None:
-    """A PNG with a row of pictures for each episode, words below each picture."""
+    """Write a PNG with a row of pictures for each episode, and text below each picture."""
     from PIL import Image
 
     height, width, _ = rows[0][0][1].shape
     gap, below = max(height // 24, 4), max(height // 7, 14)
-    # Wide pictures in fewer columns: the strip is to be read on a page.
+    # Wide pictures in fewer columns, so that the strip is legible on a page.
     columns = next(
         n for n, most in ((6, 2.0), (3, 4.5), (2, np.inf)) if width <= most * height
     )

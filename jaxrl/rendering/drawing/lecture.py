@@ -1,4 +1,4 @@
-"""Problems of textbooks: grids, states in a row, the walk on an interval."""
+"""Drawings of textbook problems: grids, states in a row, the walk on an interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def grid(
     rows: Sequence[str],
     wind: Sequence[int] = (),
 ) -> np.ndarray:
-    """The map of a `grid_world`, with walls, cliff and goal, and where the agent is."""
+    """Draw the map of a `grid_world`, with walls, cliff and goal, and the agent."""
     del params
     height, width = len(rows), len(rows[0])
     canvas = Canvas(size, -0.1, width + 0.1, -0.1 - 0.8 * bool(wind), height + 0.1)
@@ -48,10 +48,9 @@ def grid(
 
 
 def chain(state: Any, params: Any, size: int, order: Sequence[int]) -> np.ndarray:
-    """States in a row, by their numbers from left to right; a square is an end.
+    """Draw states in a row, by their numbers from left to right; squares are terminal.
 
-    One end on both sides has one number: which side it was nobody remembers, and both
-    are marked.
+    Where both ends are one state, both are marked: the state does not tell them apart.
     """
     high = max(1.0, len(order) / 7)  # a long row is drawn smaller
     canvas = Canvas(size, -0.7, len(order) - 0.3, -high, high)
@@ -68,7 +67,7 @@ def chain(state: Any, params: Any, size: int, order: Sequence[int]) -> np.ndarra
 
 
 def walk(state: Any, params: Any, size: int) -> np.ndarray:
-    """The interval, its borders, and the walker."""
+    """Draw the interval, its borders, and the walker."""
     del params
     canvas = Canvas(size, -BORDER - 2.2, BORDER + 2.2, -1.3, 1.3)
     canvas.line([(-BORDER - 2.1, 0.0), (BORDER + 2.1, 0.0)], 0.03, PALE)

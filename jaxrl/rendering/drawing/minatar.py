@@ -1,7 +1,7 @@
-"""The games of MinAtar, 10 x 10 cells, from gymnax's states.
+"""Drawings of the MinAtar games, 10 x 10 cells, from gymnax's states.
 
-What is told apart by a channel in the observation is told apart by its shape here, and
-not by its colour alone. Faint marks are the trails that show where things come from.
+Objects of different channels of the observation differ in shape, not in colour alone.
+Faint marks are the trails that show where things come from.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ FAINT = "#47525E"
 
 
 def breakout(state: Any, params: Any, size: int) -> np.ndarray:
-    """Bricks, the ball with its trail, the paddle."""
+    """Draw bricks, the ball with its trail, and the paddle."""
     del params
     canvas = _board(size)
     for row, column in np.argwhere(np.asarray(state.brick_map) > 0):
@@ -41,7 +41,7 @@ def breakout(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def asterix(state: Any, params: Any, size: int) -> np.ndarray:
-    """The player, a disc; gold, a diamond; enemies, a cross."""
+    """Draw the player (disc), gold (diamond) and enemies (cross)."""
     del params
     canvas = _board(size)
     for x, y, moves_right, is_gold, is_there in np.asarray(state.entities):
@@ -57,7 +57,7 @@ def asterix(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def freeway(state: Any, params: Any, size: int) -> np.ndarray:
-    """The chicken, a disc on its way up; cars, with a longer tail the faster they are."""
+    """Draw the chicken (disc), and cars, with longer tails for faster ones."""
     del params
     canvas = _board(size)
     for lane in range(1, CELLS - 2):
@@ -76,8 +76,10 @@ def freeway(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def seaquest(state: Any, params: Any, size: int) -> np.ndarray:
-    """The submarine and its bullets, divers, fish, enemy submarines; below, the oxygen
-    left and the divers on board."""
+    """Draw the submarine and its bullets, divers, fish and enemy submarines.
+
+    Below are the oxygen left and the divers on board.
+    """
     canvas = _board(size)
     canvas.box(0, CELLS - 1, CELLS, CELLS, "#274156")
     for x, y, right, *_ in _first(state.divers, state.divers_count):
@@ -106,7 +108,7 @@ def seaquest(state: Any, params: Any, size: int) -> np.ndarray:
 
 
 def space_invaders(state: Any, params: Any, size: int) -> np.ndarray:
-    """Aliens, both kinds of bullets, the cannon."""
+    """Draw aliens, both kinds of bullets, and the cannon."""
     del params
     canvas = _board(size)
     for y, x in np.argwhere(np.asarray(state.alien_map) > 0):
@@ -130,57 +132,57 @@ def _board(size: int) -> Canvas:
 
 
 def _first(rows: Any, count: Any) -> Iterable[Any]:
-    """The rows in use of a buffer."""
+    """Return the rows of a buffer that are in use."""
     return np.asarray(rows)[: int(count)]
 
 
-def _middle(x: float, y: float) -> tuple[float, float]:
-    """Of the cell in column x and row y, rows counted from the top."""
+def _centre(x: float, y: float) -> tuple[float, float]:
+    """Centre of the cell in column x and row y, rows counted from the top."""
     return x + 0.5, CELLS - 0.5 - y
 
 
 def _tile(
     canvas: Canvas, x: float, y: float, fill: str, width: float, height: float
 ) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     edges = (a - width / 2, b - height / 2, a + width / 2, b + height / 2)
     canvas.box(*edges, fill, rounded=0.2)
 
 
 def _disc(canvas: Canvas, x: float, y: float, fill: str, radius: float) -> None:
-    canvas.circle(_middle(x, y), radius, fill)
+    canvas.circle(_centre(x, y), radius, fill)
 
 
 def _diamond(
     canvas: Canvas, x: float, y: float, fill: str, radius: float = 0.36
 ) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     corners = [(a - radius, b), (a, b + radius), (a + radius, b), (a, b - radius)]
     canvas.polygon(corners, fill)
 
 
 def _cross(canvas: Canvas, x: float, y: float, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     canvas.line([(a - 0.25, b - 0.25), (a + 0.25, b + 0.25)], 0.18, fill)
     canvas.line([(a - 0.25, b + 0.25), (a + 0.25, b - 0.25)], 0.18, fill)
 
 
 def _trail(canvas: Canvas, x: float, y: float, moves_right: Any) -> None:
-    """A mark in the cell that something comes from, if that is on the board."""
+    """Draw a mark in the cell that something comes from, if that is on the board."""
     behind = x - 1 if moves_right else x + 1
     if 0 <= behind < CELLS:
         _disc(canvas, behind, y, FAINT, 0.12)
 
 
 def _tail(canvas: Canvas, x: float, y: float, moves_right: bool, length: float) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     away = -1 if moves_right else 1
     ends = [(a + 0.4 * away, b), (a + (0.5 + length) * away, b)]
     canvas.line(ends, 0.12, GREY)
 
 
 def _fish(canvas: Canvas, x: float, y: float, right: bool, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     nose, tail = (0.4, -0.4) if right else (-0.4, 0.4)
     corners = [(a + nose, b), (a, b + 0.28), (a + tail / 2, b)]
     canvas.polygon([*corners, (a, b - 0.28)], fill)
@@ -190,7 +192,7 @@ def _fish(canvas: Canvas, x: float, y: float, right: bool, fill: str) -> None:
 
 
 def _submarine(canvas: Canvas, x: float, y: float, right: bool, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     canvas.box(a - 0.46, b - 0.24, a + 0.46, b + 0.12, fill, rounded=0.17)
     tower = a + (0.08 if right else -0.08)
     canvas.box(tower - 0.14, b, tower + 0.14, b + 0.34, fill, rounded=0.06)
@@ -198,17 +200,17 @@ def _submarine(canvas: Canvas, x: float, y: float, right: bool, fill: str) -> No
 
 
 def _bullet(canvas: Canvas, x: float, y: float, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     canvas.box(a - 0.28, b - 0.08, a + 0.28, b + 0.08, fill, rounded=0.08)
 
 
 def _upright(canvas: Canvas, x: float, y: float, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     canvas.box(a - 0.08, b - 0.28, a + 0.08, b + 0.28, fill, rounded=0.08)
 
 
 def _alien(canvas: Canvas, x: float, y: float, fill: str) -> None:
-    a, b = _middle(x, y)
+    a, b = _centre(x, y)
     canvas.box(a - 0.34, b - 0.12, a + 0.34, b + 0.32, fill, rounded=0.16)
     for side in (-1, 1):
         canvas.box(a + 0.22 * side - 0.09, b - 0.34, a + 0.22 * side + 0.09, b, fill)

@@ -1,4 +1,4 @@
-"""What an agent thinks, drawn beside the picture: its actions, and its value over time."""
+"""A panel beside the picture: the actions an agent chose from, and its value over time."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ Explained = dict[str, np.ndarray]
 """`Algorithm.explain` of an episode: arrays `[L, ...]`."""
 
 WIDTH, TOP = 1.35, 1.0
-"""Of the panel, where its height is 1."""
+"""Width and height of the panel, in units of its height."""
 LEFT, RIGHT = 0.08, 1.29
 
 
-class Thoughts(NamedTuple):
-    """An episode of L steps, as the panel shows it."""
+class Explanation(NamedTuple):
+    """What the panel shows of an episode of L steps."""
 
     action: np.ndarray  # [L] or [L, D]
     reward: np.ndarray  # [L]
@@ -27,28 +27,28 @@ class Thoughts(NamedTuple):
     end: str  # how it ended
 
 
-def panel(thoughts: Thoughts, step: int, size: int) -> np.ndarray:
-    """What is thought at a step, uint8 `[size, W, 3]`; at the last one, L, it is over."""
+def draw_panel(episode: Explanation, step: int, size: int) -> np.ndarray:
+    """Draw the panel of a step, uint8 `[size, W, 3]`; step L is the end of the episode."""
     canvas = Canvas(size, 0.0, WIDTH, 0.0, TOP, PAPER)
     canvas.line([(0.004, 0.0), (0.004, TOP)], 0.004, PALE)
-    over = step >= len(thoughts.reward)
-    got = float(np.sum(thoughts.reward[:step]))
-    words = f"step {step}" + (f", {thoughts.end}" if over else "")
+    over = step >= len(episode.reward)
+    total = float(np.sum(episode.reward[:step]))
+    words = f"step {step}" + (f", {episode.end}" if over else "")
     canvas.text((LEFT, 0.93), words, 0.058, INK, "lm")
-    canvas.text((RIGHT, 0.93), f"return {_short(got)}", 0.058, INK, "rm")
-    at = min(step, len(thoughts.reward) - 1)
-    if "spread" in thoughts.explained:
-        _spreads(canvas, thoughts, at, over)
-    elif thoughts.explained:
-        _bars(canvas, thoughts, at, over)
-    if thoughts.value is not None:
-        _values(canvas, thoughts.value, at)
+    canvas.text((RIGHT, 0.93), f"return {_short(total)}", 0.058, INK, "rm")
+    at = min(step, len(episode.reward) - 1)
+    if "spread" in episode.explained:
+        _spreads(canvas, episode, at, over)
+    elif episode.explained:
+        _bars(canvas, episode, at, over)
+    if episode.value is not None:
+        _values(canvas, episode.value, at)
     return canvas.picture()
 
 
-def _bars(canvas: Canvas, thoughts: Thoughts, at: int, over: bool) -> None:
-    """A bar for each discrete action, the chosen one in another colour and marked."""
-    ((kind, rows),) = thoughts.explained.items()
+def _bars(canvas: Canvas, episode: Explanation, at: int, over: bool) -> None:
+    """Draw a bar for each discrete action, the chosen one in another colour and marked."""
+    ((kind, rows),) = episode.explained.items()
     row, count = rows[at], rows.shape[-1]
     legal = rows[np.isfinite(rows)]
     low, high = (0.0, 1.0) if kind == "probability" else (legal.min(), legal.max())
@@ -58,7 +58,7 @@ def _bars(canvas: Canvas, thoughts: Thoughts, at: int, over: bool) -> None:
     canvas.text((LEFT, 0.84), title, 0.046, GREY, "lm")
     pitch = min(0.42 / count, 0.13)
     for k in range(count):
-        y, chosen = 0.78 - pitch * (k + 0.5), not over and k == int(thoughts.action[at])
+        y, chosen = 0.78 - pitch * (k + 0.5), not over and k == int(episode.action[at])
         fill = PALE if over else ORANGE if chosen else BLUE
         share = (row[k] - low) / max(high - low, 1e-9) if np.isfinite(row[k]) else 0.0
         edges = (0.44, y - 0.36 * pitch, 1.06, y + 0.36 * pitch)
@@ -67,18 +67,18 @@ def _bars(canvas: Canvas, thoughts: Thoughts, at: int, over: bool) -> None:
             canvas.box(*edges[:2], 0.44 + 0.62 * share, edges[3], fill, rounded=0.01)
         if pitch < 0.03:
             continue
-        name = ("▸ " if chosen else "") + thoughts.names[k]
+        name = ("▸ " if chosen else "") + episode.names[k]
         canvas.text((0.42, y), name, min(0.05, 0.75 * pitch), INK, "rm")
         words = _short(float(row[k])) if kind == "q" else f"{row[k]:.2f}"
         canvas.text((RIGHT, y), words, min(0.05, 0.75 * pitch), INK, "rm")
 
 
-def _spreads(canvas: Canvas, thoughts: Thoughts, at: int, over: bool) -> None:
-    """For each dimension where the action was, and one standard deviation around."""
-    rows = thoughts.explained["spread"]  # [L, D, 3]
-    chosen = thoughts.action.reshape(len(rows), -1)
+def _spreads(canvas: Canvas, episode: Explanation, at: int, over: bool) -> None:
+    """Draw, for each dimension, the action and one standard deviation around the mean."""
+    rows = episode.explained["spread"]  # [L, D, 3]
+    chosen = episode.action.reshape(len(rows), -1)
     count = rows.shape[1]
-    low, high = thoughts.bounds or (rows.min((0, 2)), rows.max((0, 2)))
+    low, high = episode.bounds or (rows.min((0, 2)), rows.max((0, 2)))
     canvas.text((LEFT, 0.84), "action, ±1 standard deviation", 0.046, GREY, "lm")
     pitch = min(0.42 / count, 0.16)
     for k in range(count):
@@ -101,7 +101,7 @@ def _spreads(canvas: Canvas, thoughts: Thoughts, at: int, over: bool) -> None:
 
 
 def _values(canvas: Canvas, value: np.ndarray, at: int) -> None:
-    """V over the episode: what has been is a line, now is a dot."""
+    """Draw V over the episode: a line up to now, where there is a dot."""
     canvas.text((LEFT, 0.3), "value", 0.046, GREY, "lm")
     canvas.text((RIGHT, 0.3), _short(float(value[at])), 0.05, INK, "rm")
     low, high = float(value.min()), float(value.max())
@@ -121,5 +121,5 @@ def _values(canvas: Canvas, value: np.ndarray, at: int) -> None:
 
 
 def _short(x: float) -> str:
-    """A few digits, with a true minus sign."""
+    """Format with a few digits and a true minus sign."""
     return f"{x:.4g}".replace("-", "−")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.errors import InvalidInput, counted, require
+from jaxrl.errors import InvalidInput, count_noun, require
 from jaxrl.rlhf import data
 from jaxrl.rlhf.labels import page
 from jaxrl.rlhf.models import tokenizers
@@ -277,7 +277,7 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> float:
     """
     require(
         len(first) == len(second) and len(first) > 0,
-        f"{counted(len(first), 'label')} and {len(second)}: must be as many, and one or "
+        f"{count_noun(len(first), 'label')} and {len(second)}: must be as many, and one or "
         f"more.",
     )
     return float(np.mean(np.asarray(first) == np.asarray(second)))
@@ -344,9 +344,9 @@ def _judged(
     tokens, most = tokenizer.encode(text), model.config.max_length
     require(
         len(tokens) <= most,
-        f"question {number} has {counted(len(tokens), 'token')} in the judge's template, "
-        f"{len(tokens) - most} more than the judge's max_length = {most}: shorten it, or "
-        f"take another judge.",
+        f"question {number} has {count_noun(len(tokens), 'token')} in the judge's "
+        f"template, {len(tokens) - most} more than the judge's max_length = {most}: "
+        f"shorten it, or take another judge.",
     )
     return tokens
 

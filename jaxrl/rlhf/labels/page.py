@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from jaxrl.core import config as configs
 from jaxrl.core import http_server
-from jaxrl.errors import counted
+from jaxrl.errors import count_noun
 
 HOST = http_server.LOCAL
 PAGE = Path(__file__).with_name("page.html")
@@ -64,7 +64,7 @@ def asked(
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        report(f"{counted(len(questions), 'question')} to answer: {address}")
+        report(f"{count_noun(len(questions), 'question')} to answer: {address}")
         if open_browser:
             webbrowser.open(address)
         for number in range(len(questions)):
@@ -140,7 +140,7 @@ class _Server(http_server.Server):
 
 
 def _server(desk: _Desk, token: str, port: int) -> _Server:
-    server = http_server.opened(_Server, _Handler, HOST, port)
+    server = http_server.open_server(_Server, _Handler, HOST, port)
     server.desk, server.token = desk, token
     return server
 

@@ -253,7 +253,7 @@ def _merged(
     tokens = jnp.zeros((1, 1), jnp.int32)
     template = jax.eval_shape(GPT(config).init, jax.random.key(0), tokens)
     if "lora" not in told:
-        return jax.tree.map(jnp.asarray, storage.filled(template, own, path / "policy"))
+        return jax.tree.map(jnp.asarray, storage.fill(template, own, path / "policy"))
     base = told["base"]
     about = f"{str(path)!r} holds adapters of {base['folder']!r}, which"
     require(
@@ -268,5 +268,5 @@ def _merged(
     shapes = jax.eval_shape(
         functools.partial(lora.init, adapters), template, jax.random.key(0)
     )
-    trained = storage.filled(shapes, own, path / "policy")
+    trained = storage.fill(shapes, own, path / "policy")
     return lora.merge(adapters, load(base["folder"]).params, trained)

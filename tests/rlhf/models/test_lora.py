@@ -110,7 +110,7 @@ def test_only_adapters_are_stored(tmp_path):
     _, arrays = storage.read(tmp_path / "adapters")
     assert set(arrays) == {f"{p}/{x}" for p in adapters for x in "ab"}
     template = jax.eval_shape(lambda: lora.init(SMALL, params_of(LLAMA), KEY))
-    back = storage.filled(template, arrays, tmp_path)
+    back = storage.fill(template, arrays, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, back, adapters)
 
 

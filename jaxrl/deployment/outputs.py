@@ -1,7 +1,7 @@
-"""What a trained policy says of an observation, as one pure function of arrays.
+"""The outputs of a trained policy for an observation, as one pure function of arrays.
 
-`Algorithm.act` draws an action while an agent learns. Whoever uses the agent later wants
-the greedy action, and the numbers that it was chosen by.
+`Algorithm.act` samples an action while an agent learns. A deployed agent needs the greedy
+action, and the numbers it was chosen by.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,21 @@ from jaxrl.algorithms import (
     sarsa,
     trpo,
 )
+from jaxrl.core import prng
 from jaxrl.errors import require
 from jaxrl.networks.features import action_mask
 from jaxrl.runs.policy import Policy
 from jaxrl.spaces import Discrete
 from jaxrl.types import Algorithm, Array, Memory, PyTree
 
-Answer = dict[str, Array]
+Outputs = dict[str, Array]
 """Name -> array with a leading axis [N].
 
 action         the greedy action
-next_memory    to be given with the next observation, for a policy that has one
-probabilities  of every action [N, A], of a policy over discrete actions
-std            of every number of the action [N, D], of a normal policy
-q_values       [N, A], of an algorithm that learns them; minus infinity: illegal
+next_memory    the input `memory` of the next step, for a policy that has one
+probabilities  [N, A], for a policy over discrete actions
+std            [N, D], standard deviations of a normal policy
+q_values       [N, A], for an algorithm that learns them; minus infinity: illegal
 value          [N], where the algorithm has an estimate
 """
 
@@ -64,7 +65,7 @@ _ACTORS: dict[str, Callable] = {
         p.config, p.env, extras["policy"], obs
     ),
 }
-"""Algorithm -> the distribution over actions, from what its `act` has computed."""
+"""Algorithm -> the distribution over actions, from the extras of its `act`."""
 
 _Q_VALUES: dict[str, Callable] = {
     "dqn": dqn.q_values,
@@ -74,48 +75,63 @@ _Q_VALUES: dict[str, Callable] = {
 }
 
 
-def check_answers(algorithm: Algorithm) -> None:
-    """Refuses an algorithm whose agents have no policy of their own."""
-    known = [*_ACTORS, *_Q_VALUES]
+def check_has_policy(algorithm: Algorithm) -> None:
+    """Raise `InvalidInput` for an algorithm whose agents have no policy of their own."""
     require(
-        algorithm.name in known,
+        algorithm.teacher != "policy",
         f"algorithm = {algorithm.name!r}: its agents have no greedy policy of their own; "
-        f"give a run of {', '.join(known[:-1])} or {known[-1]}.",
+        f"give a run of another one.",
     )
 
 
-def answer(policy: Policy, obs: PyTree, memory: Memory = ()) -> Answer:
-    """The greedy action of each observation, and what it was chosen by.
+def compute_outputs(policy: Policy, obs: PyTree, memory: Memory = ()) -> Outputs:
+    """Compute the greedy action of each observation, and the numbers it was chosen by.
 
     Args:
-      policy: of an algorithm that `check_answers` lets pass.
+      policy: of an algorithm that `check_has_policy` accepts.
       obs: `[N, ...]`.
       memory: `[N, ...]`, or `()`.
     """
     if policy.algorithm.name in _Q_VALUES:
-        return _of_values(policy, obs)
-    # A greedy action needs no key, and a program that draws nothing holds no generator.
+        return _outputs_of_q_values(policy, obs)
+    if policy.algorithm.name not in _ACTORS:
+        return _outputs_of_own(policy, obs, memory)
+    # Without a key the program holds no random generator, which a greedy action needs not.
     action, memory, extras = policy.algorithm.act(
         policy.config, policy.env, policy.agent, obs, memory, None, True
     )
-    found = {"action": action}
+    outputs = {"action": action}
     if jax.tree.leaves(memory):
-        found["next_memory"] = memory
+        outputs["next_memory"] = memory
     pi = _ACTORS[policy.algorithm.name](policy, obs, extras)
     if isinstance(policy.env.action_space, Discrete):
-        found["probabilities"] = pi.probs
+        outputs["probabilities"] = pi.probs
     elif isinstance(pi, distributions.DiagNormal) and _learns_spread(policy):
-        found["std"] = pi.distribution.scale
-    return found | {name: extras[name] for name in ("value",) if name in extras}
+        outputs["std"] = pi.distribution.scale
+    return outputs | {name: extras[name] for name in ("value",) if name in extras}
+
+
+def _outputs_of_own(policy: Policy, obs: PyTree, memory: Memory) -> Outputs:
+    """The outputs of a user's algorithm: the action, and what it `explain`s it by."""
+    given = (policy.config, policy.env, policy.agent, obs, memory)
+    action, after, extras = policy.algorithm.act(*given, prng.key(0), True)
+    outputs = {"action": action}
+    if jax.tree.leaves(after):
+        outputs["next_memory"] = after
+    explained = policy.algorithm.explain(*given)
+    for theirs, ours in (("probability", "probabilities"), ("q", "q_values")):
+        if theirs in explained:
+            outputs[ours] = explained[theirs]
+    return outputs | {name: extras[name] for name in ("value",) if name in extras}
 
 
 def _learns_spread(policy: Policy) -> bool:
-    """Of imitation by squared error only the mean is learned."""
+    """Whether the std is learned: imitation by squared error learns only the mean."""
     return getattr(policy.config, "loss", "") != "mse"
 
 
-def _of_values(policy: Policy, obs: PyTree) -> Answer:
-    """Of Q: the first of the best legal actions, as `exploration.epsilon_greedy` has it."""
+def _outputs_of_q_values(policy: Policy, obs: PyTree) -> Outputs:
+    """Take the first of the best legal actions, as `exploration.epsilon_greedy` does."""
     params: Any = policy.agent.params
     q = _Q_VALUES[policy.algorithm.name](policy.config, policy.env, params, obs)
     mask = action_mask(policy.env.observation_space, obs)

@@ -1,4 +1,4 @@
-"""From the body of a request to arrays: all of it is checked before the policy sees it."""
+"""Parsing of request bodies to arrays; everything is checked before the policy runs."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from jaxrl.runs.policy import Policy
 from jaxrl.types import PyTree
 
 
-class Form(NamedTuple):
-    """What the requests of a policy look like."""
+class Schema(NamedTuple):
+    """The shape of the requests of a policy."""
 
     env: str
     space: PyTree  # of `Box` and `Discrete`
@@ -24,31 +24,32 @@ class Form(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked: rows with a leading axis [N]."""
+    """Observations and memory with a leading axis [N]."""
 
     obs: PyTree
     memory: Any  # [N, ...], or `()`
-    alone: bool  # one observation, that was given without a leading axis
+    is_single: bool  # one observation, sent without a leading axis
 
     @property
     def rows(self) -> int:
         return len(jax.tree.leaves(self.obs)[0])
 
 
-def form_of(policy: Policy, max_batch: int) -> Form:
+def make_schema(policy: Policy, max_batch: int) -> Schema:
+    """Make the schema of the requests of a policy."""
     memory = jax.device_get(policy.init_memory())
-    return Form(
+    return Schema(
         policy.env.id, spaces.tree(policy.env.observation_space), memory, max_batch
     )
 
 
-def read(form: Form, body: bytes) -> Request:
-    """The observations of a body, `{"obs": ..., "memory": ...}`.
+def read(schema: Schema, body: bytes) -> Request:
+    """Parse a body, `{"obs": ..., "memory": ...}`.
 
     Raises:
-      InvalidInput: it is not one of the policy's.
+      InvalidInput: it does not fit the schema.
     """
-    content = _json(body)
+    content = _parse_json(body)
     known = ("obs", "memory")
     require(
         isinstance(content, dict) and "obs" in content,
@@ -59,20 +60,21 @@ def read(form: Form, body: bytes) -> Request:
             name in known,
             f"{name[:40]!r} is not a field of a request{did_you_mean(name, known)}.",
         )
-    obs, batch = _observations(form, content["obs"])
-    alone = batch == ()
-    rows = 1 if alone else batch[0]
+    obs, batch = _parse_observations(schema, content["obs"])
+    is_single = batch == ()
+    rows = 1 if is_single else batch[0]
     require(rows > 0, "obs holds no observation.")
     require(
-        rows <= form.max_batch,
-        f"obs holds {rows} observations, at most {form.max_batch} may be asked at a time.",
+        rows <= schema.max_batch,
+        f"obs holds {rows} observations, a request at most {schema.max_batch}.",
     )
-    return Request(obs, _memory(form, content.get("memory"), rows, alone), alone)
+    memory = _parse_memory(schema, content.get("memory"), rows, is_single)
+    return Request(obs, memory, is_single)
 
 
-def _json(body: bytes) -> Any:
+def _parse_json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), parse_constant=_no_number)
+        return json.loads(body.decode(), parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -80,24 +82,24 @@ def _json(body: bytes) -> Any:
         raise InvalidInput(f"the body is not JSON ({reason}).") from error
 
 
-def _no_number(word: str) -> NoReturn:
+def _reject_constant(word: str) -> NoReturn:
     raise InvalidInput(f"the body holds {word}: all numbers must be finite.")
 
 
-def _observations(form: Form, value: Any) -> tuple[PyTree, tuple[int, ...]]:
-    """The rows, and their number: () where it is a single observation."""
+def _parse_observations(schema: Schema, value: Any) -> tuple[PyTree, tuple[int, ...]]:
+    """Return the rows and their number; () for a single observation."""
     structure: Any
-    paths, structure = jax.tree_util.tree_flatten_with_path(form.space)
-    values = _matched(form, structure, value)
+    paths, structure = jax.tree_util.tree_flatten_with_path(schema.space)
+    values = _match_structure(schema, structure, value)
     arrays, batches = [], set()
-    for (path, leaf), given in zip(paths, values, strict=True):
+    for (path, leaf), content in zip(paths, values, strict=True):
         name = ".".join(["obs", *(str(key.key) for key in path)])
-        array = _array(name, given, leaf.dtype)
+        array = _parse_array(name, content, leaf.dtype)
         batch = array.shape[: max(array.ndim - len(leaf.shape), 0)]
         require(
             batch + leaf.shape == array.shape and len(batch) < 2,
-            f"{name} has shape {list(array.shape)}: of one observation of {form.env} it "
-            f"has {list(leaf.shape)}, of a batch one axis more in front.",
+            f"{name} has shape {list(array.shape)}: in an observation of {schema.env} it "
+            f"has {list(leaf.shape)}, in a batch one axis more in front.",
         )
         _check_bounds(name, array, leaf, len(batch))
         batches.add(batch)
@@ -108,20 +110,20 @@ def _observations(form: Form, value: Any) -> tuple[PyTree, tuple[int, ...]]:
     return structure.unflatten(rows), batch
 
 
-def _matched(form: Form, structure: Any, value: Any) -> Sequence[Any]:
-    """The leaves of the value, if it has the structure of the space."""
-    names = f"with {', '.join(form.space)}" if isinstance(form.space, dict) else ""
+def _match_structure(schema: Schema, structure: Any, value: Any) -> Sequence[Any]:
+    """Return the leaves of the value if it has the structure of the space."""
+    names = f"with {', '.join(schema.space)}" if isinstance(schema.space, dict) else ""
     try:
-        found: Sequence[Any] = structure.flatten_up_to(value)
+        leaves: Sequence[Any] = structure.flatten_up_to(value)
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInput(
-            f"obs must be an object {names}: an observation of {form.env} has such parts."
+            f"obs must be an object {names}: an observation of {schema.env} has such parts."
         ) from error
-    return found
+    return leaves
 
 
-def _array(name: str, value: Any, dtype: Any) -> np.ndarray:
-    """The numbers, finite and of a kind that the dtype holds."""
+def _parse_array(name: str, value: Any, dtype: Any) -> np.ndarray:
+    """Return the numbers, finite and of a kind that the dtype holds."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
@@ -153,10 +155,10 @@ def _check_bounds(name: str, array: np.ndarray, leaf: Any, axes: int) -> None:
         low, high = leaf.low_array(), leaf.high_array()
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)
-    sound = (numbers >= low) & (numbers <= high) & np.isfinite(numbers)
-    if sound.all():
+    in_bounds = (numbers >= low) & (numbers <= high) & np.isfinite(numbers)
+    if in_bounds.all():
         return
-    place = tuple(int(i) for i in np.argwhere(~np.atleast_1d(sound))[0])
+    place = tuple(int(i) for i in np.argwhere(~np.atleast_1d(in_bounds))[0])
     number = np.atleast_1d(array)[place]
     bounds = [float(np.broadcast_to(b, array.shape).flat[0]) for b in (low, high)]
     if array.ndim > axes:
@@ -168,21 +170,21 @@ def _check_bounds(name: str, array: np.ndarray, leaf: Any, axes: int) -> None:
     )
 
 
-def _memory(form: Form, value: Any, rows: int, alone: bool) -> Any:
-    """The memory `[N, ...]`; zeros, at the start of an episode, where none is given."""
-    if not jax.tree.leaves(form.memory):
+def _parse_memory(schema: Schema, value: Any, rows: int, is_single: bool) -> Any:
+    """Return the memory `[N, ...]`; zeros, the start of an episode, where it is absent."""
+    if not jax.tree.leaves(schema.memory):
         require(value is None, "memory: this policy has none, leave it out.")
         return ()
     if value is None:
-        return np.zeros((rows, *form.memory.shape), form.memory.dtype)
-    array = _array("memory", value, form.memory.dtype)
-    expected = form.memory.shape if alone else (rows, *form.memory.shape)
+        return np.zeros((rows, *schema.memory.shape), schema.memory.dtype)
+    array = _parse_array("memory", value, schema.memory.dtype)
+    expected = schema.memory.shape if is_single else (rows, *schema.memory.shape)
     require(
         array.shape == expected,
-        f"memory has shape {list(array.shape)}: here it is {list(expected)}, as the "
-        f"answer before gave it.",
+        f"memory has shape {list(array.shape)}: must be {list(expected)}, as in the "
+        f"response before.",
     )
     with np.errstate(over="ignore"):
-        found = array.astype(form.memory.dtype)
-    require(bool(np.isfinite(found).all()), "memory must be finite.")
-    return found[None] if alone else found
+        memory = array.astype(schema.memory.dtype)
+    require(bool(np.isfinite(memory).all()), "memory must be finite.")
+    return memory[None] if is_single else memory

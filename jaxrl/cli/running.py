@@ -1,0 +1,157 @@
+"""What several commands share: options, signals, the platform, and words for a result."""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+AGENT = click.option(
+    "--agent", type=int, help="Place of the agent in the run.  [default: the first]"
+)
+ENV = click.option(
+    "--env", help="Allows the run's environment to be your own module's."
+)
+
+
+def _register(context: Any, parameter: Any, value: str | None) -> None:
+    del context, parameter
+    if value is not None:
+        from jaxrl.algorithms import register_algorithm
+
+        register_algorithm(value)
+
+
+ALGORITHM = click.option(
+    "--algorithm",
+    metavar="MODULE:VALUE",
+    help="Allows the run's algorithm to be your own module's.",
+    callback=_register,
+    expose_value=False,
+)
+EPISODE_SEED = click.option("--seed", type=int, default=0, help="Seed of the episodes.")
+STOCHASTIC = click.option(
+    "--stochastic", is_flag=True, help="Sample actions, not the likeliest."
+)
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object, last line."
+)
+
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+@contextmanager
+def remember_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM; a second one acts at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        del frame
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        # Not through sys.stderr, in the middle of whose writing this may be called.
+        os.write(2, b"\nstopping in a few seconds; once more to stop at once\n")
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(received: list[int]) -> int:
+    """0, or 128 and the signal that stopped the command."""
+    return 128 + received[0] if received else 0
+
+
+def host_options(quiet: bool, received: list[int]) -> dict[str, Any]:
+    """Arguments of a run: its live view, its lines, and when to stop.
+
+    Of several processes the first alone speaks.
+    """
+    from jaxrl.core import distributed
+
+    silent = quiet or not distributed.is_first()
+    return {
+        "progress": not quiet,
+        "report": (lambda line: None) if silent else click.echo,
+        "interrupted": lambda: bool(received),
+    }
+
+
+def prepare_platform(
+    experiment: Any,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Do what must be done before JAX starts."""
+    from jaxrl.core import distributed
+    from jaxrl.training import devices
+
+    devices.use_compilation_cache()
+    if experiment.deterministic:
+        devices.use_deterministic_operations()
+    distributed.join(coordinator, num_processes, process_id)
+    if coordinator is None:
+        devices.use_all_cores(experiment.num_devices)
+
+
+def print_evaluation(
+    evaluation: dict[str, Any], as_json: bool, next_command: str | None = None
+) -> None:
+    """Print how good the agents are, the next command, and the JSON object last."""
+    for line in evaluation_in_words(evaluation):
+        click.echo(line)
+    print_next(next_command, as_json)
+    if as_json:
+        click.echo(json.dumps(evaluation))
+
+
+def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
+    """One line for all agents, one for each score and one for each setting."""
+    from jaxrl.sweeps.results import setting_in_words
+
+    num_seeds = len(evaluation["seeds"])
+    low, high = evaluation["episode_return_ci95"]
+    yield (
+        f"{evaluation['algorithm']} on {evaluation['env']}: return "
+        f"{evaluation['episode_return_iqm']:.2f} (IQM), "
+        f"{evaluation['episode_return_mean']:.2f} (mean), 95 % interval "
+        f"[{low:.2f}, {high:.2f}], {num_seeds} seed{'s' * (num_seeds != 1)} x "
+        f"{evaluation['episodes']} episodes"
+    )
+    for name, values in evaluation.get("scores", {}).items():
+        yield (
+            f"{name}: {sum(values) / len(values):.4g} (mean over seeds), from "
+            f"{min(values):.4g} to {max(values):.4g}"
+        )
+    for part in evaluation.get("variants", ()):
+        low, high = part["episode_return_ci95"]
+        yield (
+            f"{setting_in_words(part['overrides'])}: return "
+            f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
+            f"[{low:.2f}, {high:.2f}]"
+        )
+
+
+def next_command(command: str, folder: Path | str, algorithm: str, env: str) -> str:
+    """A command for the folder; what is code must be named again."""
+    words = ["jaxrl", command, str(folder)]
+    for flag, name in (("--algorithm", algorithm), ("--env", env)):
+        if ":" in name:
+            words += [flag, name]
+    return shlex.join(words)
+
+
+def print_next(command: str | None, as_json: bool) -> None:
+    """Print the command on a line of its own, marked where JSON is the last line."""
+    if command is not None:
+        click.echo(f"next: {command}" if as_json else command)

@@ -1,0 +1,42 @@
+"""Environments as a `Problem`: the protocol that they share with the tasks of RLHF."""
+
+from typing import Any
+
+from jaxrl import spaces
+from jaxrl.envs import make
+from jaxrl.types import Algorithm, Env, Problem
+
+
+def problem_of(algorithm: Algorithm) -> Problem:
+    """What the algorithm is trained on: environments, unless it says otherwise."""
+    return algorithm.problem or ENVIRONMENTS
+
+
+def describe(config: Any, env: Env) -> dict[str, Any]:
+    """The spaces of an environment as JSON."""
+    del config
+    return {
+        "observation_space": spaces.describe(env.observation_space),
+        "action_space": spaces.describe(env.action_space),
+    }
+
+
+def digests(env: str, params: dict[str, Any]) -> dict[str, str]:
+    """None: an environment is made from no files."""
+    del env, params
+    return {}
+
+
+ENVIRONMENTS = Problem(
+    make=make,
+    returns=None,
+    describe=describe,
+    digests=digests,
+    samples=None,
+    flag="env",
+    help="Environment id; see `jaxrl list envs`. One of your own is registered, or "
+    '"module:factory".',
+    prefix="env.",
+    example="one such as --env CartPole-v1",
+    remedy="see to {id}: jaxrl check-env {id}",
+)
