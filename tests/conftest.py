@@ -65,11 +65,28 @@ def use_fast_compiler():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Before pytest looks at the marks."""
+    mark_cases(config, items)
+    keep_a_third(config, items)
+
+
+def mark_cases(config, items):
+    """All but the `fast_cases` of a test are full. One at least must be fast, or an id has
+    changed; unless cases were asked for by their ids."""
+    fast = {}
     for item in items:
         cases = [case for mark in item.iter_markers("fast_cases") for case in mark.args]
-        if cases and not any(fnmatch(item.callspec.id, case) for case in cases):
+        if not cases:
+            continue
+        matches = any(fnmatch(item.callspec.id, case) for case in cases)
+        if not matches:
             item.add_marker(pytest.mark.full)
-    keep_a_third(config, items)
+        test = item.nodeid.partition("[")[0]
+        fast[test] = fast.get(test, False) or matches
+    by_id = any("[" in argument for argument in config.args)
+    if not by_id and (without := [test for test in fast if not fast[test]]):
+        raise pytest.UsageError(
+            f"no case is as `fast_cases` says: {', '.join(without)}"
+        )
 
 
 def keep_a_third(config, items):

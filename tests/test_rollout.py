@@ -301,6 +301,7 @@ def test_no_episode_of_cartpole_is_shorter_than_eight_steps():
     assert float(angle[..., :7].max()) == pytest.approx(0.1878, abs=1e-4)
 
 
+@pytest.mark.full
 def test_no_episode_of_breakout_is_shorter_than_six_steps():
     """All 3^6 sequences of actions, from both starts."""
     from jaxrl.envs import make

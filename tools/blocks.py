@@ -263,10 +263,11 @@ def prepare(folder: str) -> None:
     """Share one cache of compiled programs between the processes of this run."""
     from tests.conftest import FLAGS
 
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
     os.environ |= {
         "SLURM_ARRAY_TASK_ID": "0",
         "MINARI_DATASETS_PATH": f"{folder}/minari",
-        "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled",
+        "JAX_COMPILATION_CACHE_DIR": compiled,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]),
     }

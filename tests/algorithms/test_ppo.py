@@ -213,7 +213,7 @@ def test_learns_to_act_on_what_it_sees(changes):
     assert mean_return(config, env, agent) == 1.0
 
 
-@pytest.mark.fast_cases("False")
+@pytest.mark.full
 @pytest.mark.parametrize("squash", [False, True])
 def test_learns_a_continuous_action(squash):
     env = make("probe/continuous")

@@ -147,6 +147,7 @@ def test_the_values_of_the_random_walk_are_learned(changes):
     assert TD.score(config, env, agents)["value_rms"][0] < 0.03
 
 
+@pytest.mark.full
 def test_the_values_of_a_trained_policy_are_learned():
     """Who always goes right ends there, with reward 1, from the middle and beyond."""
     env = make("lecture/random-walk-5").replace(teacher=RIGHT)

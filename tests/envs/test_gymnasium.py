@@ -12,7 +12,7 @@ from jaxrl import DQN, PPO, init_world, make, train, unroll
 from jaxrl.cli import main
 from jaxrl.envs.gymnasium import Host
 from jaxrl.errors import InvalidInput
-from tests.envs.test_gymnasium_parity import registered
+from tests.interop.test_evaluation import registered
 from tests.support.env_api import api_test
 from tests.support.runs import train_argv
 from tests.support.small import counting_env, tiny

@@ -233,7 +233,7 @@ def test_several_environments_on_one_page(ppo_run, tmp_path):
     assert main([*words, "--out", str(figure)]) == 2
 
 
-@pytest.mark.fast_cases("png-*")
+@pytest.mark.fast_cases("png-intervals")
 @pytest.mark.parametrize("kind", ["efficiency", "intervals", "profile"])
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_figures_of_several_runs(ppo_run, dqn_run, tmp_path, kind, ending):

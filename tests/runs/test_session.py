@@ -128,6 +128,7 @@ def test_the_learning_curve_is_drawn(name, request):
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
 
 
+@pytest.mark.fast_cases("reinforce_run")
 @every_run
 def test_config_json_asks_for_the_same_run_again(name, request, tmp_path):
     run = request.getfixturevalue(name)

@@ -430,7 +430,7 @@ def test_halving_keeps_the_better_half(tmp_path):
             assert row["loss/value"][k : k + 2] == mine["loss/value"][2 * i : 2 * i + 2]
 
 
-@pytest.mark.fast_cases("22")
+@pytest.mark.full
 @pytest.mark.parametrize("after", [5, 22, 33])
 def test_halving_goes_on_exactly(tmp_path, after):
     grid = {"learning_rate": [1e-3, 3e-3, 1e-2, 1e-1], "gamma": [0.99]}

@@ -50,7 +50,7 @@ def test_a_policy_with_a_memory_and_a_block_after_another(gru_run, monkeypatch):
     agents = load_agents(gru_run)
     with registered(Memory=make("probe/memory")):
         whole = evaluation.evaluate_on_gymnasium(agents, "test/Memory-v0", 32, seed=3)
-        monkeypatch.setattr(evaluation, "AT_ONCE", 12)
+        monkeypatch.setattr(evaluation, "MAX_ENVS", 12)
         blocks = evaluation.evaluate_on_gymnasium(agents, "test/Memory-v0", 32, seed=3)
     assert whole == blocks
     assert whole["episodes"] == 32
