@@ -177,7 +177,7 @@ def _convert(kind: Any, value: Any) -> Any:
 
 def _type_problem(kind: Any, value: Any) -> str | None:
     arguments = typing.get_args(kind)
-    if hasattr(kind, "problem"):  # a kind of its own, such as a network
+    if hasattr(kind, "from_plain"):  # a kind of its own, such as a network
         return kind.problem(value)
     if typing.get_origin(kind) is Literal:
         if value in arguments:
@@ -262,7 +262,7 @@ def _size_problem(kind: Any, value: Any) -> str | None:
 
 
 def _plain(kind: Any, value: Any) -> Any:
-    if hasattr(kind, "to_plain"):
+    if hasattr(kind, "from_plain"):
         return kind.to_plain(value)
     if isinstance(value, tuple):
         return list(value)

@@ -42,7 +42,7 @@ RUNS = {
     "ppo": ["ppo"],
     "ppo-gru": [
         "ppo",
-        *["--gru-size", "4", "--num-minibatches", "1", "--normalize-obs"],
+        *["--network", "gru(size=4)", "--num-minibatches", "1", "--normalize-obs"],
     ],
     "reinforce": ["reinforce"],
     "dqn": ["dqn"],
