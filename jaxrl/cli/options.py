@@ -190,7 +190,7 @@ NONE = object()
 
 
 def _word(kind: type) -> str:
-    return {int: "integer"}.get(kind, kind.__name__)
+    return "integer" if kind is int else kind.__name__
 
 
 class _FieldType(click.ParamType):
