@@ -106,7 +106,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--num-minibatches", "3"],
         ["--num-minibatches", "64"],
         ["--num-envs", "1", "--num-steps", "1", "--num-minibatches", "1"],
-        ["--gru-size", "4", "--num-minibatches", "8"],
+        ["--network", "gru(size=4)", "--num-minibatches", "8"],
         ["--kl-target", "0.1"],
         ["--objective", "kl", "--kl-target", "0.1", "--kl-coef", "0"],
         ["--squash", "--env", "CartPole-v1"],

@@ -58,7 +58,7 @@ RUNS = {
     "ppo": "ppo --num-envs 8 --num-steps 16 --total-steps 40000",
     "dqn": "dqn --num-envs 8 --train-frequency 8 --buffer-size 2000 "
     "--learning-starts 200 --batch-size 32 --total-steps 12000",
-    "ppo-gru": "ppo --num-envs 8 --num-steps 16 --gru-size 8 --normalize-obs "
+    "ppo-gru": "ppo --num-envs 8 --num-steps 16 --network gru(size=8) --normalize-obs "
     "--total-steps 20000",
 }
 """Runs to kill, all on CartPole with two seeds."""

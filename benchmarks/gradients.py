@@ -152,7 +152,7 @@ def mean_return_of(problem: Problem) -> float:
 def rung(problem: Problem, weighting: str, baseline: str, constant: float) -> Weight:
     """A weight of REINFORCE."""
     config = reinforce.Config(weighting=weighting, baseline=baseline, gamma=1.0)
-    agent = reinforce.Agent((), (), jnp.float32(constant))
+    agent = reinforce.Agent((), (), average_return=jnp.float32(constant))
 
     def weight(t: Transition, reward_to_go: Array) -> Array:
         value = cell(t.obs) @ problem.value

@@ -349,9 +349,10 @@ class Algorithm(NamedTuple):
     explain:     `(config, env, agent, obs, memory) -> {name: [N, ...]}`, from what `act`
                  chooses, to be shown: "probability" `[N, A]` or "q" `[N, A]` of discrete
                  actions (-inf where one is not legal), "spread" `[N, D, 3]` of continuous
-                 ones: the action at -1, 0 and 1 standard deviations
+                 ones: the action at -1, 0 and 1 standard deviations, and of a normal "std"
+                 `[N, D]`
     teacher:     what `env.teacher` is, named as its flag: "data", a `dataset.Dataset`;
-                 "expert", a `teachers.FrozenPolicy`; "policy", the same or None for
+                 "expert", a `frozen_policy.FrozenPolicy`; "policy", the same or None for
                  uniformly random actions. Only `train_step` and, for "policy", `act` need
                  it. "" is none.
     problem:     what it is trained on; None for environments (`envs.problem.problem_of`)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrl import distributions, networks, optim, spaces
 from jaxrl.core import parallel
-from jaxrl.networks import MLP, ActorCritic, Body, join, split
+from jaxrl.networks import CNN, MLP, ActorCritic, Body, join, split
 from tests.support.small import assert_trees_equal
 
 RNG = np.random.default_rng(0)
@@ -233,8 +233,11 @@ def test_each_member_of_a_population_searches_by_itself():
 
 def test_split_and_join_are_inverse_and_leave_nothing_out():
     for image in (False, True):
-        net = ActorCritic(spaces.Discrete(2), (4,), "relu", image, separate=True)
-        x = jnp.zeros((1, 5, 5, 1) if image else (1, 3))
+        shape = (5, 5, 1) if image else (3,)
+        body = Body((CNN if image else MLP)((4,), "relu"))
+        space = spaces.box(0, 1, shape)
+        net = ActorCritic(space, spaces.Discrete(2), body, separate=True)
+        x = jnp.zeros((1, *shape))
         params = jax.eval_shape(net.init, jax.random.key(0), (), x)
         policy, value = split(params)
         assert set(policy) == {"actor_torso", "policy_head"}

@@ -480,20 +480,21 @@ def resolve(
     for variant in variants:
         plan = prepare(algorithm, *variant)
     configs.check_value("on_nan", OnNan, on_nan)
-    seeds = [*checked_seeds(seed, num_seeds)] * len(variants)
-    check_host(variants[0][1], len(seeds), parallel, num_devices)
-    mesh = device_mesh(plan, len(seeds), parallel, num_devices)
+    seeds = checked_seeds(seed, num_seeds)
+    num_members = len(seeds) * len(variants)
+    check_host(variants[0][1], num_members, parallel, num_devices)
+    mesh = device_mesh(plan, num_members, parallel, num_devices)
     config, env, values = stacked(variants, traced)
     if iterations is None:
         iterations = common_iterations(plan, variants)
     configs.check_value("iterations", int, iterations, low=1)
-    footprint.check(algorithm, config, env, plan, len(seeds))
+    footprint.check(algorithm, config, env, plan, num_members)
     job = Job(
         algorithm,
         config,
         env,
         values={name: jnp.repeat(x, num_seeds, axis=0) for name, x in values.items()},
-        seeds=seeds,
+        seeds=[*seeds] * len(variants),
         mesh=mesh,
         plan=plan,
         iterations=iterations,

@@ -384,7 +384,7 @@ def test_the_version(capsys):
             ["num_minibatches = 4", "= 15", "try 3"],
         ),
         (
-            "train ppo --env probe/action --gru-size 8 --num-minibatches 3",
+            "train ppo --env probe/action --network gru(size=8) --num-minibatches 3",
             ["num_minibatches = 3", "num_envs = 8"],
         ),
         ("train dqn --env Pendulum-v1", ["Discrete", "Pendulum-v1", "Box", "ppo"]),

@@ -135,7 +135,7 @@ def test_every_algorithm_explains_itself(name, id):
 
     shapes = {n: x.shape for n, x in jax.eval_shape(explained).items()}
     if id == "Pendulum-v1":
-        assert shapes == {"spread": (5, 1, 3)}
+        assert shapes == {"spread": (5, 1, 3), "std": (5, 1)}
     else:
         (kind,) = shapes
         assert kind in ("probability", "q") and shapes[kind] == (5, 2)

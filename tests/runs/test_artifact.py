@@ -210,7 +210,7 @@ def test_a_folder_of_another_kind_is_refused(copy, about):
     ("changes", "reason"),
     [
         ({"format": 99, "jaxrl": "9.9"}, "has format 99, this version of jaxrl reads"),
-        ({"algorithm": "nonesuch"}, "is of algorithm 'nonesuch'"),
+        ({"algorithm": "nonesuch"}, "algorithm = 'nonesuch'"),
         ({"config": [1]}, "no valid 'config'"),
         ({"seeds": []}, "no valid 'seeds'"),
         ({"seeds": ["a", "b"]}, "no valid 'seeds'"),

@@ -248,7 +248,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(
     "name, more",
     [
-        ("ppo", ["--gru-size", "4", "--normalize-obs"]),
+        ("ppo", ["--network", "gru(size=4)", "--normalize-obs"]),
         ("dqn", []),
         ("reinforce", []),
     ],

@@ -4,7 +4,7 @@ import jax
 
 from jaxrl.envs import make
 from jaxrl.types import Algorithm
-from tests.support.language import task_of
+from tests.support.language import make_task
 from tests.support.small import taught, tiny
 
 
@@ -21,7 +21,7 @@ def of_stage(name: str, algorithm: Algorithm) -> tuple[str, ...]:
     kind = {"pretrain": "text", "sft": "completion"}.get(name, "preference")
     if hasattr(config, "max_new_tokens"):
         kind, config = "prompt", config.replace(max_new_tokens=5)
-    task = task_of(kind)
+    task = make_task(kind)
     task = task.replace(gold=task.judge)
     state = jax.eval_shape(algorithm.init, config, task, jax.random.key(0))
     return tuple(jax.eval_shape(algorithm.train_step, config, task, state)[1])

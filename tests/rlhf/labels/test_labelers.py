@@ -253,7 +253,7 @@ def test_labelling_goes_on_after_a_kill(tmp_path):
     assert [line.split(": ", 1)[1] for line in said] == [
         "its last line was written in part, and is cut off.",
         "7 of 40 are labelled already.",
-        "25 of 40 are labelled; call again to go on.",
+        "25 of 40 are labelled; call again to continue.",
         "25 of 40 are labelled already.",
     ]
     # Nobody is asked when there is nothing to ask.

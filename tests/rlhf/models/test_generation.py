@@ -24,7 +24,7 @@ def sample(config=LLAMA, prompt=PROMPT, mask=MASK, key=KEY, new=8, **options):
 
 
 @pytest.fixture(scope="module")
-def select():
+def drawn():
     """64 rows, so that some end early."""
     prompt, mask = jnp.tile(PROMPT, (16, 1)), jnp.tile(MASK, (16, 1))
     return sample(prompt=prompt, mask=mask)

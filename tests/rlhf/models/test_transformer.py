@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,6 @@ from tests.support.language import (
     make_params,
     random_tokens,
 )
-from tests.support.paths import ROOT
 
 both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -251,19 +249,3 @@ def test_what_does_not_fit_is_one_sentence():
         init_cache(GPT2, 1, 17)
     with pytest.raises(InvalidInput, match="17 columns"):
         apply(GPT2, make_params(GPT2), random_tokens(1, 17))
-
-
-def test_the_page_has_every_field_and_its_default():
-    page = ROOT / "docs" / "rlhf.md"
-    lines = page.read_text().splitlines()
-    cells = [re.split(r" *\| *", line)[1:3] for line in lines if line.startswith("| `")]
-    table = dict(cells)
-    for field in dataclasses.fields(ModelConfig):
-        default = "" if field.default is dataclasses.MISSING else shown(field.default)
-        assert table[f"`{field.name}`"] == (default and f"`{default}`"), field.name
-
-
-def shown(value) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else value
