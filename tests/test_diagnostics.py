@@ -320,10 +320,6 @@ def benchmark():
     return module, json.loads((path.parent / "results" / "gradients.json").read_text())
 
 
-def test_what_is_measured_is_what_is_shown(benchmark):
-    module, results = benchmark
-
-
 def test_the_committed_results_are_what_theory_says(benchmark):
     module, results = benchmark
     for name, measured in results["problems"].items():

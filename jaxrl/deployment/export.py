@@ -20,7 +20,12 @@ from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import prng, storage
 from jaxrl.deployment import card, hub, onnx
-from jaxrl.deployment.outputs import Outputs, check_has_policy, compute_outputs
+from jaxrl.deployment.outputs import (
+    Outputs,
+    check_has_policy,
+    compute_outputs,
+    flatten_memory,
+)
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rollout import init_world, unroll
 from jaxrl.runs.artifact import check_acts, load_agents
@@ -91,7 +96,7 @@ def export(
     check_acts(agents, run)
     check_has_policy(agents.algorithm)
     k = select_agent(agents, run, agent)
-    policy = make_policy(agents, k)
+    policy = flatten_memory(make_policy(agents, k))
     content = serialize(make_program(policy), format)
     agreement = compare(policy, make_reader(content, format), observations)
     require(

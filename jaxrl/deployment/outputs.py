@@ -4,7 +4,11 @@
 action, and the numbers it was chosen by.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import jax
+from jax.flatten_util import ravel_pytree
 
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import prng
@@ -31,6 +35,39 @@ def check_has_policy(algorithm: Algorithm) -> None:
         f"algorithm = {algorithm.name!r}: its agents have no greedy policy of their own; "
         f"give a run of another one.",
     )
+
+
+def flatten_memory(policy: Policy) -> Policy:
+    """The policy with its memory as one array `[N, M]`, if it has several.
+
+    A file and a request have one input `memory`; the carry of an LSTM is two arrays.
+    """
+    memory = policy.init_memory()
+    if len(jax.tree.leaves(memory)) < 2:
+        return policy
+    algorithm = policy.algorithm
+    unflatten = jax.vmap(ravel_pytree(memory)[1])
+    flatten = jax.vmap(lambda memory: ravel_pytree(memory)[0])
+
+    def act(
+        config: Any, env: Any, agent: Any, obs: PyTree, memory: Array, *more: Any
+    ) -> tuple[Array, Array, dict[str, Any]]:
+        before = unflatten(memory)
+        action, after, extras = algorithm.act(config, env, agent, obs, before, *more)
+        return action, flatten(after), extras
+
+    def explain(
+        config: Any, env: Any, agent: Any, obs: PyTree, memory: Array
+    ) -> dict[str, Array]:
+        found: dict[str, Array]
+        found = algorithm.explain(config, env, agent, obs, unflatten(memory))
+        return found
+
+    def init_memory(config: Any, env: Any, num_envs: int) -> Array:
+        return flatten(algorithm.init_memory(config, env, num_envs))
+
+    flat = algorithm._replace(act=act, explain=explain, init_memory=init_memory)
+    return replace(policy, algorithm=flat)
 
 
 def compute_outputs(policy: Policy, obs: PyTree, memory: Memory = ()) -> Outputs:

@@ -30,7 +30,7 @@ from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import http_server, prng
 from jaxrl.deployment import wire
-from jaxrl.deployment.outputs import check_has_policy
+from jaxrl.deployment.outputs import check_has_policy, flatten_memory
 from jaxrl.deployment.wire import Request, Schema
 from jaxrl.errors import InvalidInput, one_line
 from jaxrl.runs.policy import Policy, load_policy
@@ -88,7 +88,7 @@ def serve(
     configs.check_value("seed", int, seed, low=0, high=configs.MAX_INT)
     for name, value in limits._asdict().items():
         configs.check_value(name, int, value, low=1)
-    policy = load_policy(run, agent, env)
+    policy = flatten_memory(load_policy(run, agent, env))
     check_has_policy(policy.algorithm)
     with serve_policy(policy, host, port, greedy, seed, limits) as server:
         report(f"{policy.algorithm.name} on {policy.env.id}: {server.address}")

@@ -17,7 +17,11 @@ from jaxrl.cli import main
 from jaxrl.deployment import export as exporting
 from jaxrl.deployment import hub, onnx
 from jaxrl.deployment.export import export, export_function
-from jaxrl.deployment.outputs import check_has_policy, compute_outputs
+from jaxrl.deployment.outputs import (
+    check_has_policy,
+    compute_outputs,
+    flatten_memory,
+)
 from jaxrl.errors import InvalidInput
 from jaxrl.networks.tiles import tile_features, tiling
 from jaxrl.runs.policy import Policy
@@ -57,11 +61,14 @@ def test_an_exported_run_answers_as_its_policy(file, folder, request):
     np.testing.assert_array_equal(found[scores].argmax(1), action)
 
 
+TRANSFORMER = "transformer(size=4, num_heads=2, context=2)"
 KINDS = {
     "normalised, continuous": ("Pendulum-v1", {"normalize_obs": True}),
     "squashed": ("Pendulum-v1", {"squash": True}),
     "images": ("Breakout-MinAtar", {}),
     "a table": ("lecture/random-walk-5", {}),
+    "an LSTM": ("CartPole-v1", {"network": "lstm(size=3)"}),
+    "a transformer": ("CartPole-v1", {"network": TRANSFORMER}),
 }
 
 
@@ -70,7 +77,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_policy_can_leave(kind, format):
     env, config = KINDS[kind]
-    policy = untrained("ppo", jaxrl.make(env), **config)
+    policy = flatten_memory(untrained("ppo", jaxrl.make(env), **config))
     content = exporting.serialize(exporting.make_program(policy), format)
     found = exporting.compare(policy, exporting.make_reader(content, format), 20)
     assert found.within == found.observations == 20 and found.largest <= 1e-5
