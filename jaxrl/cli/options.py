@@ -213,9 +213,8 @@ class _FieldType(click.ParamType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         kind: Any = self.scalar
-        if hasattr(kind, "from_plain"):  # checked with the config
-            text = value.startswith("{")
-            return kind.from_plain(json.loads(value)) if text else value
+        if hasattr(kind, "from_text"):
+            return kind.from_text(value)
         is_number = self.scalar in (int, float)
         if self.optional and value.lower() in ("none", "auto" if is_number else "none"):
             return NONE

@@ -8,6 +8,7 @@ the heads (`jaxrl.networks.heads`), encoding, normalisation and masks.
 import ast
 import dataclasses
 import importlib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -127,6 +128,18 @@ class Network:
         if isinstance(value, str) and ":" in value:
             _require_imported(value)
         return _build(value)
+
+    @staticmethod
+    def from_text(text: str) -> Any:
+        """The value that a word of the command line stands for.
+
+        Whoever types "module:factory" there asks for its import.
+        """
+        if text.startswith("{"):
+            return _build(json.loads(text))
+        if ":" in text:
+            load_network(text)
+        return text
 
 
 def resolve(config: Any, observation_space: spaces.Space) -> Body:
