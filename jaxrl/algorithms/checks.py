@@ -5,7 +5,7 @@ from typing import Any
 from jaxrl import networks
 from jaxrl.data.dataset import Dataset, check_spaces
 from jaxrl.data.frozen_policy import FrozenPolicy
-from jaxrl.errors import require
+from jaxrl.errors import InvalidInput, require
 from jaxrl.networks.encoding import is_image, is_one_box, mask_space
 from jaxrl.spaces import Box, Dict, Discrete
 from jaxrl.types import Env
@@ -134,11 +134,11 @@ def check_imitation_loss(config: Any, env: Env) -> None:
 def check_minibatches(config: Any) -> None:
     """The steps of a batch can be cut into minibatches."""
     steps, wanted = config.num_envs * config.num_steps, config.num_minibatches
-    require(
-        steps % wanted == 0,
-        f"num_minibatches = {wanted} must divide num_envs * num_steps = {steps}: "
-        f"try {nearest_divisor(steps, wanted, steps)}.",
-    )
+    if steps % wanted:
+        raise InvalidInput(
+            f"num_minibatches = {wanted} must divide num_envs * num_steps = {steps}: "
+            f"try {nearest_divisor(steps, wanted, steps)}."
+        )
 
 
 def nearest_divisor(n: int, wanted: int, most: int) -> int:

@@ -8,7 +8,7 @@ import optax
 
 from jaxrl import networks, optim, rollout
 from jaxrl.algorithms import checks
-from jaxrl.errors import require
+from jaxrl.errors import InvalidInput
 from jaxrl.types import Agent, Array, Env, Memory, Plan, State
 
 
@@ -43,12 +43,13 @@ def check_minibatches(config: Any, env: Env) -> None:
     unit = "num_envs * num_steps" if sequences == steps else "num_envs"
     most = min(sequences, steps // 2) if config.normalize_advantage else sequences
     wanted = config.num_minibatches
+    if sequences % wanted == 0 and wanted <= most:
+        return
     reason = "" if most == sequences else ", more than one step each"
     nearest = checks.nearest_divisor(sequences, wanted, max(most, 1))
-    require(
-        sequences % wanted == 0 and wanted <= most,
+    raise InvalidInput(
         f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
-        f"try {nearest}.",
+        f"try {nearest}."
     )
 
 
