@@ -209,6 +209,7 @@ def test_the_exact_gradient_lies_in_the_99_percent_interval(name):
     assert found < bound
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BIASED)
 def test_the_interval_excludes_what_is_biased(name):
     found, bound = furthest(statistics(name))

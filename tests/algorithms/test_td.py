@@ -130,6 +130,7 @@ def learned(env, iterations, **changes):
     return config, chunk(state)[0].agent
 
 
+@pytest.mark.full
 @pytest.mark.fast_cases("TD(0)")
 @pytest.mark.parametrize(
     "changes",
@@ -251,6 +252,7 @@ def of_a_run(ppo_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_the_policy_of_a_run_acts(of_a_run, ppo_run):
     agents, policy = load_agents(of_a_run / "run"), load_agents(ppo_run)
     obs = jnp.linspace(-1, 1, 6)[:, None]

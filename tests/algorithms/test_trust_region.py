@@ -144,6 +144,7 @@ def test_the_natural_gradient_is_that_of_the_explicit_fisher_matrix():
     np.testing.assert_allclose(gained, g @ expected, rtol=1e-3)
 
 
+@pytest.mark.full
 def test_both_go_in_the_same_direction_and_trpo_to_the_border():
     env = make("CartPole-v1")
     steps = {}

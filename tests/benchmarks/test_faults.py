@@ -28,6 +28,7 @@ def assert_all_passed(row):
     assert row["passed"] == row["trials"] > 0, row.get("failed")
 
 
+@pytest.mark.full
 def test_bad_command_lines_are_refused(faults, tmp_path):
     fields = sum(len(faults.bad_configs.mutations(a)) for a in ALGORITHMS.values())
     row = faults.bad_commands(tmp_path, 3 * fields)
@@ -35,6 +36,7 @@ def test_bad_command_lines_are_refused(faults, tmp_path):
     assert row["each_field"] == 3
 
 
+@pytest.mark.full
 def test_every_bad_value_of_every_field_is_refused(faults, empty_folder):
     algorithm = ALGORITHMS["dqn"]
     for name, endings in faults.bad_configs.mutations(algorithm).items():

@@ -50,6 +50,7 @@ def test_the_last_line_of_train_is_the_command_to_run_next(empty_folder, capsys)
     assert "2 seeds x 128 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_run_on_code_of_ones_own_is_evaluated_by_naming_it_again(tmp_path, capsys):
     run, env = str(tmp_path / "run"), "jaxrl.envs.probes:action"
     assert main(train_argv("ppo", "--out", run, env=env)) == 0

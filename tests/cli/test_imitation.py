@@ -31,6 +31,7 @@ def dagger_run(ppo_run, tmp_path_factory):
     return train(out, "dagger", "--expert", str(ppo_run))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["bc_run", "dagger_run"])
 def test_a_run_is_evaluated_without_its_teacher(name, request, capsys):
     run = request.getfixturevalue(name)
@@ -39,6 +40,7 @@ def test_a_run_is_evaluated_without_its_teacher(name, request, capsys):
     assert f"{evaluation['algorithm']}_run" == name
 
 
+@pytest.mark.full
 def test_a_learner_can_be_recorded_in_its_turn(bc_run, tmp_path):
     out = tmp_path / "data"
     argv = ["collect", str(bc_run), "--episodes", "3", "--out", str(out)]
@@ -46,10 +48,12 @@ def test_a_learner_can_be_recorded_in_its_turn(bc_run, tmp_path):
     assert dataset.read_about(out)["policy"]["algorithm"] == "bc"
 
 
+@pytest.mark.full
 def test_a_learner_can_be_the_expert_of_another(bc_run, tmp_path):
     train(tmp_path / "run", "dagger", "--expert", str(bc_run))
 
 
+@pytest.mark.full
 def test_a_run_whose_dataset_has_changed_is_not_resumed(ppo_run, tmp_path, capsys):
     for name, seed in (("data", "0"), ("other", "1")):
         argv = ["collect", str(ppo_run), "--episodes", "5", "--seed", seed]

@@ -140,6 +140,7 @@ def test_in_float64_ten_train_steps_are_those_alone():
     assert all(float(difference) < 1e-8 for difference in differences)
 
 
+@pytest.mark.full
 def test_settings_of_a_train_call():
     configs = [tiny(PPO, gamma=g) for g in (0.9, 0.8, 0.7)]
     result = loop.train(PPO, configs, ENV, num_seeds=2, iterations=2)
@@ -151,6 +152,7 @@ def test_settings_of_a_train_call():
         loop.train(PPO, [configs[0], configs[1].replace(total_steps=9e3)], ENV)
 
 
+@pytest.mark.full
 def test_a_trouble_names_the_setting():
     configs = [tiny(DQN, learning_rate=r) for r in (1e-3, 1e30)]
     result = loop.train(DQN, configs, ENV, iterations=6, on_nan="continue")

@@ -158,6 +158,7 @@ def test_stablehlo_is_read_where_there_is_jax_alone(gru_run, folder, tmp_path):
     assert line == "['action', 'next_memory', 'probabilities', 'value'] False"
 
 
+@pytest.mark.full
 def test_a_table_of_ones_own_is_exported(tmp_path):
     tiles = tiling([0.0, 0.0], [1.0, 1.0], num_tilings=4, num_tiles=4)
     weights = np.random.default_rng(0).normal(size=(tiles.num_features, 3))

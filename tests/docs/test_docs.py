@@ -108,6 +108,7 @@ def test_every_algorithm_has_a_page_with_its_tables():
         assert "rlhf" in names
 
 
+@pytest.mark.full
 def test_every_metric_that_is_logged_is_in_the_glossary():
     for name, found in tables.logged().items():
         assert tables.ordered(found), name

@@ -104,6 +104,7 @@ def test_an_environment_that_ignores_its_seed_is_refused():
         del gymnasium.registry["test/Drifting-v0"]
 
 
+@pytest.mark.full
 def test_a_run_on_the_command_line(tmp_path, capsys):
     out = str(tmp_path / "run")
     env = make("probe/action")

@@ -216,6 +216,7 @@ def test_a_network_comes_back_from_json(value):
         assert again == value
 
 
+@pytest.mark.fast_cases("mlp_layer_norm")
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("auto", "mlp", "gru")])
 def test_every_named_network_trains(name):
     image = name in ("cnn", "cnn_layer_norm", "resnet")

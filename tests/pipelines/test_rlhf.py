@@ -52,6 +52,7 @@ def test_help_says_what_each_flag_is_by_default(name, capsys):
             assert f"[default: {shown}]" in text, field.name
 
 
+@pytest.mark.full
 def test_commands_that_do_not_exist(capsys):
     assert main(["rlhf"]) == 2
     shown = capsys.readouterr().out
@@ -60,6 +61,7 @@ def test_commands_that_do_not_exist(capsys):
     assert "COMMAND = 'grp' is not a command of rlhf (did you mean 'grpo'?)" in line
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", RLHF)
 def test_a_config_file_describes_a_run(name, tmp_path):
     path, fields = tmp_path / "config.toml", options.parameters_of(RLHF[name])
@@ -122,6 +124,7 @@ def test_grpo_from_a_file(made, tmp_path, capsys):
 # Responses.
 
 
+@pytest.mark.full
 def test_generate(made, capsys):
     line = "generate SFT --prompt a --number 3 --max-new-tokens 5"
     assert main(argv(f"{line} --seed 1 --json", made)) == 0
@@ -135,6 +138,7 @@ def test_generate(made, capsys):
     assert len(set(capsys.readouterr().out.splitlines())) == 1
 
 
+@pytest.mark.full
 def test_generate_from_a_file_into_a_folder(made, tmp_path, capsys):
     path, out = tmp_path / "say.toml", tmp_path / "said"
     path.write_text("prompt = 'b'\nnumber = 2\nmax_new_tokens = 5")
@@ -176,6 +180,7 @@ def test_best_of_n(made, tmp_path, capsys):
     assert 1 <= summary["mean_length"] <= 5
 
 
+@pytest.mark.full
 def test_length_and_diversity_of_the_best():
     scores, tokens = np.array([0.0, 1.0]), [np.array([1]), np.array([1, 2, 1])]
     one = writing.Group("p", ["x", "y"], scores, tokens)
@@ -220,6 +225,7 @@ def labelled(made, tmp_path_factory):
     return out, line
 
 
+@pytest.mark.full
 def test_label_goes_on_where_it_was(labelled, made, capsys):
     out, line = labelled
     path = out / "pairs.jsonl"
@@ -239,6 +245,7 @@ def test_label_goes_on_where_it_was(labelled, made, capsys):
     assert path.read_text() == whole
 
 
+@pytest.mark.full
 def test_a_person_labels_and_stops(labelled, made, tmp_path, monkeypatch, capsys):
     said = iter(["1", "x", "2", "q"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
@@ -251,6 +258,7 @@ def test_a_person_labels_and_stops(labelled, made, tmp_path, monkeypatch, capsys
         assert sorted(mine.values()) == sorted(theirs.values())
 
 
+@pytest.mark.full
 def test_models_label(labelled, made, tmp_path):
     line = f"{LABEL} --labeler REWARD --out {tmp_path}/scored"
     assert main(argv(line, made)) == 0
@@ -317,6 +325,7 @@ def test_one_round_of_the_loop(made, tmp_path, capsys):
     assert "was begun with something else" in line
 
 
+@pytest.mark.full
 def test_each_round_begins_with_the_policy_of_the_last(made, tmp_path, monkeypatch):
     trained = []
 
@@ -348,6 +357,7 @@ def test_each_round_begins_with_the_policy_of_the_last(made, tmp_path, monkeypat
     assert len({seed for *_, seed in trained}) == 3
 
 
+@pytest.mark.full
 def test_a_stage_goes_on_only_with_what_it_was_begun_with(made):
     before = read_json(Path(made["SFT"]) / "summary.json")
     told = read_json(Path(made["SFT"]) / "config.json")
@@ -519,6 +529,7 @@ def test_a_bad_row_is_named_by_its_line(row, made, capsys, empty_folder):
     assert [path.name for path in empty_folder.iterdir()] == ["rows.jsonl"]
 
 
+@pytest.mark.full
 def test_of_one_row_none_can_be_kept_back(made, capsys, empty_folder):
     Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     line = "sft --data rows.jsonl --base SFT --max-length 8"
@@ -526,6 +537,7 @@ def test_of_one_row_none_can_be_kept_back(made, capsys, empty_folder):
     assert "held_out = 0.1: of 1 row no part can be kept back" in shown
 
 
+@pytest.mark.full
 def test_prompts_that_are_too_long(made, capsys, empty_folder):
     Path("rows.jsonl").write_text('{"prompt": "a"}\n{"prompt": "abcabcabc"}\n')
     line = "ppo --data rows.jsonl --base SFT --reward small-world"
@@ -538,6 +550,7 @@ def test_prompts_that_are_too_long(made, capsys, empty_folder):
     assert len(list(empty_folder.iterdir())) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "more, words",
     [
@@ -565,6 +578,7 @@ def test_what_a_loop_is_asked_is_checked_first(
     assert not list(empty_folder.iterdir())
 
 
+@pytest.mark.full
 def test_a_folder_with_something_in_it_is_left_alone(made, tmp_path, capsys):
     (tmp_path / "mine").write_text("mine")
     lines = [BEST, f"{LABELS} --labeler small-world", f"{LOOPED} --algorithm rloo"]
@@ -577,6 +591,7 @@ def test_a_folder_with_something_in_it_is_left_alone(made, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.full
 def test_a_tokenizer_without_an_end_writes_no_responses(made):
     task = tasks.prompts("small-world", base=made["SFT"], reward="small-world")
     endless = task.replace(tokenizer=task.tokenizer._replace(eos=None))
@@ -587,6 +602,7 @@ def test_a_tokenizer_without_an_end_writes_no_responses(made):
             check(config, endless)
 
 
+@pytest.mark.full
 def test_a_reward_model_of_another_tokenizer(made, tmp_path):
     about, arrays = storage.read(Path(made["REWARD"]) / "policy")
     about["language_model"]["tokenizer"]["alphabet"] = "xyz"
@@ -599,6 +615,7 @@ def test_a_reward_model_of_another_tokenizer(made, tmp_path):
         language_model.load_reward(tmp_path)
 
 
+@pytest.mark.full
 def test_a_model_that_repeats_itself_makes_no_pairs(made):
     ask = partial(stages.questions, "small-world", made["SFT"], number=4, seed=0)
     with pytest.raises(InvalidInput, match="wrote 0 pairs of different responses in 8"):

@@ -29,6 +29,7 @@ SEARCH = zoo.Search(
 )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", presets.names())
 def test_a_preset_is_a_config_of_its_algorithm_on_an_environment(name):
     content = presets.content(name)
@@ -40,6 +41,7 @@ def test_a_preset_is_a_config_of_its_algorithm_on_an_environment(name):
     assert content["env"] in env_ids()
 
 
+@pytest.mark.full
 def test_every_preset_was_searched_for_and_keeps_what_was_given():
     assert presets.names() == sorted(zoo.SEARCHES)
     for name, search in zoo.SEARCHES.items():
@@ -49,6 +51,7 @@ def test_every_preset_was_searched_for_and_keeps_what_was_given():
         zoo.sweep_of(search)
 
 
+@pytest.mark.full
 def test_flags_and_files_override_a_preset(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text('env = "CartPole-v1"\n[config]\ngamma = 0.5\n')
@@ -68,6 +71,7 @@ def trial(score, index):
     return Trial(index, {"gamma": 0.9}, [0], [score], [score], 40, [])
 
 
+@pytest.mark.full
 def test_of_equal_settings_the_one_that_learns_fastest_is_chosen(monkeypatch):
     areas = {0: 9.0, 1: 3.0, 2: 4.0}
     monkeypatch.setattr(zoo, "_area", lambda trial: areas[trial.index])

@@ -43,6 +43,7 @@ def reported(ppo_run, dqn_run, swept, tmp_path_factory):
     return out
 
 
+@pytest.mark.full
 def test_the_page_stands_alone_and_holds_everything(reported, ppo_run, swept):
     page = (reported / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page), "loads something from outside"
@@ -58,6 +59,7 @@ def test_the_page_stands_alone_and_holds_everything(reported, ppo_run, swept):
         assert f"{name} {version}" in page
 
 
+@pytest.mark.full
 def test_the_tables_hold_what_the_runs_say(reported, ppo_run, dqn_run, swept):
     lines = list(csv.DictReader((reported / "results.csv").open()))
     assert len(lines) == 2 + 4 + 1
@@ -73,6 +75,7 @@ def test_the_tables_hold_what_the_runs_say(reported, ppo_run, dqn_run, swept):
     assert found == [x for returns in of_sweep for x in returns]
 
 
+@pytest.mark.full
 def test_the_latex_table(reported, swept):
     table = (reported / "table.tex").read_text()
     assert table.count("\\\\\n") == 1 + 7  # the head, and a line for each label
@@ -97,6 +100,7 @@ def test_a_flattering_return_is_said_to_be_one(swept, ppo_run, tmp_path, capsys)
     assert "chosen by the same seeds" not in capsys.readouterr().out
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_a_paper_to_cite(name):
     assert PAPERS[name] in bibtex({name})
@@ -116,6 +120,7 @@ def parsed(monkeypatch, command, name):
     return asked[0]
 
 
+@pytest.mark.full
 def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
     for run in (ppo_run, dqn_run):
         experiment = read_experiment(run)
@@ -124,6 +129,7 @@ def test_the_command_of_a_run_asks_for_it_again(monkeypatch, ppo_run, dqn_run):
         assert describe(again) == describe(experiment)
 
 
+@pytest.mark.full
 def test_the_command_of_a_sweep_asks_for_it_again(monkeypatch, swept):
     sweep = read_sweep(swept)
     command = sweep_command(sweep)
@@ -140,6 +146,7 @@ def test_what_is_not_finished_is_refused(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_settings_of_a_block_are_lines_of_their_own(swept, capsys):
     """Also of a run of a sweep by itself, and where it is evaluated again."""
     block = swept / "runs" / "000"
@@ -163,6 +170,7 @@ def trials_of(sweep):
     return read_json(sweep / "summary.json")["trials"]
 
 
+@pytest.mark.full
 def test_seeds_that_chose_a_setting_are_said_to_have(swept, ppo_run, dqn_run):
     entries = [*read_entries(swept), *read_entries(ppo_run), *read_entries(dqn_run)]
     (found,) = [
@@ -179,6 +187,7 @@ def entry(label, env, returns):
     return Entry(label, "ppo", env, seeds, returns, [row], 1, "x", Path(env), {})
 
 
+@pytest.mark.full
 def test_environments_are_taken_together_by_hand():
     """A scores (0, 1) and (1/2, 1); its IQM is that of 0, 1/2, 1, 1: 3/4."""
     entries = [
@@ -200,6 +209,7 @@ def test_environments_are_taken_together_by_hand():
     assert "0.75" in aggregates_to_latex(rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -233,6 +243,7 @@ def test_several_environments_on_one_page(ppo_run, tmp_path):
     assert main([*words, "--out", str(figure)]) == 2
 
 
+@pytest.mark.full
 @pytest.mark.fast_cases("png-intervals")
 @pytest.mark.parametrize("kind", ["efficiency", "intervals", "profile"])
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
@@ -245,6 +256,7 @@ def test_figures_of_several_runs(ppo_run, dqn_run, tmp_path, kind, ending):
     assert out.stat().st_size > 2_000
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["curves", "slices", "heatmap"])
 def test_figures_of_a_sweep(swept, tmp_path, kind):
     out = tmp_path / "figure.png"
@@ -252,6 +264,7 @@ def test_figures_of_a_sweep(swept, tmp_path, kind):
     assert out.stat().st_size > 5_000
 
 
+@pytest.mark.full
 def test_efficiency_is_normalised_on_each_environment(tmp_path, monkeypatch):
     """A curve from the lowest to the highest score is the diagonal, whatever the scale."""
 

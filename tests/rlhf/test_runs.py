@@ -65,6 +65,7 @@ def logits_of(known):
 # What is loaded.
 
 
+@pytest.mark.full
 def test_each_agent_of_a_run_is_a_model(sft_run):
     first, second = (language_model.load(sft_run, k) for k in (0, 1))
     assert first.tokenizer == testbeds.small_tokenizer()
@@ -81,6 +82,7 @@ def test_each_agent_of_a_run_is_a_model(sft_run):
         language_model.load(sft_run, 2)
 
 
+@pytest.mark.full
 def test_adapters_are_all_that_is_stored_and_are_merged(ppo, sft_run):
     folder, experiment, agent = ppo
     about, arrays = storage.read(folder / "policy")
@@ -109,6 +111,7 @@ def stored_again(run, folder, change):
     return folder
 
 
+@pytest.mark.full
 def test_adapters_need_their_base_as_it_was(ppo, tmp_path):
     def other(told):
         told["base"]["digest"] = "0"
@@ -133,6 +136,7 @@ def test_a_manifest_without_what_is_needed_is_refused(sft_run, tmp_path):
         language_model.load(run)
 
 
+@pytest.mark.full
 def test_a_reward_model_gives_mean_0_and_deviation_1(sft_run, reward_run, tmp_path):
     task = tasks.pairs("small-world", base=str(sft_run), max_length=8, number=200)
     rows = task.teacher.rows
@@ -152,6 +156,7 @@ def test_a_reward_model_gives_mean_0_and_deviation_1(sft_run, reward_run, tmp_pa
     assert ((found[0::2] - found[1::2]) > 0).mean() > 0.6
 
 
+@pytest.mark.full
 def test_weights_of_hugging_face_are_told_apart(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"1")
@@ -177,6 +182,7 @@ def interrupted_run(experiment, folder, after):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_run_goes_on_exactly(ppo, tmp_path, monkeypatch, after):
     monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
@@ -201,6 +207,7 @@ def test_an_interrupted_run_goes_on_exactly(ppo, tmp_path, monkeypatch, after):
     assert summaries[0]["evaluation"] == summaries[1]["evaluation"]
 
 
+@pytest.mark.full
 def test_samples_are_of_the_beginning_and_the_end(ppo):
     lines = [json.loads(x) for x in (ppo[0] / "samples.jsonl").read_text().splitlines()]
     steps = [line["iteration"] for line in lines]
@@ -211,6 +218,7 @@ def test_samples_are_of_the_beginning_and_the_end(ppo):
     assert abs(lines[0]["kl"]) < 1e-5 < abs(lines[-1]["kl"])
 
 
+@pytest.mark.full
 def test_samples_are_about_ten_times_a_run(ppo, tmp_path, monkeypatch):
     _, experiment, _ = ppo
     shown = []
@@ -231,6 +239,7 @@ def test_samples_are_about_ten_times_a_run(ppo, tmp_path, monkeypatch):
     assert shown == [(8 * step, 2) for step in steps]
 
 
+@pytest.mark.full
 def test_a_run_whose_reward_model_has_changed_does_not_go_on(
     ppo, reward_run, tmp_path, monkeypatch
 ):
@@ -279,6 +288,7 @@ def test_a_grid_of_settings_with_several_seeds(sft_run, tmp_path):
 # Other commands.
 
 
+@pytest.mark.full
 def test_the_command_of_a_run_makes_the_same_run(ppo, tmp_path):
     reference, _, _ = ppo
     command = train_command(read_experiment(reference))
@@ -293,6 +303,7 @@ def test_the_command_of_a_run_makes_the_same_run(ppo, tmp_path):
     ).read_text()
 
 
+@pytest.mark.full
 def test_a_reward_that_is_no_number_ends_the_run(ppo, reward_run, tmp_path, capsys):
     about, arrays = storage.read(reward_run / "policy")
     arrays["reward/bias"] = np.full_like(arrays["reward/bias"], np.nan)
@@ -310,6 +321,7 @@ def test_a_reward_that_is_no_number_ends_the_run(ppo, reward_run, tmp_path, caps
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.full
 def test_a_run_is_evaluated(sft_run, reward_run, capsys):
     assert main(["evaluate", str(sft_run), "--episodes", "8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -323,6 +335,7 @@ def test_a_run_is_evaluated(sft_run, reward_run, capsys):
     assert 0 <= error <= 0.5 and lines[-2].startswith("calibration_error: ")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("word", ["load_policy", "collect"])
 def test_a_language_model_does_not_act(sft_run, tmp_path, word):
     with pytest.raises(InvalidInput) as error:
@@ -337,6 +350,7 @@ def test_a_language_model_does_not_act(sft_run, tmp_path, word):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.full
 def test_a_config_file_of_another_command(ppo, ppo_run, tmp_path, capsys):
     own, other = str(ppo[0] / "config.json"), str(ppo_run / "config.json")
     out = ["--out", str(tmp_path / "run")]
@@ -383,6 +397,7 @@ def test_preferences_of_a_file(sft_run, tmp_path, kind):
     assert "response" in line or len(line["responses"]) == len(line["scores"])
 
 
+@pytest.mark.full
 def test_a_folder_may_be_moved(sft_run, tmp_path):
     shutil.copytree(sft_run, tmp_path / "moved")
     moved, here = language_model.load(tmp_path / "moved"), language_model.load(sft_run)
@@ -403,6 +418,7 @@ def test_pretraining_of_a_file_with_its_own_characters(tmp_path):
     assert known.tokenizer.vocab_size == known.config.vocab_size == 10
 
 
+@pytest.mark.full
 def test_a_new_model_has_the_sizes_asked_for():
     task = tasks.texts(
         "small-world", kind="completion", max_length=8, model={"width": 8}, number=20

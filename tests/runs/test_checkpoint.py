@@ -66,6 +66,7 @@ def interrupted_run(reference, folder, after):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.fast_cases("ppo_run")
 @every_run
 def test_an_interrupted_run_goes_on_exactly(name, request, tmp_path):

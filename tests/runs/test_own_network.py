@@ -57,6 +57,7 @@ def forget() -> None:
     sys.modules.pop("my_own_network", None)
 
 
+@pytest.mark.full
 def test_a_network_of_a_module_through_the_command_line(own_module, capsys):
     words = f"train ppo --env CartPole-v1 {COMMON} {FLAGS['ppo']} --quiet --out run"
     assert main([*words.split(), "--network", NAME, "--stop-iterations", "2"]) == 0

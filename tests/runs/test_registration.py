@@ -51,6 +51,7 @@ def forget() -> None:
     algorithms._registered.clear()
 
 
+@pytest.mark.full
 def test_an_algorithm_of_a_module_through_the_command_line(own_module, capsys):
     assert main(argv(NAME, "--stop-iterations", "2", "--out", "run")) == 0
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
@@ -78,6 +79,7 @@ def test_an_algorithm_of_a_module_through_the_command_line(own_module, capsys):
         assert main(words.split()) == 2, words
 
 
+@pytest.mark.full
 def test_a_run_that_is_resumed_is_the_run_at_once(own_module):
     assert main(argv(NAME, "--out", "whole")) == 0
     forget()

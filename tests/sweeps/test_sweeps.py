@@ -54,6 +54,7 @@ def swept(tmp_path_factory):
 # Spaces.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("text", "domain"),
     [
@@ -74,12 +75,14 @@ def test_reading_a_domain(text, domain):
     }
 
 
+@pytest.mark.full
 def test_a_grid_has_every_combination_once():
     settings = space.grid(space.as_space(GRID))
     assert len(settings) == 6 and settings[1] == {"learning_rate": 1e-3, "gamma": 0.99}
     assert len({tuple(s.values()) for s in settings}) == 6
 
 
+@pytest.mark.full
 def test_random_settings_have_their_distribution():
     domains = space.as_space({"a": Range(1.0, 3.0), "b": Range(1e-4, 1.0, log=True)})
     drawn = space.draw(domains, "random", 4_000, seed=0)
@@ -91,6 +94,7 @@ def test_random_settings_have_their_distribution():
     assert drawn == space.draw(domains, "random", 4_000, seed=0)
 
 
+@pytest.mark.full
 def test_optuna_finds_the_better_part_of_a_space():
     domains = space.as_space({"x": Range(-1.0, 1.0), "kind": ["a", [1, 2]]})
 
@@ -130,6 +134,7 @@ def test_optuna_leaves_out_what_cannot_be_trained(tmp_path):
 # Programs and blocks.
 
 
+@pytest.mark.full
 def test_a_grid_is_one_program_and_one_compilation(tmp_path):
     before = population.run_population._cache_size()
     grid = {"learning_rate": [1e-4, 1e-3, 1e-2], "ent_coef": [0.0, 0.01, 0.02, 0.03]}
@@ -139,6 +144,7 @@ def test_a_grid_is_one_program_and_one_compilation(tmp_path):
     assert sum(len(trial.returns) for trial in result.trials) == 24
 
 
+@pytest.mark.full
 def test_what_chooses_the_program_is_a_group_of_its_own(tmp_path):
     grid = {"num_envs": [2, 4], "gamma": [0.9, 0.99], "target_kl": [None, 0.1]}
     made = wanted(grid)
@@ -148,12 +154,14 @@ def test_what_chooses_the_program_is_a_group_of_its_own(tmp_path):
     assert "4 programs, 4 blocks of 4 agents" in plan.in_words(made)
 
 
+@pytest.mark.full
 def test_total_steps_are_runs_of_their_own(tmp_path):
     made = wanted({"total_steps": [160.0, 320.0], "gamma": [0.9, 0.99]})
     found = plan.blocks(made, tmp_path, plan.settings_of(made))
     assert [block.indices for block in found] == [[0, 1], [2, 3]]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("settings", "seeds", "block", "sizes"),
     [
@@ -176,6 +184,7 @@ def test_blocks_hold_no_more_agents_than_wanted(
     assert len({tuple(b.experiment.traced) for b in found}) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("count", "most", "unit", "size"),
     [(13, 99, 2, 12), (3, 99, 2, 2), (1, 99, 2, 1), (12, 8, 8, 8), (16, 9, 4, 8)],
@@ -187,6 +196,7 @@ def test_parts_are_whole_units_of_the_devices(count, most, unit, size):
 # Results.
 
 
+@pytest.mark.full
 def test_the_results_of_a_sweep(swept):
     trials = read_trials(swept)
     assert [trial.overrides for trial in trials] == space.grid(space.as_space(GRID))
@@ -227,6 +237,7 @@ def test_blocks_of_any_size_give_the_same_results(swept, tmp_path):
         assert_same_first_step(trial, whole[trial.index])
 
 
+@pytest.mark.full
 def test_parameters_of_the_environment_are_swept_in_one_program(tmp_path):
     made = wanted({"env.force_mag": [5.0, 10.0, 20.0]}, num_seeds=1)
     experiment = dataclasses.replace(made.experiment, env="CartPole-v1")
@@ -244,6 +255,7 @@ def test_parameters_of_the_environment_are_swept_in_one_program(tmp_path):
         load_policy(run, 3)
 
 
+@pytest.mark.full
 def test_a_setting_that_breaks_leaves_the_others_alone(tmp_path):
     grid = {"learning_rate": [1e-3, 1e30], "gamma": [0.99]}
     result = quiet(wanted(grid), tmp_path / "out")
@@ -253,6 +265,7 @@ def test_a_setting_that_breaks_leaves_the_others_alone(tmp_path):
     assert result.summary["finished"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scheduler", ["none", "halving"])
 def test_a_block_of_which_all_break_is_a_result_too(tmp_path, scheduler):
     grid = {"learning_rate": [1e-3, 3e-3, 1e30, 2e30], "gamma": [0.99]}
@@ -296,6 +309,7 @@ def test_a_confirmation_keeps_to_the_block_and_goes_on_exactly(tmp_path):
     assert read_confirmed(part.folder).returns == confirmed.returns
 
 
+@pytest.mark.full
 def test_remainders_and_limits(tmp_path):
     """What is random without a range is drawn without repeats; of an odd number of pbt's
     agents all are in one block."""
@@ -311,6 +325,7 @@ def test_remainders_and_limits(tmp_path):
     assert block.experiment.num_members == 13
 
 
+@pytest.mark.full
 def test_an_agent_that_fails_only_in_evaluation_leaves_the_others(
     tmp_path, monkeypatch
 ):
@@ -331,6 +346,7 @@ def test_an_agent_that_fails_only_in_evaluation_leaves_the_others(
     assert result.best.index == 1
 
 
+@pytest.mark.full
 def test_from_python(tmp_path):
     result = sweep(
         PPO,
@@ -362,6 +378,7 @@ def interrupted(made, folder, after):
     return quiet(made, folder, interrupted=lambda: next(asked) >= after)
 
 
+@pytest.mark.full
 @pytest.mark.fast_cases("3")
 @pytest.mark.parametrize("after", [0, 1, 3, 30, 60])
 def test_an_interrupted_sweep_goes_on_exactly(tmp_path, after):
@@ -377,6 +394,7 @@ def test_an_interrupted_sweep_goes_on_exactly(tmp_path, after):
     assert len(again.trials) == 6 and again.summary["finished"]
 
 
+@pytest.mark.full
 def test_shards_make_the_whole(tmp_path, swept):
     grid = {"learning_rate": [1e-3, 1e-2], "gamma": [0.9, 0.99]}
     folders = [
@@ -399,12 +417,14 @@ def test_shards_make_the_whole(tmp_path, swept):
 # Halving and pbt.
 
 
+@pytest.mark.full
 def test_rungs_halve_the_settings_and_double_the_steps():
     assert plan.rungs(16) == [(16, 1 / 8), (8, 1 / 4), (4, 1 / 2), (2, 1.0)]
     assert plan.rungs(5) == [(5, 0.25), (3, 0.5), (2, 1.0)]
     assert plan.rungs(2) == [(2, 1.0)] and plan.rungs(1) == [(1, 1.0)]
 
 
+@pytest.mark.full
 def test_halving_keeps_the_better_half(tmp_path):
     grid = {"learning_rate": [1e-3, 3e-3, 1e-2, 1e30], "gamma": [0.99]}
     made = wanted(grid, scheduler="halving", block=4)
@@ -442,6 +462,7 @@ def test_halving_goes_on_exactly(tmp_path, after):
     assert_same_sweep(part.folder, whole.folder)
 
 
+@pytest.mark.full
 def test_the_worst_become_copies_of_the_best():
     rng = np.random.default_rng(0)
     score = np.array([5.0, 1.0, 9.0, -np.inf, 8.0, 7.0, 3.0, 4.0, 6.0, 2.0])
@@ -527,6 +548,7 @@ def argv(out, *more):
     return [*common.split(), "--evaluation-episodes", "4", "--out", str(out), *more]
 
 
+@pytest.mark.full
 def test_the_command_line(tmp_path, capsys):
     out = tmp_path / "out"
     grid = ["--grid", "learning_rate=1e-3,1e-2", "gamma=0.9", "--num-seeds", "2"]
@@ -579,6 +601,7 @@ def test_bad_sweeps_are_one_line_and_leave_nothing(empty_folder, capsys, more, m
     assert not out.exists()
 
 
+@pytest.mark.full
 def test_a_folder_that_is_no_sweep(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text("{}")
     assert main(["resume", str(tmp_path)]) == 2

@@ -103,6 +103,7 @@ def test_a_parameter_is_named_though_no_loss_shows_it():
         loop.train(algorithm, tiny(PPO), counting_env(horizon=9), iterations=3)
 
 
+@pytest.mark.full
 @pytest.mark.fast_cases("1")
 @pytest.mark.parametrize("cut", [1, 100])
 def test_the_others_go_on_as_if_alone(monkeypatch, cut):
