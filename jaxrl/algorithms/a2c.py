@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import optax
 from flax.struct import PyTreeNode
 
 from jaxrl import acting, estimators, losses, networks, optim, types
@@ -65,8 +64,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "gru(size=64)", "lstm", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "cnn", "gru(size=64)", ...), a flax module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 
@@ -75,25 +73,22 @@ def validate(config: Config, env: Env) -> None:
     checks.policy_gradient("a2c", config, env, recurrent=True)
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    make = optim.rmsprop if config.optimizer == "rmsprop" else optim.adam
-    return make(config.max_grad_norm)
+OPTIMIZERS = {"adam": optim.adam, "rmsprop": optim.rmsprop}
 
 
 def init(config: Config, env: Env, key: Array) -> types.State:
     pair = (networks.actor(config, env), networks.critic(config, env))
-    return on_policy.init_pair(config, env, key, *pair, optimizer(config))
+    optimizer = OPTIMIZERS[config.optimizer](config.max_grad_norm)
+    return on_policy.init_pair(config, env, key, *pair, optimizer)
 
 
 def policy(
     config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
 ) -> tuple[Any, Memory, dict[str, Any]]:
     """One step: the action distribution, the memory, V(s)."""
-    start, params = memory or on_policy.NO_MEMORY, agent.params
-    pi, actor = networks.apply_actor(config, env, params["actor"], obs, start["actor"])
-    value, critic = networks.apply_critic(
-        config, env, params["critic"], obs, start["critic"]
-    )
+    start, params, at = memory or on_policy.NO_MEMORY, agent.params, (config, env)
+    pi, actor = networks.apply_actor(*at, params["actor"], obs, start["actor"])
+    value, critic = networks.apply_critic(*at, params["critic"], obs, start["critic"])
     after = {"actor": actor, "critic": critic} if memory else ()
     return pi, after, {"value": value, "memory": critic}
 
@@ -174,16 +169,14 @@ def train_step(
     if config.normalize_advantage:
         advantage = losses.normalize_advantage(advantage)
     params, opt_state = dict(agent.params), dict(agent.opt_state)
-    for name, loss, goal in (
-        ("actor", actor_loss, advantage),
-        ("critic", critic_loss, target),
-    ):
+    learned = (("actor", actor_loss, advantage), ("critic", critic_loss, target))
+    for name, loss, goal in learned:
         batch = Batch(trajectory, start[name], goal)
         params[name], opt_state[name], reported, norm = optim.gradient_step(
             partial(loss, config=config, env=env, batch=batch),
             params[name],
             opt_state[name],
-            optimizer(config),
+            OPTIMIZERS[config.optimizer](config.max_grad_norm),
             rates[name],
         )
         metrics |= reported | {f"optim/{name}_grad_norm": mean(norm)}

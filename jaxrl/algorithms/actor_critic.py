@@ -80,8 +80,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 

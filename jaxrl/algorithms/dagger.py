@@ -74,8 +74,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
 
 
 class Labelled(NamedTuple):

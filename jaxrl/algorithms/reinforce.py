@@ -76,8 +76,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "gru(size=64)", "lstm", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "cnn", "gru(size=64)", ...), a flax module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
 

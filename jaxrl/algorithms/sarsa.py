@@ -75,8 +75,7 @@ class Config(PyTreeNode):
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
 
 
 def validate(config: Config, env: Env, name: str = "sarsa") -> None:

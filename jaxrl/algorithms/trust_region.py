@@ -83,8 +83,7 @@ class NaturalConfig(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
     normalize_obs: bool = static(False)
@@ -132,8 +131,7 @@ class Config(PyTreeNode):
     activation: Activation = static("tanh")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto": CNN for images, MLP otherwise; "mlp", "cnn", "resnet", ...), a flax
-    module, or module:factory."""
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
     squash: bool = static(False)
     """Whether continuous actions go through tanh; otherwise they are clipped."""
     normalize_obs: bool = static(False)
