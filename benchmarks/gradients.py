@@ -314,7 +314,7 @@ def pendulum(sizes: tuple[int, ...]) -> dict[str, Any]:
                 t, gain = trajectory(key)
                 mask = jnp.ones_like(t.terminated)
                 return jax.grad(reinforce.loss, has_aux=True)(
-                    params, of, env, known, t, gain, mask
+                    params, of, env, known, t, (), gain, mask
                 )[0]
 
             n = diagnostics.gradient_noise(gradient, agent.params, keys, sizes)

@@ -535,7 +535,7 @@ def about(found: dict[str, Any]) -> str:
 
 MEASURES = {
     "policies": policies,
-    "language-model": language_model,
+    "language-model": train_language_models,
     "reward-model": reward_model,
 }
 TABLES = {

@@ -173,8 +173,8 @@ def explain_distribution(
         return {"probability": pi.probs}
     from jaxrl import distributions
 
-    shape = pi.mode().shape
-    each = [pi.from_noise(jnp.full(shape, z)) for z in (-1.0, 0.0, 1.0)]
+    nothing = 0.0 * pi.mode()  # of a shape that may be symbolic, in an export
+    each = [pi.from_noise(nothing + z) for z in (-1.0, 0.0, 1.0)]
     explained = {"spread": jnp.stack(each, axis=-1)}
     if isinstance(pi, distributions.DiagNormal):
         explained["std"] = pi.distribution.scale

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ PROGRAMS: dict[str, tuple[Algorithm, dict[str, Any], int]] = {
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 """Instructions without cost at run time."""
+
+COMPILER_FLAGS = ["--xla_backend_optimization_level=0"]
+"""Of the programs that are recorded: set XLA_FLAGS to them before JAX starts."""
+if jaxlib.version.__version_info__ < (0, 11):
+    COMPILER_FLAGS.append(
+        "--xla_cpu_use_fusion_emitters=false"
+    )  # 0.11 has no such flag
 
 LIMITED = ("loop_operations", "bytes_out")
 """Figures that must not rise."""
@@ -140,13 +148,13 @@ def rises(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--update", action="store_true", help=f"write {FILE.name}")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     found = {name: measure(name) for name in PROGRAMS}
     print(json.dumps({VERSION: found}, indent=1))
-    if arguments.update:
+    if given.update:
         versions = json.loads(FILE.read_text()) if FILE.exists() else {}
         versions[VERSION] = found
         FILE.write_text(json.dumps(versions, indent=1) + "\n")

@@ -88,9 +88,9 @@ class Transformer(nn.RNNCellBase):
         by_age = self.param(
             f"{name}_age", nn.initializers.normal(0.02), (steps, *heads)
         )
-        score = jnp.einsum("...hd,...mhd->...hm", q, k + by_age) / heads[1] ** 0.5
-        score = jnp.where(visible[..., None, :], score, -jnp.inf)
-        mixed = jnp.einsum("...hm,...mhd->...hd", jax.nn.softmax(score, axis=-1), v)
+        score = (q[..., None, :, :] * (k + by_age)).sum(-1) / heads[1] ** 0.5
+        score = jnp.where(visible[..., None], score, -jnp.inf)  # [*batch, M + 1, heads]
+        mixed = (jax.nn.softmax(score, axis=-2)[..., None] * v).sum(-3)
         return nn.DenseGeneral(self.size, axis=(-2, -1), name=f"{name}_out")(mixed)
 
 
