@@ -49,7 +49,6 @@ def test_cartpole_with_the_bare_defaults(name, num_seeds, bar):
         ("dqn", "catch-dqn", 0.95),
         ("ppo", "memory-chain-ppo-gru", 0.9),
         ("ppo", "memory-chain-ppo-lstm", 0.9),
-        ("ppo", "memory-chain-ppo-transformer", 0.9),
     ],
 )
 def test_the_scorecards_configs(name, row, bar):
