@@ -73,7 +73,7 @@ def validate(config: Config, env: Env) -> None:
     checks.policy_gradient("a2c", config, env, recurrent=True)
 
 
-OPTIMIZERS = {"adam": optim.adam, "rmsprop": optim.rmsprop}
+OPTIMIZERS: dict[str, Any] = {"adam": optim.adam, "rmsprop": optim.rmsprop}
 
 
 def init(config: Config, env: Env, key: Array) -> types.State:
