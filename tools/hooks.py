@@ -16,10 +16,11 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # mkdocs loads this file by its path
-from tools import api, tables
-
+# mkdocs loads this file by its path, and puts `sys.path` back when it has done so.
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from tools import api, tables  # noqa: E402
+
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ ]*$", re.M | re.S)
@@ -175,6 +176,10 @@ def pages_of(nav) -> set[str]:
         return {nav}
     children = nav.values() if isinstance(nav, dict) else nav
     return {page for child in children for page in pages_of(child)}
+
+
+def on_startup(command, dirty):
+    sys.path.insert(0, str(ROOT))  # the tables import `benchmarks` and `tests`
 
 
 def on_config(config):
