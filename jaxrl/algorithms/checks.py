@@ -5,7 +5,7 @@ from typing import Any
 from jaxrl import networks
 from jaxrl.data.dataset import Dataset, check_spaces
 from jaxrl.data.frozen_policy import FrozenPolicy
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import require
 from jaxrl.networks.encoding import is_image, is_one_box, mask_space
 from jaxrl.spaces import Box, Dict, Discrete
 from jaxrl.types import Env
@@ -129,19 +129,3 @@ def check_imitation_loss(config: Any, env: Env) -> None:
         f"loss = 'mse' needs continuous actions, but those of {env.id} are "
         f"{env.action_space}: use 'likelihood'.",
     )
-
-
-def check_minibatches(config: Any) -> None:
-    """The steps of a batch can be cut into minibatches."""
-    steps, wanted = config.num_envs * config.num_steps, config.num_minibatches
-    if steps % wanted:
-        raise InvalidInput(
-            f"num_minibatches = {wanted} must divide num_envs * num_steps = {steps}: "
-            f"try {nearest_divisor(steps, wanted, steps)}."
-        )
-
-
-def nearest_divisor(n: int, wanted: int, most: int) -> int:
-    """The divisor of `n`, at most `most`, nearest to `wanted`: for an error message."""
-    divisors = [d for d in range(1, most + 1) if n % d == 0]
-    return min(divisors, key=lambda d: abs(d - wanted))

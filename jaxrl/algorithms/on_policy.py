@@ -7,7 +7,6 @@ import jax
 import optax
 
 from jaxrl import networks, optim, rollout
-from jaxrl.algorithms import checks
 from jaxrl.errors import InvalidInput
 from jaxrl.types import Agent, Array, Env, Memory, Plan, State
 
@@ -37,16 +36,17 @@ def num_sequences(config: Any, env: Env) -> int:
     return config.num_envs * (1 if recurrent else config.num_steps)
 
 
-def check_minibatches(config: Any, env: Env) -> None:
-    """A rollout can be cut into the minibatches, each with a deviation to divide by."""
+def check_minibatches(config: Any, env: Env, normalized: bool) -> None:
+    """A rollout can be cut into the minibatches, of more than one step if `normalized`."""
     steps, sequences = config.num_envs * config.num_steps, num_sequences(config, env)
     unit = "num_envs * num_steps" if sequences == steps else "num_envs"
-    most = min(sequences, steps // 2) if config.normalize_advantage else sequences
+    most = min(sequences, steps // 2) if normalized else sequences
     wanted = config.num_minibatches
     if sequences % wanted == 0 and wanted <= most:
         return
     reason = "" if most == sequences else ", more than one step each"
-    nearest = checks.nearest_divisor(sequences, wanted, max(most, 1))
+    divisors = [d for d in range(1, max(most, 1) + 1) if sequences % d == 0]
+    nearest = min(divisors, key=lambda d: abs(d - wanted))
     raise InvalidInput(
         f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
         f"try {nearest}."

@@ -120,7 +120,7 @@ class Batch(NamedTuple):
 
 def validate(config: Config, env: Env) -> None:
     checks.policy_gradient("ppo", config, env, recurrent=True)
-    on_policy.check_minibatches(config, env)
+    on_policy.check_minibatches(config, env, config.normalize_advantage)
     adapts = config.objective == "kl" and config.kl_coef > 0
     require(
         config.kl_penalty_target is None or adapts,

@@ -79,8 +79,8 @@ class Config(PyTreeNode):
 
 
 def validate(config: Config, env: Env, name: str = "sarsa") -> None:
-    checks.check_minibatches(config)
     checks.q_learning(name, config, env)
+    on_policy.check_minibatches(config, env, normalized=False)
 
 
 def init(config: Config, env: Env, key: Array) -> types.State:

@@ -100,10 +100,10 @@ class Agent(types.Agent, kw_only=True):
 
 
 def validate(config: Config, env: Env) -> None:
-    checks.check_minibatches(config)
     checks.check_frozen_policy("td", env, required=False)
     checks.check_network("td", config, env)
     checks.check_action_mask(env)
+    on_policy.check_minibatches(config, env, normalized=False)
 
 
 def init(config: Config, env: Env, key: Array) -> types.State:

@@ -47,53 +47,8 @@ from jaxrl.networks import Activation, Network
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
-class NaturalConfig(PyTreeNode):
-    """Hyper-parameters of the natural policy gradient."""
-
-    total_steps: float = traced(100_000.0, low=1, high=1e12)
-    """Environment steps of the whole run; with `anneal_lr` the schedule ends there."""
-    num_envs: int = static(8, low=1)
-    """Environments stepped in parallel."""
-    num_steps: int = static(128, low=1)
-    """Steps of each environment between updates."""
-    learning_rate: float = traced(0.5, low=0)
-    """α: the step is this times F⁻¹ g."""
-    anneal_lr: bool = static(False)
-    """Whether the learning rate falls linearly to zero over `total_steps`."""
-    cg_iterations: int = static(15, low=1)
-    """Fisher-vector products of the conjugate gradient."""
-    cg_damping: float = traced(0.1, low=0)
-    """What is added to the diagonal of the Fisher matrix."""
-    num_epochs: int = static(10, low=1)
-    """Passes over each batch that fit the value."""
-    num_minibatches: int = static(8, low=1)
-    """Gradient steps of the value per pass."""
-    vf_learning_rate: float = traced(1e-3, low=0)
-    """Adam's step size for the value."""
-    max_grad_norm: float = traced(0.5, above=0)
-    """Gradients of the value are scaled down to this global norm."""
-    gamma: float = traced(0.99, low=0, high=1)
-    """Discount factor per environment step."""
-    gae_lambda: float = traced(0.95, low=0, high=1)
-    """Decay of the generalised advantage estimator."""
-    normalize_advantage: bool = static(True)
-    """Whether advantages are standardised over the batch."""
-    hidden_sizes: tuple[int, ...] = static((64, 64), low=1)
-    """Widths of the fully connected layers."""
-    activation: Activation = static("tanh")
-    """Nonlinearity of the hidden layers."""
-    network: Network = static("auto")
-    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
-    squash: bool = static(False)
-    """Whether continuous actions go through tanh; otherwise they are clipped."""
-    normalize_obs: bool = static(False)
-    """Whether observations are standardised by running statistics."""
-    normalize_reward: bool = static(True)
-    """Whether rewards are divided by the running deviation of the discounted return."""
-
-
-class Config(PyTreeNode):
-    """Hyper-parameters of TRPO. The defaults are those of the CartPole benchmark row."""
+class SharedConfig(PyTreeNode):
+    """Hyper-parameters of both; the defaults are those of the CartPole benchmark row."""
 
     total_steps: float = traced(100_000.0, low=1, high=1e12)
     """Environment steps of the whole run."""
@@ -101,23 +56,14 @@ class Config(PyTreeNode):
     """Environments stepped in parallel."""
     num_steps: int = static(128, low=1)
     """Steps of each environment between updates."""
-    max_kl: float = traced(0.01, above=0)
-    """δ: the largest mean KL divergence between the policies before and after a step, in
-    nats."""
     cg_iterations: int = static(15, low=1)
     """Fisher-vector products of the conjugate gradient."""
     cg_damping: float = traced(0.1, low=0)
     """What is added to the diagonal of the Fisher matrix."""
-    line_search_steps: int = static(10, low=1)
-    """Lengths of the step that are tried before the policy is left as it is."""
-    line_search_shrink: float = traced(0.8, above=0, high=1)
-    """Each length is the one before times this."""
     num_epochs: int = static(10, low=1)
     """Passes over each batch that fit the value."""
     num_minibatches: int = static(8, low=1)
     """Gradient steps of the value per pass."""
-    learning_rate: float = traced(1e-3, low=0)
-    """Adam's step size for the value; the policy's step has none."""
     max_grad_norm: float = traced(0.5, above=0)
     """Gradients of the value are scaled down to this global norm."""
     gamma: float = traced(0.99, low=0, high=1)
@@ -138,6 +84,31 @@ class Config(PyTreeNode):
     """Whether observations are standardised by running statistics."""
     normalize_reward: bool = static(True)
     """Whether rewards are divided by the running deviation of the discounted return."""
+
+
+class NaturalConfig(SharedConfig):
+    """Hyper-parameters of the natural policy gradient."""
+
+    learning_rate: float = traced(0.5, low=0)
+    """α: the step is this times F⁻¹ g."""
+    anneal_lr: bool = static(False)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    vf_learning_rate: float = traced(1e-3, low=0)
+    """Adam's step size for the value."""
+
+
+class Config(SharedConfig):
+    """Hyper-parameters of TRPO."""
+
+    max_kl: float = traced(0.01, above=0)
+    """δ: the largest mean KL divergence between the policies before and after a step, in
+    nats."""
+    line_search_steps: int = static(10, low=1)
+    """Lengths of the step that are tried before the policy is left as it is."""
+    line_search_shrink: float = traced(0.8, above=0, high=1)
+    """Each length is the one before times this."""
+    learning_rate: float = traced(1e-3, low=0)
+    """Adam's step size for the value; the policy's step has none."""
 
 
 class Agent(types.Agent, kw_only=True):
@@ -165,8 +136,8 @@ class Batch(NamedTuple):
 
 
 def validate(config: Any, env: Env, name: str) -> None:
-    checks.check_minibatches(config)
     checks.policy_gradient(name, config, env)
+    on_policy.check_minibatches(config, env, normalized=False)
 
 
 def plan(config: Any, env: Env) -> types.Plan:

@@ -84,12 +84,14 @@ def field_types(config_class: type) -> dict[str, Any]:
 
 
 def field_docs(config_class: type) -> dict[str, str]:
-    """Name -> the docstring that stands under the field."""
+    """Name -> the docstring that stands under the field, those of base classes first."""
     from docstring_parser import parse_from_object
 
+    bases = [x for x in reversed(config_class.__mro__) if dataclasses.is_dataclass(x)]
     return {
         parameter.arg_name: " ".join((parameter.description or "").split())
-        for parameter in parse_from_object(config_class).params
+        for base in bases
+        for parameter in parse_from_object(base).params
     }
 
 

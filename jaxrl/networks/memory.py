@@ -2,7 +2,8 @@
 
 A cell follows flax's protocol: `cell(carry, x) -> (carry, y)` and
 `cell.initialize_carry(key, input_shape)`. The carry at the start of an episode is all
-zeros, whatever the cell: `rollout.unroll` sets it to zero where an episode ends.
+zeros, whatever the cell: `rollout.unroll` sets it to zero where an episode ends. A cell
+that needs no loop along time has `over_time(carry, x, done)` too.
 """
 
 from typing import Any
@@ -54,43 +55,63 @@ class Transformer(nn.RNNCellBase):
         past = jnp.zeros((*batch, self.num_layers, self.context, self.size))
         return past, jnp.zeros((*batch, self.context))
 
-    @nn.compact
     def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-        past, seen = carry
-        x = nn.Dense(self.size, kernel_init=orthogonal(2.0**0.5), name="inlet")(x)
-        inputs = []
-        for i in range(self.num_layers):
-            inputs.append(x)
-            x = self._block(x, past[..., i, :, :], seen, name=f"block_{i}")
-        newest = jnp.stack(inputs, axis=-2)[..., None, :]
-        past = jnp.concatenate([past[..., 1:, :], newest], axis=-2)
-        there = jnp.ones((*seen.shape[:-1], 1))
-        return (past, jnp.concatenate([seen[..., 1:], there], -1)), nn.LayerNorm()(x)
+        """One step: x `[*batch, F]`, output `[*batch, size]`."""
+        carry, y = self.over_time(carry, x[None], jnp.zeros((1, *x.shape[:-1]), bool))
+        return carry, y[0]
 
-    def _block(self, x: Array, past: Array, seen: Array, name: str) -> Array:
+    @nn.compact
+    def over_time(self, carry: PyTree, x: Array, done: Array) -> tuple[PyTree, Array]:
+        """All of `[T, *batch, F]` at once, in place of T steps one after another."""
+        past, seen = carry
+        ended = jnp.moveaxis(jnp.cumsum(done, axis=0), 0, -1)  # episodes, [*batch, T]
+        episode = jnp.concatenate([jnp.zeros_like(ended[..., :1]), ended[..., :-1]], -1)
+        # Of the rows before, those that are seen are of the first episode here.
+        rows = jnp.concatenate([jnp.where(seen > 0, 0, -1), episode], axis=-1)
+        steps = jnp.arange(rows.shape[-1])
+        age = steps[self.context :, None] - steps  # [T, M + T]
+        visible = (age >= 0) & (age <= self.context)
+        visible = visible & (rows[..., None, :] == episode[..., :, None])
+
+        x = nn.Dense(self.size, kernel_init=orthogonal(2.0**0.5), name="inlet")(x)
+        x = jnp.moveaxis(x, 0, -2)  # [*batch, T, size]
+        recent = slice(-self.context, None)
+        kept, left = rows[..., recent] == ended[..., -1:], []
+        for i in range(self.num_layers):
+            inputs = jnp.concatenate([past[..., i, :, :], x], axis=-2)
+            left.append(jnp.where(kept[..., None], inputs[..., recent, :], 0.0))
+            x = self._block(x, inputs, visible, age, name=f"block_{i}")
+        carry = jnp.stack(left, axis=-3), kept.astype(seen.dtype)
+        return carry, jnp.moveaxis(nn.LayerNorm()(x), -2, 0)
+
+    def _block(
+        self, x: Array, inputs: Array, visible: Array, age: Array, name: str
+    ) -> Array:
         norm = nn.LayerNorm(name=f"{name}_norm")
-        keys = norm(jnp.concatenate([past, x[..., None, :]], axis=-2))
-        visible = jnp.concatenate([seen, jnp.ones((*seen.shape[:-1], 1))], axis=-1) > 0
-        attended = self._attend(norm(x), keys, visible, name)
+        attended = self._attend(norm(x), norm(inputs), visible, age, name)
         x = Gate(self.gate_bias, name=f"{name}_gate_attention")(x, nn.relu(attended))
         inner = nn.LayerNorm(name=f"{name}_norm_mlp")(x)
         inner = nn.relu(nn.Dense(4 * self.size, name=f"{name}_mlp_in")(inner))
         inner = nn.Dense(self.size, name=f"{name}_mlp_out")(inner)
         return Gate(self.gate_bias, name=f"{name}_gate_mlp")(x, nn.relu(inner))
 
-    def _attend(self, x: Array, keys: Array, visible: Array, name: str) -> Array:
-        """Attention of one step `[*batch, size]` to the steps `[*batch, M + 1, size]`."""
+    def _attend(
+        self, x: Array, keys: Array, visible: Array, age: Array, name: str
+    ) -> Array:
+        """Attention of `[*batch, T, size]` to `[*batch, M + T, size]`."""
         heads = (self.num_heads, self.size // self.num_heads)
-        steps = keys.shape[-2]
         q = nn.DenseGeneral(heads, name=f"{name}_q")(x)
         k = nn.DenseGeneral(heads, name=f"{name}_k")(keys)
         v = nn.DenseGeneral(heads, name=f"{name}_v")(keys)
         by_age = self.param(
-            f"{name}_age", nn.initializers.normal(0.02), (steps, *heads)
+            f"{name}_age", nn.initializers.normal(0.02), (self.context + 1, *heads)
         )
-        score = (q[..., None, :, :] * (k + by_age)).sum(-1) / heads[1] ** 0.5
-        score = jnp.where(visible[..., None], score, -jnp.inf)  # [*batch, M + 1, heads]
-        mixed = (jax.nn.softmax(score, axis=-2)[..., None] * v).sum(-3)
+        score = jnp.einsum("...thd,...khd->...htk", q, k)
+        ages = jnp.einsum("...thd,ahd->...hta", q, by_age)
+        index = jnp.broadcast_to(jnp.clip(age, 0, self.context), score.shape)
+        score = score + jnp.take_along_axis(ages, index, axis=-1)
+        score = jnp.where(visible[..., None, :, :], score / heads[1] ** 0.5, -jnp.inf)
+        mixed = jnp.einsum("...htk,...khd->...thd", jax.nn.softmax(score), v)
         return nn.DenseGeneral(self.size, axis=(-2, -1), name=f"{name}_out")(mixed)
 
 
@@ -133,6 +154,8 @@ def run(cell: nn.Module, memory: Memory, x: Array, done: Array | None) -> Any:
     """
     if done is None:
         return cell(memory, x)
+    if hasattr(cell, "over_time"):
+        return cell.over_time(memory, x, done)
 
     def step(cell: nn.Module, memory: Memory, row: tuple[Array, Array]) -> tuple:
         x, done = row

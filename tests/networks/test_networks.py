@@ -128,7 +128,9 @@ RECURRENT = (
 )
 
 
-@pytest.mark.parametrize("network", RECURRENT)
+@pytest.mark.parametrize(
+    "network", [*RECURRENT, "transformer(size=8, num_heads=2, num_layers=2, context=4)"]
+)
 def test_along_time_equals_step_by_step_with_resets(network):
     body = resolve(PPO.Config(network=network, hidden_sizes=(8,)), LINE)
     net = ActorCritic(LINE, spaces.Discrete(2), body)
@@ -136,7 +138,9 @@ def test_along_time_equals_step_by_step_with_resets(network):
     done = jax.random.bernoulli(KEY, 0.4, (6, 3))
     memory = initial_memory(body, 3)
     params = net.init(KEY, memory, obs[0])
-    last, logits, values = net.apply(params, memory, obs, None, done)
+    middle, *first = net.apply(params, memory, obs[:2], None, done[:2])
+    last, *second = net.apply(params, middle, obs[2:], None, done[2:])
+    logits, values = map(jnp.concatenate, zip(first, second, strict=True))
     for t in range(6):
         memory, logit, value = net.apply(params, memory, obs[t])
         np.testing.assert_allclose(logit, logits[t], atol=1e-6)
