@@ -10,7 +10,7 @@ run in a folder under --work, so a benchmark that was killed goes on where it wa
 results/rlhf_larger_world.json, which docs/rlhf-larger-world.md shows, and its figure.
 
   methods       gold win rate over SFT of best-of-8, PPO, GRPO and DPO
-  leash         gold reward against √KL for four values of β
+  penalty       gold reward against √KL for four values of β
   lora          adapters against all parameters, at equal KL
   rlaif         labels by a language model's verdict, beside those of the gold judge
   loop          three rounds of sample, label, fit, optimise
@@ -44,7 +44,7 @@ from jaxrl.training.devices import use_compilation_cache
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "figures"
-PARTS = ("methods", "leash", "lora", "rlaif", "loop", "instructions")
+PARTS = ("methods", "penalty", "lora", "rlaif", "loop", "instructions")
 
 WORLD = "larger-world"
 MODEL = {"num_layers": 4, "num_heads": 4, "width": 144, "embedding_std": 0.2}
@@ -56,7 +56,7 @@ SAMPLING = Sampling(larger_world.RESPONSE_TOKENS)
 NOISE = 0.5
 """Temperature τ of the labels."""
 BETA = 0.1
-LEASHES = (0.0, 0.03, 0.1, 0.3)
+KL_COEFS = (0.0, 0.03, 0.1, 0.3)
 BAR = 0.70
 BEST_OF, BEST_OF_KL = "best of 8", float(np.log(8) - 7 / 8)
 """Label of best-of-n, and the upper bound log n - (n - 1) / n of KL(best of n ‖ π_ref)."""
@@ -69,7 +69,7 @@ class Size(NamedTuple):
     pairs: int
     reward: int  # pairs read
     answers: int  # of an optimiser
-    unleashed: int  # answers without a leash
+    long_answers: int  # of the runs of `penalty`
     judge: int  # rows of the judge's fine-tuning
     instructions: int
     prompts: int  # of the evaluation
@@ -292,13 +292,13 @@ def bayes_accuracy(work: Work) -> float:
     return float((1.0 / (1.0 + np.exp(-difference))).mean())
 
 
-def leash(work: Work) -> dict[str, Any]:
+def penalty(work: Work) -> dict[str, Any]:
     """PPO with several KL coefficients, one seed: both rewards during training."""
     found = {}
-    for beta in LEASHES:
+    for beta in KL_COEFS:
         name = f"ppo-beta-{beta:g}"
         # In small steps: with those of `methods` the rise is over after a few batches.
-        slowly = {"answers": work.size.unleashed, "learning_rate": 1e-4}
+        slowly = {"answers": work.size.long_answers, "learning_rate": 1e-4}
         run = work.optimised("ppo", 0, name, kl_coef=beta, **slowly)
         rows = read_metrics(Path(run) / "metrics.jsonl")
         found[f"{beta:g}"] = {
@@ -535,10 +535,10 @@ def methods_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", about(found)]) + "\n"
 
 
-def leash_table(found: dict[str, Any]) -> str:
+def penalty_table(found: dict[str, Any]) -> str:
     lines = [
         "![Gold reward and the reward model's score against the root of KL]"
-        "(figures/rlhf-leash.png)",
+        "(figures/rlhf-kl-penalty.png)",
         "",
         "| β | KL at the end, nats | gold reward: at first, highest, at the end | score of "
         "the reward model at the end | distinct pairs of words |",
@@ -553,7 +553,7 @@ def leash_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", about(found)]) + "\n"
 
 
-def plot_leash(found: dict[str, Any], out: Path) -> None:
+def plot_penalty(found: dict[str, Any], out: Path) -> None:
     """Plot gold reward and the reward model's score against √KL during PPO training."""
     from matplotlib.figure import Figure
 
@@ -633,7 +633,7 @@ def about(found: dict[str, Any]) -> str:
 
 MEASURES = {
     "methods": methods,
-    "leash": leash,
+    "penalty": penalty,
     "lora": lora,
     "rlaif": rlaif,
     "loop": loops,
@@ -641,7 +641,7 @@ MEASURES = {
 }
 TABLES = {
     "methods": methods_table,
-    "leash": leash_table,
+    "penalty": penalty_table,
     "lora": lora_table,
     "rlaif": rlaif_table,
     "loop": loop_table,
@@ -670,9 +670,9 @@ def main() -> None:
         measured = MEASURES[part](Work(folder, size))
         rows[part] = {"command": command} | origin | measured
         file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-        if part == "leash":
+        if part == "penalty":
             figures = Path(arguments.out) if arguments.out else FIGURES
-            plot_leash(rows[part], figures / "rlhf-leash.png")
+            plot_penalty(rows[part], figures / "rlhf-kl-penalty.png")
         print(TABLES[part](rows[part]), flush=True)
 
 

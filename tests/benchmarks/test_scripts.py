@@ -128,9 +128,9 @@ def test_committed_larger_world():
     assert lora["seeds"] >= 3 and lora["share_of_parameters"] <= 0.05
     assert lora["share"]["gold"]["mean"] >= 0.95
     assert lora["rows"]["LoRA"]["kl"]["mean"] <= lora["rows"]["full"]["kl"]["mean"]
-    runs = rows["leash"]["runs"]
+    runs = rows["penalty"]["runs"]
     assert len(runs) == 4
-    # Without a leash gold turns over while the reward model's score goes on rising.
+    # Without a KL penalty gold turns over while the reward model's score goes on rising.
     free = runs["0"]
     assert free["gold"][-1] < free["gold"][0] < max(free["gold"])
     assert free["score"][-1] > max(runs["0.3"]["score"])
