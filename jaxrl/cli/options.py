@@ -89,29 +89,31 @@ def teacher_options(algorithm: Algorithm) -> list[click.Option]:
     return [click.Option([f"--{kind}", "teacher"], help=_TEACHERS[kind])]
 
 
-_TASK = {
-    "base": "Run folder, or folder of Hugging Face, of the model to start from.",
-    "reward": "Run folder of a reward model, or a world, for its gold reward.",
-    "model": "Sizes of a new model, such as num_layers=4,width=128,num_heads=4.",
-    "tokenizer": "Of a new model: bytes, characters, or a tokenizer.json.",
-    "eos": "Of a tokenizer.json: the token with which a text ends.",
-    "max_length": "Most tokens of a row.",
-    "max_prompt": "Most tokens of a prompt.",
-    "too_long": "Rows of more tokens: error, or drop.",
-    "pack": "Texts one behind the other in rows of max_length: true or false.",
-    "held_out": "Share of the rows that is kept back, to evaluate with.",
-    "template": "How conversations become text: plain, turns, chatml, or Jinja.",
-    "number": "Rows of a world.",
-}
-"""What a task of `jaxrl.rlhf` is made from, beside the data."""
-
-
 def parameters_of(algorithm: Algorithm) -> dict[str, inspect.Parameter]:
     """What the `make` of a task takes beside the data, by name; of environments nothing."""
+    problem = problem_of(algorithm)
+    if problem.prefix:
+        return {}
+    fixed = getattr(problem.make, "keywords", {})
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(problem.make).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in fixed
+    }
+
+
+def parameter_docs(algorithm: Algorithm) -> dict[str, str]:
+    """What the docstring of the `make` of a task says of each parameter."""
+    from docstring_parser import parse_from_object
+
     make = problem_of(algorithm).make
-    found = inspect.signature(make).parameters.values()
-    fixed = getattr(make, "keywords", {})
-    return {x.name: x for x in found if x.name in _TASK and x.name not in fixed}
+    found = parse_from_object(getattr(make, "func", make)).params
+    return {x.arg_name: _sentence(x.description or "") for x in found}
+
+
+def _sentence(text: str) -> str:
+    words = " ".join(text.split())
+    return words[:1].upper() + words[1:]
 
 
 def problem_options(algorithm: Algorithm) -> list[click.Option]:
@@ -119,6 +121,7 @@ def problem_options(algorithm: Algorithm) -> list[click.Option]:
     parameters `--env.NAME`."""
     problem = problem_of(algorithm)
     options = [click.Option([f"--{problem.flag}", "env"], help=problem.help)]
+    docs = parameter_docs(algorithm)
     for name, field in parameters_of(algorithm).items():
         default = field.default
         is_asked = default is inspect.Parameter.empty
@@ -126,7 +129,7 @@ def problem_options(algorithm: Algorithm) -> list[click.Option]:
         kind: Any = {bool: bool, int: int, float: float}.get(type(default), str)
         kind = {"model": _Sizes(), "max_prompt": int}.get(name, kind)
         flag = "--" + name.replace("_", "-")
-        option = click.Option([flag, name], type=kind, help=f"{_TASK[name]}  [{shown}]")
+        option = click.Option([flag, name], type=kind, help=f"{docs[name]}  [{shown}]")
         options.append(option)
     return options
 
@@ -364,7 +367,7 @@ def _check_parameters(algorithm: Algorithm, params: dict[str, Any]) -> None:
     for name, field in parameters_of(algorithm).items():
         require(
             name in params or field.default is not inspect.Parameter.empty,
-            f"{name} is missing: {_TASK[name]}",
+            f"{name} is missing: {parameter_docs(algorithm)[name]}",
         )
 
 

@@ -94,19 +94,18 @@ def texts(
     """Texts to continue (`kind` "text") or prompts with responses ("completion").
 
     Args:
-      source: a JSONL or Parquet file, or a name of `worlds.WORLDS`.
+      source: a JSONL or Parquet file, or a name of `testbeds.TESTBEDS`.
       kind: what its rows are.
-      base: the folder of a run or a model of Hugging Face to start from; none: a new one.
-      model: fields of `ModelConfig` for a new model, over those of `NEW_MODEL`.
-      tokenizer: of a new model: "bytes", "characters" (those of the data), or the path of
-        a `tokenizer.json`; none: the world's own, or bytes.
-      eos: of a `tokenizer.json`, the token with which a text ends.
-      max_length: the most tokens of a row.
-      too_long: a row of more tokens is an "error", or it is dropped ("drop") and counted.
-      pack: whether texts to continue stand one behind the other in rows of that length.
-      held_out: the share of the rows that is kept back.
-      template: how conversations become text; see `chat.template`.
-      number: rows of a world; files have their own.
+      base: run folder, or folder of Hugging Face, of the model to start from.
+      model: sizes of a new model, such as num_layers=4,width=128,num_heads=4.
+      tokenizer: of a new model: bytes, characters, or a tokenizer.json.
+      eos: of a tokenizer.json: the token with which a text ends.
+      max_length: most tokens of a row.
+      too_long: rows of more tokens: error, or drop.
+      pack: texts one behind the other in rows of max_length: true or false.
+      held_out: share of the rows that is kept back, to evaluate with.
+      template: how conversations become text: plain, turns, chatml, or Jinja.
+      number: rows of a world.
 
     Raises:
       InvalidInput: something cannot be read, or does not fit.
@@ -147,7 +146,17 @@ def pairs(
 ) -> Task:
     """Preferences: prompts with two responses, the better one first, or with a ranking.
 
-    Arguments and errors are those of `texts`.
+    Args:
+      source: a JSONL or Parquet file, or a name of `testbeds.TESTBEDS`.
+      base: run folder, or folder of Hugging Face, of the model to start from.
+      max_length: most tokens of a row.
+      too_long: rows of more tokens: error, or drop.
+      held_out: share of the rows that is kept back, to evaluate with.
+      template: how conversations become text: plain, turns, chatml, or Jinja.
+      number: rows of a world.
+
+    Raises:
+      InvalidInput: something cannot be read, or does not fit.
     """
     known = language_model.load(base)
     check_length(known.config, max_length)
@@ -168,18 +177,17 @@ def prompts(
     template: str = "plain",
     number: int = 1_000,
 ) -> Task:
-    """Prompts to respond to, and a judge of the responses.
+    """Prompts to respond to, and a judge of the responses; the base is the reference too.
 
     Args:
-      source: as of `texts`.
-      base: as of `texts`; it is the reference too.
-      reward: the folder of a reward model's run, or the name of a world, whose gold
-        reward it is then; none for no judge.
-      max_prompt: the most tokens of a prompt; none: what the longest one has.
-      too_long: as of `texts`.
-      held_out: as of `texts`.
-      template: as of `texts`.
-      number: as of `texts`.
+      source: a JSONL or Parquet file, or a name of `testbeds.TESTBEDS`.
+      base: run folder, or folder of Hugging Face, of the model to start from.
+      reward: run folder of a reward model, or a world, for its gold reward.
+      max_prompt: most tokens of a prompt.
+      too_long: rows of more tokens: error, or drop.
+      held_out: share of the rows that is kept back, to evaluate with.
+      template: how conversations become text: plain, turns, chatml, or Jinja.
+      number: rows of a world.
 
     Raises:
       InvalidInput: something cannot be read, or does not fit.
