@@ -188,6 +188,22 @@ ROWS = (
         bar=0.9,
     ),
     Row(
+        "memory-chain-ppo-lstm",
+        "ppo",
+        f"--config {CONFIGS}/memory-chain-ppo-lstm.toml",
+        1.0,
+        "the optimum",
+        bar=0.9,
+    ),
+    Row(
+        "memory-chain-ppo-transformer",
+        "ppo",
+        f"--config {CONFIGS}/memory-chain-ppo-transformer.toml",
+        1.0,
+        "the optimum",
+        bar=0.9,
+    ),
+    Row(
         "memory-chain-ppo-mlp",
         "ppo",
         f"--config {CONFIGS}/memory-chain-ppo-mlp.toml",
