@@ -15,14 +15,17 @@ _HOME = {
     "ALGORITHMS": "jaxrl.algorithms",
     "BC": "jaxrl.algorithms.bc",
     "DAGGER": "jaxrl.algorithms.dagger",
+    "DDPG": "jaxrl.algorithms.td3",
     "DQN": "jaxrl.algorithms.dqn",
     "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
     "NATURAL_PG": "jaxrl.algorithms.trust_region",
     "PPO": "jaxrl.algorithms.ppo",
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "REINFORCE": "jaxrl.algorithms.reinforce",
+    "SAC": "jaxrl.algorithms.sac",
     "SARSA": "jaxrl.algorithms.sarsa",
     "TD": "jaxrl.algorithms.td",
+    "TD3": "jaxrl.algorithms.td3",
     "TRPO": "jaxrl.algorithms.trust_region",
     "Algorithm": "jaxrl.types",
     "Dataset": "jaxrl.data.dataset",
@@ -72,10 +75,13 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
+    from jaxrl.algorithms.sac import SAC as SAC
     from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA
     from jaxrl.algorithms.sarsa import Q_LEARNING as Q_LEARNING
     from jaxrl.algorithms.sarsa import SARSA as SARSA
     from jaxrl.algorithms.td import TD as TD
+    from jaxrl.algorithms.td3 import DDPG as DDPG
+    from jaxrl.algorithms.td3 import TD3 as TD3
     from jaxrl.algorithms.trust_region import NATURAL_PG as NATURAL_PG
     from jaxrl.algorithms.trust_region import TRPO as TRPO
     from jaxrl.data.dataset import Dataset as Dataset

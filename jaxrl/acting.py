@@ -142,6 +142,81 @@ def epsilon_greedy(
     return Acting(act, explain, unroll)
 
 
+def deterministic(policy: Callable, explore: Callable) -> Acting:
+    """Acting by a function of the state, and with noise around it while exploring.
+
+    Args:
+      policy: `(config, env, agent, obs) -> (action [N, D] in [-1, 1], extras)`.
+      explore: `(config, action, memory, noise [N, D]) -> (action, memory)` from standard
+        normal noise; a noise that is correlated in time keeps its state in the memory.
+    """
+
+    def choose(
+        config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory, noise: Any
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        """The action with noise made from `action_noise`, or without for None."""
+        action, extras = policy(config, env, agent, obs)
+        if noise is not None:
+            action, memory = explore(config, action, memory, noise)
+        return in_box(env.action_space, action), memory, extras
+
+    def act(
+        config: Any,
+        env: Env,
+        agent: PyTree,
+        obs: PyTree,
+        memory: Memory,
+        key: Array,
+        greedy: bool = False,
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        noise = None
+        if not greedy:
+            noise = action_noise(env.action_space, key, batch_of(obs))
+        return choose(config, env, agent, obs, memory, noise)
+
+    def explain(
+        config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory
+    ) -> dict[str, Array]:
+        action, _, _ = choose(config, env, agent, obs, memory, None)
+        return {"spread": jnp.stack([action] * 3, axis=-1)}
+
+    def unroll(
+        config: Any, env: Env, agent: PyTree, world: World, num_steps: int
+    ) -> tuple[World, Transition, Metrics]:
+        noise = partial(action_noise, env.action_space)
+        chosen = partial(choose, config, env, agent)
+        return rollout.unroll(env, chosen, world, num_steps, noise)
+
+    return Acting(act, explain, unroll)
+
+
+def in_box(space: spaces.Box, unit: Array) -> Array:
+    """Actions `[*batch, D]` from numbers in [-1, 1]; what lies outside is clipped."""
+    action = spaces.from_unit(space, unit)
+    return jnp.clip(action, space.low_array(), space.high_array())
+
+
+def unroll_randomly(
+    config: Any, env: Env, agent: PyTree, world: World, num_steps: int
+) -> tuple[World, Transition, Metrics]:
+    """A rollout `[T, N]` of uniformly random legal actions, for a warm-up."""
+    del config, agent
+    space = env.action_space
+
+    def draw(key: Array, shape: tuple[int, int]) -> Array:
+        if isinstance(space, spaces.Discrete):
+            return exploration.epsilon_noise(key, shape, space.n)
+        return spaces.sample(space, key, shape)
+
+    def policy(obs: PyTree, memory: Memory, noise: Array) -> tuple:
+        if isinstance(space, spaces.Discrete):
+            mask = networks.action_mask(env.observation_space, obs)
+            noise = exploration.epsilon_greedy(noise, noise[..., 1:], 1.0, mask)
+        return noise, memory, {}
+
+    return rollout.unroll(env, policy, world, num_steps, draw)
+
+
 def legal(q: Array, mask: Array | None) -> Array:
     """Action values `[*batch, A]`, minus infinity where an action is illegal."""
     return q if mask is None else jnp.where(mask, q, -jnp.inf)

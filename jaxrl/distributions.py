@@ -136,6 +136,12 @@ class TanhNormal(distrax.Distribution):
         """The image of mean + exp(log_std) x, with standard normal x `[..., A]`."""
         return self._squash(self._base.from_noise(noise))
 
+    def from_noise_with_log_prob(self, noise: Array) -> tuple[Array, Array]:
+        """The action of `from_noise` and its log π `[...]`, without the inverse."""
+        x = self._base.from_noise(noise)
+        log_prob = self._base.log_prob(x) - self._log_slope(x).sum(-1)
+        return self._squash(x), log_prob
+
     def log_prob(self, value: Array) -> Array:
         """log N(x) - Σ_i log |da_i / dx_i|, at x = tanh⁻¹ of the action.
 

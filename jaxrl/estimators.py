@@ -322,6 +322,47 @@ def expected_value(q: Array, probability: Array) -> Array:
     return jnp.sum(probability * q, axis=-1)
 
 
+def soft_value(q: Array, log_prob: Array, temperature: Scalar) -> Array:
+    """One sample of a state's value when entropy is rewarded too.
+
+    V(s) = Q(s, a) - α log π(a|s),    a ~ π
+
+    Args:
+      q: `[...]` Q(s, a).
+      log_prob: `[...]` log π(a|s).
+      temperature: α, a scalar.
+
+    Returns:
+      `[...]` V.
+
+    Source: Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, equation 3.
+    """
+    chex.assert_equal_shape([q, log_prob])
+    return q - temperature * log_prob
+
+
+def subset_minimum(q: Array, key: Array | None, size: int) -> Array:
+    """The least of a random subset of an ensemble's estimates.
+
+    min_{k in M} Q_k,    M of `size` of the K, drawn anew for the whole batch
+
+    Args:
+      q: `[K, ...]`.
+      key: of the subset; None where it is the whole ensemble.
+      size: M, from 1 to K.
+
+    Returns:
+      `[...]`.
+
+    Source: Fujimoto et al. (2018), https://arxiv.org/abs/1802.09477, equation 10;
+    Chen et al. (2021), https://arxiv.org/abs/2101.05982, algorithm 1, M = 2 of K = 10.
+    """
+    if size == len(q) or key is None:
+        return q.min(axis=0)
+    chosen = jax.random.choice(key, len(q), (size,), replace=False)
+    return q[chosen].min(axis=0)
+
+
 def optimal_baseline(weighted_score: Array, score: Array) -> Array:
     """The constant baseline that minimises the variance of a policy gradient.
 

@@ -68,3 +68,47 @@ def epsilon_greedy_value(q: Array, epsilon: Scalar, mask: Array | None = None) -
     """
     best = q.max(axis=-1, initial=-jnp.inf, where=mask)
     return (1.0 - epsilon) * best + epsilon * q.mean(axis=-1, where=mask)
+
+
+def smoothing_noise(noise: Array, std: Scalar, clip: Scalar) -> Array:
+    """Clipped normal noise around the target policy's action.
+
+    clip(σ x, -c, c)
+
+    Args:
+      noise: `[..., D]` x, standard normal.
+      std: σ, in half widths of the action space.
+      clip: c, likewise.
+
+    Returns:
+      `[..., D]`.
+
+    Source: Fujimoto et al. (2018), https://arxiv.org/abs/1802.09477, equation 14.
+    """
+    return jnp.clip(std * noise, -clip, clip)
+
+
+def ornstein_uhlenbeck(
+    state: Array, noise: Array, std: Scalar, rate: Scalar, dt: Scalar
+) -> Array:
+    """One step of noise that is correlated in time and returns to 0.
+
+    x <- x - θ x dt + σ √dt ε
+
+    From 0 its variance rises to σ² dt / (1 - (1 - θ dt)²), nearly σ² / (2 θ); values k
+    steps apart are then correlated by (1 - θ dt)^k.
+
+    Args:
+      state: `[..., D]` x; 0 where an episode begins.
+      noise: `[..., D]` ε, standard normal.
+      std: σ.
+      rate: θ, per unit of time.
+      dt: units of time in a step.
+
+    Returns:
+      `[..., D]` the next x.
+
+    Source: Uhlenbeck and Ornstein (1930), "On the theory of the Brownian motion";
+    Lillicrap et al. (2016), https://arxiv.org/abs/1509.02971, section 3.
+    """
+    return state - rate * dt * state + std * jnp.sqrt(dt) * noise

@@ -225,6 +225,44 @@ def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
     return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
 
 
+def deterministic_policy(q: Array) -> Array:
+    """The loss whose gradient is the deterministic policy gradient.
+
+    L = -Q(s, μ(s)),    ∇L = -∇_a Q(s, a) ∇μ(s)  at a = μ(s)
+
+    Args:
+      q: `[...]` Q(s, μ(s)), which is differentiated through the action.
+
+    Returns:
+      `[...]` L.
+
+    Source: Silver et al. (2014), "Deterministic policy gradient algorithms", theorem 1;
+    Lillicrap et al. (2016), https://arxiv.org/abs/1509.02971, equation 6.
+    """
+    return -q
+
+
+def temperature(
+    log_temperature: Array, log_prob: Array, target_entropy: Scalar
+) -> Array:
+    """The loss that moves the temperature until the policy has the entropy wanted.
+
+    L = -α (log π(a|s) + H̄),    ∂L/∂α = H - H̄  on average
+
+    Args:
+      log_temperature: log α, a scalar, which is differentiated.
+      log_prob: `[...]` log π(a|s); data.
+      target_entropy: H̄, a scalar, in nats.
+
+    Returns:
+      `[...]` L.
+
+    Source: Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, equation 18.
+    """
+    excess = jax.lax.stop_gradient(log_prob) + target_entropy
+    return -jnp.exp(log_temperature) * excess
+
+
 def negative_log_likelihood(log_prob: Array) -> Array:
     """Negative log-likelihood of an expert's action, the loss of behaviour cloning.
 

@@ -8,7 +8,7 @@ networks Adam is dozens of operations, each of them short, on one vector a handf
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,10 +136,44 @@ def gradient_step(
       the norm of the gradient, a scalar.
     """
     vector, unflatten = flat(params)
-    grads, aux = jax.grad(lambda x: loss(unflatten(x)), has_aux=True)(vector)
+    (vector, opt_state), aux, norm = step(
+        lambda x: loss(unflatten(x)),
+        Fitted(vector, opt_state),
+        optimizer,
+        learning_rate,
+    )
+    return unflatten(vector), opt_state, aux, norm
+
+
+class Fitted(NamedTuple):
+    """What one optimiser fits, as a vector: for loops in which several take turns."""
+
+    vector: Array  # [P], the parameters
+    opt_state: PyTree
+
+
+def step(
+    loss: Callable[[Array], tuple[Array, PyTree]],
+    fitted: Fitted,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Scalar,
+) -> tuple[Fitted, PyTree, Array]:
+    """One descent step of a vector of parameters; otherwise as `gradient_step`.
+
+    Args:
+      loss: parameters `[P]` -> (a scalar, anything else).
+      fitted: the parameters and the optimiser's state.
+      optimizer: turns a gradient into a direction; has no learning rate of its own.
+      learning_rate: a scalar, traced or not.
+
+    Returns:
+      What is fitted, after the step; what the loss returned beside the scalar; the norm
+      of the gradient, a scalar.
+    """
+    grads, aux = jax.grad(loss, has_aux=True)(fitted.vector)
     grads = parallel.mean(grads)
-    vector, opt_state = apply(optimizer, vector, opt_state, grads, learning_rate)
-    return unflatten(vector), opt_state, aux, global_norm(grads)
+    after = apply(optimizer, *fitted, grads, learning_rate)
+    return Fitted(*after), aux, global_norm(grads)
 
 
 def fit(

@@ -117,6 +117,18 @@ def sample(space: Box | Discrete, key: Array, batch: tuple[int, ...] = ()) -> Ar
     return jax.random.uniform(key, shape, minval=low, maxval=high).astype(space.dtype)
 
 
+def to_unit(space: Box, x: Array) -> Array:
+    """Elements of a bounded box `[*batch, *shape]`, scaled to [-1, 1]."""
+    low, high = space.low_array(), space.high_array()
+    return (x - (high + low) / 2) / ((high - low) / 2)
+
+
+def from_unit(space: Box, x: Array) -> Array:
+    """Numbers in [-1, 1] `[*batch, *shape]`, scaled to a bounded box: undoes `to_unit`."""
+    low, high = space.low_array(), space.high_array()
+    return (high + low) / 2 + (high - low) / 2 * x
+
+
 def contains(space: Space, value: PyTree) -> Array:
     """True if `value` (a single one, unbatched) lies in the space: a boolean scalar."""
     structure: Any

@@ -562,3 +562,20 @@ def test_the_value_of_the_action_taken():
     assert_close(estimators.action_value(q, action), [3.0, -2.0])
     gradient = jax.grad(lambda q: estimators.action_value(q, action).sum())(q)
     np.testing.assert_array_equal(gradient, [[0, 1], [1, 0]])
+
+
+def test_soft_value_and_the_minimum_of_an_ensemble_by_hand():
+    q = jnp.array([[1.0, 5.0], [2.0, 3.0], [0.0, 9.0]])
+    np.testing.assert_array_equal(estimators.subset_minimum(q, None, 3), [0.0, 3.0])
+    log_prob = jnp.array([-1.0, 2.0])
+    value = estimators.soft_value(q[0], log_prob, 0.5)
+    np.testing.assert_allclose(value, [1.5, 4.0])
+
+
+def test_random_subsets_of_an_ensemble_are_uniform():
+    q = jnp.arange(4.0)[:, None]
+    keys = jax.random.split(jax.random.key(0), 6_000)
+    least = jax.vmap(lambda key: estimators.subset_minimum(q, key, 2))(keys)
+    share = np.bincount(np.asarray(least, int).ravel(), minlength=4) / 6_000
+    # Of the 6 pairs 3 have the least member 0, 2 have 1, and 1 has 2.
+    np.testing.assert_allclose(share, [3 / 6, 2 / 6, 1 / 6, 0], atol=0.02)

@@ -1,11 +1,16 @@
-"""Epsilon-greedy: frequencies of actions, and masks."""
+"""Exploration: frequencies of ε-greedy actions, and noise on continuous ones."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.exploration import epsilon_greedy, epsilon_noise
+from jaxrl.exploration import (
+    epsilon_greedy,
+    epsilon_noise,
+    ornstein_uhlenbeck,
+    smoothing_noise,
+)
 
 KEY = jax.random.key(0)
 Q = jnp.array([[1.0, 3.0, 2.0, -1e9], [0.0, -5.0, -2.0, -1.0]])
@@ -66,3 +71,26 @@ def test_the_noise_is_uniform_of_the_shape_that_was_asked_for():
     # Standard errors: 0.002 of the mean, 0.0005 of the variance.
     assert float(noise.mean()) == pytest.approx(1 / 2, abs=0.01)
     assert float(noise.var()) == pytest.approx(1 / 12, abs=0.003)
+
+
+def test_smoothing_noise_by_hand():
+    noise = smoothing_noise(jnp.array([-9.0, -1.0, 0.5, 3.0]), 0.2, 0.5)
+    np.testing.assert_allclose(noise, [-0.5, -0.2, 0.1, 0.5], rtol=1e-6)
+
+
+def test_correlated_noise_has_the_variance_and_correlation_it_says():
+    std, rate, dt = 0.5, 0.15, 0.5
+    noise = jax.random.normal(KEY, (4_000, 256, 1))
+
+    def step(x, noise):
+        x = ornstein_uhlenbeck(x, noise, std, rate, dt)
+        return x, x
+
+    _, x = jax.lax.scan(step, jnp.zeros((256, 1)), noise)
+    x = np.asarray(x, np.float64)[200:, :, 0]  # (1 - θ dt)^200 is 2e-7
+    variance = std**2 * dt / (1 - (1 - rate * dt) ** 2)
+    assert x.mean() == pytest.approx(0.0, abs=0.02)
+    assert x.var() == pytest.approx(variance, rel=0.02)
+    for lag in (1, 5, 20):
+        correlation = (x[:-lag] * x[lag:]).mean() / x.var()
+        assert correlation == pytest.approx((1 - rate * dt) ** lag, abs=0.02)

@@ -249,3 +249,19 @@ def test_action_mse_is_the_likelihood_of_a_normal_up_to_a_constant():
     pi = distributions.diag_normal(mean, jnp.zeros(2))
     nll = losses.negative_log_likelihood(pi.log_prob(expert))
     close(nll - losses.action_mse(mean, expert), [np.log(2 * np.pi)] * 2)
+
+
+def test_the_temperature_rises_where_entropy_is_missing():
+    log_prob = jnp.array([-1.0, 0.0, 4.0])  # entropy -1
+    loss = lambda x, wanted: losses.temperature(x, log_prob, wanted).mean()  # noqa: E731
+    assert float(loss(jnp.log(2.0), 3.0)) == pytest.approx(-2.0 * (1.0 + 3.0))
+    for wanted in (-1.0, 3.0, -5.0):
+        slope = jax.grad(loss)(jnp.log(2.0), wanted)
+        assert float(slope) == pytest.approx(2.0 * (-1.0 - wanted))
+
+
+def test_the_deterministic_policy_follows_the_critic():
+    def loss(theta):  # Q(a) = -(a - 3)², μ = 2 θ
+        return losses.deterministic_policy(-((2.0 * theta - 3.0) ** 2))
+
+    assert float(jax.grad(loss)(0.5)) == pytest.approx(2 * (1.0 - 3.0) * 2)

@@ -7,8 +7,10 @@ from jaxrl.algorithms.dagger import DAGGER
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.reinforce import REINFORCE
+from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
 from jaxrl.algorithms.td import TD
+from jaxrl.algorithms.td3 import DDPG, TD3
 from jaxrl.algorithms.trust_region import NATURAL_PG, TRPO
 from jaxrl.core.imports import import_value
 from jaxrl.errors import require
@@ -19,6 +21,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     for a in (
         *(REINFORCE, ACTOR_CRITIC, A2C, NATURAL_PG, TRPO, PPO),
         *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
+        *(DDPG, TD3, SAC),
         *(BC, DAGGER),
     )
 }

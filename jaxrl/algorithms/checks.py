@@ -27,6 +27,17 @@ def q_learning(name: str, config: Any, env: Env) -> None:
     check_network(name, config, env)
 
 
+def continuous_control(name: str, config: Any, env: Env) -> None:
+    """The demands of an algorithm whose critics are given the action."""
+    space = env.action_space
+    require(
+        isinstance(space, Box) and len(space.shape) == 1 and space.bounded,
+        f"{name} needs a bounded Box action space of shape (D,), but that of {env.id} is "
+        f"{space}: use sac or dqn for a Discrete one, ppo for one without bounds.",
+    )
+    check_network(name, config, env)
+
+
 def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> None:
     """The network fits the observations and the algorithm."""
     space, body = env.observation_space, networks.resolve(config, env.observation_space)

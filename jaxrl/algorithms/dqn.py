@@ -16,6 +16,7 @@ The details that matter:
 5. Illegal actions (`action_mask`) are neither explored, nor chosen, nor maximised over.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -95,7 +96,8 @@ def init(config: Config, env: Env, key: Array) -> State:
         networks.q_network(config, env), key_params, optim.adam(config.max_grad_norm)
     )
     agent = Agent(new.params, new.opt_state, target_params=new.params)
-    return off_policy.init(config, env, agent, key_world, acts)
+    explore = partial(acts.unroll, epsilon=1.0)
+    return off_policy.init(config, env, agent, key_world, explore)
 
 
 REPORTED = ("loss/td", "value/q")

@@ -1,17 +1,31 @@
 """What learning from replay shares: warm-up, vector steps, storing, the target network."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.struct import PyTreeNode
 
 from jaxrl import optim, rollout, types
 from jaxrl.acting import Acting
 from jaxrl.errors import require
 from jaxrl.replay import ring
-from jaxrl.types import Array, Env, Plan, PyTree, Shared, Transition
+from jaxrl.types import (
+    Array,
+    Batches,
+    Env,
+    Memory,
+    Metrics,
+    Plan,
+    PyTree,
+    Shared,
+    Transition,
+    World,
+    mean,
+)
 
 
 class Stored(NamedTuple):
@@ -34,16 +48,19 @@ class State(types.State, kw_only=True):
     """The state of training from replay."""
 
     replay: ring.Ring
-    target_clock: TargetClock
+    target_clock: TargetClock | None
+    """None where the target follows every update."""
 
 
 def vector_steps(config: Any) -> int:
     """Steps of each environment in one train step.
 
-    The smallest whole number after which whole updates are due:
-    lcm(num_envs, train_frequency) environment steps.
+    The smallest whole number after which whole updates are due, of the actor too if that
+    has only every `policy_delay`-th: lcm(num_envs, train_frequency) environment steps.
     """
-    return math.lcm(config.num_envs, config.train_frequency) // config.num_envs
+    delay = getattr(config, "policy_delay", 1)
+    frequency = config.train_frequency * (delay // math.gcd(delay, config.num_updates))
+    return math.lcm(config.num_envs, frequency) // config.num_envs
 
 
 def plan(config: Any, env: Env) -> Plan:
@@ -81,24 +98,36 @@ def check(config: Any, env: Env) -> None:
     )
 
 
-def init(config: Any, env: Env, agent: PyTree, key: Array, acts: Acting) -> State:
+def init(
+    config: Any,
+    env: Env,
+    agent: PyTree,
+    key: Array,
+    unroll: Callable[..., tuple[World, Transition, Any]],
+    memory: Memory = (),
+) -> State:
     """The state with a memory that is filled with `learning_starts` random steps.
 
     Done once, so that the loop has no branch for it.
+
+    Args:
+      config: of the algorithm.
+      env: the environment.
+      agent: before the first update.
+      key: of the world.
+      unroll: `(config, env, agent, world, num_steps)`, acting at random.
+      memory: of the world, `[N, ...]`.
     """
-    world = rollout.init_world(env, key, config.num_envs)
+    world = rollout.init_world(env, key, config.num_envs, memory)
     warmup = plan(config, env).warmup_env_steps // config.num_envs
-    world, trajectory, _ = acts.unroll(config, env, agent, world, warmup, epsilon=1.0)
+    world, trajectory, _ = unroll(config, env, agent, world, warmup)
     rows = stored(trajectory)
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
     chunk = vector_steps(config)
     replay = ring.init(example, config.buffer_size, config.num_envs, chunk)
-    return State(
-        agent,
-        world,
-        replay=ring.add(replay, rows),
-        target_clock=TargetClock(jnp.int32(0)),
-    )
+    has_clock = hasattr(config, "target_update_interval")
+    clock = TargetClock(jnp.int32(0)) if has_clock else None
+    return State(agent, world, replay=ring.add(replay, rows), target_clock=clock)
 
 
 def stored(trajectory: Transition) -> Stored:
@@ -112,8 +141,90 @@ def stored(trajectory: Transition) -> Stored:
     )
 
 
+def optimizer() -> optax.GradientTransformation:
+    """Adam as the papers of continuous control have it."""
+    return optim.adam(None, eps=1e-8)
+
+
+def init_optimizers(params: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The state of an optimiser for each of several networks."""
+    return {n: optimizer().init(optim.flat(x)[0]) for n, x in params.items()}
+
+
+def fitted(agent: Any, name: str) -> tuple[optim.Fitted, Callable[[Array], PyTree]]:
+    """One of an agent's networks as a vector, and the function back to the tree."""
+    vector, unflatten = optim.flat(agent.params[name])
+    return optim.Fitted(vector, agent.opt_state[name]), unflatten
+
+
+def train_step(
+    config: Any, env: Env, state: State, acts: Acting, update: Callable
+) -> tuple[State, Metrics]:
+    """Steps of every environment, and the updates that are due.
+
+    Args:
+      config: of the algorithm.
+      env: the environment.
+      state: of training.
+      acts: how the agent acts.
+      update: `(config, env, agent, batches, key, learning_rate) -> (agent, metrics)`.
+    """
+    agent, world = state.agent, state.world
+    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
+    key, key_sample, key_update = jax.random.split(world.key, 3)
+    world, trajectory, stats = acts.unroll(
+        config, env, agent, world.replace(key=key), vector_steps(config)
+    )
+    replay = ring.add(state.replay, stored(trajectory))
+    updates = plan(config, env).updates
+    batches = ring.batches(replay, key_sample, updates, config.batch_size)
+    agent, metrics = update(config, env, agent, batches, key_update, learning_rate)
+    metrics |= stats | {"optim/learning_rate": mean(learning_rate)}
+    return State(agent, world, replay=replay, target_clock=None), metrics
+
+
+def alternate(
+    config: Any,
+    batches: Batches,
+    noise: PyTree,
+    learner: PyTree,
+    critic_step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Metrics]],
+    actor_step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Metrics]],
+) -> tuple[PyTree, Metrics]:
+    """Gradient steps of critics, and one of the actor after every `policy_delay` of them.
+
+    Args:
+      config: with `policy_delay`.
+      batches: what is learned from, a multiple of `policy_delay`.
+      noise: `[S, ...]`, for each batch.
+      learner: what the steps change.
+      critic_step: `(learner, batch, noise) -> (learner, metrics)`.
+      actor_step: the same, with the batch and the noise of the last critic step.
+
+    Returns:
+      The learner, and the metrics of all steps.
+    """
+    delay = config.policy_delay
+    rows = jax.tree.map(
+        lambda x: x.reshape(-1, delay, *x.shape[1:]), (batches.index, noise)
+    )
+
+    def of_critics(learner: PyTree, row: tuple) -> tuple[PyTree, Metrics]:
+        index, drawn = row
+        return critic_step(learner, batches.read(index), drawn)
+
+    def iterate(learner: PyTree, rows: tuple) -> tuple[PyTree, Metrics]:
+        learner, metrics = jax.lax.scan(of_critics, learner, rows)
+        index, drawn = jax.tree.map(lambda x: x[-1], rows)
+        learner, found = actor_step(learner, batches.read(index), drawn)
+        return learner, jax.tree.map(lambda x: x.sum(0), metrics) | found
+
+    learner, metrics = jax.lax.scan(iterate, learner, rows)
+    return learner, jax.tree.map(lambda x: x.sum(0), metrics)
+
+
 def renew_target(
-    config: Any, agent: Any, clock: TargetClock, env_steps: int
+    config: Any, agent: Any, clock: Any, env_steps: int
 ) -> tuple[Any, TargetClock]:
     """Moves the target network, once for every boundary that `env_steps` more cross.
 

@@ -12,7 +12,17 @@ from jaxrl import normalize, spaces
 from jaxrl.networks import body
 from jaxrl.networks.body import Body, Network, load_network, resolve
 from jaxrl.networks.encoding import action_mask, encode, encoded_shape
-from jaxrl.networks.heads import Actor, ActorCritic, Critic, QNetwork, join, split
+from jaxrl.networks.heads import (
+    Actor,
+    ActorCritic,
+    Critic,
+    Critics,
+    DeterministicActor,
+    QNetwork,
+    SpreadActor,
+    join,
+    split,
+)
 from jaxrl.networks.memory import Transformer
 from jaxrl.networks.torso import CNN, MLP, Activation, ResNet
 from jaxrl.types import Array, Env, Memory, PyTree
@@ -25,9 +35,12 @@ __all__ = [
     "ActorCritic",
     "Body",
     "Critic",
+    "Critics",
+    "DeterministicActor",
     "Network",
     "QNetwork",
     "ResNet",
+    "SpreadActor",
     "Transformer",
     "action_mask",
     "encode",
@@ -60,6 +73,25 @@ def q_network(config: Any, env: Env) -> QNetwork:
     """Action values of `config.network`."""
     torso = resolve(config, env.observation_space)
     return QNetwork(env.observation_space, env.action_space.n, torso)
+
+
+def spread_actor(config: Any, env: Env) -> SpreadActor:
+    """A policy of `config.network` with a deviation of its own in every state."""
+    torso = resolve(config, env.observation_space)
+    return SpreadActor(env.observation_space, env.action_space, torso)
+
+
+def deterministic_actor(config: Any, env: Env) -> DeterministicActor:
+    """A deterministic policy of `config.network`."""
+    torso = resolve(config, env.observation_space)
+    return DeterministicActor(env.observation_space, env.action_space, torso)
+
+
+def critics(config: Any, env: Env) -> Critics:
+    """`config.num_critics` action values of `config.network`."""
+    torso = resolve(config, env.observation_space)
+    spaces_and_torso = (env.observation_space, env.action_space, torso)
+    return Critics(*spaces_and_torso, config.num_critics)
 
 
 def apply_actor(
@@ -114,8 +146,10 @@ def apply_q(config: Any, env: Env, params: PyTree, obs: PyTree) -> Array:
 def init(net: Any, key: Array) -> PyTree:
     """Fresh parameters of one of the networks above."""
     obs = spaces.zeros(net.observation_space, (1,))
-    if isinstance(net, QNetwork):
+    if isinstance(net, QNetwork | SpreadActor | DeterministicActor):
         return net.init(key, obs)
+    if isinstance(net, Critics):
+        return net.init(key, obs, spaces.zeros(net.action_space, (1,)))
     return net.init(key, body.initial_memory(net.body, 1), obs)
 
 

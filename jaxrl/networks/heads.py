@@ -85,6 +85,44 @@ class Actor(nn.Module):
         return memory, policy_head(self, self.action_space, x)
 
 
+class SpreadActor(nn.Module):
+    """pi(a|s) whose deviation is a function of the state too: for a squashed normal."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Box | spaces.Discrete
+    body: Body
+
+    @nn.compact
+    def __call__(self, obs: PyTree, stats: RunningStats | None = None) -> PolicyParams:
+        """Logits `[*batch, A]`, or mean and log_std `[*batch, D]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        _, x = embed(self, (), x, None)
+        if isinstance(self.action_space, spaces.Discrete):
+            return dense(self.action_space.n, scale=0.01)(x)
+        mean = dense(self.action_space.size, scale=0.01, name="mean")(x)
+        log_std = dense(self.action_space.size, scale=0.01, name="log_std")(x)
+        return mean, jnp.clip(log_std, *LOG_STD)
+
+
+LOG_STD = (-20.0, 2.0)
+"""Bounds of the logarithm of a `SpreadActor`'s deviation (Haarnoja et al., 2018, code)."""
+
+
+class DeterministicActor(nn.Module):
+    """μ(s) of a bounded Box, in [-1, 1] by tanh."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Box
+    body: Body
+
+    @nn.compact
+    def __call__(self, obs: PyTree, stats: RunningStats | None = None) -> Array:
+        """Action `[*batch, D]`, in [-1, 1]."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        _, x = embed(self, (), x, None)
+        return jnp.tanh(dense(self.action_space.size, scale=0.01)(x))
+
+
 class Critic(nn.Module):
     """V(s) alone."""
 
@@ -118,6 +156,53 @@ class QNetwork(nn.Module):
         x = encode(self.observation_space, obs, self.body.takes, stats)
         _, x = embed(self, (), x, None)
         return dense(self.num_actions, scale=1.0)(x)
+
+
+class Critics(nn.Module):
+    """An ensemble of K independent Q(s, a), or Q(s, .) of a Discrete action space."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Box | spaces.Discrete
+    body: Body
+    num_critics: int
+
+    @nn.compact
+    def __call__(
+        self,
+        obs: PyTree,
+        action: Array | None = None,
+        stats: RunningStats | None = None,
+    ) -> Array:
+        """Values `[K, *batch]` of actions `[*batch, D]` in [-1, 1]; without actions those
+        of a Discrete space, `[K, *batch, A]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        each = nn.vmap(
+            _OneCritic,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(None, None),
+            axis_size=self.num_critics,
+        )
+        num_actions = getattr(self.action_space, "n", None)
+        return each(self.body, num_actions, name="critics")(x, action)
+
+
+class _OneCritic(nn.Module):
+    body: Body
+    num_actions: int | None
+
+    @nn.compact
+    def __call__(self, x: PyTree, action: Any) -> Array:
+        torso: Any = self.body.torso
+        torso = torso.clone(parent=self, name="torso")
+        if self.num_actions is not None:
+            return dense(self.num_actions, scale=1.0)(torso(x))
+        if self.body.takes == "vector":
+            x = torso(jnp.concatenate([x, action], -1))
+        else:  # the action joins behind the torso, with a layer of its own
+            x = jnp.concatenate([torso(x), action], -1)
+            x = nn.relu(dense(x.shape[-1])(x))
+        return dense(1, scale=1.0)(x).squeeze(-1)
 
 
 def embed(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxrl import PPO, spaces
 from jaxrl.data.dataset import Dataset, from_columns
 from jaxrl.data.frozen_policy import FrozenPolicy
+from jaxrl.errors import InvalidInput
 from jaxrl.types import Algorithm, Env, TimeStep, Transition
 
 TINY = {
@@ -41,6 +42,18 @@ def taught(algorithm: Algorithm, env: Env) -> Env:
     config = tiny(PPO)
     agent = PPO.init(config, env, jax.random.key(7)).agent
     return env.replace(teacher=FrozenPolicy(config, agent, PPO))
+
+
+def fitting(algorithm: Algorithm, env: Env) -> Env:
+    """The environment, with a Box of actions if the algorithm needs one.
+
+    For environments whose step does not depend on the action.
+    """
+    try:
+        algorithm.validate(tiny(algorithm), env)
+    except InvalidInput:
+        env = env.replace(action_space=spaces.box(-1.0, 3.0, (1,)))
+    return env
 
 
 def random_dataset(env: Env, num_steps: int = 20) -> Dataset:
