@@ -394,7 +394,9 @@ def read_sweep(
         domains, shard = space.read(content.pop("space")), content.pop("shard")
         experiment = as_experiment(about, path, env, algorithm)
         shard = tuple(shard) if shard else None
-        return Sweep(experiment, domains, shard=shard, **content)
+        sweep = Sweep(experiment, domains, shard=shard, **content)
+        check(sweep)
+        return sweep
 
     return read_description(folder, "sweep.json", "jaxrl sweep", build)
 

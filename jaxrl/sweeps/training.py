@@ -28,6 +28,8 @@ from jaxrl.runs.experiment import (
     folder_name,
     json_text,
     named_env,
+    read_rows,
+    write_summary,
 )
 from jaxrl.runs.session import newest_progress, resume_experiment, run_experiment
 from jaxrl.sweeps import plan, results
@@ -203,7 +205,7 @@ def resume_sweep(
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
     with run_folders.lock(folder):
-        summary = finished_summary(folder)
+        summary = results.read_results(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
             return SweepResult(folder, read_trials(folder), summary)
@@ -387,7 +389,7 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     if distributed.is_first():
         storage.write_text(folder / "results.csv", results.results_csv(trials))
         results.draw_figures(folder, sweep, trials)
-        storage.write_text(folder / "summary.json", json_text(summary))
+        write_summary(folder, summary)
     return SweepResult(folder, trials, summary)
 
 
@@ -413,6 +415,16 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
     found = results.joined(_train_blocks(session, wanted))
     whole = bool(found) and len(found[0].seeds) == sweep.confirm_seeds
     return found[0] if whole else None
+
+
+def _copy_runs(source: Path, target: Path) -> None:
+    """Copies run folders without their checkpoints; an error names the file."""
+    ignore = shutil.ignore_patterns(checkpoint.FOLDER)
+    try:
+        shutil.copytree(source, target, ignore=ignore)
+    except shutil.Error as error:  # a list of (source, target, reason)
+        name, _, reason = error.args[0][0]
+        raise OSError(None, reason, name) from error
 
 
 def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
@@ -441,16 +453,18 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
         f"0/{count} to {count - 1}/{count} each is needed once.",
     )
     by_part = [read_trials(part) for part in parts]  # before anything is written
+    for run in {
+        run for trials in by_part for trial in trials for run, _ in trial.places
+    }:
+        read_rows(Path(run))
+        if finished_summary(Path(run)) is not None:
+            storage.read(Path(run) / "policy")
     whole = replace(sweeps[0], shard=None, confirm_seeds=0)
     target = run_folders.new(out, "sweep")
     trials = []
     for sweep, folder, found_there in zip(sweeps, parts, by_part, strict=True):
         name = f"shard-{(sweep.shard or (0, 1))[0]}"
-        shutil.copytree(
-            folder / RUNS,
-            target / RUNS / name,
-            ignore=shutil.ignore_patterns(checkpoint.FOLDER),
-        )
+        _copy_runs(folder / RUNS, target / RUNS / name)
         for trial in found_there:
             places = [
                 (str(target / RUNS / name / Path(run).relative_to(folder / RUNS)), k)

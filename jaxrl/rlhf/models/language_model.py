@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import storage
+from jaxrl.core import files, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rlhf import estimators
 from jaxrl.rlhf import losses as text_losses
@@ -192,9 +192,9 @@ def _file_digest(path: Path, changed: int) -> str:
 
 def _model_type(path: Path) -> str | None:
     try:
-        content = json.loads((path / "config.json").read_text())
+        content = files.read_json(path / "config.json")
         return str(content.get("model_type"))
-    except (OSError, ValueError, AttributeError):
+    except (files.Unreadable, AttributeError):
         return None
 
 
