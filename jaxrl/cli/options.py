@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import click
@@ -17,6 +18,7 @@ from jaxrl.core import files
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.runs import presets
+from jaxrl.runs.artifact import map_paths
 from jaxrl.runs.experiment import Experiment, command_words
 from jaxrl.sweeps.plan import Sweep
 from jaxrl.sweeps.space import as_space, parse
@@ -385,6 +387,7 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content, params = _problem_words(algorithm, dict(content))
     if params:
         content["env_params"] = content.get("env_params", {}) | params
+    content = map_paths(algorithm, content, partial(files.locate_beside, path))
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(

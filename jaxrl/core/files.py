@@ -190,6 +190,36 @@ def _check_depth(content: Any, name: Path | str) -> None:
         raise Unreadable(f"{shorten(name)} is nested more than {MOST_DEPTH} deep.")
 
 
+# Names of files inside files.
+
+
+def relative(folder: Path | str, path: str) -> str:
+    """What a file in `folder` says of a path, so that both can be moved together.
+
+    One that was given as absolute stays so.
+    """
+    if os.path.isabs(path):
+        return path
+    parent, name = os.path.split(os.path.normpath(path))
+    if name in ("", ".", ".."):
+        parent, name = path, ""
+    real = os.path.join(os.path.realpath(parent), name).rstrip("/")
+    return os.path.relpath(real, os.path.realpath(folder))
+
+
+def locate(folder: Path | str, path: str) -> str:
+    """The path, from here, that `relative` wrote into a file in `folder`."""
+    if os.path.isabs(path):
+        return path
+    return os.path.relpath(os.path.join(os.path.realpath(folder), path))
+
+
+def locate_beside(file: Path | str, path: str) -> str:
+    """The path that a file written by hand means: beside it, or else from here."""
+    beside = locate(Path(file).parent, path)
+    return beside if os.path.exists(beside) else path
+
+
 # Writing.
 
 

@@ -30,6 +30,7 @@ from jaxrl.runs.artifact import (
     check_environment,
     find_algorithm,
     known_algorithms,
+    map_paths,
     taught,
     teacher_digest,
     variant,
@@ -162,6 +163,7 @@ def resolve(experiment: Experiment) -> Job:
         init_optimizer=experiment.init_optimizer,
         init_agent=experiment.init_agent,
     )
+    pbt.check(experiment.explored, job)
     return job._replace(
         iterations=min(job.iterations, experiment.stop_iterations or job.iterations)
     )
@@ -197,12 +199,20 @@ def folder_name(experiment: Experiment) -> str:
     return f"{experiment.algorithm.name}-{experiment.env}-{experiment.seed}"
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as JSON, which `--config` reads."""
-    return configs.to_dict(experiment) | {
+def describe(
+    experiment: Experiment, change: Callable[[str], str] = lambda path: path
+) -> dict[str, Any]:
+    """The experiment as JSON, which `--config` reads.
+
+    Args:
+      experiment: what is described.
+      change: is given every path in it; `partial(files.relative, folder)` for a file.
+    """
+    content = configs.to_dict(experiment) | {
         "algorithm": experiment.algorithm.name,
         "config": configs.to_dict(experiment.config),
     }
+    return map_paths(experiment.algorithm, content, change)
 
 
 IDENTITY = (
@@ -215,7 +225,9 @@ IDENTITY = (
 def describe_training(experiment: Experiment) -> dict[str, Any]:
     """What two runs must have in common to be one: a checkpoint holds it."""
     algorithm = experiment.algorithm
-    description = json.loads(json.dumps(describe(experiment)))
+    # What a path leads to has a digest; where it is may change.
+    described = describe(experiment, lambda path: "by its digest")
+    description = json.loads(json.dumps(described))
     about = {name: description[name] for name in IDENTITY}
     about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
@@ -300,8 +312,9 @@ def as_experiment(
     """
     content = dict(content)
     name, config = content.pop("algorithm"), content.pop("config")
-    check_environment(content["env"], env, path.parent)
     algorithm = algorithm or find_algorithm(name, path)
+    content = map_paths(algorithm, content, partial(files.locate, path.parent))
+    check_environment(content["env"], env, path.parent)
     known = {x.name for x in dataclasses.fields(Experiment)}
     for name in content:
         require(

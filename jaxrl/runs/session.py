@@ -113,12 +113,13 @@ def run_experiment(
     """
     job = resolve(experiment)
     report(describe_plan(experiment, job))
-    description = json_text(describe(experiment))
+    json_text(describe(experiment))  # before anything is written
     folder = run_folders.new_shared(out, folder_name(experiment))
+    description = describe(experiment, partial(files.relative, folder))
     session = Session(folder, experiment, job, progress, report, interrupted)
     with run_folders.lock(folder):
         if distributed.is_first():
-            storage.write_text(folder / "config.json", description)
+            storage.write_text(folder / "config.json", json_text(description))
         result = _train(session, None, start)
         on_result(result)
         return folder, _finish(session, result)
@@ -160,6 +161,7 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
+    artifact.check_places(experiment.algorithm, describe(experiment), folder)
     job = resolve(experiment)
     session = Session(folder, experiment, job, progress, report, interrupted)
     with run_folders.lock(folder):

@@ -11,6 +11,7 @@ A sweep that was killed goes on where it was (`resume_sweep`).
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl.core import distributed, run_folders, storage
+from jaxrl.core import distributed, files, run_folders, storage
 from jaxrl.errors import count_noun, require
 from jaxrl.runs import checkpoint
 from jaxrl.runs.artifact import Overrides
@@ -168,15 +169,20 @@ def run_sweep(
     """`sweep`, of a value that says it all."""
     plan.check(sweep)
     sweep = plan.with_block(sweep)
-    content = json_text(plan.described(sweep))
+    json_text(plan.described(sweep))  # before anything is written
     report(plan.in_words(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
     folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
     with run_folders.lock(folder):
         if distributed.is_first():
-            storage.write_text(folder / "sweep.json", content)
+            storage.write_text(folder / "sweep.json", _description(sweep, folder))
         return _finish(session, _train(session))
+
+
+def _description(sweep: Sweep, folder: Path) -> str:
+    """The content of the `sweep.json` of a folder."""
+    return json_text(plan.described(sweep, partial(files.relative, folder)))
 
 
 def resume_sweep(
@@ -440,7 +446,9 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     parts = [Path(shard) for shard in shards]
     sweeps = [read_sweep(part, named_env(part / "sweep.json")) for part in parts]
     wholes = {
-        json.dumps(plan.described(replace(sweep, shard=None, block=None)))
+        json.dumps(
+            plan.described(replace(sweep, shard=None, block=None), os.path.realpath)
+        )
         for sweep in sweeps
     }
     require(len(wholes) == 1, "merge: these are not shards of one sweep.")
@@ -475,5 +483,5 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     session = Session(target, whole, False, lambda line: None, lambda: False)
     result = _finish(session, trials)
     # Last: without it the folder is no sweep, and nobody resumes it.
-    storage.write_text(target / "sweep.json", json_text(plan.described(whole)))
+    storage.write_text(target / "sweep.json", _description(whole, target))
     return result

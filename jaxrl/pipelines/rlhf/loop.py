@@ -13,6 +13,7 @@ policy is now. A loop that was killed resumes where it stopped.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -149,6 +150,7 @@ def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
     Raises:
       InvalidInput: it holds something else.
     """
+    asked = _with_places(asked, out)
     path, text = out / name, json.dumps(asked, indent=1, sort_keys=True) + "\n"
     if not path.exists():
         run_folders.new(out, name)
@@ -159,6 +161,22 @@ def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
             f"what its {name} says."
         )
     run_folders.refuse_links(out)
+
+
+PLACES = ("source", "data", "base", "labeler")
+"""What may be the path of a file or a folder, among what is asked."""
+
+
+def _with_places(asked: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What is asked, with its paths relative to the folder."""
+    found = dict(asked)
+    for name in found.keys() & set(PLACES):
+        value = found[name]
+        if isinstance(value, dict):
+            found[name] = _with_places(value, out)
+        elif isinstance(value, str) and os.path.exists(value):
+            found[name] = files.relative(out, os.path.relpath(value))
+    return found
 
 
 def _label_round(
