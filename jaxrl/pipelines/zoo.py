@@ -197,7 +197,7 @@ def build(
     }
     for name, experiment in wanted.items():
         _check_same(Path(out) / name, experiment)
-    before = _read_index(Path(out))
+    before = read_index(Path(out))
     run_folders.refuse_links(Path(out))
     host: Host = dict(progress=progress, report=report, interrupted=interrupted)
     rows = {}
@@ -376,7 +376,7 @@ def row_of(
     }
 
 
-def _read_index(out: Path) -> dict[str, Any]:
+def read_index(out: Path) -> dict[str, Any]:
     """What an earlier call has written."""
     path = out / INDEX
     if not os.path.lexists(path):

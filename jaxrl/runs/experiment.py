@@ -393,11 +393,12 @@ class RunSummary(Summary):
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write a summary with a digest of itself; read it with `read_summary`."""
-    text = json_text(summary | {"digest": _summary_digest(summary)})
+    text = json_text(summary | {"digest": summary_digest(summary)})
     storage.write_text(folder / SUMMARY, text)
 
 
-def _summary_digest(summary: dict[str, Any]) -> str:
+def summary_digest(summary: dict[str, Any]) -> str:
+    """SHA-256 of a summary, without the one that it holds."""
     content = {name: x for name, x in summary.items() if name != "digest"}
     return storage.digest_of(json.dumps(content, sort_keys=True).encode())
 
@@ -414,7 +415,7 @@ def read_summary(folder: Path, kind: type[Summary] = Summary) -> dict[str, Any] 
     try:
         summary: dict[str, Any] = files.read_json(path)
         schema.check(kind, summary, path)
-        if summary["digest"] != _summary_digest(summary):
+        if summary["digest"] != summary_digest(summary):
             raise InvalidInput(f"{path} is not what was written.")
     except InvalidInput as error:
         raise InvalidInput(f"{error} Remove it, and resume {folder} again.") from error

@@ -86,7 +86,8 @@ def test_every_limit_is_enforced(name):
         (
             "hidden_sizes",
             (8, 2.5),
-            "hidden_sizes = (8, 2.5): must be whole numbers, at most 100 of them: (64, 64).",
+            "hidden_sizes = (8, 2.5): must be whole numbers, at most 100 of them: "
+            "(64, 64).",
         ),
         (
             "objective",
