@@ -42,3 +42,9 @@ def one_line(message: str) -> str:
 def count_noun(n: int, noun: str) -> str:
     """Number and noun in agreement, for example "1 seed", "2,000 seeds"."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def shorten(value: object, most: int = 200) -> str:
+    """A value in a message: on a line, and of at most so many characters."""
+    text = one_line(str(value))
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec
 
 import numpy as np
 
+from jaxrl.core.files import replacing
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_interval,
@@ -210,6 +211,12 @@ def make_figure(
     return figure, axes
 
 
+def save_figure(figure: Any, out: Path) -> None:
+    """Save a figure as the file's ending says, in the place of an earlier one."""
+    with replacing(Path(out)) as file:
+        figure.savefig(file, format=Path(out).suffix[1:])
+
+
 def _legend(figure: Any, axes: Any) -> None:
     """Draw the legend inside the axes, or below them if it would cover the curves."""
     _, labels = axes.get_legend_handles_labels()
@@ -253,7 +260,7 @@ def plot_learning_curves(
     steps_axis(axes)
     axes.set_ylabel(axis_label(metric))
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 Table = Sequence[tuple[Mapping[str, Any], Sequence[float]]]
@@ -285,7 +292,7 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
     for axes in list(panels)[len(names) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize="medium")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _draw_slice(
@@ -366,7 +373,7 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     figure.colorbar(image, label="return (IQM over seeds)")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _key(value: Any) -> Any:
@@ -401,7 +408,7 @@ def plot_intervals(
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel("return")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _draw_interval(axes: Any, i: int, middle: float, low: float, high: float) -> None:
@@ -437,7 +444,7 @@ def plot_aggregates(
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
     figure.suptitle(title, fontsize="medium")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 @_with_style
@@ -470,7 +477,7 @@ def plot_profiles(
     axes.set_xlabel("return")
     axes.set_ylabel("share of seeds above")
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 @_with_style
@@ -532,7 +539,7 @@ def plot_efficiency(
     steps_axis(axes)
     axes.set_ylabel(f"normalised {axis_label(metric)}")
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _normalise(

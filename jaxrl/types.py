@@ -312,6 +312,8 @@ class Problem(NamedTuple):
     digests:  `(id, params) -> {name: digest}` of the files that it is made from
     samples:  `(config, task, agent, key) -> [{column: value}]`, on the host: a few cases
               for a person to read; None for none
+    is_path:  `(name, value) -> bool`: whether the value of a parameter, or of `flag` for
+              the id, is the path of a file or folder
     flag:     what names it on the command line and in messages
     help:     the help of that flag
     prefix:   what stands before the names of its parameters there
@@ -324,6 +326,7 @@ class Problem(NamedTuple):
     describe: Callable
     digests: Callable
     samples: Callable | None
+    is_path: Callable
     flag: str = "data"
     help: str = (
         "JSONL or Parquet file, or a world: small-world, larger-world, instructions."

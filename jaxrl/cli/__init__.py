@@ -105,9 +105,10 @@ def _explain(error: Exception) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
+        then = "".join(f", then `{note}`" for note in getattr(error, "__notes__", ()))
         return (
             f"{error.filename or 'a file'} cannot be written or read ({reason}): what "
-            f"was saved before is kept; see to the disk, then `jaxrl resume RUN`.",
+            f"was saved before is kept; see to the disk{then}.",
             4,
         )
     if isinstance(error, ArithmeticError):

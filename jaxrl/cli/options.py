@@ -6,19 +6,19 @@ defaults, then the preset (`--preset`), then the file given with `--config`, the
 
 import dataclasses
 import inspect
-import json
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import click
 
 from jaxrl.core import config as configs
+from jaxrl.core import files
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.runs import presets
+from jaxrl.runs.artifact import map_paths
 from jaxrl.runs.experiment import Experiment, command_words
 from jaxrl.sweeps.plan import Sweep
 from jaxrl.sweeps.space import as_space, parse
@@ -307,8 +307,8 @@ def read_reference(text: str) -> tuple[str, tuple[float, float]]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return files.parse_json(text.encode(), "a value")
+    except files.Unreadable:
         words = {"True": True, "False": False, "None": None, "none": None}
         return words.get(text, text)
 
@@ -378,12 +378,9 @@ def read_file(path: str) -> Any:
       InvalidInput: it cannot be read.
     """
     try:
-        text = Path(path).read_text()
-        return json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"config = {path!r} cannot be read as TOML or JSON: {error}."
-        ) from error
+        return (files.read_json if path.endswith(".json") else files.read_toml)(path)
+    except files.Unreadable as error:
+        raise InvalidInput(f"config: {error}") from error
 
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
@@ -393,6 +390,7 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content, params = _problem_words(algorithm, dict(content))
     if params:
         content["env_params"] = content.get("env_params", {}) | params
+    content = map_paths(algorithm, content, partial(files.locate_beside, path))
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(
@@ -425,8 +423,8 @@ def _rllib_stop(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        rules = json.loads(text)
-    except ValueError:
+        rules = files.parse_json(text.encode(), "stop")
+    except files.Unreadable:
         rules = None
     if not isinstance(rules, dict):
         raise InvalidInput(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.core import files
 from jaxrl.data import dataset
 from jaxrl.data.dataset import Dataset
 from jaxrl.envs.gymnasium import from_space, to_space
@@ -88,7 +89,7 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     metadata = source.storage.metadata
     names = ("observation_space", "action_space")
     if ABOUT in metadata:
-        about = json.loads(metadata[ABOUT])
+        about = files.parse_json(metadata[ABOUT].encode(), name)
         both = [spaces.from_description(about[name]) for name in names]
     else:
         about = {

@@ -10,7 +10,7 @@ from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.runs.artifact import Agents
-from jaxrl.runs.experiment import commit, versions
+from jaxrl.runs.experiment import commit, read_summary, versions
 from jaxrl.runs.policy import Policy
 
 
@@ -215,8 +215,4 @@ def _evaluation(about: dict[str, Any]) -> str:
 
 def _read_summary(path: Path) -> dict[str, Any]:
     """Read the summary; empty for a run that was interrupted before it had one."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_summary(path.parent) or {}

@@ -19,6 +19,7 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import prng, storage
+from jaxrl.core.files import refuse
 from jaxrl.deployment import card, hub, onnx
 from jaxrl.deployment.outputs import (
     Outputs,
@@ -297,9 +298,7 @@ def _write(files: dict[Path, bytes]) -> None:
         for path, part in parts.items():
             storage.rename(part, path)
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(next(iter(files)))!r} cannot be written ({error})."
-        ) from error
+        refuse(error, f"out = {str(next(iter(files)))!r} cannot be written ({error}).")
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)

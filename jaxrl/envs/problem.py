@@ -27,12 +27,19 @@ def digests(env: str, params: dict[str, Any]) -> dict[str, str]:
     return {}
 
 
+def is_path(name: str, value: Any) -> bool:
+    """No: an environment is named, not read."""
+    del name, value
+    return False
+
+
 ENVIRONMENTS = Problem(
     make=make,
     returns=None,
     describe=describe,
     digests=digests,
     samples=None,
+    is_path=is_path,
     flag="env",
     help="Environment id; see `jaxrl list envs`. One of your own is registered, or "
     '"module:factory".',

@@ -8,7 +8,6 @@ the heads (`jaxrl.networks.heads`), encoding, normalisation and masks.
 import ast
 import dataclasses
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
+from jaxrl.core import files
 from jaxrl.core.imports import import_value
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.networks.encoding import is_image
@@ -136,7 +136,7 @@ class Network:
         Whoever types "module:factory" there asks for its import.
         """
         if text.startswith("{"):
-            return _build(json.loads(text))
+            return _build(files.parse_json(text.encode(), "network"))
         if ":" in text:
             load_network(text)
         return text

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.core import prng
+from jaxrl.core import files, prng
 from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import require
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.rendering.drawing import action_names, draw_state, find_drawing
 from jaxrl.rendering.drawing.files import check_file, write_filmstrip, write_moving
@@ -257,9 +257,7 @@ def render(
             each = (draw_frames(policy, episode, size, overlay) for episode in recorded)
             write_moving(chain.from_iterable(each), path, fps)
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(out)!r} cannot be written ({error})."
-        ) from error
+        files.refuse(error, f"out = {str(out)!r} cannot be written ({error}).")
     return recorded
 
 

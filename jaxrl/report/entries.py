@@ -77,18 +77,11 @@ def _read_run(folder: Path) -> list[Entry]:
     command = train_command(experiment)
     if experiment.has_variants:  # no flags say which: they are in the file
         command = f"jaxrl train {name} --config {folder / 'config.json'}"
-    try:
-        block = Block(folder, experiment, list(range(len(experiment.overrides))))
-        return [
-            _make_entry(
-                _label(name, trial), experiment, trial, command, folder, summary
-            )
-            for trial in results.trials_of(block)
-        ]
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"RUN = {str(folder)!r} holds no readable metrics.jsonl ({error})."
-        ) from error
+    block = Block(folder, experiment, list(range(len(experiment.overrides))))
+    return [
+        _make_entry(_label(name, trial), experiment, trial, command, folder, summary)
+        for trial in results.trials_of(block)
+    ]
 
 
 def _read_sweep(folder: Path) -> list[Entry]:
@@ -100,7 +93,7 @@ def _read_sweep(folder: Path) -> list[Entry]:
         trials.append(fresh)
         labels.append(f"{_label(experiment.algorithm.name, fresh)}, fresh seeds")
     command = sweep_command(read_sweep(folder, experiment.env))
-    summary = finished_summary(folder) or {}
+    summary = results.read_results(folder) or {}
     return [
         _make_entry(label, experiment, trial, command, folder, summary)
         for label, trial in zip(labels, trials, strict=True)

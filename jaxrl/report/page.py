@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrl.core import files
 from jaxrl.report.entries import Entry
 from jaxrl.report.figures import Figure
 from jaxrl.report.papers import bibtex
@@ -58,7 +59,7 @@ def make_page(
         _aggregates(entries, reference),
     ]
     for figure in figures:
-        image = base64.b64encode((out / f"{figure.name}.png").read_bytes()).decode()
+        image = base64.b64encode(files.read_bytes(out / f"{figure.name}.png")).decode()
         parts += [
             f"<h2>{html.escape(figure.title)}</h2>",
             f'<figure><img alt="{html.escape(figure.title)}" '

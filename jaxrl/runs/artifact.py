@@ -8,7 +8,10 @@ statistics is another agent. No pickle: loading verifies and reads JSON and raw 
 (`jaxrl.core.storage`), and puts them into the structure that the algorithm itself builds.
 """
 
-from collections.abc import Sequence
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +21,12 @@ import numpy as np
 import jaxrl
 from jaxrl.algorithms import ALGORITHMS, registered_algorithms
 from jaxrl.core import config as configs
-from jaxrl.core import storage
+from jaxrl.core import files, storage
 from jaxrl.core.variants import Variant
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.envs.problem import describe, problem_of
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, require, shorten
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.training.population import init_population, member
 from jaxrl.types import Algorithm, Env, PyTree
@@ -151,6 +154,8 @@ def save_agents(folder: Path, agents: Agents) -> None:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
         description["teacher"] = agents.teacher
+    change = partial(files.relative, folder.parent)
+    description = map_paths(agents.algorithm, description, change)
     storage.write(folder, agents.agents, description)
 
 
@@ -170,6 +175,8 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     description, tensors = _read(run)
     check_environment(description["env"], env, run)
     algorithm = find_algorithm(description["algorithm"], run)
+    description = map_paths(algorithm, description, partial(files.locate, run))
+    check_places(algorithm, description, run)
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
     environment = built(algorithm, description["env"], env_params)
@@ -203,12 +210,68 @@ def check_acts(agents: Agents, run: Path | str) -> None:
     )
 
 
+def map_paths(
+    algorithm: Algorithm, about: Mapping[str, Any], change: Callable[[str], str]
+) -> dict[str, Any]:
+    """A description of an experiment, with every path in it changed."""
+    problem = problem_of(algorithm)
+
+    def mapped(name: str, value: Any) -> Any:
+        return change(value) if problem.is_path(name, value) else value
+
+    def all_mapped(values: Any, prefix: str = "") -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {n: mapped(n.removeprefix(prefix), x) for n, x in values.items()}
+
+    found = dict(about)
+    if "env" in found:
+        found["env"] = mapped(problem.flag, found["env"])
+    if "env_params" in found:
+        found["env_params"] = all_mapped(found["env_params"])
+    if isinstance(found.get("overrides"), list | tuple):
+        found["overrides"] = [all_mapped(x, ENV) for x in found["overrides"]]
+    for name in ("teacher", "init_from"):
+        if isinstance(found.get(name), str) and found[name] != UNIFORM:
+            found[name] = change(found[name])
+    return found
+
+
+def check_places(
+    algorithm: Algorithm, about: Mapping[str, Any], run: Path | str
+) -> None:
+    """Refuses a run whose data, models or teacher are no longer where it names them.
+
+    Raises:
+      InvalidInput: it names the first that is missing.
+    """
+
+    def check(path: str) -> str:
+        require(
+            os.path.exists(path),
+            f"{path} is not there, and {str(run)!r} needs it; its place is kept relative "
+            f"to the run folder: if one of them was moved, put the file back, or a link "
+            f"to it.",
+        )
+        return path
+
+    map_paths(algorithm, about, check)
+
+
 def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
     """The environment of that id, or what takes its place for the algorithm.
 
     Raises:
       InvalidInput: it cannot be made.
     """
+    if algorithm.problem is not None:
+        try:
+            inspect.signature(algorithm.problem.make).bind(env, **env_params)
+        except TypeError as error:
+            raise InvalidInput(
+                f"env_params = {shorten(env_params)}: {algorithm.name} is not made from "
+                f"these ({error})."
+            ) from error
     return problem_of(algorithm).make(env, **env_params)
 
 

@@ -9,9 +9,9 @@ RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
 
+import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxrl import plotting
 from jaxrl.core import config as configs
-from jaxrl.core import distributed, prng, run_folders, storage
+from jaxrl.core import distributed, files, prng, run_folders, storage
 from jaxrl.core.variants import stacked
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, require
@@ -43,6 +43,7 @@ from jaxrl.runs.experiment import (
     read_experiment,
     resolve,
     versions,
+    write_summary,
 )
 from jaxrl.statistics import summarize_returns
 from jaxrl.training.devices import hardware
@@ -112,12 +113,13 @@ def run_experiment(
     """
     job = resolve(experiment)
     report(describe_plan(experiment, job))
-    description = json_text(describe(experiment))
+    json_text(describe(experiment))  # before anything is written
     folder = run_folders.new_shared(out, folder_name(experiment))
+    description = describe(experiment, partial(files.relative, folder))
     session = Session(folder, experiment, job, progress, report, interrupted)
     with run_folders.lock(folder):
         if distributed.is_first():
-            storage.write_text(folder / "config.json", description)
+            storage.write_text(folder / "config.json", json_text(description))
         result = _train(session, None, start)
         on_result(result)
         return folder, _finish(session, result)
@@ -159,6 +161,7 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
+    artifact.check_places(experiment.algorithm, describe(experiment), folder)
     job = resolve(experiment)
     session = Session(folder, experiment, job, progress, report, interrupted)
     with run_folders.lock(folder):
@@ -190,9 +193,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
     if iteration is not None:
         start = partial(_restored, folder, about, iteration, session.report)
     with ExitStack() as stack:
-        metrics = loggers.MetricsFile(
-            folder / "metrics.jsonl" if first else Path(os.devnull)
-        )
+        metrics = loggers.MetricsFile(folder / "metrics.jsonl" if first else None)
         view = _view(session)
         others = _other_loggers(session, iteration or 0) if first else []
         for logger in (metrics, view, *others):
@@ -262,10 +263,9 @@ class _Samples:
         self._last = -1  # train step of the newest lines
         self._samples = problem_of(session.experiment.algorithm).samples
         if self._samples and distributed.is_first() and self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            before = [_is_before(line, iteration) for line in lines]
-            kept = lines[: [*before, False].index(False)]
-            storage.write_text(self._path, "".join(kept))
+            lines = files.read_lines(self._path)
+            kept = itertools.takewhile(partial(_is_before, iteration), lines)
+            storage.write_text(self._path, b"".join(kept).decode())
 
     def write_if_due(self, progress: Progress) -> None:
         is_last = progress.iteration == self._session.job.iterations
@@ -282,17 +282,17 @@ class _Samples:
         agent = member(agents, 0)
         rows = self._samples(*experiment.variants[0], agent, key)
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with files.naming(self._path), files.open_append(self._path) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
         for logger in self._others if rows else []:
             logger.show(rows, self._session.job.steps_after(progress.iteration))
 
 
-def _is_before(line: str, iteration: int) -> bool:
+def _is_before(iteration: int, line: bytes) -> bool:
     """Whether a line of samples is of a train step before; one written in part is not."""
     try:
-        return bool(json.loads(line)["iteration"] < iteration)
-    except ValueError:
+        return bool(files.parse_json(line, "samples")["iteration"] < iteration)
+    except (ValueError, KeyError, TypeError):
         return False
 
 
@@ -353,7 +353,7 @@ def _restored(
     distributed.broadcast(0)  # all have read
     if distributed.is_first():
         checkpoint.remove_after(folder, iteration)
-        os.truncate(folder / "metrics.jsonl", metrics_bytes)
+        files.truncate(folder / "metrics.jsonl", metrics_bytes)
     report(f"resuming {folder} after train step {iteration}")
     return placed_progress(job, progress), rows
 
@@ -402,7 +402,8 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
             folder / "learning_curve.png",
             title=experiment.env,
         )
-        storage.write_text(folder / "summary.json", json_text(summary))
+        metrics_digests = loggers.row_digests(folder / "metrics.jsonl")
+        write_summary(folder, summary | {"metrics_digests": metrics_digests})
     distributed.broadcast(0)  # the others may read what the first has written
     return summary
 
@@ -473,8 +474,8 @@ def _read(
     path = folder / "metrics.jsonl"
     try:
         rows = loggers.read_metrics(path, size)
-    except (OSError, ValueError) as error:
-        raise storage.Damaged(f"{path} is damaged ({error}): train anew.") from error
+    except InvalidInput as error:
+        raise storage.Damaged(f"{error} It is damaged: train anew.") from error
     return progress, rows, size, written_with
 
 

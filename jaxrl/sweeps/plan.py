@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import distributed, variants
+from jaxrl.core import distributed, files, variants
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
 from jaxrl.errors import InvalidInput, count_noun, require
-from jaxrl.runs.artifact import ENV, Overrides, variant
+from jaxrl.runs.artifact import ENV, Overrides, map_paths, variant
 from jaxrl.runs.experiment import (
     Experiment,
     as_experiment,
@@ -32,7 +32,7 @@ from jaxrl.runs.experiment import (
     resolve,
 )
 from jaxrl.sweeps import space
-from jaxrl.sweeps.space import Domain, Range, Sampler, Space
+from jaxrl.sweeps.space import Choices, Domain, Range, Sampler, Space
 from jaxrl.training import footprint
 from jaxrl.training.loop import num_iterations, prepare
 from jaxrl.types import Algorithm
@@ -372,11 +372,33 @@ def in_words(sweep: Sweep) -> str:
     return "\n".join(lines)
 
 
-def described(sweep: Sweep) -> dict[str, Any]:
-    """The sweep as JSON, which `read_sweep` reads."""
+def described(
+    sweep: Sweep, change: Callable[[str], str] = lambda path: path
+) -> dict[str, Any]:
+    """The sweep as JSON, which `read_sweep` reads; `change` is given every path in it."""
+    experiment = describe(sweep.experiment, change)
+    domains = _map_domains(sweep.experiment.algorithm, sweep.space, change)
     return configs.to_dict(sweep) | {
-        "experiment": describe(sweep.experiment),
-        "space": space.written(sweep.space),
+        "experiment": experiment,
+        "space": space.written(domains),
+    }
+
+
+def _map_domains(
+    algorithm: Algorithm, domains: Space, change: Callable[[str], str]
+) -> Space:
+    """A space with the paths among its choices changed."""
+
+    def mapped(name: str, value: Any) -> Any:
+        return map_paths(algorithm, {"overrides": [{name: value}]}, change)[
+            "overrides"
+        ][0][name]
+
+    return {
+        name: Choices(tuple(mapped(name, x) for x in domain.values))
+        if isinstance(domain, Choices)
+        else domain
+        for name, domain in domains.items()
     }
 
 
@@ -393,8 +415,12 @@ def read_sweep(
         about = content.pop("experiment")
         domains, shard = space.read(content.pop("space")), content.pop("shard")
         experiment = as_experiment(about, path, env, algorithm)
+        change = partial(files.locate, path.parent)
+        domains = _map_domains(experiment.algorithm, domains, change)
         shard = tuple(shard) if shard else None
-        return Sweep(experiment, domains, shard=shard, **content)
+        sweep = Sweep(experiment, domains, shard=shard, **content)
+        check(sweep)
+        return sweep
 
     return read_description(folder, "sweep.json", "jaxrl sweep", build)
 

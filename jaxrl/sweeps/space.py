@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxrl.core import files
 from jaxrl.core.config import check_value
 from jaxrl.errors import InvalidInput, require
 
@@ -111,8 +112,8 @@ def _split(text: str) -> list[str]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return files.parse_json(text.encode(), "a value")
+    except files.Unreadable:
         words = {"True": True, "False": False, "None": None, "none": None}
         return words.get(text, text)
 

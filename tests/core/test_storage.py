@@ -176,3 +176,42 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
         assert storage.read(folder)[0] == {"version": 2}
         point += 1
     assert point == (6 if replaced else 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": "text"},
+        {"files": {}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": "5"}}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": 10**15}}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": 10**30}}},
+        {"arrays": [1]},
+        {"about": None},
+        {"schema": "1"},
+    ],
+)
+def test_a_forged_manifest_is_refused(folder, change):
+    manifest = storage.read_manifest(folder) | change
+    (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))
+    with pytest.raises(InvalidInput, match=str(folder)):
+        storage.read(folder)
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "letter").write_text("mine")
+    with pytest.raises(InvalidInput, match="something else"):
+        storage.write(tmp_path / "it", TREE, {})
+    assert (tmp_path / "it" / "letter").read_text() == "mine"
+
+
+def test_links_in_the_place_of_temporary_names_are_not_followed(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("mine")
+    for name in ("it.new", "it.old"):
+        (tmp_path / name).symlink_to(elsewhere)
+    storage.write(folder, TREE, {})
+    assert [path.name for path in elsewhere.iterdir()] == ["letter"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "it"]

@@ -8,10 +8,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from jaxrl.core import run_folders, storage
+from jaxrl.core import files, run_folders, storage
 from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
 
 Report = Callable[[str], None]
+
+MOST_BYTES = 2**36
+"""Size of a file of rows, which are read whole."""
 
 
 class Row(dict[str, Any]):
@@ -61,7 +64,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     try:
         storage.write_text(path, text)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written ({error.strerror}).") from error
+        files.refuse(error, f"{path} cannot be written ({error.strerror}).")
 
 
 @contextmanager
@@ -87,9 +90,9 @@ def open_append(
     """
     path = _check_name(path)
     try:
-        file = FileIO(path, "a+")
+        file = FileIO(path, "a+", opener=files.open_no_link)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written ({error.strerror}).") from error
+        files.refuse(error, f"{path} cannot be written ({error.strerror}).")
     with file:
         run_folders.lock_file(file.fileno(), str(path))
         rows = _read_complete(path, file, report)
@@ -103,7 +106,7 @@ def open_append(
 
 def _read_jsonl(path: Path) -> list[Row]:
     try:
-        return _json_rows(path, path.read_bytes())
+        return _json_rows(path, files.read_bytes(path, MOST_BYTES))
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror}).") from error
 
@@ -119,12 +122,9 @@ def _json_rows(path: Path, content: bytes) -> list[Row]:
 
 def _read_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        # Of bytes JSON would guess the encoding.
-        found = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            f"{where} is no JSON ({error}): write one object a line, in UTF-8."
-        ) from error
+        found = files.parse_json(line, where)
+    except files.Unreadable as error:
+        raise InvalidInput(f"{error} Write one object a line, in UTF-8.") from error
     require(
         isinstance(found, dict),
         f"{where} is a JSON {type(found).__name__}: write an object, such as "
@@ -169,8 +169,8 @@ def _read_complete(path: Path, file: FileIO, report: Report) -> list[Row]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line.decode())
-    except ValueError:
+        files.parse_json(line, "the last line")
+    except files.Unreadable:
         return False
     return True
 

@@ -5,7 +5,6 @@ What the loaded model cannot compute exactly (another activation, other rotary p
 tensors that it has no place for) is refused by name.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
 from jaxrl.rlhf.models import tokenizers
 from jaxrl.rlhf.models.tokenizers import Tokenizer
@@ -292,9 +292,6 @@ def _must_be(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}.") from error
+    content = files.read_json(path)
     require(isinstance(content, dict), f"{path} is no JSON object.")
     return content
