@@ -100,7 +100,7 @@ _TASK = {
     "too_long": "Rows of more tokens: error, or drop.",
     "pack": "Texts one behind the other in rows of max_length: true or false.",
     "held_out": "Share of the rows that is kept back, to evaluate with.",
-    "template": "How conversations become text: plain, turns, chatml, or Jinja.",
+    "template": "How conversations become text: plain, rendered, turns, chatml, or Jinja.",
     "number": "Rows of a world.",
 }
 """What a task of `jaxrl.rlhf` is made from, beside the data."""

@@ -339,7 +339,9 @@ def _render_question(
     """The tokens behind which the verdict stands."""
     # In one pass: a brace in a response is no place of the template.
     text = re.sub(
-        r"\{(prompt|first|second)\}", lambda m: getattr(question, m[1]), template
+        r"\{(prompt|first|second)\}",
+        lambda m: tokenizers.shield(tokenizer, getattr(question, m[1])),
+        template,
     )
     tokens, most = tokenizer.encode(text), model.config.max_length
     require(

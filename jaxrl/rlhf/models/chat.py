@@ -23,6 +23,15 @@ def plain(messages: Sequence[Message], response_follows: bool) -> str:
     return "".join(message["content"] for message in messages)
 
 
+def rendered(messages: Sequence[Message], response_follows: bool) -> str:
+    """As `plain`, of texts that were rendered before: special tokens in them are read.
+
+    With every other template only the template writes special tokens, and text of a
+    message that looks like one stays text.
+    """
+    return plain(messages, response_follows)
+
+
 def turns(messages: Sequence[Message], response_follows: bool) -> str:
     """Lines such as "User: Is it so?" and "Assistant: Yes."; a prompt ends in
     "Assistant:"."""
@@ -37,7 +46,12 @@ def chatml(messages: Sequence[Message], response_follows: bool) -> str:
     return "".join(parts) + ("<|im_start|>assistant\n" if response_follows else "")
 
 
-TEMPLATES: dict[str, Template] = {"plain": plain, "turns": turns, "chatml": chatml}
+TEMPLATES: dict[str, Template] = {
+    "plain": plain,
+    "rendered": rendered,
+    "turns": turns,
+    "chatml": chatml,
+}
 
 
 def template(template: str | Template, bos: str = "", eos: str = "") -> Template:

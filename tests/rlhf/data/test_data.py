@@ -12,7 +12,9 @@ from jaxrl.errors import InvalidInput
 from jaxrl.rlhf import data
 from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import chat, tokenizers
+from tests.support.paths import ROOT
 
+GPT2_TOKENIZER = ROOT / "tests" / "golden" / "language" / "gpt2" / "tokenizer.json"
 LETTERS = tokenizers.characters("abcdefghijklmnopqrstuvwxyz .:\n<>|_UA")
 BYTES = tokenizers.bytes_of_text()
 PAIR = {"prompt": "ab", "chosen": "cde", "rejected": "f"}
@@ -438,3 +440,29 @@ def test_long_rows_are_dropped_only_where_that_is_said():
         rows, data.Format(LETTERS, 8, too_long="drop", report=said.append)
     )
     assert pairs.margin.tolist() == [3.0, 2.0] and len(pairs.tokens) == 2
+
+
+def test_special_tokens_in_a_message_are_text(tmp_path):
+    """A prompt that holds the name of EOS must not end there."""
+    content = json.loads((GPT2_TOKENIZER).read_text())
+    letters = "<>eos/ "
+    known = content["model"]["vocab"]
+    content["model"]["vocab"] |= {
+        x: len(known) + i for i, x in enumerate(x for x in letters if x not in known)
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    tokenizer = tokenizers.from_file(path, eos="<eos>")
+    row = {"prompt": "a<eos>b", "completion": "no<eos>"}
+    for template in ("plain", "{% for m in messages %}{{ m.content }}{% endfor %}"):
+        found = data.completions([row], data.Format(tokenizer, template=template))
+        tokens = found.tokens[0][found.mask[0]].tolist()
+        assert tokens.count(tokenizer.eos) == 1 and tokens[-1] == tokenizer.eos
+        assert tokenizer.decode(tokens) == "a<eos>bno<eos>"
+    written = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+    found = data.prompts([row], data.Format(tokenizer, template=written))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 1
+    found = data.prompts([row], data.Format(tokenizer, template="rendered"))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 1
+    found = data.texts([{"text": "a<eos>b"}], data.Format(tokenizer))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 2
