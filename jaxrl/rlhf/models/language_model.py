@@ -192,9 +192,8 @@ def _file_digest(path: Path, changed: int) -> str:
 
 def _model_type(path: Path) -> str | None:
     try:
-        content = json.loads((path / "config.json").read_text())
-        return str(content.get("model_type"))
-    except (OSError, ValueError, AttributeError):
+        return str(huggingface.read_json(path / "config.json").get("model_type"))
+    except InvalidInput:
         return None
 
 
@@ -214,6 +213,12 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     own = {name: x[agent] for name, x in arrays.items()}
     try:
         config = configs.from_dict(ModelConfig, entry["config"])
+        # Each layer has arrays: nothing is made of a depth that no file can have.
+        require(
+            config.num_layers <= len(own),
+            f"{str(path)!r}: num_layers = {config.num_layers:,}, where the arrays of its "
+            f"model are {len(own)}: it is damaged.",
+        )
         words = tokenizers.from_about(entry["tokenizer"])
         trained = _params(entry, config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:

@@ -1,6 +1,8 @@
 """Rows of files to arrays, and what is refused."""
 
+import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -112,6 +114,35 @@ def test_files_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidInput, match=r"pip install 'jaxrl\[rlhf\]'"):
         data.read(path)
+
+
+def test_rows_that_a_small_file_repeats_without_end_are_not_made(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def repeat(text, number):
+        places = pa.array([0] * number, pa.int32())
+        return pa.DictionaryArray.from_arrays(places, [text])
+
+    path = tmp_path / "rows.parquet"
+    many = pa.array([0, 4000], pa.int32())
+    for column in (
+        repeat("a" * 300_000, 4_000),
+        pa.ListArray.from_arrays(many, repeat("a" * 300_000, 4_000)),
+        pa.nulls(1_700_000, pa.string()),
+    ):
+        parquet.write_table(pa.table({"prompt": column}), path)
+        with pytest.raises(
+            InvalidInput, match=r"rows.parquet has rows of about 1,2|1,1"
+        ):
+            data.read(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidInput, match=f"{name} cannot be read"):
+        data.read(tmp_path / name)
 
 
 def test_parquet_gives_what_jsonl_gives(tmp_path):
@@ -246,6 +277,31 @@ def test_a_template_of_hugging_face():
 def test_a_template_is_kept_in_its_sandbox(attack):
     with pytest.raises(InvalidInput, match="the template cannot render it"):
         chat.template(attack)(TALK, False)
+
+
+@pytest.mark.parametrize(
+    "attack, words",
+    [
+        ("{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3, "more than 1 s"),
+        ("{{ 'a' * messages|length * 10**10 }}", "memory"),
+        (
+            "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set n.x = n.x ~ n.x %}{% endfor %}",
+            "memory",
+        ),
+        ("{{ 'a' * 10**6 * messages|length }}", "2,000,000 characters"),
+    ],
+)
+def test_a_template_without_an_end_is_stopped(attack, words, monkeypatch):
+    monkeypatch.setattr(chat.jinja, "TIME", 1.0)
+    monkeypatch.setattr(chat.jinja, "MEMORY", 1 << 28)
+    monkeypatch.setattr(chat.jinja, "MOST", 1 << 20)
+    monkeypatch.setattr(chat.jinja, "_worker", functools.cache(chat.jinja._Worker))
+    render = chat.template(attack)
+    with pytest.raises(InvalidInput, match=words):
+        render(TALK, False)
+    assert chat.template("{{ messages|length }}")(TALK, False) == "2"
+    chat.jinja._worker().stop()
 
 
 def test_jinja_that_is_not_installed(monkeypatch):
