@@ -1,6 +1,7 @@
 """User errors, and helpers for their messages. Imports nothing of jaxrl."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -36,7 +37,23 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 
 def one_line(message: str) -> str:
     """Join a message to a single line, for a terminal."""
-    return " ".join(message.split())
+    return printable(" ".join(message.split()))
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what would steer it is shown as in a string.
+
+    These are control characters but for line breaks and tabs, halves of surrogate pairs,
+    and the signs that reverse the direction of writing.
+    """
+    return "".join(repr(c)[1:-1] if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return turns or unicodedata.category(character) in ("Cc", "Cs")
 
 
 def count_noun(n: int, noun: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxrl.errors import count_noun, did_you_mean, nearest
+from jaxrl.errors import count_noun, did_you_mean, nearest, one_line, printable
 
 NAMES = ("CartPole-v1", "Catch-bsuite", "Breakout-MinAtar", "probe/constant")
 
@@ -37,3 +37,10 @@ def test_choices_may_be_an_iterator():
 )
 def test_count_noun(n, text):
     assert count_noun(n, "seed") == text
+
+
+def test_what_steers_a_terminal_is_shown():
+    assert printable("a\x1b[2Jb\u202ec\ud800\n\té👩‍🚀") == (
+        "a\\x1b[2Jb\\u202ec\\ud800\n\té👩‍🚀"
+    )
+    assert one_line("names '\x1b]0;x\x07'\nof") == "names '\\x1b]0;x\\x07' of"

@@ -104,7 +104,7 @@ def texts(
       too_long: rows of more tokens: error, or drop.
       pack: texts one behind the other in rows of max_length: true or false.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:
@@ -152,7 +152,7 @@ def pairs(
       max_length: most tokens of a row.
       too_long: rows of more tokens: error, or drop.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:
@@ -186,7 +186,7 @@ def prompts(
       max_prompt: most tokens of a prompt.
       too_long: rows of more tokens: error, or drop.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.core import files, run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.rlhf.data import parquet
 
 Report = Callable[[str], None]
 
@@ -134,19 +135,8 @@ def _read_object(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InvalidInput(
-            f"{path} needs the package pyarrow: pip install 'jaxrl[rlhf]'."
-        ) from error
-    try:
-        found = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own are among these
-        raise InvalidInput(
-            f"{path} cannot be read as Parquet ({one_line(str(error))})."
-        ) from error
-    return [Row(values, f"{path}, row {i}") for i, values in enumerate(found, 1)]
+    rows = enumerate(parquet.read(path), 1)
+    return [Row(values, f"{path}, row {i}") for i, values in rows]
 
 
 def _read_complete(path: Path, file: FileIO, report: Report) -> list[Row]:

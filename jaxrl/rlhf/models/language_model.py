@@ -191,9 +191,8 @@ def _file_digest(path: Path, changed: int) -> str:
 
 def _model_type(path: Path) -> str | None:
     try:
-        content = files.read_json(path / "config.json")
-        return str(content.get("model_type"))
-    except (files.Unreadable, AttributeError):
+        return str(huggingface.read_json(path / "config.json").get("model_type"))
+    except InvalidInput:
         return None
 
 
@@ -213,6 +212,12 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     own = {name: x[agent] for name, x in arrays.items()}
     try:
         config = configs.from_dict(ModelConfig, entry["config"])
+        # Each layer has arrays: nothing is made of a depth that no file can have.
+        require(
+            config.num_layers <= len(own),
+            f"{str(path)!r}: num_layers = {config.num_layers:,}, where the arrays of its "
+            f"model are {len(own)}: it is damaged.",
+        )
         words = tokenizers.from_about(entry["tokenizer"])
         trained = _params(_with_base(about, path), config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:
