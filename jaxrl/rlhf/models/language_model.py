@@ -155,7 +155,9 @@ def normalize(params: RewardParams, moments: np.ndarray) -> RewardParams:
     """
     number, first, second = np.asarray(moments, float)
     mean, square = (x / max(number, 1e-8) for x in (first, second))
-    gain, bias = estimators.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    # A difference of two float32 means, which below this is their rounding.
+    variance = square - mean**2 if square - mean**2 > 1e-6 * square else 0.0
+    gain, bias = estimators.gain_and_bias(mean, variance**0.5)
     return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 
