@@ -64,6 +64,14 @@ def per_env() -> Any:
     return flax.struct.field(metadata={"per_env": True})
 
 
+def fresh() -> Any:
+    """A field of an agent that a new run begins anew, also one with `init_from`.
+
+    What a config sets or an optimiser has come to, beside what has been learned.
+    """
+    return flax.struct.field(metadata={"fresh": True})
+
+
 class Shared:
     """Marks a pytree node that is equal in every member of a population.
 

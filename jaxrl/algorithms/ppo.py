@@ -96,7 +96,7 @@ class Agent(types.Agent, kw_only=True):
 
     obs_stats: normalize.RunningStats | None
     reward_stats: normalize.RewardStats | None
-    kl_coef: Array  # float32 []
+    kl_coef: Array = types.fresh()  # float32 []
 
 
 class State(types.State, kw_only=True):

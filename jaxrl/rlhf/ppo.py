@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
+from jaxrl import losses, optim, types
 from jaxrl.rlhf import estimators, policies, responses
 from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model, lora
@@ -100,7 +100,7 @@ class Agent(PyTreeNode):
     policy: PyTree
     value: RewardParams  # of the value function: its model, or adapters, and its head
     opt_state: PyTree
-    kl_coef: Array  # []
+    kl_coef: Array = types.fresh()  # []
 
 
 class Batch(NamedTuple):

@@ -255,7 +255,8 @@ def check_places(
         )
         return path
 
-    map_paths(algorithm, about, check)
+    # Where it began is not looked at again: its checkpoints hold what was taken over.
+    map_paths(algorithm, {n: x for n, x in about.items() if n != "init_from"}, check)
 
 
 def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:

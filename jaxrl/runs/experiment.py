@@ -38,7 +38,6 @@ from jaxrl.runs.artifact import (
 from jaxrl.training import loop, pbt
 from jaxrl.training.loop import Adapt, Job, OnNan, check_config
 from jaxrl.training.population import Parallel
-from jaxrl.training.warm_start import source_digest
 from jaxrl.types import Algorithm, Env, Row
 
 
@@ -136,8 +135,13 @@ class Experiment:
         return len(self.overrides) * self.num_seeds
 
 
-def resolve(experiment: Experiment) -> Job:
+def resolve(experiment: Experiment, begins: bool = True) -> Job:
     """What the experiment will do, if it can: checked, planned and given its devices.
+
+    Args:
+      experiment: to be resolved.
+      begins: whether it is trained from the start; otherwise `init_from` is not read, as
+        a checkpoint holds what was taken over.
 
     Raises:
       InvalidInput: before anything compiles.
@@ -159,9 +163,9 @@ def resolve(experiment: Experiment) -> Job:
         parallel=experiment.parallel,
         num_devices=experiment.num_devices,
         on_nan=experiment.on_nan,
-        init_from=experiment.init_from,
-        init_optimizer=experiment.init_optimizer,
-        init_agent=experiment.init_agent,
+        init_from=experiment.init_from if begins else None,
+        init_optimizer=experiment.init_optimizer and begins,
+        init_agent=experiment.init_agent if begins else None,
     )
     pbt.check(experiment.explored, job)
     return job._replace(
@@ -232,8 +236,6 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
     about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
-    if experiment.init_from is not None:
-        about["init_from"] = source_digest(experiment.init_from)
     made_from = (experiment.env, experiment.env_params)
     about["digests"] = problem_of(algorithm).digests(*made_from)
     return about

@@ -162,8 +162,7 @@ def resume_experiment(
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
     artifact.check_places(experiment.algorithm, describe(experiment), folder)
-    job = resolve(experiment)
-    session = Session(folder, experiment, job, progress, report, interrupted)
+    job = resolve(experiment, begins=False)
     with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None and iteration is None:
@@ -177,6 +176,8 @@ def resume_experiment(
         iteration = checkpoint.chosen(folder, iteration)
         if iteration is None:
             report(f"{folder} has no checkpoint yet: training from the start.")
+            job = resolve(experiment)
+        session = Session(folder, experiment, job, progress, report, interrupted)
         result = _train(session, iteration, start)
         on_result(result)
         return _finish(session, result)
@@ -460,7 +461,9 @@ def newest_progress(experiment: Experiment, folder: Path) -> tuple[Progress, lis
     if iteration is None:
         raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
     about = describe_training(experiment)
-    progress, rows, _, _ = _read(folder, about, iteration, resolve(experiment))
+    progress, rows, _, _ = _read(
+        folder, about, iteration, resolve(experiment, begins=False)
+    )
     return progress, rows
 
 

@@ -33,7 +33,7 @@ from jaxrl.runs.experiment import (
 )
 from jaxrl.sweeps import space
 from jaxrl.sweeps.space import Choices, Domain, Range, Sampler, Space
-from jaxrl.training import footprint
+from jaxrl.training import footprint, warm_start
 from jaxrl.training.loop import num_iterations, prepare
 from jaxrl.types import Algorithm
 
@@ -96,6 +96,10 @@ def blocks(
 ) -> list[Block]:
     """The runs that train these settings, programs apart and `sweep.block` at a time."""
     experiment = sweep.experiment
+    if experiment.init_from is not None and experiment.init_agent is None:
+        # By place they would depend on how seeds and settings are cut into blocks.
+        first = warm_start.first_agent(experiment.init_from)
+        experiment = replace(experiment, init_agent=first)
     groups: dict[Any, list[tuple[int, Overrides]]] = {}
     for index, overrides in numbered:
         config, env = both = variant_of(experiment, overrides)
@@ -105,7 +109,7 @@ def blocks(
     found: list[Block] = []
     for members in groups.values():
         traced = _traced_names(sweep, [overrides for _, overrides in members])
-        first, _ = variant_of(experiment, members[0][1])
+        config, _ = variant_of(experiment, members[0][1])
         params = env_values(members[0][1])
         for part, seeds in _parts(sweep, members):
             count = len(part) * len(seeds)
@@ -115,7 +119,7 @@ def blocks(
                 # A remainder that they cannot divide uses fewer.
                 num_devices=None if count % (devices or 1) else devices,
                 explored=_explored(sweep),
-                config=first,
+                config=config,
                 env_params=experiment.env_params | params,
                 overrides=[overrides for _, overrides in part],
                 traced=traced,

@@ -500,10 +500,16 @@ def resolve(
         iterations=iterations,
         freeze=on_nan == "continue",
     )
+    require(
+        init_from is not None or (init_agent is None and not init_optimizer),
+        f"init_agent = {init_agent}, init_optimizer = {init_optimizer}: give init_from, "
+        f"the run to begin with, too.",
+    )
     if init_from is None:
         return job
-    agents = _state_shapes(job).agent
-    initial = read_initial(init_from, agents, init_optimizer, init_agent)
+    initial = read_initial(
+        init_from, _state_shapes(job).agent, num_seeds, init_optimizer, init_agent
+    )
     return job._replace(initial=initial)
 
 
