@@ -6,6 +6,7 @@ defaults, then the preset (`--preset`), then the file given with `--config`, the
 
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from jaxrl.core import config as configs
 from jaxrl.core import files
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.networks import Network
 from jaxrl.runs import presets
 from jaxrl.runs.artifact import map_paths
 from jaxrl.runs.experiment import Experiment, command_words
@@ -284,6 +286,11 @@ def sweep_from_flags(
         raise InvalidInput(
             "grid is missing: give what is swept, such as --grid learning_rate=1e-4,1e-3."
         )
+    for value in (
+        x for n, d in pairs if n == "network" for x in getattr(d, "values", ())
+    ):
+        # Whoever types the name of a module asks for its import.
+        Network.from_text(value if isinstance(value, str) else json.dumps(value))
     twice = [n for i, (n, _) in enumerate(pairs) if n in [m for m, _ in pairs[:i]]]
     if twice:
         raise InvalidInput(f"grid: {twice[0]} stands there twice.")

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
+from jaxrl import networks
 from jaxrl.core import files
 from jaxrl.core.config import check_value
 from jaxrl.errors import InvalidInput, require
@@ -68,12 +70,21 @@ def _domain(name: str, domain: Any) -> Domain:
         isinstance(values, list | tuple | np.ndarray) and len(values) > 0,
         f"{name} = {domain!r}: give a list of values, or a Range.",
     )
-    plain = [x.item() if isinstance(x, np.generic) else x for x in values]
+    plain = [_plain(x) for x in values]
     require(
         len({json.dumps(x) for x in plain}) == len(plain),
         f"{name} = {plain}: a value stands there twice.",
     )
     return Choices(tuple(plain))
+
+
+def _plain(value: Any) -> Any:
+    """A choice as JSON has it: numbers of numpy, and networks as what describes them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, nn.Module | networks.Body):
+        return networks.Network.to_plain(value)
+    return value
 
 
 def parse(text: str) -> tuple[str, Domain]:
@@ -88,7 +99,7 @@ def parse(text: str) -> tuple[str, Domain]:
     )
     name = name.replace("-", "_")
     parts = values.split(":")
-    if len(parts) in (2, 3) and "[" not in values:
+    if len(parts) in (2, 3) and all(map(_is_number, parts[:2])):
         require(
             len(parts) == 2 or parts[2] in ("log", "linear"),
             f"grid: {text!r} ends in {parts[-1]!r}: write NAME=LOW:HIGH:log.",
@@ -98,11 +109,19 @@ def parse(text: str) -> tuple[str, Domain]:
     return name, Choices(tuple(_value(part) for part in _split(values)))
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _split(text: str) -> list[str]:
     """At the commas that are not inside brackets."""
     parts, depth = [""], 0
     for character in text:
-        depth += (character == "[") - (character == "]")
+        depth += (character in "[({") - (character in "])}")
         if character == "," and depth == 0:
             parts.append("")
         else:
@@ -114,6 +133,8 @@ def _value(text: str) -> Any:
     try:
         return files.parse_json(text.encode(), "a value")
     except files.Unreadable:
+        if _is_number(text):
+            return float(text)
         words = {"True": True, "False": False, "None": None, "none": None}
         return words.get(text, text)
 
