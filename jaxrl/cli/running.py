@@ -168,7 +168,7 @@ def next_command(
     network = str(getattr(config, "network", ""))
     names = {"--algorithm": algorithm, "--env": env, "--network": network}
     for flag, name in names.items():
-        if re.fullmatch(r"[\w.-]+:[\w.-]+", name):
+        if re.fullmatch(r"[\w./-]+:[\w./-]+", name):
             words += [flag, name]
     return shlex.join(words)
 

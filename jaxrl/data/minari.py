@@ -15,7 +15,7 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.data import dataset
 from jaxrl.data.dataset import Dataset
-from jaxrl.envs.gymnasium import from_space, to_space
+from jaxrl.envs.gymnasium import from_action_space, from_space, to_space
 from jaxrl.errors import InvalidInput
 from jaxrl.types import Transition
 
@@ -64,7 +64,8 @@ def to_minari(data: Path | str, name: str) -> None:
 def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     """Convert a local Minari dataset to a dataset of jaxrl.
 
-    Numbers are converted to 32 bits. An incomplete episode is truncated at its last step.
+    Numbers are converted to 32 bits, and must fit. An incomplete episode is truncated at
+    its last step.
 
     Args:
       name: the name of the Minari dataset.
@@ -95,7 +96,10 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
             "env": source.env_spec.id if source.env_spec else None,
             "policy": {"algorithm": metadata.get("algorithm_name")},
         }
-        both = [from_space(getattr(source, name)) for name in names]
+        both = [
+            from_space(source.observation_space),
+            from_action_space(source.action_space),
+        ]
     episodes = map(_rows, source.iterate_episodes())
     columns = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     target = dataset.from_columns(columns, *both)
