@@ -136,6 +136,15 @@ def save_agents(folder: Path, agents: Agents) -> None:
       folder: the artefact's folder; replaced if it exists.
       agents: what is to be loaded again.
     """
+    storage.write(folder, agents.agents, describe_agents(agents))
+
+
+def describe_agents(agents: Agents) -> dict[str, Any]:
+    """The manifest's description of agents, all but their arrays.
+
+    Raises:
+      InvalidInput: something of them cannot be recorded.
+    """
     description = {
         "format": FORMAT,
         "jaxrl": jaxrl.__version__,
@@ -151,7 +160,7 @@ def save_agents(folder: Path, agents: Agents) -> None:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
         description["teacher"] = agents.teacher
-    storage.write(folder, agents.agents, description)
+    return description
 
 
 def load_agents(run: Path | str, env: str | None = None) -> Agents:

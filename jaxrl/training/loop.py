@@ -220,10 +220,11 @@ def first_progress(job: Job) -> Progress:
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
-    return _beginning(job, _state_shapes(job))
+    return _beginning(job, state_shapes(job))
 
 
-def _state_shapes(job: Job) -> PyTree:
+def state_shapes(job: Job) -> PyTree:
+    """The shapes of the state of a population; nothing runs."""
     init = partial(init_population, job.algorithm, job.config, job.env)
     seeds = jax.eval_shape(lambda: keys(job.seeds))
     return jax.eval_shape(init, job.values, seeds)
@@ -506,7 +507,7 @@ def resolve(
     )
     if init_from is None:
         return job
-    agents = _state_shapes(job).agent
+    agents = state_shapes(job).agent
     initial = read_initial(init_from, agents, init_optimizer, init_agent)
     return job._replace(initial=initial)
 
