@@ -41,7 +41,7 @@ def _list_envs() -> None:
     click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
     for library, content in SUITES.items():
         name = f"{library}/NAME"
-        click.echo(f"{name:28} {content} (pip install 'jaxrl[{library}]')")
+        click.echo(f"{name:28} {content} (the extra {library})")
 
 
 def _list_presets() -> None:

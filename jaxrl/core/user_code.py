@@ -74,6 +74,8 @@ def find_line(error: BaseException) -> str:
 
 def _leave_users_lines(shown: traceback.TracebackException) -> None:
     """Remove all other lines, and errors that have none of the user's, in place."""
+    notes = getattr(shown, "__notes__", None) or []
+    shown.__notes__ = [note for note in notes if "JAX has removed" not in note]
     shown.stack[:] = [line for line in shown.stack if _is_users_file(line.filename)]
     for name in ("__cause__", "__context__"):
         earlier = getattr(shown, name)

@@ -1,6 +1,6 @@
 """Import and export of Minari datasets, the Farama Foundation's offline RL collection.
 
-An extra, `pip install 'jaxrl[minari]'`. Minari keeps its datasets in its own folder
+The extra `minari`. Minari keeps its datasets in its own folder
 (`MINARI_DATASETS_PATH`), under names such as "cartpole/expert-v0".
 """
 
@@ -16,7 +16,7 @@ from jaxrl import spaces
 from jaxrl.data import dataset
 from jaxrl.data.dataset import Dataset
 from jaxrl.envs.gymnasium import from_action_space, from_space, to_space
-from jaxrl.errors import InvalidInput
+from jaxrl.errors import InvalidInput, install_command
 from jaxrl.types import Transition
 
 ABOUT = "jaxrl"
@@ -147,6 +147,6 @@ def _minari() -> Any:
         import minari
     except ImportError as error:
         raise InvalidInput(
-            "Minari is not installed: `pip install 'jaxrl[minari]'`."
+            f"Minari is not installed: {install_command('minari')}."
         ) from error
     return minari

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxrl.errors import InvalidInput
+from jaxrl.errors import InvalidInput, install_command
 from jaxrl.types import Row
 
 RETURN = "rollout/episode_return"
@@ -183,7 +183,7 @@ def check_installed(log: Log) -> None:
     """Raises `InvalidInput` if the package is not."""
     if importlib.util.find_spec(MODULES[log]) is None:
         raise InvalidInput(
-            f"log = {log!r}: it is not installed, pip install 'jaxrl[{log}]'."
+            f"log = {log!r}: it is not installed: {install_command(log)}."
         )
 
 

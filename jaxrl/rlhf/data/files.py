@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.core import run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
+from jaxrl.errors import InvalidInput, did_you_mean, install_command, one_line, require
 
 Report = Callable[[str], None]
 
@@ -138,7 +138,7 @@ def _read_parquet(path: Path) -> list[Row]:
         from pyarrow import parquet
     except ImportError as error:
         raise InvalidInput(
-            f"{path} needs the package pyarrow: pip install 'jaxrl[rlhf]'."
+            f"{path} needs the package pyarrow: {install_command('rlhf')}."
         ) from error
     try:
         found = parquet.read_table(path).to_pylist()

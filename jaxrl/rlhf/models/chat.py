@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.errors import InvalidInput, did_you_mean, install_command, require
 
 Message = Mapping[str, str]
 """`role` ("user", "assistant", "system") and `content`."""
@@ -100,7 +100,7 @@ def _environment() -> Any:
         import jinja2.sandbox
     except ImportError as error:
         raise InvalidInput(
-            "a Jinja template needs the package jinja2: pip install 'jaxrl[rlhf]'."
+            f"a Jinja template needs the package jinja2: {install_command('rlhf')}."
         ) from error
 
     def fail(message: str) -> NoReturn:

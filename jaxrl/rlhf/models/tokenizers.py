@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 from jaxrl.rlhf.models.transformer import ModelConfig
 
 
@@ -252,7 +252,7 @@ def _library(reader: Any) -> Any:
         import tokenizers
     except ImportError as error:
         raise InvalidInput(
-            f"{reader} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+            f"{reader} needs the package tokenizers: {install_command('rlhf')}."
         ) from error
     return tokenizers
 
