@@ -170,10 +170,14 @@ class TimeStep(NamedTuple):
     """
 
     obs: PyTree
-    reward: Array  # float32 []
+    reward: Array  # float32 []; rollouts convert another real dtype
     terminated: Array  # bool []: s_{t+1} has value 0
     truncated: Array  # bool []: the episode was cut here; s_{t+1} has a value
     info: PyTree
+
+
+NO_ID = "the environment"
+"""The id of an environment that was given none, such that messages can be read."""
 
 
 class Env(flax.struct.PyTreeNode):
@@ -203,7 +207,7 @@ class Env(flax.struct.PyTreeNode):
     on_host: bool = static(False)
     """Whether it is stepped outside the program (`envs.gymnasium`): one agent, on one
     device, never resumed."""
-    id: str = static("")
+    id: str = static(NO_ID)
     model: Callable | None = static(None)
     """`params -> jaxrl.mdp.MDP`: the problem as a finite MDP, where it is one or can be
     approximated by one, whose `features` are what is observed. For exact values only."""
@@ -305,6 +309,12 @@ def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
     return {}
 
 
+def see_to_reward(task: Any) -> str:
+    """What to do about a score that is not finite."""
+    del task
+    return "see to `reward`, which scores the responses"
+
+
 class Problem(NamedTuple):
     """What an algorithm is trained on: how that is named, built, judged and shown.
 
@@ -326,7 +336,8 @@ class Problem(NamedTuple):
     help:     the help of that flag
     prefix:   what stands before the names of its parameters there
     example:  what to give, where the name is missing
-    remedy:   what to do about an observation or a reward that is not finite
+    remedy:   `(env or task) -> ` what to do about an observation or a reward that is not
+              finite
     """
 
     make: Callable
@@ -341,7 +352,7 @@ class Problem(NamedTuple):
     )
     prefix: str = ""
     example: str = "a file, or a world such as small-world"
-    remedy: str = "see to `reward`, which scores the responses"
+    remedy: Callable = see_to_reward
 
 
 class Algorithm(NamedTuple):

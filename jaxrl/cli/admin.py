@@ -41,7 +41,7 @@ def _list_envs() -> None:
     click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
     for library, content in SUITES.items():
         name = f"{library}/NAME"
-        click.echo(f"{name:28} {content} (pip install 'jaxrl[{library}]')")
+        click.echo(f"{name:28} {content} (the extra {library})")
 
 
 def _list_presets() -> None:
@@ -73,9 +73,10 @@ def check_env(env: str, steps: int) -> int:
     for finding in findings:
         result = "ok" if finding.ran else "not checked"
         if finding.problem:
-            result = f"BROKEN: {finding.problem}\n    fix: {finding.fix}"
+            kind = "WARNING" if finding.is_warning else "BROKEN"
+            result = f"{kind}: {finding.problem}\n    fix: {finding.fix}"
         click.echo(f"{finding.rule:50} {result}")
-    broken = [finding.rule for finding in findings if finding.problem]
+    broken = [f.rule for f in findings if f.problem and not f.is_warning]
     click.echo(f"{env}: {', '.join(broken) + ' broken' if broken else 'ok'}")
     return 1 if broken else 0
 

@@ -229,6 +229,38 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     }
 
 
+def check_arrays(shapes: PyTree) -> None:
+    """Check that arrays of these dtypes can be stored and read, and told apart.
+
+    Raises:
+      InvalidInput: a dtype cannot be stored, or two leaves have the same path.
+    """
+    dtypes: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+        name = _name(path)
+        if name in dtypes:
+            raise InvalidInput(
+                f"two arrays are called {name}: use names without '/' in them."
+            )
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        dtypes[name] = np.dtype(np.uint32) if is_key else leaf.dtype
+    for dtype in set(dtypes.values()):
+        if not _can_be_stored(dtype):
+            name = next(name for name in dtypes if dtypes[name] == dtype)
+            raise InvalidInput(
+                f"{name} is of {dtype}, which cannot be stored: use float32."
+            )
+
+
+def _can_be_stored(dtype: Any) -> bool:
+    from safetensors.numpy import load, save
+
+    try:
+        return load(save({"x": np.zeros(1, dtype)}))["x"].dtype == dtype
+    except Exception:  # of several types, some of them Rust's
+        return False
+
+
 def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
     """Arrange arrays by name in the structure of `template`, checking shapes and dtypes.
 

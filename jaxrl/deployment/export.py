@@ -27,7 +27,7 @@ from jaxrl.deployment.outputs import (
     compute_outputs,
     flatten_memory,
 )
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 from jaxrl.rollout import init_world, unroll
 from jaxrl.runs.artifact import check_acts, load_agents
 from jaxrl.runs.policy import Policy, make_policy, select_agent
@@ -163,8 +163,7 @@ def check_installed(format: Format) -> None:
             import flatbuffers  # noqa: F401
     except ImportError as error:
         raise InvalidInput(
-            f"format = {format!r}: needs {error.name}, install it with "
-            f"pip install 'jaxrl[export]'."
+            f"format = {format!r}: needs {error.name}: {install_command('export')}."
         ) from error
 
 

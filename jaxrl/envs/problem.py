@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxrl import spaces
 from jaxrl.envs import make
-from jaxrl.types import Algorithm, Env, Problem
+from jaxrl.types import NO_ID, Algorithm, Env, Problem
 
 
 def problem_of(algorithm: Algorithm) -> Problem:
@@ -19,6 +19,13 @@ def describe(config: Any, env: Env) -> dict[str, Any]:
         "observation_space": spaces.describe(env.observation_space),
         "action_space": spaces.describe(env.action_space),
     }
+
+
+def remedy(env: Env) -> str:
+    """What to do about an observation or a reward that is not finite."""
+    if env.id == NO_ID:
+        return "see to its reset and step: jaxrl.envs.check.check_env(env)"
+    return f"see to {env.id}: jaxrl check-env {env.id}"
 
 
 def digests(env: str, params: dict[str, Any]) -> dict[str, str]:
@@ -45,5 +52,5 @@ ENVIRONMENTS = Problem(
     '"module:factory".',
     prefix="env.",
     example="one such as --env CartPole-v1",
-    remedy="see to {id}: jaxrl check-env {id}",
+    remedy=remedy,
 )

@@ -139,6 +139,17 @@ def save_agents(folder: Path, agents: Agents) -> None:
       folder: the artefact's folder; replaced if it exists.
       agents: what is to be loaded again.
     """
+    change = partial(files.relative, folder.parent)
+    description = map_paths(agents.algorithm, describe_agents(agents), change)
+    storage.write(folder, agents.agents, description)
+
+
+def describe_agents(agents: Agents) -> dict[str, Any]:
+    """The manifest's description of agents, all but their arrays.
+
+    Raises:
+      InvalidInput: something of them cannot be recorded.
+    """
     description = {
         "format": FORMAT,
         "jaxrl": jaxrl.__version__,
@@ -154,9 +165,7 @@ def save_agents(folder: Path, agents: Agents) -> None:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
         description["teacher"] = agents.teacher
-    change = partial(files.relative, folder.parent)
-    description = map_paths(agents.algorithm, description, change)
-    storage.write(folder, agents.agents, description)
+    return description
 
 
 def load_agents(run: Path | str, env: str | None = None) -> Agents:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxrl.core import files, schema, storage
-from jaxrl.errors import InvalidInput, count_noun
+from jaxrl.errors import InvalidInput, count_noun, install_command
 from jaxrl.types import Row
 
 RETURN = "rollout/episode_return"
@@ -282,7 +282,7 @@ def check_installed(log: Log) -> None:
     """Raises `InvalidInput` if the package is not."""
     if importlib.util.find_spec(MODULES[log]) is None:
         raise InvalidInput(
-            f"log = {log!r}: it is not installed, pip install 'jaxrl[{log}]'."
+            f"log = {log!r}: it is not installed: {install_command(log)}."
         )
 
 

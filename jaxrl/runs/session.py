@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +58,7 @@ from jaxrl.training.loop import (
     placed_progress,
     progress_shapes,
     run,
+    state_shapes,
 )
 from jaxrl.training.population import member
 from jaxrl.types import Algorithm, Row
@@ -112,6 +113,7 @@ def run_experiment(
       OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
     job = resolve(experiment)
+    check_saving(experiment, job)
     report(describe_plan(experiment, job))
     json_text(describe(experiment))  # before anything is written
     folder = run_folders.new_shared(out, folder_name(experiment))
@@ -163,6 +165,7 @@ def resume_experiment(
     experiment = read_experiment(folder, env, algorithm)
     artifact.check_places(experiment.algorithm, describe(experiment), folder)
     job = resolve(experiment, begins=False)
+    check_saving(experiment, job)
     with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None and iteration is None:
@@ -181,6 +184,55 @@ def resume_experiment(
         result = _train(session, iteration, start)
         on_result(result)
         return _finish(session, result)
+
+
+def check_saving(experiment: Experiment, job: Job) -> None:
+    """Make what the files at the end need, while nothing is lost.
+
+    Raises:
+      InvalidInput: something of the agents cannot be saved, or read again.
+    """
+    agents = _agents(experiment, None, job.seeds, experiment.overrides)
+    content = artifact.describe_agents(agents)
+    again = json.loads(json_text(content))
+    for name, value in content.items():
+        require(
+            _is_same(value, again[name]),
+            f"{name} = {value} would be read again as {again[name]}: use text as the "
+            f"names in tables.",
+        )
+    storage.check_arrays(state_shapes(job).agent)
+
+
+def _is_same(value: Any, again: Any) -> bool:
+    """True if JSON gave back a value, but for tuples, which it has as lists."""
+    if isinstance(value, Mapping):
+        names = value.keys() == again.keys()
+        return names and all(_is_same(x, again[name]) for name, x in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_same(x, y) for x, y in zip(value, again, strict=True))
+    return bool(value == again)
+
+
+def _agents(
+    experiment: Experiment,
+    arrays: Any,
+    seeds: Sequence[int],
+    overrides: Sequence[Overrides] = (),
+    members: Sequence[int] = (),
+) -> artifact.Agents:
+    """The agents of an experiment, as they are saved."""
+    return artifact.Agents(
+        experiment.algorithm,
+        experiment.config,
+        experiment.environment,
+        experiment.env_params,
+        arrays,
+        list(seeds),
+        overrides,
+        members,
+        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
+    )
 
 
 def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
@@ -364,16 +416,12 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
     folder, experiment = session.folder, session.experiment
     whole = [k for k in range(len(result.seeds)) if k not in result.broken]
     overrides = _final_overrides(experiment, result)
-    agents = artifact.Agents(
-        experiment.algorithm,
-        experiment.config,
-        experiment.environment,
-        experiment.env_params,
+    agents = _agents(
+        experiment,
         member(result.agent, np.array(whole)),
         [result.seeds[k] for k in whole],
         [overrides[k] for k in whole] if any(overrides) else (),
         whole if result.broken else (),
-        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
     )
     if distributed.is_first():
         artifact.save_agents(folder / "policy", agents)
@@ -401,7 +449,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         plotting.plot_learning_curves(
             {experiment.algorithm.name: result.history},
             folder / "learning_curve.png",
-            title=experiment.env,
+            title=experiment.env.replace("$", r"\$"),  # no formula
         )
         metrics_digests = loggers.row_digests(folder / "metrics.jsonl")
         write_summary(folder, summary | {"metrics_digests": metrics_digests})

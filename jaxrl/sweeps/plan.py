@@ -21,7 +21,7 @@ from jaxrl.core import config as configs
 from jaxrl.core import distributed, files, variants
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
-from jaxrl.errors import InvalidInput, count_noun, require
+from jaxrl.errors import InvalidInput, count_noun, install_command, require
 from jaxrl.runs.artifact import ENV, Overrides, map_paths, variant
 from jaxrl.runs.experiment import (
     Experiment,
@@ -292,7 +292,7 @@ def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
     if sweep.sampler == "optuna":
         require(
             importlib.util.find_spec("optuna") is not None,
-            "sampler = optuna: it is not installed, pip install 'jaxrl[optuna]'.",
+            f"sampler = optuna: it is not installed: {install_command('optuna')}.",
         )
 
 

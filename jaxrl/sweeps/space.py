@@ -16,7 +16,7 @@ import numpy as np
 from jaxrl import networks
 from jaxrl.core import files
 from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 
 
 class Choices(NamedTuple):
@@ -236,7 +236,7 @@ def proposed(
         import optuna
     except ImportError as error:
         raise InvalidInput(
-            "sampler = optuna: it is not installed, pip install 'jaxrl[optuna]'."
+            f"sampler = optuna: it is not installed: {install_command('optuna')}."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)

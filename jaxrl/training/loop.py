@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Values, Variant, described, stacked
@@ -162,6 +163,9 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
         f"{algorithm.teacher} is missing: {algorithm.name} learns from it, give "
         f"--{algorithm.teacher}, or env.replace(teacher=...).",
     )
+    if problem_of(algorithm).returns is None:  # it acts in an environment
+        spaces.check(env.observation_space, f"observation_space of {env.id}")
+        spaces.check_actions(env.action_space, f"action_space of {env.id}")
     algorithm.validate(config, env)
     plan = algorithm.plan(config, env)
     for name in ("env_steps", "updates", "warmup_env_steps"):
@@ -216,10 +220,11 @@ def first_progress(job: Job) -> Progress:
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
-    return _beginning(job, _state_shapes(job))
+    return _beginning(job, state_shapes(job))
 
 
-def _state_shapes(job: Job) -> PyTree:
+def state_shapes(job: Job) -> PyTree:
+    """The shapes of the state of a population; nothing runs."""
     init = partial(init_population, job.algorithm, job.config, job.env)
     seeds = jax.eval_shape(lambda: keys(job.seeds))
     return jax.eval_shape(init, job.values, seeds)
@@ -508,7 +513,7 @@ def resolve(
     if init_from is None:
         return job
     initial = read_initial(
-        init_from, _state_shapes(job).agent, num_seeds, init_optimizer, init_agent
+        init_from, state_shapes(job).agent, num_seeds, init_optimizer, init_agent
     )
     return job._replace(initial=initial)
 
@@ -667,7 +672,7 @@ def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     name = watched(progress.tally.metrics)[cause]
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward", SCORE):
-        remedy = problem_of(job.algorithm).remedy.format(id=job.env.id)
+        remedy = problem_of(job.algorithm).remedy(job.env)
     if name in ("observation", "reward"):
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
         trouble = distributed.device_get(progress.state.world.trouble)[index]

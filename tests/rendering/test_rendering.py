@@ -87,6 +87,17 @@ def test_episodes_follow_each_other_and_are_cut(policy):
     assert [e.end for e in rendering.record(policy, 2, max_steps=3)] == ["cut", "cut"]
 
 
+def test_an_episode_is_recorded_in_pieces_up_to_the_time_limit(policy, monkeypatch):
+    (whole,) = rendering.record(policy, seed=3, greedy=False)
+    monkeypatch.setattr(rendering, "PIECE", 3)
+    monkeypatch.setattr(rendering, "MAX_STEPS", 5)  # the environment has its own limit
+    (pieces,) = rendering.record(policy, seed=3, greedy=False)
+    jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+    assert len(pieces.reward) == 7
+    both = rendering.record(policy, 2, max_steps=5)
+    assert [len(e.reward) for e in both] == [5, 5] and both[0].end == "cut"
+
+
 def test_the_overlay_stands_beside_the_picture(policy):
     plain = rendering.render_frames(policy, size=128, max_steps=3)
     both = rendering.render_frames(policy, size=128, max_steps=3, overlay=True)

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from jaxrl.core.files import replacing
-from jaxrl.errors import require
+from jaxrl.errors import install_command, require
 from jaxrl.rendering.drawing.canvas import INK, Canvas
 
 SUFFIXES = (".gif", ".mp4", ".png")
@@ -36,8 +36,8 @@ def check_file(out: Path, fps: int) -> None:
     )
     require(
         out.suffix != ".mp4" or importlib.util.find_spec("imageio_ffmpeg") is not None,
-        f"out = {str(out)!r}: writing MP4 is not installed, pip install 'jaxrl[video]', "
-        f"or give a .gif.",
+        f"out = {str(out)!r}: writing MP4 is not installed: "
+        f"{install_command('video')}, or give a .gif.",
     )
 
 

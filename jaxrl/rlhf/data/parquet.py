@@ -8,7 +8,7 @@ are added up before there are rows.
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InvalidInput, one_line, require
+from jaxrl.errors import InvalidInput, install_command, one_line, require
 
 LEAST, FACTOR = 1 << 30, 64
 """Bytes that the rows of any file may take, and how many times its own size they may."""
@@ -28,7 +28,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise InvalidInput(
-            f"{path} needs the package pyarrow: pip install 'jaxrl[rlhf]'."
+            f"{path} needs the package pyarrow: {install_command('rlhf')}."
         ) from error
     try:
         require(path.is_file(), f"{path} cannot be read as Parquet: it is not a file.")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InvalidInput, one_line, require
+from jaxrl.errors import InvalidInput, install_command, one_line, require
 
 TIME = 5.0
 """Seconds for one text."""
@@ -38,7 +38,7 @@ def check(template: str) -> None:
     """
     require(
         importlib.util.find_spec("jinja2") is not None,
-        "a Jinja template needs the package jinja2: pip install 'jaxrl[rlhf]'.",
+        f"a Jinja template needs the package jinja2: {install_command('rlhf')}.",
     )
     try:
         _ask({"template": template})

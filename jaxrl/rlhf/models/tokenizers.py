@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 from jaxrl.rlhf.models import tokenizer_files
 from jaxrl.rlhf.models.transformer import ModelConfig
 
@@ -371,7 +371,7 @@ def _library(reader: Any) -> Any:
         import tokenizers
     except ImportError as error:
         raise InvalidInput(
-            f"{reader} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+            f"{reader} needs the package tokenizers: {install_command('rlhf')}."
         ) from error
     return tokenizers
 
