@@ -188,9 +188,9 @@ def stratified_interval(
 
 
 def interval_caveat(num_seeds: int) -> str:
-    """What is said behind a 95 % interval over seeds: nothing from ten seeds on.
+    """Remark on a 95 % interval over a number of seeds; nothing from ten seeds on.
 
-    A single seed has an interval over its episodes.
+    The interval of a single seed is over its episodes.
     """
     if num_seeds >= FEW_SEEDS:
         return ""
