@@ -141,8 +141,8 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
     num_seeds = len(evaluation["seeds"])
 
     def middle(part: dict[str, Any]) -> str:
-        ends = part["episode_return_ci95"]
-        return iqm_in_words(part["episode_return_iqm"], *ends, num_seeds)
+        low, high = part["episode_return_ci95"]
+        return iqm_in_words(part["episode_return_iqm"], low, high, num_seeds)
 
     yield (
         f"{evaluation['algorithm']} on {evaluation['env']}: return {middle(evaluation)}, "
