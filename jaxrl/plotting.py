@@ -27,8 +27,12 @@ P = ParamSpec("P")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 """Palette of Okabe and Ito (2008), "Color Universal Design", with the palest two last."""
 
-LINES = COLOURS[:5]
-"""Colours for thin lines on white paper, with a contrast of at least 3."""
+LINES = (
+    *COLOURS[:5],
+    *("#882255", "#0000CD", "#8B4513", "#332288", "#1F9ED1", "#117733", "#00858A"),
+)
+"""Colours for thin lines on white paper, with a contrast of at least 3; as many as a figure
+has curves. Further ones repeat them with other dashes and markers."""
 
 BLACK, PALE = COLOURS[4], COLOURS[5]
 
@@ -105,7 +109,7 @@ def _with_style(draw: Callable[P, None]) -> Callable[P, None]:
 def line_style(i: int) -> dict[str, Any]:
     """Colour, dashes and marker of the i-th series.
 
-    No two of the first 28 share both dashes and marker, no two of the first 5 a colour.
+    No two of the first 28 share both dashes and marker, no two of the first 12 a colour.
     """
     return {
         "color": LINES[i % len(LINES)],

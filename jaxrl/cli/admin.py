@@ -149,8 +149,12 @@ def zoo(
 def _zoo_line(name: str, row: dict[str, Any]) -> str:
     if row["episode_return_iqm"] is None:
         return f"{name:24} every seed broke"
+    from jaxrl.statistics import iqm_in_words
+
+    count = len(row["seeds"]) - row["broken"]
+    ends = row["ci95_low"], row["ci95_high"]
+    middle = iqm_in_words(row["episode_return_iqm"], *ends, count)
     return (
-        f"{name:24} return {row['episode_return_iqm']:.2f} (IQM), 95 % interval "
-        f"[{row['ci95_low']:.2f}, {row['ci95_high']:.2f}], {len(row['seeds'])} seeds, "
+        f"{name:24} return {middle}, {len(row['seeds'])} seeds, "
         f"{row['env_steps']:,} steps, sha256 {row['sha256'][:12]}"
     )

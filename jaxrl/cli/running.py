@@ -157,16 +157,19 @@ def print_evaluation(
 
 def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
     """One line for all agents, one for each score and one for each setting."""
+    from jaxrl.statistics import iqm_in_words
     from jaxrl.sweeps.results import setting_in_words
 
     num_seeds = len(evaluation["seeds"])
-    low, high = evaluation["episode_return_ci95"]
+
+    def middle(part: dict[str, Any]) -> str:
+        low, high = part["episode_return_ci95"]
+        return iqm_in_words(part["episode_return_iqm"], low, high, num_seeds)
+
     yield (
-        f"{evaluation['algorithm']} on {evaluation['env']}: return "
-        f"{evaluation['episode_return_iqm']:.2f} (IQM), "
-        f"{evaluation['episode_return_mean']:.2f} (mean), 95 % interval "
-        f"[{low:.2f}, {high:.2f}], {num_seeds} seed{'s' * (num_seeds != 1)} x "
-        f"{evaluation['episodes']} episodes"
+        f"{evaluation['algorithm']} on {evaluation['env']}: return {middle(evaluation)}, "
+        f"{evaluation['episode_return_mean']:.2f} (mean), "
+        f"{num_seeds} seed{'s' * (num_seeds != 1)} x {evaluation['episodes']} episodes"
     )
     for name, values in evaluation.get("scores", {}).items():
         yield (
@@ -174,12 +177,7 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
             f"{min(values):.4g} to {max(values):.4g}"
         )
     for part in evaluation.get("variants", ()):
-        low, high = part["episode_return_ci95"]
-        yield (
-            f"{setting_in_words(part['overrides'])}: return "
-            f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
-            f"[{low:.2f}, {high:.2f}]"
-        )
+        yield f"{setting_in_words(part['overrides'])}: return {middle(part)}"
 
 
 def next_command(

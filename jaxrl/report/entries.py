@@ -13,6 +13,7 @@ from jaxrl.runs.experiment import (
     read_experiment,
     train_command,
 )
+from jaxrl.statistics import FEW_SEEDS
 from jaxrl.sweeps import results
 from jaxrl.sweeps.plan import Block, read_sweep, sweep_command
 from jaxrl.sweeps.results import Trial
@@ -183,11 +184,11 @@ def _warn_of_comparisons(entries: Sequence[Entry]) -> list[str]:
             warnings.append(
                 f"{env}: the runs have {min(steps):,} to {max(steps):,} environment steps."
             )
-    few = [entry.label for entry in entries if len(entry.finite_returns) < 5]
+    few = [entry.label for entry in entries if len(entry.finite_returns) < FEW_SEEDS]
     if few:
         warnings.append(
-            f"{count_noun(len(few), 'line')} of the table with fewer than five seeds: the "
-            f"intervals say little."
+            f"{count_noun(len(few), 'line')} of the table with fewer than {FEW_SEEDS} "
+            f"seeds: 95 % intervals are too narrow for so few."
         )
     broken = [e for e in entries if len(e.finite_returns) < len(e.returns)]
     for entry in broken:

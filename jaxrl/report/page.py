@@ -81,7 +81,7 @@ def make_page(
 
 
 def _html_table(entries: Sequence[Entry]) -> str:
-    heads = ("", "environment", "seeds", "steps", "IQM", "95 % interval", "mean")
+    heads = ("", "environment", "seeds", "steps", "IQM", "95 % interval of IQM", "mean")
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     rows = sorted(
         map(make_row, entries),

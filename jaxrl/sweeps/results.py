@@ -25,7 +25,7 @@ from jaxrl.runs.experiment import (
     read_summary,
     versions,
 )
-from jaxrl.statistics import iqm, row_of_seeds
+from jaxrl.statistics import iqm, iqm_in_words, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
 from jaxrl.sweeps.space import Choices
 from jaxrl.training.devices import hardware
@@ -197,10 +197,10 @@ def table_in_words(trials: Sequence[Trial], most: int = 20) -> str:
         broken = f", {row['broken']} of {row['seeds']} seeds broke" * bool(
             row["broken"]
         )
-        lines.append(
-            f"{words}: return {row['episode_return_iqm']:.2f} (IQM), 95 % interval "
-            f"[{row['ci95_low']:.2f}, {row['ci95_high']:.2f}]{broken}"
-        )
+        count = row["seeds"] - row["broken"]
+        ends = row["ci95_low"], row["ci95_high"]
+        middle = iqm_in_words(row["episode_return_iqm"], *ends, count)
+        lines.append(f"{words}: return {middle}{broken}")
     if len(ranked) > most:
         lines.append(f"... and {len(ranked) - most} more in results.csv")
     return "\n".join(lines)
