@@ -77,12 +77,12 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     try:
         return _run(argv)
-    except Exception as error:
-        if is_users(error):
-            click.echo(f"jaxrl: your code raised {type(error).__name__}:", err=True)
-            click.echo(describe_error(error), err=True)
+    except Exception as failure:
+        if is_users(failure):
+            click.echo(f"jaxrl: your code raised {type(failure).__name__}:", err=True)
+            click.echo(describe_error(failure), err=True)
         elif _is_distributed():
-            traceback.print_exception(error)
+            traceback.print_exception(failure)
         else:
             raise
         return _exit(1)
@@ -98,13 +98,13 @@ def _run(argv: Sequence[str]) -> int:
     except click.Abort:
         return _exit(130)
     except Exception as raised:
-        error = original(raised)
-        failure = _explain(error)
-        if failure is None and error is raised:
+        cause = original(raised)
+        explained = _explain(cause)
+        if explained is None and cause is raised:
             raise
-        if failure is None:
-            raise error from None
-        message, code = failure
+        if explained is None:
+            raise cause from None
+        message, code = explained
         click.echo(f"jaxrl: {shorten(one_line(message))}", err=True)
         return _exit(code)
 

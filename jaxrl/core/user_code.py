@@ -90,5 +90,5 @@ def _is_users_file(name: str) -> bool:
     if name.startswith("<"):
         return False
     path = Path(name)
-    libraries = (PACKAGE, *_LIBRARIES)
+    libraries: tuple[Path | str, ...] = (PACKAGE, *_LIBRARIES)
     return not any(path.is_relative_to(library) for library in libraries)

@@ -273,6 +273,7 @@ def _obs_leaves(subject: Subject) -> str | None:
 
 def _obs_types(subject: Subject) -> Problem | None:
     space = subject.env.observation_space
+    structure: Any
     paths, structure = jax.tree_util.tree_flatten_with_path(spaces.tree(space))
     words, fixes = [], []
     for name, obs in _observation_types(subject):

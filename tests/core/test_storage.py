@@ -176,3 +176,20 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
         assert storage.read(folder)[0] == {"version": 2}
         point += 1
     assert point == (6 if replaced else 5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "complex64"])
+def test_dtypes_that_numpy_does_not_have_are_stored(tmp_path, dtype):
+    tree = {"x": jnp.arange(6).reshape(2, 3).astype(dtype), "y": jnp.zeros((), dtype)}
+    storage.write(tmp_path / "a", tree, {})
+    _, arrays = storage.read(tmp_path / "a")
+    filled = storage.fill(jax.eval_shape(lambda: tree), arrays, "a")
+    assert filled["x"].dtype == tree["x"].dtype
+    assert filled["x"].tobytes() == np.asarray(tree["x"]).tobytes()
+    assert filled["y"].shape == ()
+
+
+def test_two_arrays_of_one_name_are_refused():
+    storage.check_names({"a": {"b": 1, "c": 2}, "a/d": 3})
+    with pytest.raises(InvalidInput, match="two arrays are called a/b"):
+        storage.check_names({"a": {"b": 1}, "a/b": 2})
