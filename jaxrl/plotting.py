@@ -135,7 +135,7 @@ def draw_line(
     axes.plot(
         x,
         y,
-        label=label,
+        label=plain(label),
         markevery=marker_spacing,
         markeredgecolor="white",
         markeredgewidth=0.4,
@@ -201,6 +201,11 @@ def _empty(size: tuple[float, float]) -> Any:
     return Figure(figsize=size, layout="constrained")
 
 
+def plain(text: str) -> str:
+    """Text of which nothing is read as a formula: ids may have any characters."""
+    return text.replace("$", r"\$")
+
+
 def make_figure(
     title: str,
     size: tuple[float, float] = (4.5, 3.0),
@@ -209,7 +214,7 @@ def make_figure(
     """Create a figure of one panel; return it with its axes."""
     figure = _empty(size)
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(plain(title))
     if grid is not None:
         axes.grid(axis=grid)
     return figure, axes
@@ -295,7 +300,7 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
             axes.set_ylabel("return (IQM over seeds)")
     for axes in list(panels)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(plain(title), fontsize="medium")
     save_figure(figure, out)
 
 
@@ -447,7 +452,7 @@ def plot_aggregates(
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(plain(title), fontsize="medium")
     save_figure(figure, out)
 
 

@@ -172,3 +172,10 @@ def test_names_are_of_metrics_that_there_are():
     page = ROOT / "docs" / "metrics.md"
     for name in plotting.NAMES:
         assert f"`{name}`" in page.read_text(), name
+
+
+def test_ids_and_labels_are_no_formulas(tmp_path):
+    rows = [{"env_steps": n, "rollout/episode_return": [1.0]} for n in (1, 2)]
+    out = tmp_path / "a.png"
+    plotting.plot_learning_curves({r"$\nothing$": rows}, out, title=r"$\frac$")
+    assert out.stat().st_size > 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import files, prng, schema
@@ -73,7 +74,7 @@ def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
     arrays = named_arrays(tree)
-    contents = {ARRAYS: save(arrays)}
+    contents = {ARRAYS: save({name: _as_bits(x) for name, x in arrays.items()})}
     manifest = {
         "schema": SCHEMA,
         "about": about,
@@ -128,6 +129,17 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def _as_bits(x: np.ndarray) -> np.ndarray:
+    """The array, or as unsigned integers where NumPy has no such dtype (bfloat16)."""
+    return x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
+
+
+def _from_bits(x: np.ndarray, dtype: str) -> np.ndarray:
+    """The array of that dtype of which `_as_bits` gave this."""
+    wanted = jnp.dtype(dtype)
+    return x.view(wanted) if wanted.kind == "V" and x.dtype.kind == "u" else x
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically, by way of a temporary file."""
     new = path.with_name(path.name + ".new")
@@ -161,11 +173,19 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = load(content)
     except SafetensorError as error:
         raise Damaged(f"{folder / ARRAYS} cannot be read ({error}).") from error
-    description = {
-        name: {"dtype": str(x.dtype), "shape": list(x.shape)}
-        for name, x in arrays.items()
-    }
-    if description != manifest["arrays"]:
+    try:
+        arrays = {
+            name: _from_bits(x, manifest["arrays"][name]["dtype"])
+            for name, x in arrays.items()
+        }
+        description = {
+            name: {"dtype": str(x.dtype), "shape": list(x.shape)}
+            for name, x in arrays.items()
+        }
+        as_written = description == manifest["arrays"]
+    except (KeyError, TypeError, ValueError):
+        as_written = False
+    if not as_written:
         raise Damaged(f"{folder / ARRAYS} does not hold what {MANIFEST} says.")
     return manifest["about"], arrays
 
@@ -229,36 +249,19 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     }
 
 
-def check_arrays(shapes: PyTree) -> None:
-    """Check that arrays of these dtypes can be stored and read, and told apart.
+def check_names(tree: PyTree) -> None:
+    """Check that no two leaves have the same path, as {"a": {"b": x}, "a/b": y} have.
 
     Raises:
-      InvalidInput: a dtype cannot be stored, or two leaves have the same path.
+      InvalidInput: there are such leaves.
     """
-    dtypes: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
-        name = _name(path)
-        if name in dtypes:
+    names: set[str] = set()
+    for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if _name(path) in names:
             raise InvalidInput(
-                f"two arrays are called {name}: use names without '/' in them."
+                f"two arrays are called {_name(path)}: use names without '/' in them."
             )
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        dtypes[name] = np.dtype(np.uint32) if is_key else leaf.dtype
-    for dtype in set(dtypes.values()):
-        if not _can_be_stored(dtype):
-            name = next(name for name in dtypes if dtypes[name] == dtype)
-            raise InvalidInput(
-                f"{name} is of {dtype}, which cannot be stored: use float32."
-            )
-
-
-def _can_be_stored(dtype: Any) -> bool:
-    from safetensors.numpy import load, save
-
-    try:
-        return load(save({"x": np.zeros(1, dtype)}))["x"].dtype == dtype
-    except Exception:  # of several types, some of them Rust's
-        return False
+        names.add(_name(path))
 
 
 def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:

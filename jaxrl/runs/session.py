@@ -201,7 +201,7 @@ def check_saving(experiment: Experiment, job: Job) -> None:
             f"{name} = {value} would be read again as {again[name]}: use text as the "
             f"names in tables.",
         )
-    storage.check_arrays(state_shapes(job).agent)
+    storage.check_names(state_shapes(job))
 
 
 def _is_same(value: Any, again: Any) -> bool:
@@ -449,7 +449,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
         plotting.plot_learning_curves(
             {experiment.algorithm.name: result.history},
             folder / "learning_curve.png",
-            title=experiment.env.replace("$", r"\$"),  # no formula
+            title=experiment.env,
         )
         metrics_digests = loggers.row_digests(folder / "metrics.jsonl")
         write_summary(folder, summary | {"metrics_digests": metrics_digests})

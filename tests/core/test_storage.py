@@ -215,3 +215,20 @@ def test_links_in_the_place_of_temporary_names_are_not_followed(folder, tmp_path
     storage.write(folder, TREE, {})
     assert [path.name for path in elsewhere.iterdir()] == ["letter"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "it"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "complex64"])
+def test_dtypes_that_numpy_does_not_have_are_stored(tmp_path, dtype):
+    tree = {"x": jnp.arange(6).reshape(2, 3).astype(dtype), "y": jnp.zeros((), dtype)}
+    storage.write(tmp_path / "a", tree, {})
+    _, arrays = storage.read(tmp_path / "a")
+    filled = storage.fill(jax.eval_shape(lambda: tree), arrays, "a")
+    assert filled["x"].dtype == tree["x"].dtype
+    assert filled["x"].tobytes() == np.asarray(tree["x"]).tobytes()
+    assert filled["y"].shape == ()
+
+
+def test_two_arrays_of_one_name_are_refused():
+    storage.check_names({"a": {"b": 1, "c": 2}, "a/d": 3})
+    with pytest.raises(InvalidInput, match="two arrays are called a/b"):
+        storage.check_names({"a": {"b": 1}, "a/b": 2})

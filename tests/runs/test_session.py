@@ -10,9 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,7 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
-from jaxrl import PPO, make, spaces
+from jaxrl import make, spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.cli.running import remember_signals
@@ -443,16 +441,6 @@ def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
     assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))
 
 
-class HalfPrecision(nn.Module):
-    """Parameters of a dtype that is written and cannot be read."""
-
-    takes: ClassVar[str] = "vector"
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(4, param_dtype=jnp.bfloat16)(x)
-
-
 def odd_env(layout=None, space=None):
     """`probe/action` with an argument or a space that a file cannot hold."""
     del layout
@@ -470,10 +458,11 @@ SPACES = {
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        *(({"env_params": {"space": name}}, "observation_space") for name in SPACES),
+        ({"env_params": {"space": "dict"}}, "observation_space"),
+        ({"env_params": {"space": "nested"}}, "observation_space"),
+        ({"env_params": {"space": "numbers as names"}}, "observation_space"),
         ({"env_params": {"layout": {0: 1}}}, "env_params"),
         ({"env_params": {"layout": object()}}, "JSON"),
-        ({"config": tiny(PPO, network=HalfPrecision())}, "bfloat16"),
     ],
 )
 def test_what_could_not_be_saved_is_refused_before_training(tmp_path, changes, field):
