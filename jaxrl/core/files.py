@@ -150,13 +150,13 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def parse_json(content: bytes, name: Path | str) -> Any:
+def parse_json(content: bytes | str, name: Path | str) -> Any:
     """Parse JSON by its standard, which has no NaN; `name` is for messages.
 
     Raises:
       Unreadable: it is too deep, or no JSON.
     """
-    text = _decode(content, name)
+    text = content if isinstance(content, str) else _decode(content, name)
     try:
         found = _JSON.decode(text)
         if "\\u" in text:  # half a character: valid JSON, but no text

@@ -136,7 +136,7 @@ class Network:
         Whoever types "module:factory" there asks for its import.
         """
         if text.startswith("{"):
-            return _build(files.parse_json(text.encode(), "network"))
+            return _build(files.parse_json(text, "network"))
         if ":" in text:
             load_network(text)
         return text

@@ -1,8 +1,10 @@
 """`jaxrl.cli`: what is printed, what is refused, and which setting wins."""
 
+import errno
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import click
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import COMMANDS, main
 from jaxrl.cli.groups import import_command
-from jaxrl.cli.options import split_env_params
+from jaxrl.cli.options import experiment_from_flags, split_env_params
 from jaxrl.core import config as configs
 from jaxrl.envs import env_ids
 from jaxrl.envs.suites import SUITES
@@ -574,3 +576,60 @@ def test_deterministic_operations_are_asked_for_and_remembered(tmp_path, monkeyp
     assert main(train_argv("reinforce", *argv)) == 0
     assert main(["resume", str(tmp_path / "again"), "--quiet"]) == 0
     assert len(asked) == 2
+
+
+@pytest.mark.full
+@pytest.mark.fast_cases("plot")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plot RUN --out x.png",
+        "report RUN --out out",
+        "collect RUN --out out --episodes 1",
+        "export RUN --out x.bin --observations 10",
+        "render RUN --out x.gif --max-steps 2 --size 32",
+        "render RUN --out x.png --max-steps 2 --size 32",
+    ],
+    ids=["plot", "report", "collect", "export", "gif", "png"],
+)
+def test_a_full_disk_is_named_with_its_own_exit_code(
+    command, ppo_run, empty_folder, monkeypatch, capsys
+):
+    words = command.replace("RUN", str(ppo_run)).split()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(words) == 4
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    out = words[words.index("--out") + 1]
+    assert out.split(".")[0] in line and "No space left" in line
+    assert "a file" not in line and "jaxrl resume" not in line
+    assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_config_file_may_have_a_byte_order_mark_and_umlauts(
+    locale, empty_folder, monkeypatch
+):
+    monkeypatch.setenv("LC_ALL", locale)
+    body = '# Größe\nenv = "CartPole-v1"\n[config]\ntotal_steps = 1024\n'
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbf" + body.encode())
+    content = '\ufeff{"env": "CartPole-v1", "config": {"total_steps": 1024}}'
+    Path("bom.json").write_bytes(content.encode())
+    for name in ("bom.toml", "bom.json"):
+        experiment = experiment_from_flags(ALGORITHMS["ppo"], {}, config_file=name)
+        assert experiment.config.total_steps == 1024
+
+
+def test_paths_in_a_config_file_are_found_beside_it(empty_folder):
+    beside = empty_folder / "configs"
+    beside.mkdir()
+    (beside / "data").mkdir()
+    (empty_folder / "other").mkdir()
+    flags = {"config_file": "configs/bc.toml"}
+    for data, expected in (("data", "configs/data"), ("other", "other")):
+        (beside / "bc.toml").write_text(f'env = "probe/action"\nteacher = "{data}"\n')
+        experiment = experiment_from_flags(ALGORITHMS["bc"], {}, **flags)
+        assert experiment.teacher == expected
