@@ -587,10 +587,8 @@ def test_deterministic_operations_are_asked_for_and_remembered(tmp_path, monkeyp
         "report RUN --out out",
         "collect RUN --out out --episodes 1",
         "export RUN --out x.bin --observations 10",
-        "render RUN --out x.gif --max-steps 2 --size 32",
-        "render RUN --out x.png --max-steps 2 --size 32",
     ],
-    ids=["plot", "report", "collect", "export", "gif", "png"],
+    ids=["plot", "report", "collect", "export"],
 )
 def test_a_full_disk_is_named_with_its_own_exit_code(
     command, ppo_run, empty_folder, monkeypatch, capsys
