@@ -23,7 +23,7 @@ from jaxrl.runs import presets
 from jaxrl.runs.artifact import map_paths
 from jaxrl.runs.experiment import Experiment, command_words
 from jaxrl.sweeps.plan import Sweep
-from jaxrl.sweeps.space import as_space, parse
+from jaxrl.sweeps.space import as_space, parse, parse_value
 from jaxrl.types import Algorithm
 
 ENV_PREFIX = "--env."
@@ -148,7 +148,7 @@ class _Sizes(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
         try:
             pairs = [part.split("=") for part in value.split(",")]
-            return {name: _parsed(text) for name, text in pairs}
+            return {name: parse_value(text) for name, text in pairs}
         except ValueError:
             self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
 
@@ -247,7 +247,7 @@ def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             text = next(arguments, "--")
             if text.startswith("--"):
                 raise click.UsageError(f"{argument} needs a value: {argument} VALUE.")
-        params[name.replace("-", "_")] = _parsed(text)
+        params[name.replace("-", "_")] = parse_value(text)
     return rest, params
 
 
@@ -310,14 +310,6 @@ def read_reference(text: str) -> tuple[str, tuple[float, float]]:
         raise InvalidInput(
             f"reference = {text!r}: write it as ENV=LOW:HIGH, such as CartPole-v1=0:500."
         ) from error
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return files.parse_json(text.encode(), "a value")
-    except files.Unreadable:
-        words = {"True": True, "False": False, "None": None, "none": None}
-        return words.get(text, text)
 
 
 def experiment_from_flags(
@@ -387,7 +379,7 @@ def read_file(path: str) -> Any:
     try:
         return (files.read_json if path.endswith(".json") else files.read_toml)(path)
     except files.Unreadable as error:
-        raise InvalidInput(f"config: {error}") from error
+        raise InvalidInput(f"config = {path!r}: {error}") from error
 
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
@@ -430,7 +422,7 @@ def _rllib_stop(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        rules = files.parse_json(text.encode(), "stop")
+        rules = files.parse_json(text, "stop")
     except files.Unreadable:
         rules = None
     if not isinstance(rules, dict):

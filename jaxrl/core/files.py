@@ -143,28 +143,24 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(
-            f"{shorten(path)} cannot be read as TOML ({shorten(error)})."
-        ) from error
+        raise Unreadable(f"{shorten(path)} is no TOML ({shorten(error)}).") from error
     _check_depth(content, path)
     return content
 
 
-def parse_json(content: bytes, name: Path | str) -> Any:
+def parse_json(content: bytes | str, name: Path | str) -> Any:
     """Parse JSON by its standard, which has no NaN; `name` is for messages.
 
     Raises:
       Unreadable: it is too deep, or no JSON.
     """
-    text = _decode(content, name)
+    text = content if isinstance(content, str) else _decode(content, name)
     try:
         found = _JSON.decode(text)
         if "\\u" in text:  # half a character: valid JSON, but no text
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise Unreadable(
-            f"{shorten(name)} cannot be read as JSON ({shorten(error)})."
-        ) from error
+        raise Unreadable(f"{shorten(name)} is no JSON ({shorten(error)}).") from error
     if text.count("[") + text.count("{") > MOST_DEPTH:
         _check_depth(found, name)
     return found

@@ -90,7 +90,7 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     metadata = source.storage.metadata
     names = ("observation_space", "action_space")
     if ABOUT in metadata:
-        about = files.parse_json(metadata[ABOUT].encode(), name)
+        about = files.parse_json(metadata[ABOUT], name)
         both = [spaces.from_description(about[name]) for name in names]
     else:
         about = {

@@ -138,7 +138,7 @@ class Network:
         Whoever types the name of a module there asks for its import.
         """
         if text.startswith("{"):
-            described = files.parse_json(text.encode(), "network")
+            described = files.parse_json(text, "network")
             return _build(described, trusted=True)
         if ":" in text:
             load_network(text)

@@ -9,6 +9,7 @@ statistics is another agent. No pickle: loading verifies and reads JSON and raw 
 """
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -190,7 +191,8 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     env_params = description["env_params"]
     environment = built(algorithm, description["env"], env_params)
     problem = problem_of(algorithm)
-    about = problem.describe(config, environment)
+    # As JSON has it: lists, no tuples.
+    about = json.loads(json.dumps(problem.describe(config, environment)))
     other = [name for name, value in about.items() if description.get(name) != value]
     require(
         not other,

@@ -104,9 +104,9 @@ def parse(text: str) -> tuple[str, Domain]:
             len(parts) == 2 or parts[2] in ("log", "linear"),
             f"grid: {text!r} ends in {parts[-1]!r}: write NAME=LOW:HIGH:log.",
         )
-        low, high = (_value(part) for part in parts[:2])
+        low, high = (parse_value(part) for part in parts[:2])
         return name, Range(low, high, parts[2:] == ["log"])
-    return name, Choices(tuple(_value(part) for part in _split(values)))
+    return name, Choices(tuple(parse_value(part) for part in _split(values)))
 
 
 def _is_number(text: str) -> bool:
@@ -129,14 +129,19 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _value(text: str) -> Any:
+WORDS: dict[str, Any] = {"True": True, "False": False, "None": None, "none": None}
+WORDS |= {word: float(word) for word in ("NaN", "Infinity", "-Infinity")}
+"""Words of the command line that are no JSON."""
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: JSON, one of `WORDS`, or text."""
     try:
-        return files.parse_json(text.encode(), "a value")
+        return files.parse_json(text, "a value")
     except files.Unreadable:
         if _is_number(text):
             return float(text)
-        words = {"True": True, "False": False, "None": None, "none": None}
-        return words.get(text, text)
+        return WORDS.get(text, text)
 
 
 def written(space: Space) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """`jaxrl.cli`: what is printed, what is refused, and which setting wins."""
 
+import errno
 import functools
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import click
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import COMMANDS, main
 from jaxrl.cli.groups import import_command
-from jaxrl.cli.options import split_env_params
+from jaxrl.cli.options import experiment_from_flags, split_env_params
 from jaxrl.cli.running import next_command
 from jaxrl.core import config as configs
 from jaxrl.envs import env_ids
@@ -660,3 +662,58 @@ def test_a_name_that_is_too_long_is_bad_input(capsys, command, length):
 def test_code_is_named_again_in_the_next_command(env, named):
     words = shlex.split(next_command("evaluate", "runs/a", "ppo", env))
     assert words == ["jaxrl", "evaluate", "runs/a"] + ["--env", env] * named
+
+
+@pytest.mark.full
+@pytest.mark.fast_cases("plot")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plot RUN --out x.png",
+        "report RUN --out out",
+        "collect RUN --out out --episodes 1",
+        "export RUN --out x.bin --observations 10",
+    ],
+    ids=["plot", "report", "collect", "export"],
+)
+def test_a_full_disk_is_named_with_its_own_exit_code(
+    command, ppo_run, empty_folder, monkeypatch, capsys
+):
+    words = command.replace("RUN", str(ppo_run)).split()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(words) == 4
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    out = words[words.index("--out") + 1]
+    assert out.split(".")[0] in line and "No space left" in line
+    assert "a file" not in line and "jaxrl resume" not in line
+    assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_config_file_may_have_a_byte_order_mark_and_umlauts(
+    locale, empty_folder, monkeypatch
+):
+    monkeypatch.setenv("LC_ALL", locale)
+    body = '# Größe\nenv = "CartPole-v1"\n[config]\ntotal_steps = 1024\n'
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbf" + body.encode())
+    content = '\ufeff{"env": "CartPole-v1", "config": {"total_steps": 1024}}'
+    Path("bom.json").write_bytes(content.encode())
+    for name in ("bom.toml", "bom.json"):
+        experiment = experiment_from_flags(ALGORITHMS["ppo"], {}, config_file=name)
+        assert experiment.config.total_steps == 1024
+
+
+def test_paths_in_a_config_file_are_found_beside_it(empty_folder):
+    beside = empty_folder / "configs"
+    beside.mkdir()
+    (beside / "data").mkdir()
+    (empty_folder / "other").mkdir()
+    flags = {"config_file": "configs/bc.toml"}
+    for data, expected in (("data", "configs/data"), ("other", "other")):
+        (beside / "bc.toml").write_text(f'env = "probe/action"\nteacher = "{data}"\n')
+        experiment = experiment_from_flags(ALGORITHMS["bc"], {}, **flags)
+        assert experiment.teacher == expected

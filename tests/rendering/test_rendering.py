@@ -1,6 +1,7 @@
 """`jaxrl.rendering`: what is seen is what was played."""
 
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -209,16 +210,16 @@ def test_bad_input_is_refused_and_nothing_is_written(
 def test_a_disk_that_is_full_leaves_the_picture_that_was_there(
     cart_run, tmp_path, capsys, monkeypatch
 ):
-    def write(frames, out, fps):
-        out.write_bytes(b"half")
-        raise OSError("no space left")
+    def write(frames, file, fps):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "no space left")
 
     (tmp_path / "a.gif").write_bytes(b"old")
     monkeypatch.setattr("jaxrl.rendering.drawing.files._write_gif", write)
     words = f"render {cart_run} --out {tmp_path / 'a.gif'} --size 64 --max-steps 5"
-    assert main(words.split()) == 2
+    assert main(words.split()) == 4
     error = capsys.readouterr().err
-    assert "a.gif' cannot be written (no space left)" in error
+    assert "a.part.gif cannot be written or read (no space left)" in error
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 

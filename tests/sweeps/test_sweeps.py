@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jaxrl import PPO, Range, evaluation, sweep
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
-from jaxrl.runs.experiment import Experiment, read_experiment
+from jaxrl.runs.experiment import Experiment, read_experiment, write_summary
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.sweeps import plan, space
 from jaxrl.sweeps.results import best_trial, read_confirmed, read_trials, trial_rows
@@ -632,3 +633,37 @@ print([b.experiment.num_members for b in plan.blocks(
 def test_sweeps_on_eight_devices():
     lines = run_python("from pathlib import Path\n" + DEVICES, devices=8)
     assert lines[-2:] == ["16", "[8, 4]"]
+
+
+@pytest.mark.parametrize("change", ["key", "value", "type"])
+def test_a_damaged_summary_of_a_sweep_is_refused(swept, change, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    path = copy / "summary.json"
+    content = read_json(path)
+    trial = content["trials"][0]
+    if change == "key":
+        path.write_text(path.read_text().replace('"env_steps"', '"%nv_steps"', 1))
+    elif change == "value":
+        trial["returns"][0] += 1.0
+        path.write_text(json.dumps(content))
+    else:
+        trial["places"] = [["runs/000"]]
+        write_summary(copy, content)
+    with pytest.raises(InvalidInput, match=r"summary\.json"):
+        resume_sweep(copy, progress=False, report=lambda line: None)
+
+
+def test_a_damaged_description_of_a_sweep_is_refused_by_name(swept, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    path = copy / "sweep.json"
+    whole = path.read_text()
+    for old, new in (
+        ('"max_grad_norm"', '"max_gpad_norm"'),
+        ('"block": ', '"block": "x" + '),
+        ('"sampler": "grid"', '"sampler": 5'),
+        ('"confirm_seeds": 0', '"confirm_seeds": -1'),
+    ):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(InvalidInput, match=r"sweep\.json"):
+            plan.read_sweep(copy)

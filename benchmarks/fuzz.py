@@ -1,7 +1,7 @@
 """Fuzzing of the readers of untrusted bytes.
 
-python -m tools.fuzz --cases 5000            # spread over all readers
-python -m tools.fuzz --reader zoo --cases 50 --seed 3
+python -m benchmarks.fuzz --cases 5000            # spread over all readers
+python -m benchmarks.fuzz --reader zoo --cases 50 --seed 3
 
 A reader is a line of `READERS`: how its files are made, and what reads them. A case spoils
 one file of a fresh copy (bits, lengths, kinds of file, links, values of its JSON) and
@@ -12,6 +12,7 @@ process; the same seed gives the same cases.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -34,6 +35,10 @@ BYTES = 2 * 2**30
 Nothing = Callable[[Path], object]
 
 
+def keep(file: Path) -> None:
+    """Leaves a changed file as it is."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """What reads files that anyone may have written."""
@@ -46,7 +51,7 @@ class Reader:
     made."""
     read: Nothing
     """Reads the folder."""
-    sign: Nothing = lambda file: None
+    sign: Nothing = keep
     """Makes the digest of a changed file right again, as someone would with intent."""
 
 
@@ -97,8 +102,9 @@ def spoil(file: Path, outside: Path, rng: random.Random, sign: Nothing) -> str:
     if way is _kind or not file.is_file():
         return _kind(file, outside, rng)
     said = way(file, rng)
-    if way is _value and rng.random() < 0.7:
-        sign(file)
+    if rng.random() < 0.7:
+        with contextlib.suppress(ValueError):
+            sign(file)
     return said
 
 
@@ -207,9 +213,8 @@ def _places(value: Any, place: tuple) -> Iterator[tuple]:
 # The child.
 
 
-def work(pipe: Any, name: str) -> None:
+def work(pipe: Any, reader: Reader) -> None:
     """Makes the files of a reader, then reads a spoiled copy for each seed it is sent."""
-    reader = find(name)
     base = Path(tempfile.mkdtemp(prefix="fuzz-"))
     whole = base / "whole"
     whole.mkdir()
@@ -278,7 +283,7 @@ def fuzz(reader: Reader, cases: int, seed: int) -> Outcome:
     """Runs the cases of a reader in children; one that hangs or dies is replaced."""
     outcome, child = Outcome(), None
     for k in range(cases):
-        child = child or Child(reader.name)
+        child = child or Child(reader)
         kind, said = child.ask(f"{seed}/{k}")
         outcome.counts[kind] += 1
         if kind == "fault":
@@ -292,16 +297,16 @@ def fuzz(reader: Reader, cases: int, seed: int) -> Outcome:
 class Child:
     """A process that reads spoiled files."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, reader: Reader) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, name), daemon=True)
+        self._process = context.Process(target=work, args=(theirs, reader), daemon=True)
         self._process.start()
         theirs.close()
         first = self._receive(600.0)
         if first != "ready":
             raise RuntimeError(
-                f"{name}: the files are not made or not read: {first[1]}"
+                f"{reader.name}: the files are not made or not read: {first[1]}"
             )
 
     def ask(self, seed: str) -> tuple[str, str]:
@@ -380,16 +385,17 @@ def make_dataset(folder: Path) -> None:
     """Two episodes of three steps."""
     import numpy as np
 
+    import jaxrl
     from jaxrl import spaces
     from jaxrl.data import dataset
     from jaxrl.types import Transition
 
-    zeros, done = np.zeros((6, 2), np.float32), np.array([0, 0, 1] * 2, bool)
-    box, choice = spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(2)
-    columns = Transition(
-        zeros, np.zeros(6, np.int32), zeros[:, 0], done, ~done & False, zeros, {}
-    )
-    dataset.save(folder / "data", dataset.from_columns(columns, box, choice))
+    env = jaxrl.make("probe/action")
+    both = env.observation_space, env.action_space
+    obs, action = (spaces.zeros(space, (6,)) for space in both)
+    ends = np.array([0, 0, 1] * 2, bool)
+    columns = Transition(obs, action, np.zeros(6), ends, ends & False, obs, {})
+    dataset.save(folder / "data", dataset.from_columns(columns, *both))
 
 
 def make_zoo(folder: Path) -> None:
@@ -492,14 +498,18 @@ def write_run(folder: Path) -> None:
 
 
 def sign_manifest(file: Path) -> None:
-    """A forged manifest has the right digest of itself."""
+    """A forged manifest has the right digests of itself and of the arrays."""
     from jaxrl.core import storage
 
-    if file.name == storage.MANIFEST:
-        content = json.loads(file.read_text())
-        if isinstance(content, dict):
-            content.pop("digest", None)
-            file.write_bytes(storage.manifest_bytes(content))
+    path = file.with_name(storage.MANIFEST)
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        return
+    content.pop("digest", None)
+    if file.name == storage.ARRAYS:
+        about = {"sha256": storage.file_digest(file), "bytes": file.stat().st_size}
+        content["files"] = {file.name: about}
+    path.write_bytes(storage.manifest_bytes(content))
 
 
 def sign_summary(file: Path) -> None:
@@ -512,7 +522,7 @@ def sign_summary(file: Path) -> None:
         file.write_text(json.dumps(content))
 
 
-STORED = "manifest.json", "arrays.safetensors"
+STORED = ("manifest.json", "manifest.json", "arrays.safetensors")
 
 WRITTEN = (
     *("run/*.*", "run/*/*.*", "run/*/*/*.*", "run/checkpoints", "run/policy"),
@@ -571,7 +581,7 @@ def find(name: str) -> Reader:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the cases; exit code 1 if one of them is a fault."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", choices=[reader.name for reader in READERS])
@@ -580,18 +590,24 @@ def main(argv: Sequence[str]) -> int:
     wanted = [find(given.reader)] if given.reader else READERS
     started = time.monotonic()
     outcomes = fuzz_all(wanted, given.cases, given.seed)
-    for outcome in outcomes.values():
-        for fault in outcome.faults:
-            print(f"FAULT {fault}\n")
-    for name, outcome in outcomes.items():
-        print(f"{name:12} {dict(outcome.counts)}")
-    print(f"{time.monotonic() - started:.0f} s")
+    for fault in [fault for found in outcomes.values() for fault in found.faults]:
+        print(f"FAULT {fault}\n")
+    rows = {name: dict(found.counts) for name, found in outcomes.items()}
+    print(table(rows), f"{time.monotonic() - started:.0f} s", sep="")
     if given.out:
-        counts = {name: dict(outcome.counts) for name, outcome in outcomes.items()}
-        given.out.write_text(
-            json.dumps({"seed": given.seed, "counts": counts}, indent=1)
-        )
-    return int(any(outcome.faults for outcome in outcomes.values()))
+        content = {"about": {"cases": given.cases, "seed": given.seed}, "rows": rows}
+        given.out.write_text(json.dumps(content, indent=1) + "\n")
+    return int(any(found.faults for found in outcomes.values()))
+
+
+def table(rows: dict[str, dict[str, int]]) -> str:
+    """What became of the cases of each reader, for a page."""
+    kinds = ("accepted", "refused", "fault")
+    lines = [f"| reader | cases | {' | '.join(kinds)} |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        counts = [sum(row.values()), *(row.get(kind, 0) for kind in kinds)]
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
