@@ -83,8 +83,10 @@ def _load(
         config = config_of(path, described)
     except KeyError as error:
         raise InvalidInput(f"{path} has no field {error}.") from error
-    except InvalidInput:
-        raise
+    except InvalidInput as error:
+        said = str(error)
+        short = said if len(said) < 400 else f"{said[:200]} ... {said[-100:]}"
+        raise InvalidInput(short) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"{path} has a field of another type ({one_line(str(error))}): take the file "
