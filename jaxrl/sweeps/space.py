@@ -130,7 +130,6 @@ def _split(text: str) -> list[str]:
 
 
 WORDS: dict[str, Any] = {"True": True, "False": False, "None": None, "none": None}
-WORDS |= {word: float(word) for word in ("NaN", "Infinity", "-Infinity")}
 """Words of the command line that are no JSON."""
 
 
