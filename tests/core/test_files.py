@@ -138,6 +138,7 @@ OTHER_READERS = {
     "rlhf/labels/page.py",
     "deployment/wire.py",
     "rlhf/models/language_model.py",  # of its own tokenizer
+    "rlhf/models/jinja.py",  # from a process of its own
 }
 """Files that may read JSON and text in another way."""
 

@@ -5,12 +5,12 @@ before it is called. Its errors, and the panics of its Rust code, become `Invali
 """
 
 import base64
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput, one_line, require
 
 Result = TypeVar("Result")
@@ -36,15 +36,9 @@ def read(path: Path) -> dict[str, Any]:
       InvalidInput: it is none, or one that is not used.
     """
     try:
-        require(path.is_file(), f"{path} is no tokenizer.json: it is not a file.")
-        size = path.stat().st_size
-        require(size <= MAX_FILE, f"{path} has {size:,} bytes: at most {MAX_FILE:,}.")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except InvalidInput:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        reason = one_line(str(error))[:200]
-        raise InvalidInput(f"{path} is no tokenizer.json: {reason}.") from error
+        content = files.parse_json(files.read_bytes(path, MAX_FILE), path.name)
+    except files.Unreadable as error:
+        raise InvalidInput(f"{path} is no tokenizer.json: {error}") from error
     return prepare(content, str(path))
 
 

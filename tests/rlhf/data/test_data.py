@@ -141,7 +141,7 @@ def test_rows_that_a_small_file_repeats_without_end_are_not_made(tmp_path):
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, tmp_path):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(InvalidInput, match=f"{name} cannot be read"):
+    with pytest.raises(InvalidInput, match=rf"{name} (cannot be read|is a pipe)"):
         data.read(tmp_path / name)
 
 
