@@ -215,14 +215,7 @@ def _encoder(
         other.encode_special_tokens = True
         return other
 
-    def run(library: Any, text: str) -> list[int]:
-        failed = f"{path} cannot encode it"
-        found = tokenizer_files.call(
-            lambda: library.encode(text, add_special_tokens=False).ids, failed
-        )
-        if unknown_id is not None and unknown_id in found:
-            raise InvalidInput(f"{failed}: a part of it has no token.")
-        return found
+    run = functools.partial(_run, unknown_id, path)
 
     def encode_parts(text: str) -> list[int]:
         if SHIELD not in text:
@@ -243,6 +236,17 @@ def _encoder(
             raise
 
     return encode, tuple(special)
+
+
+def _run(unknown_id: int | None, path: str, library: Any, text: str) -> list[int]:
+    """Encode by the library; a token that stands for the unknown is none."""
+    failed = f"{path} cannot encode it"
+    found: list[int] = tokenizer_files.call(
+        lambda: library.encode(text, add_special_tokens=False).ids, failed
+    )
+    known = unknown_id is None or unknown_id not in found
+    require(known, f"{failed}: a part of it has no token.")
+    return found
 
 
 def _split(special: dict[str, Any], text: str) -> Iterator[tuple[str, bool]]:
