@@ -307,7 +307,7 @@ def _not_traced(*args: Any, **kwargs: Any) -> None:
     raise Accepted
 
 
-def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
+def _with_teacher(env: Any, algorithm: Algorithm, source: str | None) -> Any:
     """Replacement for loading a teacher: an untrained one."""
     if source is None:
         return env
@@ -327,7 +327,7 @@ def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
 def instead_of_training(trace: bool) -> Iterator[None]:
     with (
         mock.patch.object(session, "run", _traced if trace else _not_traced),
-        mock.patch.object(experiment, "taught", _taught),
+        mock.patch.object(experiment, "with_teacher", _with_teacher),
         mock.patch.object(experiment, "teacher_digest", lambda *_: None),
     ):
         yield

@@ -44,10 +44,10 @@ def evaluate(
     from jaxrl.runs.artifact import check_acts, load_agents
     from jaxrl.runs.session import evaluate_agents
     from jaxrl.training.devices import use_compilation_cache
-    from jaxrl.training.loop import checked_seeds
+    from jaxrl.training.loop import check_seeds
 
     check_value("episodes", int, episodes, low=1)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     use_compilation_cache()
     agents = load_agents(run, env)
     if gymnasium is None:

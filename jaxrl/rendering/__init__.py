@@ -23,7 +23,7 @@ from jaxrl.rendering.drawing.files import check_file, write_filmstrip, write_mov
 from jaxrl.rendering.drawing.panel import Explanation, draw_panel
 from jaxrl.rollout import EpisodeRecord, init_world, record_episode
 from jaxrl.runs.policy import Policy, load_policy
-from jaxrl.training.loop import checked_seeds
+from jaxrl.training.loop import check_seeds
 from jaxrl.types import Algorithm, Array, Env, Memory, PyTree, World
 
 RENDERING = 0x726E64
@@ -77,7 +77,7 @@ def record(
     """
     check_value("episodes", int, episodes, low=1)
     check_value("max_steps", int | None, max_steps, low=1, high=MOST_STEPS)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     start: Any = jax.random.fold_in(prng.key(seed), RENDERING)
     limit, steps = _most_steps(policy.env, max_steps), 0
     pieces: list[EpisodeRecord] = []

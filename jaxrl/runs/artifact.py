@@ -128,7 +128,7 @@ def variant(
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        other = built(algorithm, env.id, env_params | params)
+        other = build_env(algorithm, env.id, env_params | params)
         env = other.replace(teacher=env.teacher) if algorithm.teacher else other
     return configs.with_floats(config), env
 
@@ -189,7 +189,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     check_places(algorithm, description, run)
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
-    environment = built(algorithm, description["env"], env_params)
+    environment = build_env(algorithm, description["env"], env_params)
     problem = problem_of(algorithm)
     # As JSON has it: lists, no tuples.
     about = json.loads(json.dumps(problem.describe(config, environment)))
@@ -207,7 +207,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     agents = storage.fill(template, tensors, Path(run) / "policy")
     teacher = description.get("teacher")
     if teacher is not None:
-        environment = taught(environment, algorithm, teacher)
+        environment = with_teacher(environment, algorithm, teacher)
     more = (description.get("overrides", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
 
@@ -270,7 +270,7 @@ def check_places(
     map_paths(algorithm, {n: x for n, x in about.items() if n != "init_from"}, check)
 
 
-def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
+def build_env(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
     """The environment of that id, or what takes its place for the algorithm.
 
     Raises:
@@ -291,7 +291,7 @@ UNIFORM = "uniform"
 """The policy that takes every action equally often, where one is named."""
 
 
-def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
+def with_teacher(env: Env, algorithm: Algorithm, source: str | None) -> Env:
     """The environment with what the algorithm learns from beside rewards.
 
     Args:

@@ -26,14 +26,14 @@ from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
     Overrides,
-    built,
+    build_env,
     check_environment,
     find_algorithm,
     known_algorithms,
     map_paths,
-    taught,
     teacher_digest,
     variant,
+    with_teacher,
 )
 from jaxrl.training import loop, pbt
 from jaxrl.training.loop import Adapt, Job, OnNan, check_config
@@ -108,8 +108,8 @@ class Experiment:
     @cached_property
     def environment(self) -> Env:
         """The environment, built from its id: what is recorded is what was trained on."""
-        env = built(self.algorithm, self.env, self.env_params)
-        return taught(env, self.algorithm, self.teacher)
+        env = build_env(self.algorithm, self.env, self.env_params)
+        return with_teacher(env, self.algorithm, self.teacher)
 
     @cached_property
     def variants(self) -> list[Variant]:

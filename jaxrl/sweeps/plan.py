@@ -272,10 +272,10 @@ def _possible(experiment: Experiment, overrides: Overrides) -> bool:
         return False
 
 
-def proposed(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Overrides]:
-    """The next settings that Optuna proposes; see `space.proposed`."""
+def propose(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Overrides]:
+    """The next settings that Optuna proposes; see `space.propose`."""
     possible = partial(_possible, sweep.experiment)
-    return space.proposed(sweep.space, sweep.experiment.seed, rounds, count, possible)
+    return space.propose(sweep.space, sweep.experiment.seed, rounds, count, possible)
 
 
 def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
@@ -350,7 +350,7 @@ def _examples(sweep: Sweep) -> list[Overrides]:
     return space.draw(sweep.space, "optuna", 8, sweep.experiment.seed)
 
 
-def in_words(sweep: Sweep) -> str:
+def summarize(sweep: Sweep) -> str:
     """How many agents, programs and runs, for a person, before anything compiles."""
     experiment, numbered = sweep.experiment, settings_of(sweep)
     count = len(numbered) or sweep.trials or 1

@@ -29,7 +29,7 @@ from jaxrl.statistics import iqm, iqm_in_words, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
 from jaxrl.sweeps.space import Choices
 from jaxrl.training.devices import hardware
-from jaxrl.training.loop import of_members
+from jaxrl.training.loop import select_members
 from jaxrl.types import Row
 
 RUNS, CONFIRM = "runs", "confirm"
@@ -127,7 +127,7 @@ def trials_of(block: Block) -> list[Trial]:
     return trials
 
 
-def joined(trials: Sequence[Trial]) -> list[Trial]:
+def join_trials(trials: Sequence[Trial]) -> list[Trial]:
     """One trial for each setting, where its seeds were trained in several blocks."""
     found: dict[int, Trial] = {}
     for trial in trials:
@@ -330,7 +330,7 @@ def trial_rows(trial: Trial) -> list[Row]:
     runs = list(dict.fromkeys(run for run, _ in trial.places))
     places = [[k for its_run, k in trial.places if its_run == run] for run in runs]
     together = zip(*map(_rows, runs), strict=False)
-    return [of_members(list(zip(rows, places, strict=True))) for rows in together]
+    return [select_members(list(zip(rows, places, strict=True))) for rows in together]
 
 
 @cache

@@ -213,7 +213,7 @@ TRIES = 100
 """Proposals for each setting that is wanted, of which one must be possible."""
 
 
-def proposed(
+def propose(
     space: Space,
     seed: int,
     rounds: Sequence[tuple[list[dict[str, Any]], list[float | None]]],

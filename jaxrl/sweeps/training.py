@@ -43,7 +43,7 @@ from jaxrl.training.loop import (
     NonFiniteError,
     Progress,
     Result,
-    inherited,
+    inherit,
     num_iterations,
 )
 from jaxrl.types import Algorithm, Row
@@ -170,7 +170,7 @@ def run_sweep(
     plan.check(sweep)
     sweep = plan.with_block(sweep)
     json_text(plan.described(sweep))  # before anything is written
-    report(plan.in_words(sweep))
+    report(plan.summarize(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
     folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
@@ -294,11 +294,11 @@ def _proposed(session: Session) -> list[Trial]:
     trials: list[Trial] = []
     while len(trials) < (sweep.trials or 1) and not session.interrupted():
         count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
-        proposed = plan.proposed(sweep, rounds, count)
+        proposed = plan.propose(sweep, rounds, count)
         numbered = list(enumerate(proposed, start=len(trials)))
         session.report(f"round {len(rounds) + 1}: {count_noun(count, 'setting')}")
         folder = session.folder / RUNS / f"round-{len(rounds):03d}"
-        batch = results.joined(
+        batch = results.join_trials(
             _train_blocks(session, plan.blocks(sweep, folder, numbered))
         )
         if len(batch) < count:
@@ -332,7 +332,7 @@ def _halved(session: Session) -> list[Trial]:
         ]
         session.report(f"rung {rung + 1}: {count_noun(len(alive), 'setting')}")
         start = partial(_inherited, session, before) if before else None
-        trials = results.joined(_train_blocks(session, wanted, start))
+        trials = results.join_trials(_train_blocks(session, wanted, start))
         for index in ended.keys() - kept:
             ended[index] = replace(ended[index], dropped=True)
         ended |= {trial.index: trial for trial in trials}
@@ -374,13 +374,13 @@ def _inherited(
             kept = kept or newest_progress(old.experiment, old.folder)
             parts.append((*kept, places))
     assert sum(len(places) for *_, places in parts) == num_seeds * len(block.indices)
-    return inherited(job, parts)
+    return inherit(job, parts)
 
 
 def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     """Tables, figures and, when all that is there, the summary."""
     folder, sweep = session.folder, session.sweep
-    trials = results.joined(trials)
+    trials = results.join_trials(trials)
     if not trials:
         algorithm = sweep.experiment.algorithm.name
         return SweepResult(folder, [], {"finished": False, "algorithm": algorithm})
@@ -418,7 +418,7 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
         session.folder / CONFIRM,
         [(best.index, best.overrides)],
     )
-    found = results.joined(_train_blocks(session, wanted))
+    found = results.join_trials(_train_blocks(session, wanted))
     whole = bool(found) and len(found[0].seeds) == sweep.confirm_seeds
     return found[0] if whole else None
 

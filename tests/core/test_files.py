@@ -139,6 +139,7 @@ OTHER_READERS = {
     "deployment/wire.py",
     "rlhf/models/language_model.py",  # of its own tokenizer
     "rlhf/models/jinja.py",  # from a process of its own
+    "rlhf/models/jinja_worker.py",  # from the process that started it
 }
 """Files that may read JSON and text in another way."""
 

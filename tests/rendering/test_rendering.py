@@ -19,7 +19,7 @@ from jaxrl.rollout import init_world, record_episode, rollout_episode
 from jaxrl.runs.artifact import Agents, save_agents
 from jaxrl.runs.policy import Policy
 from jaxrl.types import no_explanation
-from tests.support.small import counting_env, taught, tiny
+from tests.support.small import counting_env, tiny, with_teacher
 
 
 def bar(state, params, size):
@@ -139,7 +139,7 @@ def test_every_algorithm_explains_itself(name, id):
     config, made = tiny(algorithm), jaxrl.make(id)
 
     def explained():
-        env = taught(algorithm, made)
+        env = with_teacher(algorithm, made)
         agent = algorithm.init(config, env, jax.random.key(0)).agent
         memory = algorithm.init_memory(config, env, 5)
         obs = jnp.zeros((5, *env.observation_space.shape))

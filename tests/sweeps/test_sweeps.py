@@ -104,9 +104,9 @@ def test_optuna_finds_the_better_part_of_a_space():
 
     rounds = []
     for _ in range(6):
-        settings = space.proposed(domains, 0, rounds, 8)
+        settings = space.propose(domains, 0, rounds, 8)
         rounds.append((settings, [score(s) for s in settings]))
-    assert rounds[2][0] == space.proposed(domains, 0, rounds[:2], 8)
+    assert rounds[2][0] == space.propose(domains, 0, rounds[:2], 8)
     first, last = (np.mean(rounds[i][1]) for i in (0, -1))
     assert last > first and all(s["kind"] == [1, 2] for s in rounds[-1][0][-3:])
 
@@ -120,12 +120,12 @@ def test_optuna_leaves_out_what_cannot_be_trained(tmp_path):
 
     rounds = []
     for _ in range(3):
-        settings = space.proposed(domains, 0, rounds, 4, possible)
+        settings = space.propose(domains, 0, rounds, 4, possible)
         assert len(settings) == 4 and all(map(possible, settings))
         rounds.append((settings, [s["a"] - s["b"] for s in settings]))
-    assert rounds[2][0] == space.proposed(domains, 0, rounds[:2], 4, possible)
+    assert rounds[2][0] == space.propose(domains, 0, rounds[:2], 4, possible)
     with pytest.raises(InvalidInput, match="leave out values that do not go together"):
-        space.proposed(domains, 0, [], 2, lambda own: False)
+        space.propose(domains, 0, [], 2, lambda own: False)
     # Three minibatches cannot be made of sixteen steps.
     grid = {"num_minibatches": [2, 3], "gamma": [0.9, 0.99]}
     result = quiet(wanted(grid, 1, sampler="optuna", trials=3), tmp_path / "out")
@@ -152,7 +152,7 @@ def test_what_chooses_the_program_is_a_group_of_its_own(tmp_path):
     found = plan.blocks(made, tmp_path, plan.settings_of(made))
     assert [block.indices for block in found] == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert [b.experiment.config.num_envs for b in found] == [2, 2, 4, 4]
-    assert "4 programs, 4 blocks of 4 agents" in plan.in_words(made)
+    assert "4 programs, 4 blocks of 4 agents" in plan.summarize(made)
 
 
 @pytest.mark.full
