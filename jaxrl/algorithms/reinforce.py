@@ -228,8 +228,9 @@ def loss(
     weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
     if config.normalize_advantage:
         weight = losses.normalize_advantage(weight, mask)
-    log_prob = pi.log_prob(acting.sample_of(trajectory))
-    score_loss = losses.policy_gradient(log_prob, weight)
+    score_loss = losses.policy_gradient(
+        pi.log_prob(acting.sample_of(trajectory)), weight
+    )
     policy_loss = mean_over_all_steps(score_loss, mask)
     entropy = mean_over_all_steps(pi.entropy(), mask)
     total = policy_loss - config.ent_coef * entropy
