@@ -107,8 +107,8 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--num-minibatches", "64"],
         ["--num-envs", "1", "--num-steps", "1", "--num-minibatches", "1"],
         ["--network", "gru(size=4)", "--num-minibatches", "8"],
-        ["--kl-target", "0.1"],
-        ["--objective", "kl", "--kl-target", "0.1", "--kl-coef", "0"],
+        ["--kl-penalty-target", "0.1"],
+        ["--objective", "kl", "--kl-penalty-target", "0.1", "--kl-coef", "0"],
         ["--squash", "--env", "CartPole-v1"],
         ["--network", "cnn", "--env", "CartPole-v1"],
         ["--num-envs", "65536", "--num-steps", "65536"],
@@ -206,7 +206,7 @@ def mutations(algorithm: Algorithm) -> dict[str, list[list[str]]]:
         # A field that is misspelled.
         endings += [[flag(name) + "x", "1"], [flag(name)[:-1] + "_", "1"]]
         found[name] = endings
-    found["combinations"] = COMBINATIONS[algorithm.name] + GENERAL
+    found["combinations"] = COMBINATIONS.get(algorithm.name, []) + GENERAL
     return found
 
 
@@ -291,7 +291,7 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     return argv
 
 
-class Accepted(Exception):
+class Accepted(BaseException):
     """Exception raised in place of training."""
 
 
@@ -307,7 +307,7 @@ def _not_traced(*args: Any, **kwargs: Any) -> None:
     raise Accepted
 
 
-def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
+def _with_teacher(env: Any, algorithm: Algorithm, source: str | None) -> Any:
     """Replacement for loading a teacher: an untrained one."""
     if source is None:
         return env
@@ -327,7 +327,7 @@ def _taught(env: Any, algorithm: Algorithm, source: str | None) -> Any:
 def instead_of_training(trace: bool) -> Iterator[None]:
     with (
         mock.patch.object(session, "run", _traced if trace else _not_traced),
-        mock.patch.object(experiment, "taught", _taught),
+        mock.patch.object(experiment, "with_teacher", _with_teacher),
         mock.patch.object(experiment, "teacher_digest", lambda *_: None),
     ):
         yield
@@ -359,6 +359,8 @@ def judge(argv: list[str], trace: bool = False) -> tuple[str, str]:
         return "not one line", text
     if any(word in text for word in ("XLA", "Traceback", "INTERNAL", "jaxlib")):
         return "from inside XLA", text
+    if "No such option" in text:
+        return "no such flag", text
     if os.listdir():
         return "something written", text
     return "refused", text

@@ -376,7 +376,7 @@ for trial in range(trials):
             manifest = json.loads((folder / storage.MANIFEST).read_text())
             manifest.pop("digest")
             manifest["files"][path.name] = {
-                "sha256": storage._sha256(bytes(content)), "bytes": len(content)
+                "sha256": storage.digest_of(bytes(content)), "bytes": len(content)
             }
             kept = (folder / storage.MANIFEST).read_bytes()
             (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))

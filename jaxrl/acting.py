@@ -45,10 +45,16 @@ def stochastic(
     def choose(
         config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory, noise: Any
     ) -> tuple[Array, Memory, dict[str, Any]]:
-        """A sample made from `action_noise`, or the mode for None."""
+        """A sample made from `action_noise`, or the mode for None.
+
+        A sample before tanh is among the extras, for `sample_of`.
+        """
         pi, memory, extras = policy(config, env, agent, obs, memory)
-        action = pi.mode() if noise is None else pi.from_noise(noise)
-        return action, memory, extras
+        if noise is None:
+            return pi.mode(), memory, extras
+        if hasattr(pi, "pre_tanh"):
+            extras = extras | {"pre_tanh": pi.pre_tanh(noise)}
+        return pi.from_noise(noise), memory, extras
 
     def act(
         config: Any,
@@ -78,6 +84,15 @@ def stochastic(
         return rollout.unroll(env, chosen, world, num_steps, noise)
 
     return Acting(act, explain, unroll)
+
+
+def sample_of(trajectory: Transition) -> PyTree:
+    """What `log_prob` of the policy that acted takes: its samples.
+
+    The actions, but for a squashed normal what tanh made them from: at the bounds that
+    cannot be told from a rounded action.
+    """
+    return trajectory.extras.get("pre_tanh", trajectory.action)
 
 
 def epsilon_greedy(

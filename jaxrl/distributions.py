@@ -7,6 +7,8 @@ Parameters are `[..., A]`; the last axis is reduced: log-probabilities, entropie
 divergences are `[...]`, in nats.
 """
 
+from typing import NamedTuple
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -96,10 +98,23 @@ class DiagNormal(distrax.Independent):
         return self.distribution.loc + self.distribution.scale * noise
 
 
+class PreTanh(NamedTuple):
+    """A sample x `[..., A]` before `TanhNormal` maps it onto the box."""
+
+    x: Array
+
+
 def tanh_normal(mean: Array, log_std: Array, low: Scalar, high: Scalar) -> "TanhNormal":
     """A diagonal normal squashed by tanh onto the box [low, high].
 
     a = low + (high - low) (tanh(x) + 1) / 2,    x ~ `diag_normal(mean, log_std)`
+
+    Near the bounds float32 cannot tell the actions of different x apart, and there
+    log π(a) of the rounded action has a biased gradient: its mean is not 0 from about
+    |x| = 7 on. So keep x of an action that you sample:
+
+        x = pi.pre_tanh(noise)        # or pi.sample_and_log_prob(seed=key)
+        action, log_prob = pi.squash(x), pi.log_prob(x)
 
     Args:
       mean: `[..., A]` mean of x.
@@ -122,6 +137,7 @@ class TanhNormal(distrax.Distribution):
         super().__init__()
         low, high = _float(low), _float(high)
         self._base = base
+        self._low, self._high = low, high
         self._centre = (low + high) / 2
         self._half_width = (high - low) / 2
 
@@ -130,26 +146,35 @@ class TanhNormal(distrax.Distribution):
         return self._base.event_shape
 
     def _sample_n(self, key: Array, n: int) -> Array:
-        return self._squash(self._base.sample(seed=key, sample_shape=n))
+        return self.squash(self._draw(key, n))
+
+    def _sample_n_and_log_prob(self, key: Array, n: int) -> tuple[Array, Array]:
+        x = self._draw(key, n)
+        return self.squash(x), self.log_prob(x)
+
+    def _draw(self, key: Array, n: int) -> PreTanh:
+        return PreTanh(self._base.sample(seed=key, sample_shape=n))
+
+    def pre_tanh(self, noise: Array) -> PreTanh:
+        """mean + exp(log_std) z, with standard normal z `[..., A]`."""
+        return PreTanh(self._base.from_noise(noise))
+
+    def squash(self, sample: PreTanh) -> Array:
+        """The action `[..., A]` that a sample is mapped to."""
+        return self._centre + self._half_width * jnp.tanh(sample.x)
 
     def from_noise(self, noise: Array) -> Array:
-        """The image of mean + exp(log_std) x, with standard normal x `[..., A]`."""
-        return self._squash(self._base.from_noise(noise))
+        """The image of mean + exp(log_std) z, with standard normal z `[..., A]`."""
+        return self.squash(self.pre_tanh(noise))
 
-    def from_noise_with_log_prob(self, noise: Array) -> tuple[Array, Array]:
-        """The action of `from_noise` and its log π `[...]`, without the inverse."""
-        x = self._base.from_noise(noise)
-        log_prob = self._base.log_prob(x) - self._log_slope(x).sum(-1)
-        return self._squash(x), log_prob
+    def log_prob(self, value: Array | PreTanh) -> Array:
+        """log N(x) - Σ_i log |da_i / dx_i|, at the sample or at tanh⁻¹ of an action.
 
-    def log_prob(self, value: Array) -> Array:
-        """log N(x) - Σ_i log |da_i / dx_i|, at x = tanh⁻¹ of the action.
-
-        The inverse is infinite at the bounds, to which float32 rounds every large sample,
-        so actions are first clipped to 1 - 1e-6 of the half width.
+        Exact at a `PreTanh`, and at an action inside the box as float32 holds it. The
+        inverse is infinite at the bounds, so an action closer to one than 2^-24 of the half
+        width is moved to that distance (|x| = 8.7).
         """
-        unit = (value - self._centre) / self._half_width
-        x = jnp.arctanh(jnp.clip(unit, -1.0 + 1e-6, 1.0 - 1e-6))
+        x = value.x if isinstance(value, PreTanh) else self._unsquash(value)
         return self._base.log_prob(x) - self._log_slope(x).sum(-1)
 
     def entropy(self) -> Array:
@@ -166,14 +191,18 @@ class TanhNormal(distrax.Distribution):
 
     def mode(self) -> Array:
         """The image of the mean, which is the median: the usual greedy action."""
-        return self._squash(self._base.mode())
+        return self.squash(PreTanh(self._base.mode()))
 
     def kl_divergence(self, other_dist: "TanhNormal", **kwargs) -> Array:
         """KL divergence of the two normals, unchanged by the bijection that they share."""
         return self._base.kl_divergence(other_dist._base, **kwargs)
 
-    def _squash(self, x: Array) -> Array:
-        return self._centre + self._half_width * jnp.tanh(x)
+    def _unsquash(self, action: Array) -> Array:
+        """tanh⁻¹ u = ½ log(1 + 2 |u| / (1 - |u|)), with 1 - |u| from the nearer bound."""
+        offset = action - self._centre
+        nearer = jnp.minimum(action - self._low, self._high - action)
+        nearer = jnp.maximum(nearer, 2.0**-24 * self._half_width)
+        return 0.5 * jnp.sign(offset) * jnp.log1p(2.0 * jnp.abs(offset) / nearer)
 
     def _log_slope(self, x: Array) -> Array:
         """log |da / dx|, with log(1 - tanh(x)²) in a form that does not underflow."""

@@ -1,11 +1,28 @@
 """User errors, and helpers for their messages. Imports nothing of jaxrl."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
+
+LONGEST = 200
+"""Characters of a value that a message repeats."""
+
+_LONG = re.compile(
+    # Text in quotes that does not begin inside a word, as an apostrophe does.
+    rf"(?<!\w)(?P<quote>['\"])(?:(?!(?P=quote)).){{{LONGEST},}}(?P=quote)?"
+    # Numbers with something between them, as in lists.
+    rf"|[-+.\de]+(?:[\s,\[\]()]+[-+.\de]+){{{LONGEST // 3},}}"
+    rf"|\S{{{LONGEST},}}",
+    re.DOTALL,
+)
 
 
 class InvalidInput(ValueError):
     """Bad input from the user: one sentence naming the field, the value and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shorten_values(message))
 
 
 def require(condition: bool, message: str) -> None:
@@ -34,11 +51,54 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     return "" if choice is None else f" (did you mean {choice!r}?)"
 
 
+def shorten_values(message: str) -> str:
+    """Cut every value in a message that is longer than `LONGEST` characters."""
+
+    def cut(found: re.Match) -> str:
+        text = found.group()
+        if len(text) <= LONGEST:
+            return text
+        quote = found["quote"] or ""
+        return text[: LONGEST - 3 - len(quote)] + "..." + quote
+
+    return _LONG.sub(cut, message)
+
+
+def install_command(extra: str) -> str:
+    """How an extra is installed, from an index or in a checkout, for an error message."""
+    return (
+        f"install the extra {extra!r} (pip install 'jaxrl[{extra}]', or in a checkout "
+        f"pip install -e '.[{extra}]')"
+    )
+
+
 def one_line(message: str) -> str:
     """Join a message to a single line, for a terminal."""
-    return " ".join(message.split())
+    return printable(" ".join(message.split()))
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what would steer it is shown as in a string.
+
+    These are control characters but for line breaks and tabs, halves of surrogate pairs,
+    and the signs that reverse the direction of writing.
+    """
+    return "".join(repr(c)[1:-1] if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return turns or unicodedata.category(character) in ("Cc", "Cs")
 
 
 def count_noun(n: int, noun: str) -> str:
     """Number and noun in agreement, for example "1 seed", "2,000 seeds"."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def shorten(value: object, most: int = 200) -> str:
+    """A value in a message: on a line, and of at most so many characters."""
+    text = one_line(str(value))
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -335,10 +335,68 @@ def squared_norm(params: PyTree) -> Array:
     return 0.5 * jnp.stack([jnp.square(x).sum() for x in jax.tree.leaves(params)]).sum()
 
 
+RESOLUTION = 2.0**-17
+"""Deviations below this share of the mean are rounding: 64 units in the last place of
+float32, since an advantage, a return or a score is a sum of many rounded terms."""
+
+TINY = float(jnp.finfo(jnp.float32).tiny)
+
+
+def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
+    """Deviations from the mean over all axes and devices, exactly 0 where all are equal.
+
+    x - mean(x),    with the mean clipped to [min(x), max(x)]
+
+    The sum of equal numbers is rounded, so their mean may not be the number. Divided by
+    a spread, which consists of the same rounding, the difference would be of order one.
+
+    Args:
+      x: `[...]`.
+      where: bool `[...]`, the elements that count; the others become 0.
+
+    Returns:
+      (deviations `[...]`, mean, a scalar).
+
+    Source: Higham (2002), "Accuracy and stability of numerical algorithms", section 1.9:
+    the two-pass variance.
+    """
+    mask = jnp.ones(x.shape, bool) if where is None else where
+    low = parallel.smallest(jnp.min(x, initial=jnp.inf, where=mask))
+    high = parallel.largest(jnp.max(x, initial=-jnp.inf, where=mask))
+    mean = jnp.clip(masked_mean(x, mask), low, high)
+    return jnp.where(mask, x - mean, 0.0), mean
+
+
+def moments(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
+    """Deviations from the mean, their (biased) variance, and the variance of rounding.
+
+    rounding = (2^-17 mean(x))²
+
+    A variance is told from that of equal numbers if it is larger than `rounding`. Every
+    division by the spread of a batch is made with these three.
+
+    Args:
+      x: `[...]`.
+      where: bool `[...]`, the elements that count.
+
+    Returns:
+      (deviations `[...]`, variance, rounding), the last two scalars, over all devices.
+
+    Source: Higham (2002), section 1.9.
+    """
+    centred, mean = centre(x, where)
+    mask = jnp.ones(x.shape, bool) if where is None else where
+    variance = masked_mean(jnp.square(centred), mask)
+    return centred, variance, jnp.square(RESOLUTION * mean)
+
+
 def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
     """Advantages with zero mean and unit (biased) standard deviation over all axes.
 
-    Â = (A - mean(A)) / (std(A) + 1e-8)
+    Â = (A - mean(A)) / √(var(A) + ε²),    ε = 2^-17 |mean(A)|
+
+    ε is what float32 cannot tell from 0 at the magnitude of A: equal advantages, or equal
+    but for rounding, are normalised to about 0, others as if ε were 0.
 
     Args:
       advantage: `[...]` A. A single advantage is normalised to 0, not to NaN.
@@ -348,15 +406,15 @@ def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
       `[...]` Â.
 
     Source: Huang et al. (2022), "The 37 implementation details of proximal policy
-    optimization", detail 7.
+    optimization", detail 7, where ε is 1e-8 and stands outside of the root.
     """
-    mask = jnp.ones(advantage.shape, bool) if where is None else where
-    centred = jnp.where(mask, advantage - masked_mean(advantage, mask), 0.0)
-    std = jnp.sqrt(masked_mean(jnp.square(centred), mask))
-    return centred / (std + 1e-8)
+    centred, variance, rounding = moments(advantage, where)
+    return centred / jnp.sqrt(variance + rounding + TINY)
 
 
-def explained_variance(value: Array, target: Array) -> Array:
+def explained_variance(
+    value: Array, target: Array, where: Array | None = None
+) -> Array:
     """Share of the targets' variance that the values explain: a scalar, at most 1.
 
     1 - Var(G - V) / Var(G)
@@ -364,18 +422,18 @@ def explained_variance(value: Array, target: Array) -> Array:
     Args:
       value: `[...]` V(s).
       target: `[...]` G.
+      where: bool `[...]`, the elements that count.
 
     Returns:
-      float32 scalar; 0 if the targets do not vary.
+      float32 scalar; 0 if the targets do not vary by more than rounding, see `moments`.
 
     Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
     """
     chex.assert_equal_shape([value, target])
-    variance = parallel.variance(target)
-    safe = jnp.where(variance > 0.0, variance, 1.0)
-    return jnp.where(
-        variance > 0.0, 1.0 - parallel.variance(target - value) / safe, 0.0
-    )
+    _, variance, rounding = moments(target, where)
+    _, unexplained, _ = moments(target - value, where)
+    varies = variance > rounding
+    return jnp.where(varies, 1.0 - unexplained / jnp.where(varies, variance, 1.0), 0.0)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

@@ -8,6 +8,13 @@ w = n_b / (n + n_b)
 mean <- mean + w (mean_b - mean)
 var  <- (1 - w) var + w var_b + w (1 - w) (mean_b - mean)²
 
+The mean is the sum of two float32 numbers, `mean` and `rest`, so that neither its rounding
+nor updates far below its last place are lost; the first batch is centred at one of its
+samples, later ones at the mean. Observations of mean 1e6 and deviation 1, sixteen times
+float32's last place, are normalised to within 2e-5 of float64's numbers (1e-4 after 100,000
+updates of one sample each); with the mean in one float32 they are off by 0.07 (0.26)
+deviations.
+
 Everything is float32, including the count. Beyond 2^24 a float32 count is no longer exact,
 but it enters through w alone: each merge rounds the count by at most one part in 2^24, and
 the stored mean and variance do not grow with it, as sums would. Beyond 2^24 *batches* the
@@ -21,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.core import parallel
+from jaxrl.losses import RESOLUTION, TINY
 from jaxrl.types import Array, Scalar
 
 EPS = 1e-8
@@ -30,6 +38,7 @@ class RunningStats(flax.struct.PyTreeNode):
     """Running mean and biased variance, element by element."""
 
     mean: Array  # float32 [*shape]
+    rest: Array  # float32 [*shape]: what rounding takes off the mean
     var: Array  # float32 [*shape]
     count: Array  # float32 []
 
@@ -47,6 +56,7 @@ def init(shape: tuple[int, ...] = ()) -> RunningStats:
     """
     return RunningStats(
         mean=jnp.zeros(shape, jnp.float32),
+        rest=jnp.zeros(shape, jnp.float32),
         var=jnp.ones(shape, jnp.float32),
         count=jnp.float32(0.0),
     )
@@ -70,15 +80,35 @@ def update(stats: RunningStats, batch: Array) -> RunningStats:
     size = batch.size // max(stats.mean.size, 1) * parallel.num_shares()
     total = stats.count + size
     weight = size / total
-    # Centring at the old mean keeps the numbers small, so an offset costs no precision.
-    centred = batch - jnp.expand_dims(stats.mean, axes)
+    # Small numbers: an offset costs no precision, and equal numbers have variance 0.
+    first = parallel.largest(batch[(0,) * len(axes)])
+    origin = jnp.where(stats.count > 0.0, stats.mean, first)
+    centred = _subtract(batch, origin, stats.rest)
     shift = parallel.mean(centred.mean(axes))
     var = parallel.variance(centred, axes) + (1.0 - weight) * jnp.square(shift)
+    mean, rest = _add(origin, stats.rest + weight * shift)
     return RunningStats(
-        mean=stats.mean + weight * shift,
+        mean=mean,
+        rest=rest,
         var=(1.0 - weight) * stats.var + weight * var,
         count=total,
     )
+
+
+def _add(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b in float32, and the error of its rounding (Knuth's TwoSum).
+
+    Source: Higham (2002), "Accuracy and stability of numerical algorithms", section 4.3.
+    """
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _subtract(x: Array, mean: Array, rest: Array) -> Array:
+    """x - (mean + rest), for x `[..., *shape]`; near the mean without rounding."""
+    axes = tuple(range(x.ndim - mean.ndim))
+    return (x - jnp.expand_dims(mean, axes)) - jnp.expand_dims(rest, axes)
 
 
 def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
@@ -100,7 +130,7 @@ def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
     x = jnp.asarray(x, jnp.float32)
     axes = tuple(range(x.ndim - stats.mean.ndim))
     scale = jax.lax.rsqrt(stats.var + EPS)
-    centred = x - jnp.expand_dims(stats.mean, axes)
+    centred = _subtract(x, stats.mean, stats.rest)
     return jnp.clip(centred * jnp.expand_dims(scale, axes), -clip, clip)
 
 
@@ -146,10 +176,13 @@ def update_reward(
 
 
 def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Array:
-    """Scale rewards by the deviation of the return: r / √(var + 1e-8), clipped to ±clip.
+    """Scale rewards by the deviation of the return, clipped to ±clip.
 
-    Rewards are not centred: a shift changes which policy is optimal, a scale does not. If
-    returns do not vary, rewards are unscaled.
+    r / √var^q,    q = var / (var + ε²),    ε = 2^-17 |mean|
+
+    Rewards are not centred: a shift changes which policy is optimal, a scale does not. q is
+    1 where returns vary, however small they are. If they do not vary by more than float32
+    resolves at their magnitude, it falls to 0 and rewards are unscaled, without a jump.
 
     Args:
       stats: statistics of the discounted return.
@@ -163,7 +196,8 @@ def scale_reward(stats: RewardStats, reward: Array, clip: Scalar = 10.0) -> Arra
     "Reward scaling".
     """
     var = stats.returns.var
-    scale = jnp.where(var > EPS, jax.lax.rsqrt(var + EPS), 1.0)
+    varies = var / (var + jnp.square(RESOLUTION * stats.returns.mean) + TINY)
+    scale = jnp.power(var, -0.5 * varies)  # 0 to the power 0 is 1
     return jnp.clip(jnp.asarray(reward, jnp.float32) * scale, -clip, clip)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, ParamSpec
 
 import numpy as np
 
+from jaxrl.core.files import replacing
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_interval,
@@ -26,8 +27,12 @@ P = ParamSpec("P")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 """Palette of Okabe and Ito (2008), "Color Universal Design", with the palest two last."""
 
-LINES = COLOURS[:5]
-"""Colours for thin lines on white paper, with a contrast of at least 3."""
+LINES = (
+    *COLOURS[:5],
+    *("#882255", "#0000CD", "#8B4513", "#332288", "#1F9ED1", "#117733", "#00858A"),
+)
+"""Colours for thin lines on white paper, with a contrast of at least 3; as many as a figure
+has curves. Further ones repeat them with other dashes and markers."""
 
 BLACK, PALE = COLOURS[4], COLOURS[5]
 
@@ -104,7 +109,7 @@ def _with_style(draw: Callable[P, None]) -> Callable[P, None]:
 def line_style(i: int) -> dict[str, Any]:
     """Colour, dashes and marker of the i-th series.
 
-    No two of the first 28 share both dashes and marker, no two of the first 5 a colour.
+    No two of the first 28 share both dashes and marker, no two of the first 12 a colour.
     """
     return {
         "color": LINES[i % len(LINES)],
@@ -130,7 +135,7 @@ def draw_line(
     axes.plot(
         x,
         y,
-        label=label,
+        label=plain(label),
         markevery=marker_spacing,
         markeredgecolor="white",
         markeredgewidth=0.4,
@@ -196,6 +201,11 @@ def _empty(size: tuple[float, float]) -> Any:
     return Figure(figsize=size, layout="constrained")
 
 
+def plain(text: str) -> str:
+    """Text of which nothing is read as a formula: ids may have any characters."""
+    return text.replace("$", r"\$")
+
+
 def make_figure(
     title: str,
     size: tuple[float, float] = (4.5, 3.0),
@@ -204,10 +214,16 @@ def make_figure(
     """Create a figure of one panel; return it with its axes."""
     figure = _empty(size)
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(plain(title))
     if grid is not None:
         axes.grid(axis=grid)
     return figure, axes
+
+
+def save_figure(figure: Any, out: Path) -> None:
+    """Save a figure as the file's ending says, in the place of an earlier one."""
+    with replacing(Path(out)) as file:
+        figure.savefig(file, format=Path(out).suffix[1:])
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -253,7 +269,7 @@ def plot_learning_curves(
     steps_axis(axes)
     axes.set_ylabel(axis_label(metric))
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 Table = Sequence[tuple[Mapping[str, Any], Sequence[float]]]
@@ -284,8 +300,8 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
             axes.set_ylabel("return (IQM over seeds)")
     for axes in list(panels)[len(names) :]:
         axes.set_visible(False)
-    figure.suptitle(title, fontsize="medium")
-    figure.savefig(out)
+    figure.suptitle(plain(title), fontsize="medium")
+    save_figure(figure, out)
 
 
 def _draw_slice(
@@ -366,7 +382,7 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     figure.colorbar(image, label="return (IQM over seeds)")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _key(value: Any) -> Any:
@@ -401,7 +417,7 @@ def plot_intervals(
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel("return")
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _draw_interval(axes: Any, i: int, middle: float, low: float, high: float) -> None:
@@ -436,8 +452,8 @@ def plot_aggregates(
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
-    figure.suptitle(title, fontsize="medium")
-    figure.savefig(out)
+    figure.suptitle(plain(title), fontsize="medium")
+    save_figure(figure, out)
 
 
 @_with_style
@@ -470,7 +486,7 @@ def plot_profiles(
     axes.set_xlabel("return")
     axes.set_ylabel("share of seeds above")
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 @_with_style
@@ -532,7 +548,7 @@ def plot_efficiency(
     steps_axis(axes)
     axes.set_ylabel(f"normalised {axis_label(metric)}")
     _legend(figure, axes)
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _normalise(

@@ -138,6 +138,8 @@ def step_world(
     env_state, step = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
         keys, world.env_state, action, env.params
     )
+    # A reward of another dtype, such as a count, is learned from as float32.
+    step = step._replace(reward=jnp.asarray(step.reward, jnp.float32))
     episode_length = world.episode_length + 1
     terminated, truncated = episode_ends(env, step, episode_length)
     done = terminated | truncated
@@ -283,17 +285,26 @@ class EpisodeRecord(NamedTuple):
     env_state: PyTree  # [T + 1, N, ...]: before each step, and after the last one
     transition: Transition  # [T, N, ...]
     running: Array  # bool [T, N]; rows where it is False are undefined
+    world: World  # after the last step
+    ended: Array  # bool [N]: False where the episode goes on
 
 
 def record_episode(
-    env: Env, policy: Policy, world: World, max_steps: int
+    env: Env,
+    policy: Policy,
+    world: World,
+    max_steps: int,
+    ended: Array | None = None,
 ) -> EpisodeRecord:
     """Record the first episode of each environment step by step `[T, N, ...]`.
 
     For rendering, not for learning: `rollout_episode` needs less memory. After its episode
-    an environment stays in its last state.
+    an environment stays in its last state. With `world` and `ended` of an earlier record
+    the episodes go on from there.
     """
     num_envs = len(world.episode_length)
+    if ended is None:
+        ended = jnp.zeros(num_envs, bool)
 
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
         world, ended = carry
@@ -308,15 +319,14 @@ def record_episode(
         )
         return (world, ended | transition.terminated | transition.truncated), row
 
-    carry = (world, jnp.zeros(num_envs, bool))
-    (last, _), rows = jax.lax.scan(step, carry, length=max_steps)
+    (last, ended), rows = jax.lax.scan(step, (world, ended), length=max_steps)
     env_state, transition, running = rows
 
     def with_last(rows: Array, last: Array) -> Array:
         return jnp.concatenate([rows, last[None]])
 
     states = jax.tree.map(with_last, env_state, last.env_state)
-    return EpisodeRecord(states, transition, running)
+    return EpisodeRecord(states, transition, running, last, ended)
 
 
 def tree_where(condition: Array, x: PyTree, y: PyTree) -> PyTree:

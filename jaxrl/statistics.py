@@ -6,6 +6,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from jaxrl.errors import require
+
+FEW_SEEDS = 10
+"""Below this number a bootstrap interval is too narrow: one of 95 % contains the IQM of
+normal returns in 89 % of cases with 5 seeds and in 74 % with 3 (docs/sweeps.md)."""
+
 
 def iqm(x: Any, axis: int | None = None) -> Any:
     """Interquartile mean: the mean of the middle half, less noisy than the median.
@@ -28,7 +34,8 @@ def bootstrap_interval(
 ) -> tuple[Any, Any]:
     """Percentile bootstrap interval of the IQM along `axis`, deterministic.
 
-    The interval of a single number is the number itself.
+    The interval of a single number is the number itself, and that of few is too narrow:
+    see `FEW_SEEDS`.
 
     Args:
       x: `[...]`.
@@ -70,12 +77,24 @@ def bootstrap_difference(
       num_resamples: the number of resamples of both, with replacement.
 
     Returns:
-      (low, high), two numbers.
+      (low, high), two numbers. Two samples of equal numbers have their difference.
+
+    Raises:
+      InvalidInput: a sample is empty, or one of a single number beside one that varies.
 
     Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if np.ptp(x) == np.ptp(y) == 0.0:
+    for name, sample in (("x", x), ("y", y)):
+        require(sample.size > 0, f"{name} = [] holds no number: give one per seed.")
+    varies = np.ptp(x) > 0.0 or np.ptp(y) > 0.0
+    for name, sample in (("x", x), ("y", y)):
+        require(
+            sample.size > 1 or not varies,
+            f"{name} = {sample.tolist()} is a single number, whose spread is unknown: give "
+            f"the returns of at least two seeds.",
+        )
+    if not varies:
         return float(x[0] - y[0]), float(x[0] - y[0])
     interval = stats.bootstrap(
         (x, y),
@@ -166,6 +185,24 @@ def stratified_interval(
     tail = 100.0 * (1.0 - level) / 2.0
     low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
     return low, high
+
+
+def interval_caveat(num_seeds: int) -> str:
+    """Remark on a 95 % interval over a number of seeds; nothing from ten seeds on.
+
+    The interval of a single seed is over its episodes.
+    """
+    if num_seeds >= FEW_SEEDS:
+        return ""
+    if num_seeds < 2:
+        return " over the episodes of one seed"
+    return f", too narrow for {num_seeds} seeds"
+
+
+def iqm_in_words(middle: float, low: float, high: float, num_seeds: int) -> str:
+    """`4.50 (IQM, 95 % interval [2.00, 7.00], too narrow for 5 seeds)`."""
+    caveat = interval_caveat(num_seeds)
+    return f"{middle:.2f} (IQM, 95 % interval [{low:.2f}, {high:.2f}]{caveat})"
 
 
 def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:

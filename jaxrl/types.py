@@ -64,6 +64,14 @@ def per_env() -> Any:
     return flax.struct.field(metadata={"per_env": True})
 
 
+def fresh() -> Any:
+    """A field of an agent that a new run begins anew, also one with `init_from`.
+
+    What a config sets or an optimiser has come to, beside what has been learned.
+    """
+    return flax.struct.field(metadata={"fresh": True})
+
+
 class Shared:
     """Marks a pytree node that is equal in every member of a population.
 
@@ -162,10 +170,14 @@ class TimeStep(NamedTuple):
     """
 
     obs: PyTree
-    reward: Array  # float32 []
+    reward: Array  # float32 []; rollouts convert another real dtype
     terminated: Array  # bool []: s_{t+1} has value 0
     truncated: Array  # bool []: the episode was cut here; s_{t+1} has a value
     info: PyTree
+
+
+NO_ID = "the environment"
+"""The id of an environment that was given none, such that messages can be read."""
 
 
 class Env(flax.struct.PyTreeNode):
@@ -195,7 +207,7 @@ class Env(flax.struct.PyTreeNode):
     on_host: bool = static(False)
     """Whether it is stepped outside the program (`envs.gymnasium`): one agent, on one
     device, never resumed."""
-    id: str = static("")
+    id: str = static(NO_ID)
     model: Callable | None = static(None)
     """`params -> jaxrl.mdp.MDP`: the problem as a finite MDP, where it is one or can be
     approximated by one, whose `features` are what is observed. For exact values only."""
@@ -297,6 +309,12 @@ def no_score(config: Any, env: Env, agents: PyTree) -> dict[str, Any]:
     return {}
 
 
+def see_to_reward(task: Any) -> str:
+    """What to do about a score that is not finite."""
+    del task
+    return "see to `reward`, which scores the responses"
+
+
 class Problem(NamedTuple):
     """What an algorithm is trained on: how that is named, built, judged and shown.
 
@@ -312,11 +330,14 @@ class Problem(NamedTuple):
     digests:  `(id, params) -> {name: digest}` of the files that it is made from
     samples:  `(config, task, agent, key) -> [{column: value}]`, on the host: a few cases
               for a person to read; None for none
+    is_path:  `(name, value) -> bool`: whether the value of a parameter, or of `flag` for
+              the id, is the path of a file or folder
     flag:     what names it on the command line and in messages
     help:     the help of that flag
     prefix:   what stands before the names of its parameters there
     example:  what to give, where the name is missing
-    remedy:   what to do about an observation or a reward that is not finite
+    remedy:   `(env or task) -> ` what to do about an observation or a reward that is not
+              finite
     """
 
     make: Callable
@@ -324,13 +345,14 @@ class Problem(NamedTuple):
     describe: Callable
     digests: Callable
     samples: Callable | None
+    is_path: Callable
     flag: str = "data"
     help: str = (
         "JSONL or Parquet file, or a world: small-world, larger-world, instructions."
     )
     prefix: str = ""
     example: str = "a file, or a world such as small-world"
-    remedy: str = "see to `reward`, which scores the responses"
+    remedy: Callable = see_to_reward
 
 
 class Algorithm(NamedTuple):

@@ -149,6 +149,70 @@ def test_tanh_normal_log_prob_hand_numbers():
     close(policy.log_prob(jnp.asarray(action, jnp.float32)), expected.sum(-1), 1e-4)
 
 
+def exact_log_prob(x, mean, std, half_width):
+    """Of a squashed normal in one dimension, in float64 at the sample x."""
+    log_slope = 2 * (np.log(2) - x - np.logaddexp(0, -2 * x)) + np.log(half_width)
+    return scipy.stats.norm(mean, std).logpdf(x) - log_slope
+
+
+BOXES = [(-1.0, 1.0), (-2.0, 5.0), (0.0, 1e-3), (-1e4, 1e4)]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (7.5, 0.135), (-10.0, 0.37)])
+def test_tanh_normal_log_prob_of_its_own_samples_is_exact(mean, std):
+    low, high = np.float32(BOXES).T
+    policy = distributions.tanh_normal(
+        jnp.full((len(BOXES), 1), mean), jnp.log(jnp.array([std])), *pair(low, high)
+    )
+    noise = np.float32(np.linspace(-4, 4, 41))[:, None, None]
+    x = np.float64(policy.pre_tanh(noise).x)
+    std = np.float64(np.exp(np.log(np.float32(std))))
+    expected = exact_log_prob(x, mean, std, np.float64(high - low)[:, None] / 2)
+    close(policy.log_prob(policy.pre_tanh(noise)), expected[..., 0], 2e-5)
+    close(policy.squash(policy.pre_tanh(noise)), policy.from_noise(noise), 0.0)
+
+
+def pair(low, high):
+    return jnp.asarray(low)[:, None], jnp.asarray(high)[:, None]
+
+
+def test_tanh_normal_log_prob_of_a_foreign_action_is_exact_inside_the_box():
+    low, high = np.float32(BOXES).T
+    unit = np.array([-1 + 1e-6, -0.999, -1e-3, 0.0, 0.5, 0.99999, 1 - 3e-7])[:, None]
+    action = np.float32((low + high) / 2 + (high - low) / 2 * unit)
+    u = np.float64(action) - np.float64(low)
+    x = 0.5 * np.log(u / (np.float64(high) - action))
+    inside = (np.abs(x) < 8.5) & (action < high)
+    expected = exact_log_prob(x, 7.5, 1.0, np.float64(high - low) / 2)
+    policy = distributions.tanh_normal(
+        jnp.full((len(BOXES), 1), 7.5), jnp.zeros(1), *pair(low, high)
+    )
+    found = policy.log_prob(jnp.asarray(action)[..., None])
+    close(found[inside], expected[inside], 2e-5)
+    assert inside.mean() > 0.8
+
+
+@pytest.mark.parametrize("mean", [0.0, 7.0, 8.0, 10.0])
+def test_the_score_of_a_saturated_tanh_normal_has_mean_zero(mean):
+    noise = jax.random.normal(KEY, (100_000, 1))
+
+    def mean_log_prob(mean):
+        policy = distributions.tanh_normal(mean[None], jnp.array([-1.0]), -1.0, 1.0)
+        x = jax.lax.stop_gradient(policy.pre_tanh(noise))
+        return policy.log_prob(x).mean()
+
+    # One standard error is e / sqrt(100,000) = .009; from the rounded action: -5.6 at 8.
+    assert abs(jax.grad(mean_log_prob)(jnp.float32(mean))) < 0.03
+
+
+def test_sample_and_log_prob_are_those_of_one_sample():
+    policy = distributions.tanh_normal(MEAN + 9.0, LOG_STD, LOW, HIGH)
+    action, log_prob = policy.sample_and_log_prob(seed=KEY, sample_shape=3)
+    x = distributions.diag_normal(MEAN + 9.0, LOG_STD).sample(seed=KEY, sample_shape=3)
+    np.testing.assert_array_equal(action, policy.sample(seed=KEY, sample_shape=3))
+    close(log_prob, policy.log_prob(distributions.PreTanh(x)))
+
+
 def test_tanh_normal_samples_fill_the_box_and_the_mode_is_its_median():
     policy = distributions.tanh_normal(MEAN, LOG_STD, LOW, HIGH)
     actions = policy.sample(seed=KEY, sample_shape=20_000)

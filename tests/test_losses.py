@@ -175,6 +175,23 @@ def test_normalize_advantage_under_a_mask():
     close(losses.normalize_advantage(advantage, where), expected)
 
 
+def test_equal_advantages_are_normalised_to_exactly_zero():
+    """Their sum is rounded: divided by a spread of the same size it would be of order 1."""
+    equal = jnp.repeat(jnp.array([[0.1], [-7.7], [123.456], [1e4]]), 253, axis=1)
+    normalize = jax.jit(jax.vmap(losses.normalize_advantage))
+    assert (normalize(equal, jnp.ones(equal.shape, bool)) == 0.0).all()
+    assert (normalize(equal, jnp.arange(4 * 253).reshape(4, 253) % 3 == 0) == 0.0).all()
+
+
+def test_rounding_gives_no_advantage_and_small_numbers_do():
+    noise = np.random.default_rng(0).normal(size=256)
+    normalize = jax.jit(jax.vmap(losses.normalize_advantage))
+    rounding = [1.0 + 1e-7 * noise, 1e4 + 1e-3 * noise]
+    assert np.abs(normalize(jnp.array(rounding))).max() < 0.06
+    varied = normalize(jnp.array([1e-12 * (2.0 + noise), 1e8 * (2.0 + noise)]))
+    close(varied, [(noise - noise.mean()) / noise.std()] * 2, 1e-5)
+
+
 @settings(max_examples=25, deadline=None)
 @given(floats(-100, 100), st.floats(-100, 100, width=32))
 def test_normalize_advantage_equals_numpy(noise, offset):
@@ -190,7 +207,10 @@ def test_explained_variance():
     close(losses.explained_variance(target + 5.0, target), 1.0)
     close(losses.explained_variance(jnp.full((2, 2), 2.5), target), 0.0)
     close(losses.explained_variance(-target, target), -3.0)
-    # Nothing to explain: 0, and no NaN that would stop a run.
+    mask = jnp.array([[True, False], [True, True]])
+    close(losses.explained_variance(jnp.where(mask, 2.0, jnp.nan), target, mask), 0.0)
+    # Nothing to explain but rounding: 0, and no NaN that would stop a run.
+    close(losses.explained_variance(jnp.zeros(256), jnp.full(256, -7.7)), 0.0)
     close(losses.explained_variance(target, jnp.ones((2, 2))), 0.0)
 
 

@@ -1,5 +1,6 @@
 """`jaxrl.plotting`: the numbers of a curve, and a picture that shows it."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from matplotlib.image import imread
 
 from jaxrl import plotting
 from jaxrl.plotting import COLOURS, curve, plot_learning_curves
+from jaxrl.sweeps.results import MAX_CURVES
 from tests.support.paths import ROOT
 
 METRIC = "rollout/episode_return"
@@ -122,9 +124,14 @@ def test_no_two_series_need_their_colour_to_be_told_apart():
     found = [plotting.line_style(i) for i in range(28)]
     in_grey = {(str(x["linestyle"]), x["marker"]) for x in found}
     assert len(in_grey) == len(found)
-    few = found[: len(plotting.LINES)]
-    assert len({x["color"] for x in few}) == len({x["marker"] for x in few}) == len(few)
+    assert len({x["marker"] for x in found[:7]}) == 7
     assert len({str(x["linestyle"]) for x in found[:4]}) == 4
+
+
+def test_no_two_curves_of_a_figure_share_a_colour():
+    colours = [to_rgb(plotting.line_style(i)["color"]) for i in range(MAX_CURVES)]
+    pairs = itertools.combinations(np.array(colours), 2)
+    assert min(np.linalg.norm(a - b) for a, b in pairs) > 0.12
 
 
 @pytest.mark.parametrize("colour", plotting.LINES)
@@ -165,3 +172,10 @@ def test_names_are_of_metrics_that_there_are():
     page = ROOT / "docs" / "metrics.md"
     for name in plotting.NAMES:
         assert f"`{name}`" in page.read_text(), name
+
+
+def test_ids_and_labels_are_no_formulas(tmp_path):
+    rows = [{"env_steps": n, "rollout/episode_return": [1.0]} for n in (1, 2)]
+    out = tmp_path / "a.png"
+    plotting.plot_learning_curves({r"$\nothing$": rows}, out, title=r"$\frac$")
+    assert out.stat().st_size > 0

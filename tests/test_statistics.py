@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from jaxrl.errors import InvalidInput
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_difference,
     bootstrap_interval,
+    interval_caveat,
     iqm,
+    iqm_in_words,
     optimality_gap,
     performance_profile,
     probability_of_improvement,
@@ -192,3 +195,19 @@ def test_a_row_of_seeds_leaves_out_what_broke():
     nothing = row_of_seeds([None])
     assert nothing["broken"] == 1 and nothing["episode_return_iqm"] is None
     assert nothing.keys() == row.keys()
+
+
+@pytest.mark.parametrize(("x", "y"), [([1.0], [2.0, 3.0]), ([2.0, 3.0], [1.0])])
+def test_a_single_number_beside_several_has_no_interval_of_the_difference(x, y):
+    with pytest.raises(InvalidInput, match=r"[xy] = \[1.0\]"):
+        bootstrap_difference(x, y)
+    with pytest.raises(InvalidInput, match=r"y = \[\]"):
+        bootstrap_difference(x, [])
+    assert bootstrap_difference([1.0], [2.0]) == (-1.0, -1.0)
+    assert bootstrap_difference([1.0], [2.0, 2.0]) == (-1.0, -1.0)
+
+
+def test_the_interval_of_few_seeds_says_so():
+    assert "too narrow" in iqm_in_words(4.5, 2.0, 7.0, 9) and "9" in interval_caveat(9)
+    assert iqm_in_words(4.5, 2.0, 7.0, 10) == "4.50 (IQM, 95 % interval [2.00, 7.00])"
+    assert "episodes" in interval_caveat(1)

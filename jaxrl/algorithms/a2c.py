@@ -127,7 +127,7 @@ def actor_loss(
 ) -> tuple[Array, Metrics]:
     at = (batch.rollout.obs, batch.start, batch.rollout.done)
     pi, _ = networks.apply_actor(config, env, params, *at)
-    log_prob = pi.log_prob(batch.rollout.action)
+    log_prob = pi.log_prob(acting.sample_of(batch.rollout))
     loss = losses.policy_gradient(log_prob, batch.goal).mean()
     entropy = pi.entropy().mean()
     metrics = {"loss/policy": mean(loss), "policy/entropy": mean(entropy)}

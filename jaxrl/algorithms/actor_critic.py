@@ -245,7 +245,7 @@ def actor_loss(
 ) -> tuple[Array, Metrics]:
     """The policy gradient, weighted by what the critic says, and the entropy bonus."""
     pi, _ = networks.apply_actor(config, env, params, trajectory.obs)
-    log_prob = pi.log_prob(trajectory.action)
+    log_prob = pi.log_prob(acting.sample_of(trajectory))
     loss = losses.policy_gradient(log_prob, weight).mean()
     entropy = pi.entropy().mean()
     metrics = {"loss/policy": mean(loss), "policy/entropy": mean(entropy)}

@@ -74,7 +74,7 @@ def init(config: Config, env: Env, key: Array) -> types.State:
 
 
 def policy(
-    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
+    config: Any, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
 ) -> tuple[Any, Memory, dict[str, Any]]:
     """One step: the action distribution."""
     pi, memory = networks.apply_actor(config, env, agent.params, obs, memory)
@@ -90,7 +90,7 @@ REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
 
 
 def loss(
-    params: PyTree, config: Config, env: Env, obs: PyTree, expert_action: Array
+    params: PyTree, config: Any, env: Env, obs: PyTree, expert_action: Array
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss, and what is `REPORTED` of every step of the batch."""
     pi, _ = networks.apply_actor(config, env, params, obs)

@@ -56,6 +56,7 @@ def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> 
         f"normalize_obs = True with network = {config.network!r}, which takes raw "
         f"observations: those of {env.id} are not one array, normalise inside it.",
     )
+    networks.check_features(config, space)
     cell = body.cell
     require(
         not isinstance(cell, networks.Transformer) or cell.size % cell.num_heads == 0,

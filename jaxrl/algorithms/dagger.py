@@ -18,18 +18,19 @@ The details that matter:
 3. beta_1 = 1: the expert plays the first rollout, whatever the schedule. "exponential" with
    `beta_decay` = 0 is the paper's I(i = 1); with p it is p^(i - 1); "linear" falls to 0
    over `beta_fraction` of the run.
-4. The learner plays its likeliest action, as it will be judged.
+4. The learner plays its likeliest action, as it will be judged; its loss is that of
+   behaviour cloning (`bc.loss`), on these states.
 5. Each environment step is one label: `env_steps` counts them.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import acting, losses, networks, optim, rollout, spaces, types
-from jaxrl.algorithms import checks, off_policy, on_policy
+from jaxrl import networks, optim, rollout, spaces, types
+from jaxrl.algorithms import bc, checks, off_policy, on_policy
 from jaxrl.data.frozen_policy import teacher_action
 from jaxrl.networks import Activation, Network
 from jaxrl.replay import ring
@@ -107,18 +108,6 @@ def init(config: Config, env: Env, key: Array) -> State:
     return State(new.agent, new.world, labelled=labelled)
 
 
-def policy(
-    config: Config, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
-) -> tuple[Any, Memory, dict[str, Any]]:
-    """One step: the action distribution."""
-    pi, memory = networks.apply_actor(config, env, agent.params, obs, memory)
-    return pi, memory, {}
-
-
-# A policy of which only the mean was learned has no spread.
-acts = acting.stochastic(policy, always_greedy=lambda config: config.loss == "mse")
-
-
 def mixture(
     config: Config, env: Env, agent: types.Agent, beta: types.Scalar
 ) -> rollout.Policy:
@@ -127,7 +116,9 @@ def mixture(
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         key_expert, key_coin = jax.random.split(key)
         expert_action = teacher_action(env.teacher, env, obs, key_expert)
-        action, memory, _ = acts.act(config, env, agent, obs, memory, key, greedy=True)
+        action, memory, _ = bc.acts.act(
+            config, env, agent, obs, memory, key, greedy=True
+        )
         expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
         played = rollout.tree_where(expert_plays, expert_action, action)
         return played, memory, {"expert_action": expert_action}
@@ -145,26 +136,6 @@ def mixing(config: Config, env: Env, env_steps: types.Counter) -> Array:
     return jnp.asarray(config.beta_decay, jnp.float32) ** rollouts
 
 
-REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
-"""What `loss` reports of every state, in this order."""
-
-
-def loss(
-    params: PyTree, config: Config, env: Env, batch: Labelled
-) -> tuple[Array, tuple[Array, ...]]:
-    """The loss, and what is `REPORTED` of every state of the batch."""
-    pi, _ = networks.apply_actor(config, env, params, batch.obs)
-    if config.loss == "mse":
-        imitation = losses.action_mse(pi.mode(), batch.action)
-    else:
-        imitation = losses.negative_log_likelihood(pi.log_prob(batch.action))
-    entropy = pi.entropy()
-    error = losses.action_error(pi.mode(), batch.action)
-    total = (imitation - config.ent_coef * entropy).mean()
-    total += config.l2_coef * losses.squared_norm(params)
-    return total, (imitation, error, entropy)
-
-
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """A rollout of the mixture, its labels, and `num_updates` gradient steps."""
     agent, world = state.agent, state.world
@@ -180,13 +151,13 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     rows = Labelled(trajectory.obs, trajectory.extras["expert_action"])
     labelled = ring.add(state.labelled, rows)
     params, opt_state, metrics = optim.fit(
-        lambda params, batch: loss(params, config, env, batch),
+        lambda params, batch: bc.loss(params, config, env, *batch),
         agent.params,
         agent.opt_state,
         ring.batches(labelled, key_update, config.num_updates, config.batch_size),
         optim.adam(config.max_grad_norm),
         learning_rate,
-        REPORTED,
+        bc.REPORTED,
     )
     metrics |= stats
     metrics["imitation/beta"] = mean(beta)
@@ -199,8 +170,8 @@ DAGGER = types.Algorithm(
     Config=Config,
     init=init,
     train_step=train_step,
-    act=acts.act,
-    explain=acts.explain,
+    act=bc.acts.act,
+    explain=bc.acts.explain,
     plan=off_policy.plan_batches,
     validate=validate,
     teacher="expert",

@@ -46,10 +46,9 @@ def check_minibatches(config: Any, env: Env, normalized: bool) -> None:
         return
     reason = "" if most == sequences else ", more than one step each"
     divisors = [d for d in range(1, max(most, 1) + 1) if sequences % d == 0]
-    nearest = min(divisors, key=lambda d: abs(d - wanted))
     raise InvalidInput(
         f"num_minibatches = {wanted} must divide {unit} = {sequences}{reason}: "
-        f"try {nearest}."
+        f"try {min(divisors, key=lambda d: abs(d - wanted))}."
     )
 
 

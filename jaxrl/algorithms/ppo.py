@@ -96,7 +96,7 @@ class Agent(types.Agent, kw_only=True):
 
     obs_stats: normalize.RunningStats | None
     reward_stats: normalize.RewardStats | None
-    kl_coef: Array  # float32 []
+    kl_coef: Array = types.fresh()  # float32 []
 
 
 class State(types.State, kw_only=True):
@@ -109,7 +109,7 @@ class Batch(NamedTuple):
     """What a rollout is turned into: `[T, N, ...]`."""
 
     obs: PyTree
-    action: Array
+    action: PyTree  # as `log_prob` takes it
     log_prob: Array  # of the behaviour policy
     policy: PyTree  # the behaviour policy's parameters, for the KL penalty
     advantage: Array
@@ -208,10 +208,11 @@ def make_batch(
     )
     policy = trajectory.extras["policy"]
     pi = networks.distribution(config, env, policy, trajectory.obs)
+    action = acting.sample_of(trajectory)
     return Batch(
         obs=trajectory.obs,
-        action=trajectory.action,
-        log_prob=pi.log_prob(trajectory.action),
+        action=action,
+        log_prob=pi.log_prob(action),
         policy=policy if config.objective == "kl" else (),
         advantage=advantage,
         target=target,

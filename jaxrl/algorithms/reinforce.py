@@ -193,14 +193,14 @@ def best_constant(
     plain = config.replace(baseline="none")
     params, unflatten = optim.flat(agent.params)
 
-    def log_prob(params: Array, obs: PyTree, action: Array, weight: Array) -> Array:
+    def log_prob(params: Array, obs: PyTree, action: PyTree, weight: Array) -> Array:
         pi, _, _ = networks.apply_actor_critic(config, env, unflatten(params), obs)
         return (pi.log_prob(action) * weight).sum()
 
     def scores(gain: Array) -> Array:
         weight = jnp.where(mask, score_weight(plain, agent, gain, gain), 0.0)
         score = jax.vmap(jax.grad(log_prob), in_axes=(None, 1, 1, 1))
-        return score(params, trajectory.obs, trajectory.action, weight)
+        return score(params, trajectory.obs, acting.sample_of(trajectory), weight)
 
     return estimators.optimal_baseline(
         scores(reward_to_go), scores(jnp.ones_like(reward_to_go))
@@ -228,7 +228,9 @@ def loss(
     weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
     if config.normalize_advantage:
         weight = losses.normalize_advantage(weight, mask)
-    score_loss = losses.policy_gradient(pi.log_prob(trajectory.action), weight)
+    score_loss = losses.policy_gradient(
+        pi.log_prob(acting.sample_of(trajectory)), weight
+    )
     policy_loss = mean_over_all_steps(score_loss, mask)
     entropy = mean_over_all_steps(pi.entropy(), mask)
     total = policy_loss - config.ent_coef * entropy

@@ -177,8 +177,9 @@ def soft_values(
             estimators.expected_value(log_prob, pi.probs),
         )
     pi = distribution(config, env, actor, obs, spaces.box(-1.0, 1.0, space.shape))
-    action, log_prob = pi.from_noise_with_log_prob(noise)
-    q = of_ensemble(net.apply(critics, obs, action))
+    sample = pi.pre_tanh(noise)
+    log_prob = pi.log_prob(sample)
+    q = of_ensemble(net.apply(critics, obs, pi.squash(sample)))
     return estimators.soft_value(q, log_prob, temperature), log_prob
 
 

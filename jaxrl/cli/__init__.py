@@ -2,12 +2,14 @@
 
 Exit codes: 0 done; 1 a check failed; 2 bad input, nothing was written; 3 a number became
 NaN or infinite; 4 the disk is full, read-only or gone; 5 another process of the run is
-gone; 130 and 143 stopped by SIGINT or SIGTERM, with everything saved.
+gone; 129, 130 and 143 stopped by SIGHUP, SIGINT or SIGTERM, with everything saved.
 
 Heavy modules are imported inside the command that needs them: `jaxrl --help` does not wait
 for JAX.
 """
 
+import errno
+import logging
 import os
 import sys
 import traceback
@@ -16,7 +18,8 @@ from collections.abc import Sequence
 import click
 
 from jaxrl.cli.groups import LazyGroup, import_command
-from jaxrl.errors import InvalidInput, one_line
+from jaxrl.core.user_code import describe_error, is_users, original
+from jaxrl.errors import InvalidInput, one_line, shorten_values
 
 COMMANDS = {
     "Train": {
@@ -70,12 +73,18 @@ def entry_point() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Errors are one line on stderr."""
+    # JAX logs the traceback of an error on the host, which is shown once it is raised.
+    logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     try:
         return _run(argv)
-    except Exception as error:
-        if not _is_distributed():
+    except Exception as failure:
+        if is_users(failure):
+            click.echo(f"jaxrl: your code raised {type(failure).__name__}:", err=True)
+            click.echo(describe_error(failure), err=True)
+        elif _is_distributed():
+            traceback.print_exception(failure)
+        else:
             raise
-        traceback.print_exception(error)
         return _exit(1)
 
 
@@ -88,12 +97,15 @@ def _run(argv: Sequence[str]) -> int:
         return 2
     except click.Abort:
         return _exit(130)
-    except Exception as error:
-        failure = _explain(error)
-        if failure is None:
+    except Exception as raised:
+        cause = original(raised)
+        explained = _explain(cause)
+        if explained is None and cause is raised:
             raise
-        message, code = failure
-        click.echo(f"jaxrl: {one_line(message)}", err=True)
+        if explained is None:
+            raise cause from None
+        message, code = explained
+        click.echo(f"jaxrl: {shorten_values(one_line(message))}", err=True)
         return _exit(code)
 
 
@@ -104,12 +116,10 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, InvalidInput):
         return str(error), 2
     if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
-        return (
-            f"{error.filename or 'a file'} cannot be written or read ({reason}): what "
-            f"was saved before is kept; see to the disk, then `jaxrl resume RUN`.",
-            4,
-        )
+        return _explain_os_error(error)
+    problem = _explain_devices()
+    if problem:
+        return problem, 2
     if isinstance(error, ArithmeticError):
         from jaxrl.training.loop import NonFiniteError
 
@@ -126,6 +136,30 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     return None
 
 
+def _explain_devices() -> str:
+    """Why JAX cannot start; "" if it can, or has not been asked to."""
+    if "jax" not in sys.modules:
+        return ""
+    from jaxrl.cli.doctor import explain_devices
+
+    return explain_devices()
+
+
+def _explain_os_error(error: OSError) -> tuple[str, int] | None:
+    """The same of a file; None for one that the user's code did not find."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename!r} is too long for a file's name: shorten it.", 2
+    if is_users(error) and isinstance(error, FileNotFoundError):
+        return None
+    reason = error.strerror or type(error).__name__
+    then = "".join(f", then `{note}`" for note in getattr(error, "__notes__", ()))
+    return (
+        f"{error.filename or 'a file'} cannot be written or read ({reason}): what was "
+        f"saved before is kept; see to the disk{then}.",
+        4,
+    )
+
+
 def _exit(code: int) -> int:
     """Return the code, or leave at once: a failed process must not wait for the others."""
     if _is_distributed():
@@ -137,4 +171,7 @@ def _exit(code: int) -> int:
 def _is_distributed() -> bool:
     # Not imported for this: a process that has not joined others is alone.
     distributed = sys.modules.get("jaxrl.core.distributed")
-    return distributed is not None and distributed.several()
+    try:
+        return distributed is not None and distributed.several()
+    except Exception:  # JAX cannot start
+        return False

@@ -41,7 +41,7 @@ def _list_envs() -> None:
     click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
     for library, content in SUITES.items():
         name = f"{library}/NAME"
-        click.echo(f"{name:28} {content} (pip install 'jaxrl[{library}]')")
+        click.echo(f"{name:28} {content} (the extra {library})")
 
 
 def _list_presets() -> None:
@@ -73,9 +73,10 @@ def check_env(env: str, steps: int) -> int:
     for finding in findings:
         result = "ok" if finding.ran else "not checked"
         if finding.problem:
-            result = f"BROKEN: {finding.problem}\n    fix: {finding.fix}"
+            kind = "WARNING" if finding.is_warning else "BROKEN"
+            result = f"{kind}: {finding.problem}\n    fix: {finding.fix}"
         click.echo(f"{finding.rule:50} {result}")
-    broken = [finding.rule for finding in findings if finding.problem]
+    broken = [f.rule for f in findings if f.problem and not f.is_warning]
     click.echo(f"{env}: {', '.join(broken) + ' broken' if broken else 'ok'}")
     return 1 if broken else 0
 
@@ -148,8 +149,12 @@ def zoo(
 def _zoo_line(name: str, row: dict[str, Any]) -> str:
     if row["episode_return_iqm"] is None:
         return f"{name:24} every seed broke"
+    from jaxrl.statistics import iqm_in_words
+
+    count = len(row["seeds"]) - row["broken"]
+    ends = row["ci95_low"], row["ci95_high"]
+    middle = iqm_in_words(row["episode_return_iqm"], *ends, count)
     return (
-        f"{name:24} return {row['episode_return_iqm']:.2f} (IQM), 95 % interval "
-        f"[{row['ci95_low']:.2f}, {row['ci95_high']:.2f}], {len(row['seeds'])} seeds, "
+        f"{name:24} return {middle}, {len(row['seeds'])} seeds, "
         f"{row['env_steps']:,} steps, sha256 {row['sha256'][:12]}"
     )

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jaxrl.errors import count_noun
+from jaxrl.errors import count_noun, install_command
 
 State = Literal["ok", "note", "BAD"]
 
@@ -158,12 +158,7 @@ def check_devices() -> Finding:
         devices = jax.devices()
         jax.jit(lambda x: x + 1)(1.0)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        words = f"JAX does not start ({type(error).__name__}: {reason})"
-        platforms = os.environ.get("JAX_PLATFORMS")
-        fix = f"unset JAX_PLATFORMS, which is {platforms!r}, or " if platforms else ""
-        fix += "pip install --upgrade jax jaxlib"
-        return Finding("BAD", "devices", words, fix)
+        return _no_devices(error)
     words = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     if devices[0].platform != "cpu" or not NVIDIA.exists():
         return Finding("ok", "devices", words)
@@ -171,8 +166,32 @@ def check_devices() -> Finding:
         words += ", as JAX_PLATFORMS says, though there is an NVIDIA card"
         return Finding("note", "devices", words, "unset JAX_PLATFORMS to use it")
     words += ", though there is an NVIDIA card: this jaxlib is for CPU only"
-    fix = "pip install 'jaxrl[cuda12]' (or [cuda13], by the driver)"
+    fix = f"{install_command('cuda12')}, or cuda13, by the driver"
     return Finding("BAD", "devices", words, fix)
+
+
+def _no_devices(error: Exception) -> Finding:
+    """The finding that JAX cannot start, and what made it fail."""
+    reason = " ".join(str(error).split())[:200]
+    kind = type(error).__name__
+    words = f"JAX does not start ({kind}{': ' if reason else ''}{reason})"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    fix = "pip install --upgrade jax jaxlib"
+    if platforms:
+        fix = f"unset JAX_PLATFORMS, which is {platforms!r}, or {fix}"
+    return Finding("BAD", "devices", words, fix)
+
+
+def explain_devices() -> str:
+    """Why JAX cannot start, in one sentence; "" if it can."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as failure:
+        finding = _no_devices(failure)
+        return f"{finding.words}: {finding.fix}."
+    return ""
 
 
 def check_cache() -> Finding:

@@ -11,7 +11,7 @@ import click
 from jaxrl.cli import options
 from jaxrl.core import config as configs
 from jaxrl.core import run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.errors import InvalidInput, did_you_mean, printable
 from jaxrl.pipelines.rlhf import demo as demonstration
 from jaxrl.pipelines.rlhf import loop as loops
 from jaxrl.pipelines.rlhf import stages, writing
@@ -364,7 +364,7 @@ def generate(
         rows = [{"prompt": prompt, "response": text} for text in texts]
         data.write_rows(run_folders.new(out, "generate") / "responses.jsonl", rows)
     for text in texts:
-        click.echo(text)
+        click.echo(printable(text))
     if as_json:
         click.echo(json.dumps({"prompt": prompt, "responses": texts}))
 

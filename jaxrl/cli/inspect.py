@@ -44,10 +44,10 @@ def evaluate(
     from jaxrl.runs.artifact import check_acts, load_agents
     from jaxrl.runs.session import evaluate_agents
     from jaxrl.training.devices import use_compilation_cache
-    from jaxrl.training.loop import checked_seeds
+    from jaxrl.training.loop import check_seeds
 
     check_value("episodes", int, episodes, low=1)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     use_compilation_cache()
     agents = load_agents(run, env)
     if gymnasium is None:
@@ -134,6 +134,7 @@ KINDS = (
 @click.option("--metric", default="rollout/episode_return", show_default=True)
 def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
     """Plot one or more run folders, or sweeps."""
+    from jaxrl.core import files
     from jaxrl.core.config import check_value
     from jaxrl.errors import InvalidInput
 
@@ -148,7 +149,7 @@ def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
 
             plot_results(runs, Path(out), kind, metric)
     except OSError as error:
-        raise InvalidInput(f"out = {out!r} cannot be written ({error}).") from error
+        files.refuse(error, f"out = {out!r} cannot be written ({error}).")
     click.echo(out)
 
 
@@ -174,11 +175,11 @@ def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
 def _read_run(run: str, metric: str) -> list[dict[str, Any]]:
     """Read the rows of a run folder, which must have this metric."""
     from jaxrl.errors import InvalidInput, did_you_mean
-    from jaxrl.runs.loggers import read_metrics
+    from jaxrl.runs.experiment import read_rows
 
     try:
-        rows = read_metrics(Path(run) / "metrics.jsonl")
-    except (OSError, ValueError) as error:
+        rows = read_rows(Path(run))
+    except InvalidInput as error:
         raise InvalidInput(
             f"RUN = {run!r} holds no readable metrics.jsonl ({error})."
         ) from error

@@ -7,21 +7,23 @@ defaults, then the preset (`--preset`), then the file given with `--config`, the
 import dataclasses
 import inspect
 import json
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import click
 
 from jaxrl.core import config as configs
+from jaxrl.core import files
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.networks import Network
 from jaxrl.runs import presets
+from jaxrl.runs.artifact import map_paths
 from jaxrl.runs.experiment import Experiment, command_words
 from jaxrl.sweeps.plan import Sweep
-from jaxrl.sweeps.space import as_space, parse
+from jaxrl.sweeps.space import as_space, parse, parse_value
 from jaxrl.types import Algorithm
 
 ENV_PREFIX = "--env."
@@ -146,7 +148,7 @@ class _Sizes(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
         try:
             pairs = [part.split("=") for part in value.split(",")]
-            return {name: _parsed(text) for name, text in pairs}
+            return {name: parse_value(text) for name, text in pairs}
         except ValueError:
             self.fail(f"{value!r} is not such as num_layers=4,width=128.", param, ctx)
 
@@ -245,7 +247,7 @@ def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             text = next(arguments, "--")
             if text.startswith("--"):
                 raise click.UsageError(f"{argument} needs a value: {argument} VALUE.")
-        params[name.replace("-", "_")] = _parsed(text)
+        params[name.replace("-", "_")] = parse_value(text)
     return rest, params
 
 
@@ -284,6 +286,11 @@ def sweep_from_flags(
         raise InvalidInput(
             "grid is missing: give what is swept, such as --grid learning_rate=1e-4,1e-3."
         )
+    for value in (
+        x for n, d in pairs if n == "network" for x in getattr(d, "values", ())
+    ):
+        # Whoever types the name of a module asks for its import.
+        Network.from_text(value if isinstance(value, str) else json.dumps(value))
     twice = [n for i, (n, _) in enumerate(pairs) if n in [m for m, _ in pairs[:i]]]
     if twice:
         raise InvalidInput(f"grid: {twice[0]} stands there twice.")
@@ -303,14 +310,6 @@ def read_reference(text: str) -> tuple[str, tuple[float, float]]:
         raise InvalidInput(
             f"reference = {text!r}: write it as ENV=LOW:HIGH, such as CartPole-v1=0:500."
         ) from error
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        words = {"True": True, "False": False, "None": None, "none": None}
-        return words.get(text, text)
 
 
 def experiment_from_flags(
@@ -378,12 +377,9 @@ def read_file(path: str) -> Any:
       InvalidInput: it cannot be read.
     """
     try:
-        text = Path(path).read_text()
-        return json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"config = {path!r} cannot be read as TOML or JSON: {error}."
-        ) from error
+        return (files.read_json if path.endswith(".json") else files.read_toml)(path)
+    except files.Unreadable as error:
+        raise InvalidInput(f"config = {path!r}: {error}") from error
 
 
 def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
@@ -393,6 +389,7 @@ def _read_config_file(path: str, algorithm: Any) -> dict[str, Any]:
     content, params = _problem_words(algorithm, dict(content))
     if params:
         content["env_params"] = content.get("env_params", {}) | params
+    content = map_paths(algorithm, content, partial(files.locate_beside, path))
     name = content.pop("algorithm", algorithm.name)
     if name != algorithm.name:
         raise InvalidInput(
@@ -425,8 +422,8 @@ def _rllib_stop(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        rules = json.loads(text)
-    except ValueError:
+        rules = files.parse_json(text, "stop")
+    except files.Unreadable:
         rules = None
     if not isinstance(rules, dict):
         raise InvalidInput(

@@ -5,8 +5,9 @@ import os
 import re
 import shlex
 import signal
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +64,46 @@ JSON = click.option(
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 
+STOPPING = b"\nstopping in a few seconds; once more to stop at once\n"
+
+
 @contextmanager
 def remember_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM; a second one acts at once."""
+    """Collect the first SIGINT, SIGTERM or SIGHUP; a second one acts at once.
+
+    SIGHUP is left alone where it is ignored (`nohup`).
+    """
     received: list[int] = []
 
     def remember(number: int, frame: Any) -> None:
         del frame
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
+        leave_lost_terminal()
         # Not through sys.stderr, in the middle of whose writing this may be called.
-        os.write(2, b"\nstopping in a few seconds; once more to stop at once\n")
+        with suppress(OSError):
+            os.write(2, STOPPING)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_lost_terminal() -> None:
+    """Send what is printed nowhere if its terminal is gone, where writing would fail."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+            if is_device and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def exit_code(received: list[int]) -> int:
@@ -135,16 +157,19 @@ def print_evaluation(
 
 def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
     """One line for all agents, one for each score and one for each setting."""
+    from jaxrl.statistics import iqm_in_words
     from jaxrl.sweeps.results import setting_in_words
 
     num_seeds = len(evaluation["seeds"])
-    low, high = evaluation["episode_return_ci95"]
+
+    def middle(part: dict[str, Any]) -> str:
+        low, high = part["episode_return_ci95"]
+        return iqm_in_words(part["episode_return_iqm"], low, high, num_seeds)
+
     yield (
-        f"{evaluation['algorithm']} on {evaluation['env']}: return "
-        f"{evaluation['episode_return_iqm']:.2f} (IQM), "
-        f"{evaluation['episode_return_mean']:.2f} (mean), 95 % interval "
-        f"[{low:.2f}, {high:.2f}], {num_seeds} seed{'s' * (num_seeds != 1)} x "
-        f"{evaluation['episodes']} episodes"
+        f"{evaluation['algorithm']} on {evaluation['env']}: return {middle(evaluation)}, "
+        f"{evaluation['episode_return_mean']:.2f} (mean), "
+        f"{num_seeds} seed{'s' * (num_seeds != 1)} x {evaluation['episodes']} episodes"
     )
     for name, values in evaluation.get("scores", {}).items():
         yield (
@@ -152,12 +177,7 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
             f"{min(values):.4g} to {max(values):.4g}"
         )
     for part in evaluation.get("variants", ()):
-        low, high = part["episode_return_ci95"]
-        yield (
-            f"{setting_in_words(part['overrides'])}: return "
-            f"{part['episode_return_iqm']:.2f} (IQM), 95 % interval "
-            f"[{low:.2f}, {high:.2f}]"
-        )
+        yield f"{setting_in_words(part['overrides'])}: return {middle(part)}"
 
 
 def next_command(
@@ -168,7 +188,7 @@ def next_command(
     network = str(getattr(config, "network", ""))
     names = {"--algorithm": algorithm, "--env": env, "--network": network}
     for flag, name in names.items():
-        if re.fullmatch(r"[\w.-]+:[\w.-]+", name):
+        if re.fullmatch(r"[\w./-]+:[\w./-]+", name):
             words += [flag, name]
     return shlex.join(words)
 

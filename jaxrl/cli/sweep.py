@@ -153,6 +153,8 @@ def _print_sweep(result: Any, env: str, as_json: bool) -> None:
 
 def _outcome_in_words(summary: dict[str, Any]) -> Iterator[str]:
     """Describe the best setting of a finished sweep, in one line."""
+    from jaxrl.statistics import iqm_in_words
+
     if not summary["finished"]:
         return
     if summary["best"] is None:
@@ -164,10 +166,11 @@ def _outcome_in_words(summary: dict[str, Any]) -> Iterator[str]:
         )
     else:
         confirmed = {n: _nan_if_none(x) for n, x in summary["confirmed"].items()}
+        count = confirmed["seeds"] - confirmed["broken"]
+        ends = confirmed["ci95_low"], confirmed["ci95_high"]
+        middle = iqm_in_words(confirmed["episode_return_iqm"], *ends, count)
         yield (
-            f"with fresh seeds the best setting returns "
-            f"{confirmed['episode_return_iqm']:.2f} (IQM), 95 % interval "
-            f"[{confirmed['ci95_low']:.2f}, {confirmed['ci95_high']:.2f}], "
+            f"with fresh seeds the best setting returns {middle}, "
             f"{confirmed['seeds']} seeds"
         )
 

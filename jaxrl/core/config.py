@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.errors import InvalidInput, did_you_mean, shorten
 
 
 def option(
@@ -119,7 +119,7 @@ def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
     if problem is None and value is not None and _is_numeric(kind):
         problem = _limit_problem(limits, value) or _size_problem(kind, value)
     if problem:
-        raise InvalidInput(f"{name} = {value!r}: {problem}.")
+        raise InvalidInput(f"{name} = {shorten(repr(value))}: {problem}.")
 
 
 def with_floats(config: Any) -> Any:
@@ -204,8 +204,13 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+MOST_SIZES = 100
+"""Layers of a network, the longest list of sizes."""
+
+
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(type(v) is int for v in value)
+    is_short = isinstance(value, tuple) and len(value) <= MOST_SIZES
+    return is_short and all(type(v) is int for v in value)
 
 
 def _is_number(value: Any) -> bool:
@@ -224,7 +229,11 @@ _KINDS: tuple[tuple[tuple[Any, ...], Callable[[Any], bool], str], ...] = (
     ((float,), _is_number, "must be a number"),
     ((str,), lambda value: isinstance(value, str), "must be text"),
     ((dict,), lambda value: isinstance(value, dict), "must be a table"),
-    ((tuple,), _are_sizes, "must be whole numbers: (64, 64)"),
+    (
+        (tuple,),
+        _are_sizes,
+        f"must be whole numbers, at most {MOST_SIZES} of them: (64, 64)",
+    ),
 )
 """Types of fields, what fits them, and how that is said."""
 

@@ -14,9 +14,6 @@ def import_value(
 ) -> Any:
     """Import a value of a module, which may lie in the current directory.
 
-    A console script, unlike `python -m`, does not have that directory on its path. It
-    is added, last, only when the module is not found without it.
-
     Args:
       name: "module:value".
       what: what it is to be, for messages: "Environment".
@@ -33,12 +30,7 @@ def import_value(
             f"{what} {name!r}: {module_name!r} is not the name of a module, write "
             f"{example!r}."
         )
-    here = os.getcwd()
-    module = _import(module_name)
-    if module is None and here not in sys.path:
-        sys.path.append(here)
-        importlib.invalidate_caches()
-        module = _import(module_name)
+    module = import_module(module_name)
     if module is None:
         raise InvalidInput(
             f"{what} {name!r}: there is no module {module_name!r}, neither installed nor "
@@ -51,6 +43,24 @@ def import_value(
             f"{what} {name!r}: {module_name} has no {noun} {value_name!r}{hint}."
         )
     return value
+
+
+def import_module(name: str) -> Any:
+    """Import a module, which may lie in the current directory; None if there is none.
+
+    A console script, unlike `python -m`, does not have that directory on its path. It
+    is added, last, only when the module is not found without it.
+
+    Raises:
+      InvalidInput: it is no Python. Other errors raised inside it propagate.
+    """
+    here = os.getcwd()
+    module = _import(name)
+    if module is None and here not in sys.path:
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        module = _import(name)
+    return module
 
 
 def _import(module_name: str) -> Any:

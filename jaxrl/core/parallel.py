@@ -67,6 +67,16 @@ def mean(x: PyTree) -> PyTree:
     return x if num_shares() == 1 else jax.lax.pmean(x, AXIS)
 
 
+def smallest(x: PyTree) -> PyTree:
+    """The minimum over all devices."""
+    return x if num_shares() == 1 else jax.lax.pmin(x, AXIS)
+
+
+def largest(x: PyTree) -> PyTree:
+    """The maximum over all devices."""
+    return x if num_shares() == 1 else jax.lax.pmax(x, AXIS)
+
+
 def variance(x: Array, axes: tuple[int, ...] | None = None) -> Array:
     """The biased variance of the numbers of all devices, over `axes` or all."""
     middle = mean(x.mean(axes, keepdims=True))

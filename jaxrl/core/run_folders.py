@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxrl.core import distributed
+from jaxrl.core import distributed, files
 from jaxrl.errors import InvalidInput, require
 
 
@@ -42,12 +42,13 @@ def new(out: Path | str | None, name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Ignore temporary files left by a killed process.
-        unfinished = ("config.json.new", "sweep.json.new")
+        unfinished = [f"{name}.new" for name in DESCRIPTIONS]
         occupied = any(path.name not in unfinished for path in folder.iterdir())
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(out)!r} cannot be a run folder ({error}): give another one."
-        ) from error
+        files.refuse(
+            error,
+            f"out = {str(out)!r} cannot be a run folder ({error}): give another one.",
+        )
     if occupied:
         raise InvalidInput(
             f"out = {str(out)!r} is not empty, it may hold a run: give a new folder."
@@ -61,9 +62,9 @@ def _first_free(name: str) -> Path:
     try:
         runs.mkdir(exist_ok=True)
     except OSError as error:
-        raise InvalidInput(
-            f"the folder 'runs' cannot be made here ({error}): give --out."
-        ) from error
+        files.refuse(
+            error, f"the folder 'runs' cannot be made here ({error}): give --out."
+        )
     name = re.sub(r"[^\w.-]+", "_", name)
     for n in itertools.count():
         folder = runs / f"{name}-{n}"
@@ -73,9 +74,9 @@ def _first_free(name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InvalidInput(
-                f"{str(folder)!r} cannot be created ({error}): give --out."
-            ) from error
+            files.refuse(
+                error, f"{str(folder)!r} cannot be created ({error}): give --out."
+            )
     raise AssertionError("unreachable: the numbers do not end")
 
 
@@ -107,6 +108,40 @@ def lock(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         lock_file(descriptor, f"RUN = {str(folder)!r}")
+        refuse_links(folder)
         yield
+    except OSError as error:
+        if any((folder / name).exists() for name in DESCRIPTIONS):
+            error.__notes__ = [f"jaxrl resume {folder}"]  # the outermost folder's
+        raise
     finally:
         os.close(descriptor)
+
+
+DESCRIPTIONS = ("config.json", "sweep.json")
+"""A folder that has one of these can be resumed."""
+
+CHECKPOINTS = "checkpoints"
+
+NOT_OURS = ("wandb", CHECKPOINTS)
+"""Folders in which links are left alone: Weights & Biases makes some that lead to its
+cache, and `jaxrl.runs.checkpoint` touches only what it has made itself."""
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder with a link that leaves it: what is written would land elsewhere.
+
+    Raises:
+      InvalidInput: it names the link.
+    """
+    root = os.path.realpath(folder)
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = os.path.join(place, name)
+            target = os.path.realpath(path)
+            if os.path.islink(path) and os.path.commonpath([root, target]) != root:
+                raise InvalidInput(
+                    f"{path} is a link that leaves {str(folder)!r}, and nothing is written "
+                    f"elsewhere: remove it, or replace it by what it leads to."
+                )
+        folders[:] = [name for name in folders if name not in NOT_OURS]

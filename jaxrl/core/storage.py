@@ -9,18 +9,21 @@ kill at any moment leaves the old folder or the new one. `read` verifies everyth
 any of it is used. The files hold JSON and raw numbers, and no executable code.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.core import prng
-from jaxrl.errors import InvalidInput
+from jaxrl.core import files, prng, schema
+from jaxrl.errors import InvalidInput, shorten
 from jaxrl.types import PyTree
 
 SCHEMA = 1
@@ -29,6 +32,32 @@ MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
 
 class Damaged(InvalidInput):
     """Error: a stored folder is not what was written; the message names the file."""
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """What a manifest says of an array."""
+
+    dtype: str
+    shape: list[schema.Count]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a manifest says of a file."""
+
+    sha256: str
+    bytes: schema.Count
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest."""
+
+    schema: int
+    about: dict[str, Any]
+    arrays: dict[str, ArrayEntry]
+    files: dict[str, FileEntry]
 
 
 def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
@@ -45,7 +74,7 @@ def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
     arrays = named_arrays(tree)
-    files = {ARRAYS: save(arrays)}
+    contents = {ARRAYS: save({name: _as_bits(x) for name, x in arrays.items()})}
     manifest = {
         "schema": SCHEMA,
         "about": about,
@@ -54,24 +83,61 @@ def write(folder: Path, tree: PyTree, about: dict[str, Any]) -> None:
             for name, x in arrays.items()
         },
         "files": {
-            name: {"sha256": _sha256(content), "bytes": len(content)}
-            for name, content in files.items()
+            name: {"sha256": digest_of(content), "bytes": len(content)}
+            for name, content in contents.items()
         },
     }
-    files[MANIFEST] = manifest_bytes(manifest)
+    contents[MANIFEST] = manifest_bytes(manifest)
 
     new, old = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
+    _clear(new)
     new.mkdir(parents=True)
-    for name, content in files.items():
+    for name, content in contents.items():
         write_file(new / name, content)
     sync_folder(new)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    if os.path.lexists(folder):
+        if not (folder.is_symlink() or is_stored(folder)):
+            raise InvalidInput(f"{folder} holds something else: move it away.")
+        _clear(old)
         rename(folder, old)
     rename(new, folder)
     sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _clear(old)
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a folder is one of `write`, if only in part; a link to one is not."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = set(os.listdir(folder))
+    return not names or not names.isdisjoint((MANIFEST, ARRAYS))
+
+
+def _clear(path: Path) -> None:
+    """Make a temporary name free; of a link the link, never what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove what `write` wrote; a foreign file there is left, and the folder with it."""
+    for name in (MANIFEST, ARRAYS):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _as_bits(x: np.ndarray) -> np.ndarray:
+    """The array, or as unsigned integers where NumPy has no such dtype (bfloat16)."""
+    return x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
+
+
+def _from_bits(x: np.ndarray, dtype: str) -> np.ndarray:
+    """The array of that dtype of which `_as_bits` gave this."""
+    wanted = jnp.dtype(dtype)
+    return x.view(wanted) if wanted.kind == "V" and x.dtype.kind == "u" else x
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,24 +158,34 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors.numpy import load
 
     manifest = read_manifest(folder)
-    content = _read_file(folder / ARRAYS)
-    expected = manifest["files"][ARRAYS]
+    expected = manifest["files"].get(ARRAYS)
+    if expected is None:
+        raise Damaged(f"{folder / MANIFEST} names no {ARRAYS}: it is damaged.")
+    content = _read_file(folder / ARRAYS, expected["bytes"])
     if len(content) != expected["bytes"]:
         raise Damaged(
             f"{folder / ARRAYS} has {len(content):,} bytes instead of "
             f"{expected['bytes']:,}: it is damaged."
         )
-    if _sha256(content) != expected["sha256"]:
+    if digest_of(content) != expected["sha256"]:
         raise Damaged(f"{folder / ARRAYS} is not what was written: it is damaged.")
     try:
         arrays = load(content)
     except SafetensorError as error:
         raise Damaged(f"{folder / ARRAYS} cannot be read ({error}).") from error
-    description = {
-        name: {"dtype": str(x.dtype), "shape": list(x.shape)}
-        for name, x in arrays.items()
-    }
-    if description != manifest["arrays"]:
+    try:
+        arrays = {
+            name: _from_bits(x, manifest["arrays"][name]["dtype"])
+            for name, x in arrays.items()
+        }
+        description = {
+            name: {"dtype": str(x.dtype), "shape": list(x.shape)}
+            for name, x in arrays.items()
+        }
+        as_written = description == manifest["arrays"]
+    except (KeyError, TypeError, ValueError):
+        as_written = False
+    if not as_written:
         raise Damaged(f"{folder / ARRAYS} does not hold what {MANIFEST} says.")
     return manifest["about"], arrays
 
@@ -123,19 +199,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     content = _read_file(path)
     try:
-        # Given bytes, `json.loads` would guess the encoding and import its decoder.
-        manifest = json.loads(content.decode())
+        manifest: dict[str, Any] = files.parse_json(content, path)
         del manifest["digest"]
         intact = content == manifest_bytes(manifest)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is not a manifest of jaxrl: it is damaged.") from error
     if not intact:
         raise Damaged(f"{path} is not what was written: it is damaged.")
-    if manifest["schema"] != SCHEMA:
+    if manifest.get("schema") != SCHEMA:
         raise InvalidInput(
-            f"{path} has schema {manifest['schema']}, this version of jaxrl reads "
-            f"{SCHEMA}: use the version that wrote it."
+            f"{path} has schema {shorten(manifest.get('schema'))}, this version of jaxrl "
+            f"reads {SCHEMA}: use the version that wrote it."
         )
+    schema.check(Manifest, manifest, path, Damaged)
     return manifest
 
 
@@ -145,7 +221,7 @@ def digest(folder: Path) -> str:
     Raises:
       Damaged: there is no manifest.
     """
-    return _sha256(_read_file(folder / MANIFEST))
+    return digest_of(_read_file(folder / MANIFEST))
 
 
 def file_digest(path: Path) -> str:
@@ -154,7 +230,14 @@ def file_digest(path: Path) -> str:
     Raises:
       Damaged: it cannot be read.
     """
-    return _sha256(_read_file(path))
+    try:
+        with files.open_regular(path) as file:
+            found = hashlib.sha256()
+            while part := file.read(2**20):
+                found.update(part)
+            return found.hexdigest()
+    except files.Unreadable as error:
+        raise Damaged(str(error)) from error
 
 
 def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
@@ -164,6 +247,21 @@ def named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
         _name(path): np.asarray(jax.device_get(_numbers(leaf)), order="C")
         for path, leaf in leaves
     }
+
+
+def check_names(tree: PyTree) -> None:
+    """Check that no two leaves have the same path, as {"a": {"b": x}, "a/b": y} have.
+
+    Raises:
+      InvalidInput: there are such leaves.
+    """
+    names: set[str] = set()
+    for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if _name(path) in names:
+            raise InvalidInput(
+                f"two arrays are called {_name(path)}: use names without '/' in them."
+            )
+        names.add(_name(path))
 
 
 def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
@@ -200,17 +298,15 @@ def fill(template: PyTree, arrays: dict[str, np.ndarray], where: Any) -> PyTree:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file and sync it to the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    files.write_new(path, content)
 
 
 def sync_folder(folder: Path) -> None:
     """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with files.naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -220,21 +316,22 @@ def rename(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, most: int = files.MOST_BYTES) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({error.strerror}).") from error
+        return files.read_bytes(path, most)
+    except files.Unreadable as error:
+        raise Damaged(str(error)) from error
 
 
 def manifest_bytes(manifest: dict[str, Any]) -> bytes:
     """Content of the manifest file, including the digest of all its other fields."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
-    complete = manifest | {"digest": _sha256(text.encode())}
+    complete = manifest | {"digest": digest_of(text.encode())}
     return (json.dumps(complete, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _sha256(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """SHA-256 as text."""
     return hashlib.sha256(content).hexdigest()
 
 

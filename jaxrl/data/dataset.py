@@ -168,20 +168,27 @@ def _play_block(
 def from_columns(
     columns: Transition, observation_space: Any, action_space: Any
 ) -> Dataset:
-    """Build a dataset from columns, cast to the dtypes of the spaces."""
+    """Build a dataset from columns, cast to the dtypes of the spaces.
 
-    def in_dtype(space: Any, values: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda leaf, x: jnp.asarray(x, leaf.dtype), spaces.tree(space), values
-        )
+    Raises:
+      InvalidInput: a number does not fit the dtype of its space.
+    """
+
+    def in_dtype(space: Any, values: PyTree, name: str) -> PyTree:
+        def cast(leaf: Any, x: Any) -> Array:
+            if not isinstance(x, jax.Array):  # which has 32 bits already
+                x = spaces.narrow(x, leaf.dtype, f"{name} of the dataset")
+            return jnp.asarray(x, leaf.dtype)
+
+        return jax.tree.map(cast, spaces.tree(space), values)
 
     return Dataset(
-        obs=in_dtype(observation_space, columns.obs),
-        action=in_dtype(action_space, columns.action),
+        obs=in_dtype(observation_space, columns.obs, "obs"),
+        action=in_dtype(action_space, columns.action, "action"),
         reward=jnp.asarray(columns.reward, jnp.float32),
         terminated=jnp.asarray(columns.terminated, bool),
         truncated=jnp.asarray(columns.truncated, bool),
-        next_obs=in_dtype(observation_space, columns.next_obs),
+        next_obs=in_dtype(observation_space, columns.next_obs, "next_obs"),
         observation_space=observation_space,
         action_space=action_space,
     )

@@ -1,6 +1,6 @@
 """Import and export of Minari datasets, the Farama Foundation's offline RL collection.
 
-An extra, `pip install 'jaxrl[minari]'`. Minari keeps its datasets in its own folder
+The extra `minari`. Minari keeps its datasets in its own folder
 (`MINARI_DATASETS_PATH`), under names such as "cartpole/expert-v0".
 """
 
@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.core import files
 from jaxrl.data import dataset
 from jaxrl.data.dataset import Dataset
-from jaxrl.envs.gymnasium import from_space, to_space
-from jaxrl.errors import InvalidInput
+from jaxrl.envs.gymnasium import from_action_space, from_space, to_space
+from jaxrl.errors import InvalidInput, install_command
 from jaxrl.types import Transition
 
 ABOUT = "jaxrl"
@@ -64,7 +65,8 @@ def to_minari(data: Path | str, name: str) -> None:
 def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     """Convert a local Minari dataset to a dataset of jaxrl.
 
-    Numbers are converted to 32 bits. An incomplete episode is truncated at its last step.
+    Numbers are converted to 32 bits, and must fit. An incomplete episode is truncated at
+    its last step.
 
     Args:
       name: the name of the Minari dataset.
@@ -88,14 +90,17 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     metadata = source.storage.metadata
     names = ("observation_space", "action_space")
     if ABOUT in metadata:
-        about = json.loads(metadata[ABOUT])
+        about = files.parse_json(metadata[ABOUT], name)
         both = [spaces.from_description(about[name]) for name in names]
     else:
         about = {
             "env": source.env_spec.id if source.env_spec else None,
             "policy": {"algorithm": metadata.get("algorithm_name")},
         }
-        both = [from_space(getattr(source, name)) for name in names]
+        both = [
+            from_space(source.observation_space),
+            from_action_space(source.action_space),
+        ]
     episodes = map(_rows, source.iterate_episodes())
     columns = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     target = dataset.from_columns(columns, *both)
@@ -143,6 +148,6 @@ def _minari() -> Any:
         import minari
     except ImportError as error:
         raise InvalidInput(
-            "Minari is not installed: `pip install 'jaxrl[minari]'`."
+            f"Minari is not installed: {install_command('minari')}."
         ) from error
     return minari

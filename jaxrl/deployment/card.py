@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from jaxrl import spaces
+from jaxrl import spaces, statistics
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.runs.artifact import Agents
-from jaxrl.runs.experiment import commit, versions
+from jaxrl.runs.experiment import commit, read_summary, versions
 from jaxrl.runs.policy import Policy
 
 
@@ -200,6 +200,7 @@ def _evaluation(about: dict[str, Any]) -> str:
     low, high = evaluation["episode_return_ci95"]
     num_seeds = len(evaluation["seeds"])
     over = f"the {num_seeds} seeds' means" if num_seeds > 1 else "the episodes"
+    narrow = statistics.interval_caveat(num_seeds) * (num_seeds > 1)
     alone = ""
     if about["return"] is not None:
         alone = (
@@ -208,15 +209,11 @@ def _evaluation(about: dict[str, Any]) -> str:
         )
     return (
         f"{alone}All agents of the run: IQM {evaluation['episode_return_iqm']:.2f}, 95 % "
-        f"bootstrap interval [{low:.2f}, {high:.2f}] over {over}. Undiscounted, played in "
-        f"jaxrl's environment.\n"
+        f"bootstrap interval [{low:.2f}, {high:.2f}] over {over}{narrow}. "
+        f"Undiscounted, played in jaxrl's environment.\n"
     )
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
     """Read the summary; empty for a run that was interrupted before it had one."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_summary(path.parent) or {}

@@ -19,6 +19,7 @@ import numpy as np
 from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import prng, storage
+from jaxrl.core.files import refuse
 from jaxrl.deployment import card, hub, onnx
 from jaxrl.deployment.outputs import (
     Outputs,
@@ -26,7 +27,7 @@ from jaxrl.deployment.outputs import (
     compute_outputs,
     flatten_memory,
 )
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 from jaxrl.rollout import init_world, unroll
 from jaxrl.runs.artifact import check_acts, load_agents
 from jaxrl.runs.policy import Policy, make_policy, select_agent
@@ -162,8 +163,7 @@ def check_installed(format: Format) -> None:
             import flatbuffers  # noqa: F401
     except ImportError as error:
         raise InvalidInput(
-            f"format = {format!r}: needs {error.name}, install it with "
-            f"pip install 'jaxrl[export]'."
+            f"format = {format!r}: needs {error.name}: {install_command('export')}."
         ) from error
 
 
@@ -297,9 +297,7 @@ def _write(files: dict[Path, bytes]) -> None:
         for path, part in parts.items():
             storage.rename(part, path)
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(next(iter(files)))!r} cannot be written ({error})."
-        ) from error
+        refuse(error, f"out = {str(next(iter(files)))!r} cannot be written ({error}).")
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 
 
 def check(repo: str) -> None:
@@ -18,8 +18,7 @@ def check(repo: str) -> None:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
         raise InvalidInput(
-            f"push_to_hub = {repo!r}: needs huggingface_hub, install it with "
-            f"pip install 'jaxrl[hub]'."
+            f"push_to_hub = {repo!r}: needs huggingface_hub: {install_command('hub')}."
         ) from error
 
 

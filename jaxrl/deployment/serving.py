@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +35,6 @@ from jaxrl.errors import InvalidInput, one_line
 from jaxrl.runs.policy import Policy, load_policy
 from jaxrl.types import Array, PyTree
 
-TIMEOUT = 30.0
-"""Seconds after which a silent connection is closed."""
-
 GRACE = 10.0
 """Seconds that running requests have at shutdown."""
 
@@ -51,7 +47,8 @@ class Limits(NamedTuple):
     max_body: int = 1 << 20
     """Maximum bytes of a request."""
     max_connections: int = 128
-    """Maximum open connections; more get status 503."""
+    """Maximum open connections. For one more, one that is silent for a second is closed;
+    where there is none, it gets status 503."""
 
 
 def serve(
@@ -255,8 +252,6 @@ def _pad(size: int, x: np.ndarray) -> np.ndarray:
 class Service(http_server.Server):
     """The listening socket, the policy, and counters."""
 
-    request_queue_size = 128
-
     def begin(self, policy: Policy, greedy: bool, seed: int, limits: Limits) -> None:
         """Compile the policy; connections wait meanwhile."""
         self.policy, self.greedy, self.limits = policy, greedy, limits
@@ -266,7 +261,7 @@ class Service(http_server.Server):
         self.ending = False
         self.answered = self.refused = self.active = 0
         self.counting = threading.Condition()
-        self.slots = threading.BoundedSemaphore(limits.max_connections)
+        self.max_connections = limits.max_connections
 
     @property
     def is_local(self) -> bool:
@@ -311,25 +306,6 @@ class Service(http_server.Server):
         self.batcher.stop()
         self.server_close()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the connection, or respond 503 if there are too many."""
-        if self.slots.acquire(blocking=False):
-            try:
-                super().process_request(request, client_address)
-            except BaseException:  # without a thread, none releases it
-                self.slots.release()
-                raise
-            return
-        line = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
-        request.sendall(f"{line}Retry-After: 1\r\nConnection: close\r\n\r\n".encode())
-        self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.slots.release()
-
 
 class _Refused(Exception):
     """An error response: a status and a sentence."""
@@ -339,14 +315,9 @@ class _Refused(Exception):
         self.status, self.headers = status, headers
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(http_server.Handler):
     server: Service
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.0"  # a response of 0.9 has no status
-    server_version, sys_version = "jaxrl", ""
-    timeout = TIMEOUT
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16  # headers and body in one packet
 
     def handle_one_request(self) -> None:
         """Handle a request, and close the connection when the server is ending."""
@@ -380,6 +351,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> dict[str, Any]:
         body = self._read_body()
+        self.note_read()
         path = self.path.partition("?")[0]
         method = {"/act": "POST", "/health": "GET"}.get(path)
         self._check_host()
@@ -458,7 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def _check_host(self) -> None:
-        """Reject foreign host names that point to this machine (DNS rebinding)."""
+        """Reject pages of others, and foreign names of this machine (DNS rebinding)."""
         if not self.server.is_local:
             return
         name = (self.headers.get("Host") or "").rpartition(":")[0]
@@ -466,6 +438,9 @@ class _Handler(BaseHTTPRequestHandler):
         here = str(self.server.server_address[0])
         if name not in (here, "localhost"):
             raise _Refused(HTTPStatus.FORBIDDEN, f"Host must be {here} or localhost.")
+        origin = self.headers.get("Origin")
+        if origin not in (None, f"http://{self.headers['Host']}"):
+            raise _Refused(HTTPStatus.FORBIDDEN, "Origin is a page of another host.")
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
@@ -486,12 +461,3 @@ class _Handler(BaseHTTPRequestHandler):
         text = json.dumps(content, allow_nan=False)
         http_server.send(self, status, text, "application/json", **headers)
         self.wfile.flush()
-
-    def finish(self) -> None:
-        try:
-            super().finish()
-        except (ConnectionError, TimeoutError):
-            return
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence the default access log."""

@@ -1,7 +1,7 @@
 """Checks of an environment against the contract of `jaxrl.types.Env`, rule by rule.
 
-Every rule is a function that returns a description of the problem, or None. Rules run in
-order; when a rule on which the others depend fails, the remaining rules are skipped.
+Every rule is a function that returns a description of the problem, or None. All rules run,
+in order, but for those that need one that is broken.
 """
 
 import re
@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
+from jaxrl.core.user_code import find_line
+from jaxrl.errors import InvalidInput
+from jaxrl.networks.encoding import is_image
 from jaxrl.types import Array, Env, PyTree
 
 COPIES = 64
@@ -43,14 +46,26 @@ class Finding(NamedTuple):
     problem: str | None  # None: the rule holds
     fix: str
     ran: bool = True
+    is_warning: bool = False  # the contract is kept, but this is probably a mistake
+
+
+class Problem(NamedTuple):
+    """A problem with a fix of its own."""
+
+    words: str
+    fix: str
+
+
+Check = Callable[["Subject"], str | Problem | None]
 
 
 class Rule(NamedTuple):
     name: str
-    check: Callable[["Subject"], str | None]
+    check: Check
     fix: str
-    ends: bool = False
-    """True if the rules after it cannot run when this one fails."""
+    needs: tuple[Check, ...] = ()
+    """Checks of rules without which this one cannot run."""
+    warns: bool = False
 
 
 class Subject:
@@ -59,13 +74,16 @@ class Subject:
     def __init__(self, env: Env, num_steps: int) -> None:
         self.env, self.num_steps = env, num_steps
         self.key = jax.random.key(0)
-        self.action = spaces.zeros(env.action_space)
 
     def reset(self, key: Array) -> tuple[PyTree, PyTree]:
         return self.env.reset(key, self.env.params)
 
     def step(self, key: Array, state: PyTree, action: Any) -> tuple[PyTree, Any]:
         return self.env.step(key, state, action, self.env.params)
+
+    @cached_property
+    def action(self) -> PyTree:
+        return spaces.zeros(self.env.action_space)
 
     @cached_property
     def reset_jaxpr(self) -> Any:
@@ -122,18 +140,59 @@ def check_env(env: Env, num_steps: int = 1_000) -> list[Finding]:
       A finding for each rule, in order.
     """
     subject = Subject(env, num_steps)
-    findings, skip = [], False
+    findings: dict[Check, Finding] = {}
     for rule in RULES:
-        if skip:
-            findings.append(Finding(rule.name, None, rule.fix, ran=False))
-            continue
-        try:
-            problem = rule.check(subject)
-        except Exception as error:  # any error of the user's code is the finding
-            problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        findings.append(Finding(rule.name, problem, rule.fix))
-        skip = problem is not None and rule.ends
-    return findings
+        needed = [findings[check] for check in rule.needs]
+        if any(finding.problem or not finding.ran for finding in needed):
+            findings[rule.check] = Finding(rule.name, None, rule.fix, ran=False)
+        else:
+            findings[rule.check] = _apply(rule, subject)
+    return list(findings.values())
+
+
+def _apply(rule: Rule, subject: Subject) -> Finding:
+    try:
+        found = rule.check(subject)
+    except InvalidInput as error:
+        found = str(error)
+    except Exception as error:  # any error of the user's code is the finding
+        lines = str(error).strip().splitlines() or [""]
+        found = f"{type(error).__name__}: {lines[0]}{find_line(error)}"
+    problem, fix = found if isinstance(found, Problem) else (found, rule.fix)
+    return Finding(rule.name, problem, fix, is_warning=rule.warns and found is not None)
+
+
+# Spaces
+
+
+def _observation_space(subject: Subject) -> str | None:
+    spaces.check(subject.env.observation_space, "observation_space")
+    return None
+
+
+def _action_space(subject: Subject) -> str | None:
+    spaces.check(subject.env.action_space, "action_space")
+    return None
+
+
+def _action_bounds(subject: Subject) -> str | None:
+    spaces.check_actions(subject.env.action_space, "action_space")
+    return None
+
+
+def _channels_last(subject: Subject) -> Problem | None:
+    space = subject.env.observation_space
+    if not is_image(space):
+        return None
+    leaves = jax.tree.leaves(spaces.tree(space))
+    channels, height, width = next(x.shape for x in leaves if len(x.shape) == 3)
+    if channels >= min(height, width):
+        return None
+    return Problem(
+        f"an image of shape {(channels, height, width)} is read as {channels} x {height} "
+        f"pixels with {width} channels",
+        "if the channels come first, move them: jnp.moveaxis(obs, 0, -1)",
+    )
 
 
 # Tracing
@@ -212,13 +271,37 @@ def _obs_leaves(subject: Subject) -> str | None:
     return None
 
 
-def _obs_types(subject: Subject) -> str | None:
-    expected = jax.eval_shape(lambda: spaces.zeros(subject.env.observation_space))
+def _obs_types(subject: Subject) -> Problem | None:
+    space = subject.env.observation_space
+    structure: Any
+    paths, structure = jax.tree_util.tree_flatten_with_path(spaces.tree(space))
+    words, fixes = [], []
     for name, obs in _observation_types(subject):
-        problem = _find_difference(expected, obs, lambda x: (x.shape, x.dtype))
-        if problem:
-            return f"{name}: {problem} (the space first)"
-    return None
+        for (path, leaf), x in zip(paths, structure.flatten_up_to(obs), strict=True):
+            expected = jax.eval_shape(partial(spaces.zeros, leaf))
+            if (x.shape, x.dtype) != (expected.shape, expected.dtype):
+                entry = jax.tree_util.keystr(path, simple=True, separator=".")
+                words.append(
+                    f"{name} gives {entry or 'the observation'} as {_type(x)}, the space "
+                    f"has {_type(expected)}"
+                )
+                fixes.append(_obs_fix(leaf, x))
+    if not words:
+        return None
+    return Problem("; ".join(words), "; ".join(dict.fromkeys(fixes)))
+
+
+def _obs_fix(leaf: Any, x: Any) -> str:
+    """How the space of an observation's leaf and its value are made to agree."""
+    if isinstance(leaf, spaces.Discrete):
+        return f"a value of Discrete({leaf.n}) is a scalar: x.astype(jnp.{leaf.dtype})"
+    if x.shape == leaf.shape:
+        return f"x.astype(jnp.{leaf.dtype}), or a space of dtype {x.dtype.name}"
+    return f"spaces.box(low, high, {x.shape}, jnp.{x.dtype.name}), or reshape the value"
+
+
+def _type(x: Any) -> str:
+    return f"{x.dtype.name}{list(x.shape)}"
 
 
 def _observation_types(subject: Subject) -> Iterator[tuple[str, PyTree]]:
@@ -232,8 +315,8 @@ def _reward_type(subject: Subject) -> str | None:
     reward = _step_type(subject).reward
     if reward.shape != ():
         return f"it has shape {reward.shape}"
-    if reward.dtype != jnp.float32:
-        return f"it is {reward.dtype}, which overflows or loses digits"
+    if reward.dtype.kind == "c":
+        return f"it is {reward.dtype}"
     return None
 
 
@@ -418,111 +501,175 @@ def _invalid_actions(subject: Subject) -> str | None:
     return None
 
 
+TRACED = (_reset_traces, _step_traces)
+PURE = (_no_callbacks, _reset_is_pure, _step_is_pure)
+TYPED = (
+    *(_no_callbacks, _state_structure, _state_shapes, _state_dtypes),
+    *(_obs_leaves, _obs_types, _flag_types),
+)
+"""What other rules need: compiled functions, the same result twice, fixed types."""
+
 RULES = (
+    Rule(
+        "the observation space is one of jaxrl's",
+        _observation_space,
+        "use spaces.box, spaces.Discrete or spaces.dict_space",
+    ),
+    Rule(
+        "the action space is one of jaxrl's",
+        _action_space,
+        "use spaces.box, spaces.Discrete or spaces.dict_space",
+    ),
+    Rule(
+        "a policy can choose the actions",
+        _action_bounds,
+        "use a Discrete, or spaces.box(-1.0, 1.0, shape) and scale the action in step",
+        needs=(_action_space,),
+    ),
+    Rule(
+        "images have their channels last",
+        _channels_last,
+        "jnp.moveaxis(obs, 0, -1)",
+        needs=(_observation_space,),
+        warns=True,
+    ),
     Rule(
         "reset can be compiled",
         _reset_traces,
         "no Python `if` or `float()` on arrays: jnp.where, lax.cond",
-        ends=True,
     ),
     Rule(
         "step can be compiled",
         _step_traces,
         "no Python `if` or `float()` on arrays: jnp.where, lax.cond",
-        ends=True,
+        needs=(_action_space, _reset_traces),
     ),
     Rule(
         "nothing calls the host",
         _no_callbacks,
         "remove pure_callback, io_callback and debug prints",
-        ends=True,
+        needs=TRACED,
     ),
     Rule(
-        "reset is pure", _reset_is_pure, "draw all randomness from the key", ends=True
+        "reset is pure",
+        _reset_is_pure,
+        "draw all randomness from the key",
+        needs=(_no_callbacks,),
     ),
     Rule(
-        "step is pure", _step_is_pure, "keep all that changes in the state", ends=True
-    ),
-    Rule(
-        "episodes are independent",
-        _no_leak,
-        "let reset depend on key and params alone",
+        "step is pure",
+        _step_is_pure,
+        "keep all that changes in the state",
+        needs=(_no_callbacks,),
     ),
     Rule(
         "the state keeps its structure",
         _state_structure,
         "return from step the structure that reset returns",
-        ends=True,
+        needs=TRACED,
     ),
-    Rule("the state keeps its shapes", _state_shapes, "use fixed shapes", ends=True),
+    Rule(
+        "the state keeps its shapes",
+        _state_shapes,
+        "use fixed shapes",
+        needs=(_state_structure,),
+    ),
     Rule(
         "the state keeps its dtypes",
         _state_dtypes,
         "use fixed dtypes: jnp.float32(...), .astype(x.dtype)",
-        ends=True,
+        needs=(_state_structure,),
+    ),
+    Rule(
+        "episodes are independent",
+        _no_leak,
+        "let reset depend on key and params alone",
+        needs=(*PURE, _state_structure, _state_shapes, _state_dtypes),
     ),
     Rule(
         "every leaf of the observation is in its space",
         _obs_leaves,
         "use spaces.dict_space with the same names",
-        ends=True,
+        needs=(_observation_space, *TRACED),
     ),
     Rule(
         "the observation has its space's shape and dtype",
         _obs_types,
         "use spaces.box(low, high, shape, dtype)",
-        ends=True,
+        needs=(_obs_leaves,),
     ),
-    Rule(
-        "the reward is a float32 scalar",
-        _reward_type,
-        "use jnp.float32(...)",
-        ends=True,
-    ),
+    Rule("the reward is a real scalar", _reward_type, "jnp.float32(...)", needs=TRACED),
     Rule(
         "terminated and truncated are bool scalars",
         _flag_types,
         "use jnp.bool_(...)",
-        ends=True,
+        needs=TRACED,
     ),
-    Rule("randomness comes from the key", _keys_are_used, "use the key of the call"),
+    Rule(
+        "randomness comes from the key",
+        _keys_are_used,
+        "use the key of the call",
+        needs=(_no_callbacks,),
+    ),
     Rule(
         "copies have independent randomness",
         _copies_differ,
         "keep no key in the state, or derive it from the key of reset",
+        needs=(_no_callbacks,),
     ),
-    Rule("observations lie in their space", _obs_inside, "widen the bounds, or clip"),
-    Rule("observations are finite", _obs_finite, "find the division or overflow"),
-    Rule("rewards are finite", _reward_finite, "find the division or overflow"),
+    Rule(
+        "observations lie in their space",
+        _obs_inside,
+        "widen the bounds, or clip",
+        needs=TYPED,
+    ),
+    Rule(
+        "observations are finite",
+        _obs_finite,
+        "find the division or overflow",
+        needs=TYPED,
+    ),
+    Rule(
+        "rewards are finite",
+        _reward_finite,
+        "find the division or overflow",
+        needs=(*TYPED, _reward_type),
+    ),
     Rule(
         "an episode is terminated or truncated, not both",
         _one_end,
         "return truncated & ~terminated",
+        needs=TYPED,
     ),
     Rule(
         "time is counted from 0 by 1",
         _clock_counts,
         "use time 0 in reset, time + 1 in step",
+        needs=(*PURE, *TYPED),
     ),
     Rule(
         "a time limit truncates",
         _time_is_no_termination,
         "set Env.horizon or truncated instead of terminated, or observe the time",
+        needs=(*PURE, *TYPED),
     ),
     Rule(
         "truncation comes on time",
         _truncation_on_time,
         "compare the number of steps including this one: time + 1 >= limit",
+        needs=(*PURE, *TYPED),
     ),
     Rule(
         "the last observation is the true successor",
         _true_successor,
         "do not reset in step; rollouts do it",
+        needs=TYPED,
     ),
     Rule(
         "an action outside its space acts like one inside",
         _invalid_actions,
         "jnp.clip the action",
+        needs=(*PURE, *TYPED, _action_bounds),
     ),
 )
 

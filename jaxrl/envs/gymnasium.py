@@ -14,6 +14,8 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.core.config import check_value
+from jaxrl.core.imports import import_module
+from jaxrl.core.user_code import is_users, remember_error
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
@@ -57,8 +59,7 @@ def from_space(space: Any) -> Any:
     if isinstance(space, theirs.Discrete) and space.start == 0:
         return spaces.Discrete(int(space.n))
     if isinstance(space, theirs.Box):
-        name = np.dtype(space.dtype).name
-        dtype = {"float64": "float32", "int64": "int32"}.get(name, name)
+        dtype = _dtype_of(space)
         return spaces.box(space.low, space.high, space.shape, dtype)
     raise InvalidInput(
         f"the space {space} has no counterpart in jaxrl: there are Box, Discrete from 0, "
@@ -66,15 +67,55 @@ def from_space(space: Any) -> Any:
     )
 
 
+def _dtype_of(space: Any) -> str:
+    """The dtype of at most 32 bits for the numbers of a Box of Gymnasium's."""
+    dtype = np.dtype(space.dtype)
+    if dtype.itemsize <= 4:
+        return dtype.name
+    limits = np.iinfo(np.int32)
+    fits = np.all((space.low >= limits.min) & (space.high <= limits.max))
+    return "int32" if dtype.kind in "iu" and fits else "float32"
+
+
+def from_action_space(space: Any) -> Any:
+    """Convert an action space of Gymnasium's to ours.
+
+    A Box of integers becomes one of float32, since policies give real numbers, which
+    `as_action` rounds.
+
+    Raises:
+      InvalidInput: the space has no counterpart in jaxrl.
+    """
+    ours = from_space(space)
+    if isinstance(ours, spaces.Box) and np.dtype(ours.dtype).kind in "iub":
+        return spaces.box(space.low, space.high, space.shape)
+    return ours
+
+
+def time_limit(env: Any) -> int | None:
+    """Steps after which Gymnasium truncates an episode; None if it does not."""
+    limits = [env.spec.max_episode_steps] if env.spec else []
+    while hasattr(env, "env"):  # wrappers of the environment's own among them
+        limits.append(getattr(env, "_max_episode_steps", None))
+        env = env.env
+    return min((x for x in limits if x is not None and x > 0), default=None)
+
+
 def make_gymnasium(id: str, **arguments: Any) -> Any:
     """Call `gymnasium.make`, with errors in one sentence and without warnings.
+
+    The module of "module:ID" may be in the current directory. Errors of the user's code in
+    it propagate.
 
     Raises:
       InvalidInput: there is no such environment, or it cannot be made.
     """
     import gymnasium
 
+    module, colon, _ = id.partition(":")
     try:
+        if colon:
+            import_module(module)
         with warnings.catch_warnings():
             # For example that a newer version of the environment exists.
             warnings.simplefilter("ignore")
@@ -85,6 +126,8 @@ def make_gymnasium(id: str, **arguments: Any) -> Any:
             f"Gymnasium has no environment {id!r}{did_you_mean(id, ids)}."
         ) from error
     except Exception as error:
+        if is_users(error):
+            raise
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         fields = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
         raise InvalidInput(
@@ -140,7 +183,7 @@ def gymnasium_env(id: str, /, shortest_episode: int = 1, **arguments: Any) -> En
         reset=functools.partial(_reset, host, observation_space),
         step=functools.partial(_step, host, observation_space),
         observation_space=observation_space,
-        action_space=from_space(host.one.action_space),
+        action_space=from_action_space(host.one.action_space),
         shortest_episode=shortest_episode,
         on_host=True,
     )
@@ -152,7 +195,7 @@ def _reset(
     del params
     seed = jax.random.bits(key, (), jnp.uint32)
     obs = jax.pure_callback(
-        host.starts, _shapes(space), seed, vmap_method="broadcast_all"
+        remember_error(host.starts), _shapes(space), seed, vmap_method="broadcast_all"
     )
     return HostState(seed, jnp.int32(0)), obs
 
@@ -170,7 +213,7 @@ def _step(
     number, flag = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), bool)
     reward = jax.ShapeDtypeStruct((), np.float32)
     obs, reward, terminated, truncated, steps = jax.pure_callback(
-        host.steps,
+        remember_error(host.steps),
         (_shapes(space), reward, flag, flag, number),
         *state,
         action,
@@ -202,7 +245,7 @@ class Host:
         )
         limited = make_gymnasium(id, **arguments)
         self.one = self._make()
-        self.limit = limited.spec.max_episode_steps if limited.spec else None
+        self.limit = time_limit(limited)
         self.space = from_space(self.one.observation_space)
         limited.close()
         self._envs: list[Any] = []
@@ -223,7 +266,7 @@ class Host:
         """The first observations of the episodes with these seeds `[...]`."""
         seeds = np.asarray(seeds)
         rows = [self.one.reset(seed=int(seed))[0] for seed in seeds.reshape(-1)]
-        return stack_observations(self.space, rows, seeds.shape)
+        return stack_observations(self.space, rows, seeds.shape, self.id)
 
     def steps(self, seeds: Any, counts: Any, actions: Any) -> tuple:
         """Step at each position `[...]`: observation, reward, flags, steps taken."""
@@ -242,7 +285,7 @@ class Host:
             np.asarray(x, kind).reshape(shape)
             for x, kind in zip(numbers, kinds, strict=True)
         ]
-        return (stack_observations(self.space, list(obs), shape), *columns)
+        return (stack_observations(self.space, list(obs), shape, self.id), *columns)
 
     def _step(self, i: int, seed: int, count: int, action: np.ndarray) -> tuple:
         while len(self._envs) <= i:
@@ -270,21 +313,30 @@ class Host:
 
 
 def stack_observations(
-    space: Any, rows: list[PyTree], shape: tuple[int, ...]
+    space: Any, rows: list[PyTree], shape: tuple[int, ...], id: str
 ) -> PyTree:
-    """Stack observations to one batch `[*shape, ...]`, in the dtypes of a space."""
+    """Stack observations of an environment to one batch `[*shape, ...]`.
+
+    Raises:
+      InvalidInput: a number does not fit the dtype of the space.
+    """
 
     def stack(leaf: Any, *rows: Any) -> np.ndarray:
-        x = np.stack([np.asarray(row) for row in rows]).astype(leaf.dtype)
+        x = np.stack([np.asarray(row) for row in rows])
+        x = spaces.narrow(x, leaf.dtype, f"an observation of {id}")
         return x.reshape(*shape, *leaf.shape)
 
     return jax.tree.map(stack, spaces.tree(space), *rows)
 
 
 def as_action(action: np.ndarray, space: Any) -> Any:
-    """Convert an action to the type of a Gymnasium space, clipped to a Box's bounds."""
+    """Convert an action to the type of a Gymnasium space.
+
+    For a Box it is clipped to the bounds, and rounded if they are integers.
+    """
     if not hasattr(space, "low"):
         return int(action)
-    return np.clip(action.reshape(space.shape), space.low, space.high).astype(
-        space.dtype
-    )
+    action = action.reshape(space.shape)
+    if np.issubdtype(space.dtype, np.integer):
+        action = np.rint(np.asarray(action, np.float64))
+    return np.clip(action, space.low, space.high).astype(space.dtype)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.errors import InvalidInput, did_you_mean
+from jaxrl.errors import InvalidInput, did_you_mean, install_command
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
 SUITES = {
@@ -80,7 +80,7 @@ def import_quietly(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise InvalidInput(
             f"{library} is not installed ({error.name} is missing): "
-            f"`pip install 'jaxrl[{library}]'`."
+            f"{install_command(library)}."
         ) from error
 
 

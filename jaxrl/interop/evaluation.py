@@ -13,9 +13,11 @@ from jaxrl.core import prng
 from jaxrl.core.config import check_value
 from jaxrl.envs.gymnasium import (
     as_action,
+    from_action_space,
     from_space,
     make_gymnasium,
     stack_observations,
+    time_limit,
 )
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import MAX_STEPS
@@ -33,8 +35,8 @@ def evaluate_on_gymnasium(
 ) -> dict[str, Any]:
     """Evaluate every agent over whole episodes in a Gymnasium environment.
 
-    Each episode has its own seed, and each counts once. One that does not end is cut at
-    the environment's time limit, or after `evaluation.MAX_STEPS` if it has none.
+    Each episode has its own seed, and each counts once. It ends at the environment's time
+    limit; in one without, it is cut after `evaluation.MAX_STEPS`.
 
     Args:
       agents: from `jaxrl.load_agents`.
@@ -72,10 +74,11 @@ def check_spaces(trained: Any, env: Any, id: str) -> None:
 
     Bounds may differ, and dtypes where nothing is lost by a cast.
     """
-    for name in ("observation_space", "action_space"):
+    converters = {"observation_space": from_space, "action_space": from_action_space}
+    for name, convert in converters.items():
         ours, theirs = getattr(trained, name), getattr(env, name)
         try:
-            fits = _fits(ours, from_space(theirs))
+            fits = _fits(ours, convert(theirs))
         except InvalidInput:
             fits = False
         if not fits:
@@ -135,9 +138,10 @@ def _play(
     obs += obs[:1] * (len(envs) - count)
     memory = policy.init_memory(len(envs))
     returns, live = np.zeros(count), np.ones(count, bool)
-    for step in range(MAX_STEPS):
+    space, id = policy.env.observation_space, envs[0].spec.id
+    for step in range(time_limit(envs[0]) or MAX_STEPS):
         step_key = None if greedy else jax.random.fold_in(key, step)
-        batch = stack_observations(policy.env.observation_space, obs, (len(obs),))
+        batch = stack_observations(space, obs, (len(obs),), id)
         action, memory = policy.act(batch, memory, step_key, greedy)
         actions = np.asarray(action)
         for i in np.flatnonzero(live):

@@ -194,7 +194,8 @@ class GymnasiumEnv(gymnasium.Env):
         """Take a step; `obs` is the true successor, also where the episode ends."""
         if self._state is None:
             raise ResetNeeded("step was called before reset.")
-        self._state, step = _step(self.env, self._state, np.asarray(action))
+        action = spaces.narrow(action, self.env.action_space.dtype, "action")
+        self._state, step = _step(self.env, self._state, action)
         self._key = self._state.key
         step = jax.device_get(step)
         return (
@@ -262,8 +263,9 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
                 f"environments {np.flatnonzero(ended).tolist()} have ended: call "
                 f"reset(options={{'reset_mask': ended}}) first."
             )
+        actions = spaces.narrow(actions, self.env.action_space.dtype, "actions")
         self._state, step, self._obs = _step_all(
-            self.env, self._mode, self._state, ended, np.asarray(actions)
+            self.env, self._mode, self._state, ended, actions
         )
         step = jax.device_get(step)
         done = step.terminated | step.truncated

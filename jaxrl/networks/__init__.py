@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxrl import normalize, spaces
 from jaxrl.networks import body
-from jaxrl.networks.body import Body, Network, load_network, resolve
+from jaxrl.networks.body import Body, Network, check_features, load_network, resolve
 from jaxrl.networks.encoding import action_mask, encode, encoded_shape
 from jaxrl.networks.heads import (
     Actor,
@@ -43,6 +43,7 @@ __all__ = [
     "SpreadActor",
     "Transformer",
     "action_mask",
+    "check_features",
     "encode",
     "encoded_shape",
     "join",

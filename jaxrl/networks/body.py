@@ -8,7 +8,7 @@ the heads (`jaxrl.networks.heads`), encoding, normalisation and masks.
 import ast
 import dataclasses
 import importlib
-import json
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
+from jaxrl.core import files
 from jaxrl.core.imports import import_value
-from jaxrl.errors import InvalidInput, did_you_mean, require
-from jaxrl.networks.encoding import is_image
+from jaxrl.errors import InvalidInput, did_you_mean, require, shorten
+from jaxrl.networks.encoding import encode, is_image
 from jaxrl.networks.initializers import orthogonal
 from jaxrl.networks.memory import Transformer
 from jaxrl.networks.torso import CNN, MLP, ResNet
@@ -106,8 +107,9 @@ class Network:
             )
         try:
             _named(value, (64,), "relu", image=True)
-        except (TypeError, ValueError, SyntaxError):
-            return "must be a name, or a name with sizes: gru(size=64)"
+        except (TypeError, ValueError, SyntaxError) as error:
+            said = f" ({error})" if isinstance(error, BadSize) else ""
+            return f"must be a name, or a name with sizes: gru(size=64){said}"
         return None
 
     @staticmethod
@@ -133,10 +135,11 @@ class Network:
     def from_text(text: str) -> Any:
         """The value that a word of the command line stands for.
 
-        Whoever types "module:factory" there asks for its import.
+        Whoever types the name of a module there asks for its import.
         """
         if text.startswith("{"):
-            return _build(json.loads(text))
+            described = files.parse_json(text, "network")
+            return _build(described, trusted=True)
         if ":" in text:
             load_network(text)
         return text
@@ -165,6 +168,27 @@ def resolve(config: Any, observation_space: spaces.Space) -> Body:
     return body
 
 
+def check_features(config: Any, space: spaces.Space) -> None:
+    """A torso of a user makes one vector of each observation; nothing is computed.
+
+    Raises:
+      InvalidInput: it makes something else.
+    """
+    body = resolve(config, space)
+    torso: Any = body.torso
+    if isinstance(torso, MLP | CNN | ResNet):
+        return
+    obs = encode(space, spaces.zeros(space, (1,)), body.takes)
+    features = jax.eval_shape(torso.init_with_output, jax.random.key(0), obs)[0]
+    shape = getattr(features, "shape", None)
+    require(
+        shape is not None and len(shape) == 2 and shape[0] == 1,
+        f"network = {shorten(config.network)} makes "
+        f"{'no array' if shape is None else list(shape)} of observations [1, ...]: it must "
+        f"make features [1, F].",
+    )
+
+
 def initial_memory(body: Body, num_envs: int) -> Memory:
     """The memory at the start of an episode: zeros `[N, ...]`, or `()` without a cell."""
     cell = body.cell
@@ -179,23 +203,67 @@ def initial_memory(body: Body, num_envs: int) -> Memory:
 
 def _named(text: str, sizes: tuple[int, ...], activation: Any, image: bool) -> Body:
     """The body of a name such as "gru(size=32)"."""
-    name, _, arguments = text.partition("(")
-    call: Any = ast.parse(f"f({arguments}" if arguments else "f()", mode="eval").body
-    if call.args:
+    call: Any = ast.parse(text if "(" in text else f"{text}()", mode="eval").body
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+        raise ValueError("one name and its sizes")
+    name = call.func.id
+    if call.args or any(field.arg is None for field in call.keywords):
         raise ValueError("sizes are given by name")
-    given = {field.arg: ast.literal_eval(field.value) for field in call.keywords}
+    given = {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
     torso = (CNN if image else MLP)(sizes, activation)
     if name == "auto":
-        return Body(torso, **given)
+        if given:
+            raise TypeError("auto has no sizes")
+        return Body(torso)
     if name in _CELLS:
+        _check_sizes(_CELLS[name], given)
         return Body(torso, _CELLS[name](**given))
+    _check_sizes(_TORSOS[name], given)
     return Body(_TORSOS[name](sizes, activation, **given))
+
+
+class BadSize(ValueError):
+    """A size in a name is not what it may be; the message is for a person."""
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def _check_sizes(make: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Check that sizes have the types of the defaults, and whole ones are 1 or more.
+
+    Raises:
+      BadSize: one is something else.
+      TypeError: there is no such size.
+    """
+    known = inspect.signature(make).parameters
+    for name, value in given.items():
+        if name not in known:
+            raise TypeError(name)
+        default = known[name].default
+        several = value if isinstance(default, tuple | list) else [value]
+        one = default[0] if isinstance(default, tuple | list) else default
+        if not isinstance(several, list | tuple) or not several:
+            raise BadSize(f"{name} = {value!r} must be a list of whole numbers")
+        for x in several:
+            if type(x) is not type(one) and not (type(one) is float and type(x) is int):
+                raise BadSize(f"{name} = {value!r} must be {_KINDS[type(one)]}")
+            if type(one) is int and x < 1:
+                raise BadSize(f"{name} = {value!r} must be 1 or more")
 
 
 def load_network(path: str) -> Any:
     """The value at "module:factory", or what a function or class there makes."""
     value = import_value(path, "network", "network", is_network, "my_module:my_network")
-    value = value if isinstance(value, nn.Module | Body) else value()
+    if not isinstance(value, nn.Module | Body):
+        try:
+            inspect.signature(value).bind()
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"network = {path!r} must be a flax module, a Body, or a function or class "
+                f"that makes one without arguments ({error})."
+            ) from error
+        value = value()
     require(
         isinstance(value, nn.Module | Body),
         f"network = {path!r} gives a {type(value).__name__}: it must be a flax module or "
@@ -215,7 +283,7 @@ def _describe(value: Any) -> Any:
         fields = {
             field.name: _describe(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.name not in hidden
+            if field.name not in hidden and not _is_default(value, field)
         }
         kind = type(value)
         return {"module": f"{kind.__module__}:{kind.__qualname__}", "fields": fields}
@@ -239,42 +307,39 @@ def _describe_function(value: Any) -> dict[str, str]:
     module = getattr(value, "__module__", None)
     place = sys.modules.get(module or "")
     if name is None or getattr(place, name, None) is not value:
-        if _is_default_initializer(value):
-            return {"default": ""}
         raise InvalidInput(
             f"network: {value!r} is no function at the top of a module, so a run folder "
-            f"cannot name it: define it there."
+            f"cannot name it: define it there, or give network = 'module:factory'."
         )
     return {"function": f"{module}:{name}"}
 
 
-def _is_default_initializer(value: Any) -> bool:
-    """Whether it is a closure of JAX or jaxrl, which the class or name makes again."""
-    return str(getattr(value, "__module__", "")).split(".")[0] in (
-        "jax",
-        "flax",
-        "jaxrl",
-    )
+def _is_default(value: Any, field: Any) -> bool:
+    """Whether a field has the value that its class gives it, if that is a function."""
+    given = getattr(value, field.name)
+    return callable(given) and given is field.default
 
 
-def _build(value: Any) -> Any:
+def _build(value: Any, trusted: bool = False) -> Any:
+    """What `_describe` described; `trusted`: whoever asks may have code imported."""
     if isinstance(value, list):
-        return tuple(_build(x) for x in value)
+        return tuple(_build(x, trusted) for x in value)
     if not isinstance(value, dict):
         return value
     if "function" in value:
-        return _import(value["function"])
+        return _import(value["function"], trusted)
     if "module" not in value:
-        return {name: _build(x) for name, x in value.items()}
-    kind = _import(value["module"])
+        return {name: _build(x, trusted) for name, x in value.items()}
+    kind = _import(value["module"], trusted)
     require(
         isinstance(kind, type) and issubclass(kind, nn.Module | Body),
         f"network: {value['module']} is no flax module.",
     )
-    fields = {
-        name: _build(x) for name, x in value["fields"].items() if x != {"default": ""}
-    }
-    return kind(**fields)
+    fields = {name: _build(x, trusted) for name, x in value["fields"].items()}
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise InvalidInput(f"network: {value['module']}: {error}.") from error
 
 
 TRUSTED = ("jax", "flax", "jaxrl")
@@ -290,12 +355,19 @@ def _require_imported(path: str) -> None:
     )
 
 
-def _import(path: str) -> Any:
-    _require_imported(path)
+def _import(path: str, trusted: bool) -> Any:
     module, _, name = path.partition(":")
+    first, *rest = name.split(".")
     try:
-        value = importlib.import_module(module)
-        for part in name.split("."):
+        if trusted:
+            top, example = f"{module}:{first}", "my_module:Net"
+            value = import_value(
+                top, "network", "value", lambda x: x is not None, example
+            )
+        else:
+            _require_imported(path)
+            value = getattr(importlib.import_module(module), first)
+        for part in rest:
             value = getattr(value, part)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"network: {path} cannot be imported ({error}).") from error

@@ -9,7 +9,9 @@ OUT/report/    page, tables and figures of all of them (see `jaxrl.report`)
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +20,18 @@ import numpy as np
 from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import config as configs
-from jaxrl.core import storage
+from jaxrl.core import files, run_folders, schema, storage
 from jaxrl.errors import InvalidInput, did_you_mean, require
 from jaxrl.report import write_report
 from jaxrl.runs import presets
-from jaxrl.runs.experiment import Experiment, describe, json_text, read_experiment
-from jaxrl.runs.loggers import RETURN, read_metrics
+from jaxrl.runs.experiment import (
+    Experiment,
+    describe,
+    json_text,
+    read_experiment,
+    read_rows,
+)
+from jaxrl.runs.loggers import RETURN
 from jaxrl.runs.session import resume_experiment, run_experiment
 from jaxrl.statistics import row_of_seeds
 from jaxrl.sweeps.plan import Sweep
@@ -135,6 +143,22 @@ SEARCHES = {
     )
 }
 
+INDEX = "zoo.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is relied on in a row of the index, which `row_of` makes."""
+
+    OPEN = True
+    algorithm: str
+    env: str
+    config: dict[str, Any]
+    env_steps: schema.Count
+    returns: list[float | None]
+    sha256: str
+
+
 Host = dict[str, Any]
 """`progress`, `report` and `interrupted`, as `run_experiment` takes them."""
 
@@ -173,7 +197,8 @@ def build(
     }
     for name, experiment in wanted.items():
         _check_same(Path(out) / name, experiment)
-    before = _read_index(Path(out))
+    before = read_index(Path(out))
+    run_folders.refuse_links(Path(out))
     host: Host = dict(progress=progress, report=report, interrupted=interrupted)
     rows = {}
     for name, experiment in wanted.items():
@@ -183,7 +208,7 @@ def build(
         summary = _trained(experiment, Path(out) / name, host)
         if summary["finished"]:
             rows[name] = row_of(name, Path(out) / name, experiment, summary)
-            storage.write_text(Path(out) / "zoo.json", json_text(before | rows))
+            storage.write_text(Path(out) / INDEX, json_text(before | rows))
     if rows:
         for line in write_report([Path(out) / n for n in rows], Path(out) / "report"):
             report(f"note: {line}")
@@ -219,6 +244,7 @@ def tune(
     (name,) = _known([name], sorted(SEARCHES))
     search, folder = SEARCHES[name], Path(out) / name
     host: Host = dict(progress=progress, report=report, interrupted=interrupted)
+    run_folders.refuse_links(Path(out))
     if is_sweep(folder):
         result = resume_sweep(folder, **host)
     else:
@@ -343,17 +369,21 @@ def row_of(
         "seeds": summary["seeds"],
         "returns": returns,
         "episodes": summary["evaluation"]["episodes"],
-        "curve": plotting.summarize_curve(read_metrics(folder / "metrics.jsonl")),
+        "curve": plotting.summarize_curve(read_rows(folder)),
         "sha256": files[storage.ARRAYS]["sha256"],
         **{n: summary[n] for n in ("run_seconds", "compile_seconds")},
         **{n: summary[n] for n in ("device", "versions")},
     }
 
 
-def _read_index(out: Path) -> dict[str, Any]:
+def read_index(out: Path) -> dict[str, Any]:
     """What an earlier call has written."""
-    path = out / "zoo.json"
+    path = out / INDEX
+    if not os.path.lexists(path):
+        return {}
     try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except ValueError as error:
-        raise InvalidInput(f"{path} is damaged ({error}): remove it.") from error
+        rows: dict[str, Any] = files.read_json(path)
+        schema.check(dict[str, Row], rows, path)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error} Remove it.") from error
+    return rows

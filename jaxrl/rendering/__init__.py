@@ -14,17 +14,17 @@ import jax
 import numpy as np
 
 from jaxrl import spaces
-from jaxrl.core import prng
+from jaxrl.core import files, prng
 from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import require
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.rendering.drawing import action_names, draw_state, find_drawing
 from jaxrl.rendering.drawing.files import check_file, write_filmstrip, write_moving
 from jaxrl.rendering.drawing.panel import Explanation, draw_panel
 from jaxrl.rollout import EpisodeRecord, init_world, record_episode
 from jaxrl.runs.policy import Policy, load_policy
-from jaxrl.training.loop import checked_seeds
-from jaxrl.types import Algorithm, Array, Env, Memory, PyTree
+from jaxrl.training.loop import check_seeds
+from jaxrl.types import Algorithm, Array, Env, Memory, PyTree, World
 
 RENDERING = 0x726E64
 """Folded into the seed, so that the episodes differ from those of an evaluation."""
@@ -32,6 +32,12 @@ RENDERING = 0x726E64
 SIZE = 256
 SMALLEST, SMALLEST_WITH_OVERLAY, LARGEST = 32, 128, 2048
 """Height in pixels; below the second the text of the overlay cannot be read."""
+
+MOST_STEPS = 100_000
+"""Of a recorded episode, of which every state is kept."""
+
+PIECE = 1_000
+"""Steps recorded by one call of a compiled program."""
 
 STRIP = 6
 """Number of pictures of an episode in a filmstrip."""
@@ -56,7 +62,7 @@ def record(
     greedy: bool = True,
     max_steps: int | None = None,
 ) -> list[Episode]:
-    """Play whole episodes in one compiled program, and keep every state.
+    """Play whole episodes on the device, and keep every state.
 
     Args:
       policy: the player, from `jaxrl.load_policy`, or made from an agent in memory.
@@ -64,24 +70,37 @@ def record(
       seed: seed of the episodes.
       greedy: the likeliest action instead of a sampled one.
       max_steps: steps after which an episode is cut; by default the environment's time
-        limit.
+        limit, or `MAX_STEPS` if it has none.
 
     Raises:
       InvalidInput: a number is out of range.
     """
     check_value("episodes", int, episodes, low=1)
-    check_value("max_steps", int | None, max_steps, low=1, high=MAX_STEPS)
-    checked_seeds(seed, 1)
-    limits = (policy.env.horizon, max_steps, MAX_STEPS)
-    key = jax.random.fold_in(prng.key(seed), RENDERING)
-    recorded = _play(
-        *(policy.algorithm, policy.config, policy.env, policy.agent, key),
-        num_episodes=episodes,
-        greedy=greedy,
-        max_steps=min(int(x) for x in limits if x is not None),
-    )
-    recorded = jax.tree.map(np.asarray, jax.device_get(recorded))
-    return [_episode(recorded, n) for n in range(episodes)]
+    check_value("max_steps", int | None, max_steps, low=1, high=MOST_STEPS)
+    check_seeds(seed, 1)
+    start: Any = jax.random.fold_in(prng.key(seed), RENDERING)
+    limit, steps = _most_steps(policy.env, max_steps), 0
+    pieces: list[EpisodeRecord] = []
+    while steps < limit:
+        recorded = _play(
+            *(policy.algorithm, policy.config, policy.env, policy.agent, start),
+            num_episodes=episodes,
+            greedy=greedy,
+            max_steps=min(PIECE, limit - steps),
+        )
+        start, steps = (recorded.world, recorded.ended), steps + PIECE
+        rows = jax.device_get(recorded._replace(world=(), ended=()))
+        pieces.append(jax.tree.map(np.asarray, rows))
+        if recorded.ended.all():
+            break
+    return [_episode(pieces, n) for n in range(episodes)]
+
+
+def _most_steps(env: Env, max_steps: int | None) -> int:
+    """Steps after which an episode is over or cut."""
+    if env.horizon is None:
+        return max_steps or MAX_STEPS
+    return min(int(env.horizon), max_steps or MOST_STEPS)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "num_episodes", "greedy", "max_steps"))
@@ -90,11 +109,13 @@ def _play(
     config: Any,
     env: Env,
     agent: PyTree,
-    key: Array,
+    start: Array | tuple[World, Array],
     num_episodes: int,
     greedy: bool,
     max_steps: int,
 ) -> EpisodeRecord:
+    """Play from a key, or go on from the world of a record and what has ended in it."""
+
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         explained = algorithm.explain(config, env, agent, obs, memory)
         args = (config, env, agent, obs, memory, key, greedy)
@@ -102,18 +123,28 @@ def _play(
         value = {"value": extras["value"]} if "value" in extras else {}
         return action, memory, value | {"explained": explained}
 
+    if isinstance(start, tuple):
+        return record_episode(env, policy, start[0], max_steps, start[1])
     memory = algorithm.init_memory(config, env, num_episodes)
-    return record_episode(
-        env, policy, init_world(env, key, num_episodes, memory), max_steps
-    )
+    world = init_world(env, start, num_episodes, memory)
+    return record_episode(env, policy, world, max_steps)
 
 
-def _episode(recorded: EpisodeRecord, n: int) -> Episode:
+def _episode(pieces: Sequence[EpisodeRecord], n: int) -> Episode:
     """Extract the n-th episode, without the rows after its end."""
-    length = int(recorded.running[:, n].sum())
-    states = jax.tree.map(lambda x: x[: length + 1, n], recorded.env_state)
-    rows = recorded.transition
-    steps = jax.tree.map(lambda x: x[:length, n], rows._replace(obs=(), next_obs=()))
+    pieces = [piece for piece in pieces if piece.running[:, n].any()]
+    lengths = [int(piece.running[:, n].sum()) for piece in pieces]
+
+    def join(*columns: np.ndarray) -> np.ndarray:
+        parts = [x[:length, n] for x, length in zip(columns, lengths, strict=True)]
+        return np.concatenate(parts)
+
+    def join_states(*columns: np.ndarray) -> np.ndarray:
+        return np.concatenate([join(*columns), columns[-1][lengths[-1], n][None]])
+
+    rows = [piece.transition._replace(obs=(), next_obs=()) for piece in pieces]
+    states = jax.tree.map(join_states, *(piece.env_state for piece in pieces))
+    steps = jax.tree.map(join, *rows)
     end = "terminated" if steps.terminated[-1] else "truncated"
     if not (steps.terminated[-1] or steps.truncated[-1]):
         end = "cut"
@@ -257,9 +288,7 @@ def render(
             each = (draw_frames(policy, episode, size, overlay) for episode in recorded)
             write_moving(chain.from_iterable(each), path, fps)
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(out)!r} cannot be written ({error})."
-        ) from error
+        files.refuse(error, f"out = {str(out)!r} cannot be written ({error}).")
     return recorded
 
 

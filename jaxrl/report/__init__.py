@@ -13,8 +13,7 @@ DIR/*.png, *.pdf     the figures
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxrl.core import storage
-from jaxrl.errors import InvalidInput
+from jaxrl.core import files, run_folders, storage
 from jaxrl.report.entries import collect_warnings, read_all_entries
 from jaxrl.report.figures import draw_all
 from jaxrl.report.page import make_page
@@ -54,12 +53,13 @@ def write_report(
     check_reference(entries, reference)
     warnings = collect_warnings(folders, entries)
     out = Path(out)
+    for folder in folders:
+        if out.parent == folder:
+            run_folders.refuse_links(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidInput(
-            f"out = {str(out)!r} cannot be a folder ({error})."
-        ) from error
+        files.refuse(error, f"out = {str(out)!r} cannot be a folder ({error}).")
     figures = draw_all(entries, folders, out, reference)
     texts = {
         "results.csv": results_to_csv(entries),

@@ -13,6 +13,7 @@ from jaxrl.runs.experiment import (
     read_experiment,
     train_command,
 )
+from jaxrl.statistics import FEW_SEEDS
 from jaxrl.sweeps import results
 from jaxrl.sweeps.plan import Block, read_sweep, sweep_command
 from jaxrl.sweeps.results import Trial
@@ -77,18 +78,11 @@ def _read_run(folder: Path) -> list[Entry]:
     command = train_command(experiment)
     if experiment.has_variants:  # no flags say which: they are in the file
         command = f"jaxrl train {name} --config {folder / 'config.json'}"
-    try:
-        block = Block(folder, experiment, list(range(len(experiment.overrides))))
-        return [
-            _make_entry(
-                _label(name, trial), experiment, trial, command, folder, summary
-            )
-            for trial in results.trials_of(block)
-        ]
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"RUN = {str(folder)!r} holds no readable metrics.jsonl ({error})."
-        ) from error
+    block = Block(folder, experiment, list(range(len(experiment.overrides))))
+    return [
+        _make_entry(_label(name, trial), experiment, trial, command, folder, summary)
+        for trial in results.trials_of(block)
+    ]
 
 
 def _read_sweep(folder: Path) -> list[Entry]:
@@ -100,7 +94,7 @@ def _read_sweep(folder: Path) -> list[Entry]:
         trials.append(fresh)
         labels.append(f"{_label(experiment.algorithm.name, fresh)}, fresh seeds")
     command = sweep_command(read_sweep(folder, experiment.env))
-    summary = finished_summary(folder) or {}
+    summary = results.read_results(folder) or {}
     return [
         _make_entry(label, experiment, trial, command, folder, summary)
         for label, trial in zip(labels, trials, strict=True)
@@ -190,11 +184,11 @@ def _warn_of_comparisons(entries: Sequence[Entry]) -> list[str]:
             warnings.append(
                 f"{env}: the runs have {min(steps):,} to {max(steps):,} environment steps."
             )
-    few = [entry.label for entry in entries if len(entry.finite_returns) < 5]
+    few = [entry.label for entry in entries if len(entry.finite_returns) < FEW_SEEDS]
     if few:
         warnings.append(
-            f"{count_noun(len(few), 'line')} of the table with fewer than five seeds: the "
-            f"intervals say little."
+            f"{count_noun(len(few), 'line')} of the table with fewer than {FEW_SEEDS} "
+            f"seeds: 95 % intervals are too narrow for so few."
         )
     broken = [e for e in entries if len(e.finite_returns) < len(e.returns)]
     for entry in broken:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrl.core import files
 from jaxrl.report.entries import Entry
 from jaxrl.report.figures import Figure
 from jaxrl.report.papers import bibtex
@@ -58,7 +59,7 @@ def make_page(
         _aggregates(entries, reference),
     ]
     for figure in figures:
-        image = base64.b64encode((out / f"{figure.name}.png").read_bytes()).decode()
+        image = base64.b64encode(files.read_bytes(out / f"{figure.name}.png")).decode()
         parts += [
             f"<h2>{html.escape(figure.title)}</h2>",
             f'<figure><img alt="{html.escape(figure.title)}" '
@@ -80,7 +81,7 @@ def make_page(
 
 
 def _html_table(entries: Sequence[Entry]) -> str:
-    heads = ("", "environment", "seeds", "steps", "IQM", "95 % interval", "mean")
+    heads = ("", "environment", "seeds", "steps", "IQM", "95 % interval of IQM", "mean")
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     rows = sorted(
         map(make_row, entries),

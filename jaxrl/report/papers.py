@@ -126,7 +126,7 @@ STATISTICS = """@inproceedings{agarwal2021deep,
 
 def bibtex(algorithms: set[str]) -> str:
     """Format the citations of this library, of the algorithms and of the statistics."""
-    software = f"""@software{{jaxrl,
+    software = f"""@software{{jaxrl_framework,
   author  = {{{{The jaxrl developers}}}},
   title   = {{jaxrl: whole reinforcement-learning experiments as pure JAX functions}},
   year    = {{2026}},

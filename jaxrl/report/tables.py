@@ -10,6 +10,7 @@ from jaxrl.errors import InvalidInput
 from jaxrl.report.entries import Entry
 from jaxrl.statistics import (
     aggregate_iqm,
+    interval_caveat,
     optimality_gap,
     row_of_seeds,
     stratified_interval,
@@ -139,11 +140,12 @@ def to_latex(entries: Sequence[Entry]) -> str:
         for label in labels
     ]
     seeds = sorted({len(entry.returns) for entry in entries})
+    caveat = interval_caveat(seeds[0]) * (seeds[0] > 1)
     return _tabular(
         map(_tex, envs),
         body,
         f"Interquartile mean of greedy evaluation returns over {_range(seeds)} seeds,",
-        f"with 95\\% bootstrap intervals; made by jaxrl {jaxrl.__version__}.",
+        f"with 95\\% bootstrap intervals{caveat}; made by jaxrl {jaxrl.__version__}.",
     )
 
 

@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrl import estimators
+from jaxrl import estimators, losses
 from jaxrl.distributions import categorical
 from jaxrl.rlhf.losses import implicit_reward
 from jaxrl.types import Array, Scalar
@@ -112,15 +112,17 @@ def rloo_advantage(reward: Array) -> Array:
     Source: Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for free!";
     Ahmadian et al. (2024), https://arxiv.org/abs/2402.14740, section 2.
     """
-    others = reward.shape[-1] - 1
-    return reward - (reward.sum(-1, keepdims=True) - reward) / others
+    size = reward.shape[-1]
+    return size / (size - 1) * _centre_groups(reward)
 
 
 def grpo_advantage(reward: Array, scale: bool = True) -> Array:
     """Each response against the mean of its group, divided by the group's deviation or not.
 
-    A_i = r_i - mean(r),    / (std(r) + 1e-8) where scaled
+    A_i = r_i - mean(r),    / √(var(r) + ε²) where scaled,    ε = 2^-17 |mean(r)|
 
+    Scaled it is `losses.normalize_advantage` of each group: rewards that differ by rounding
+    alone have advantages of about 0.
     Scaled, a prompt counts the more the more alike its responses are, and the optimum is no
     longer that of the rewards. Not scaled it is `rloo_advantage` times (K - 1) / K: where
     the KL penalty is in the loss, and not in r, the reward then weighs that much less.
@@ -135,10 +137,14 @@ def grpo_advantage(reward: Array, scale: bool = True) -> Array:
     Source: Shao et al. (2024), https://arxiv.org/abs/2402.03300, section 4.1.2; not scaled,
     Liu et al. (2025), https://arxiv.org/abs/2503.20783.
     """
-    centred = reward - reward.mean(-1, keepdims=True)
-    if not scale:
-        return centred
-    return centred / (reward.std(-1, keepdims=True) + 1e-8)
+    if scale:
+        return jax.vmap(losses.normalize_advantage)(reward)
+    return _centre_groups(reward)
+
+
+def _centre_groups(reward: Array) -> Array:
+    """r_i - mean(r) of groups `[B, K]`, exactly 0 where all are equal."""
+    return jax.vmap(lambda group: losses.centre(group)[0])(reward)
 
 
 def best_of_n(score: Array) -> Array:
@@ -227,11 +233,12 @@ def gain_and_bias(
       std: wanted.
 
     Returns:
-      (g, b), scalars. Rewards that are all alike keep their scale: g = 1.
+      (g, b), scalars. Rewards that are all alike, or differ by rounding alone (a deviation
+      of at most 2^-17 of the mean), keep their scale: g = 1.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
-    differ = jnp.asarray(own_std) > 0.0
+    differ = jnp.asarray(own_std) > losses.RESOLUTION * jnp.abs(own_mean)
     gain = jnp.where(differ, std / jnp.where(differ, own_std, 1.0), 1.0)
     return gain, mean - gain * own_mean
 

@@ -217,7 +217,8 @@ def problem(
     make: Callable, returns: Callable, samples: Callable, kind: str = "policy"
 ) -> Problem:
     """The `Problem` of an algorithm that trains a "policy" or a "reward" model."""
-    return Problem(make, returns, partial(describe, kind), tasks.digests, samples)
+    about = partial(describe, kind)
+    return Problem(make, returns, about, tasks.digests, samples, tasks.is_path)
 
 
 def describe(kind: str, config: Any, task: Task) -> dict[str, Any]:

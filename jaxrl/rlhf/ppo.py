@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import losses, optim
+from jaxrl import losses, optim, types
 from jaxrl.rlhf import estimators, policies, responses
 from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import language_model, lora
@@ -100,7 +100,7 @@ class Agent(PyTreeNode):
     policy: PyTree
     value: RewardParams  # of the value function: its model, or adapters, and its head
     opt_state: PyTree
-    kl_coef: Array  # []
+    kl_coef: Array = types.fresh()  # []
 
 
 class Batch(NamedTuple):
@@ -199,9 +199,6 @@ def loss(
     )
     actor, critic = (losses.masked_mean(x, mask) for x in (actor, critic))
     moved = jnp.abs(jnp.exp(log_prob - written.log_prob) - 1.0) > config.clip_eps
-    unexplained = losses.masked_mean(jnp.square(batch.target - value), mask)
-    centred = batch.target - losses.masked_mean(batch.target, mask)
-    spread = losses.masked_mean(jnp.square(centred), mask)
     reported = jnp.stack(
         [
             actor,
@@ -209,7 +206,7 @@ def loss(
             entropy,
             losses.masked_mean(moved.astype(jnp.float32), mask),
             losses.masked_mean(losses.approx_kl(log_prob, written.log_prob), mask),
-            1.0 - unexplained / jnp.maximum(spread, 1e-8),
+            losses.explained_variance(value, batch.target, mask),
         ]
     )
     return actor + config.vf_coef * critic - config.ent_coef * entropy, reported

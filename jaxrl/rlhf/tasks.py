@@ -104,7 +104,7 @@ def texts(
       too_long: rows of more tokens: error, or drop.
       pack: texts one behind the other in rows of max_length: true or false.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:
@@ -152,7 +152,7 @@ def pairs(
       max_length: most tokens of a row.
       too_long: rows of more tokens: error, or drop.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:
@@ -186,7 +186,7 @@ def prompts(
       max_prompt: most tokens of a prompt.
       too_long: rows of more tokens: error, or drop.
       held_out: share of the rows that is kept back, to evaluate with.
-      template: how conversations become text: plain, turns, chatml, or Jinja.
+      template: how conversations become text: plain, rendered, turns, chatml, or Jinja.
       number: rows of a world.
 
     Raises:
@@ -250,9 +250,18 @@ def digests(source: str, params: dict[str, Any]) -> dict[str, str]:
         for name, folder in folders.items()
         if folder is not None and folder not in testbeds.TESTBEDS
     }
-    if source not in testbeds.TESTBEDS:
-        found["data"] = storage.file_digest(Path(source))
+    files = {"data": source, "tokenizer": params.get("tokenizer")}
+    for name, file in files.items():
+        if is_path(name, file):
+            found[name] = storage.file_digest(Path(str(file)))
     return found
+
+
+def is_path(name: str, value: Any) -> bool:
+    """Whether the value of a parameter of a task names a file or a folder."""
+    named = {"tokenizer": ("bytes", "characters")}.get(name, tuple(testbeds.TESTBEDS))
+    is_place = name in ("data", "base", "reward", "tokenizer")
+    return is_place and isinstance(value, str) and value not in named
 
 
 def _read_rows(source: str, kind: Kind, number: int) -> list[data.Row]:

@@ -8,7 +8,11 @@ statistics is another agent. No pickle: loading verifies and reads JSON and raw 
 (`jaxrl.core.storage`), and puts them into the structure that the algorithm itself builds.
 """
 
-from collections.abc import Sequence
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +22,12 @@ import numpy as np
 import jaxrl
 from jaxrl.algorithms import ALGORITHMS, registered_algorithms
 from jaxrl.core import config as configs
-from jaxrl.core import storage
+from jaxrl.core import files, storage
 from jaxrl.core.variants import Variant
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.envs.problem import describe, problem_of
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, require, shorten
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.training.population import init_population, member
 from jaxrl.types import Algorithm, Env, PyTree
@@ -124,7 +128,7 @@ def variant(
         values = configs.to_dict(config) | fields
         config = configs.from_dict(algorithm.Config, values)
     if params:
-        other = built(algorithm, env.id, env_params | params)
+        other = build_env(algorithm, env.id, env_params | params)
         env = other.replace(teacher=env.teacher) if algorithm.teacher else other
     return configs.with_floats(config), env
 
@@ -135,6 +139,17 @@ def save_agents(folder: Path, agents: Agents) -> None:
     Args:
       folder: the artefact's folder; replaced if it exists.
       agents: what is to be loaded again.
+    """
+    change = partial(files.relative, folder.parent)
+    description = map_paths(agents.algorithm, describe_agents(agents), change)
+    storage.write(folder, agents.agents, description)
+
+
+def describe_agents(agents: Agents) -> dict[str, Any]:
+    """The manifest's description of agents, all but their arrays.
+
+    Raises:
+      InvalidInput: something of them cannot be recorded.
     """
     description = {
         "format": FORMAT,
@@ -151,7 +166,7 @@ def save_agents(folder: Path, agents: Agents) -> None:
         description["members"] = list(agents.members)
     if agents.teacher is not None:
         description["teacher"] = agents.teacher
-    storage.write(folder, agents.agents, description)
+    return description
 
 
 def load_agents(run: Path | str, env: str | None = None) -> Agents:
@@ -170,11 +185,14 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     description, tensors = _read(run)
     check_environment(description["env"], env, run)
     algorithm = find_algorithm(description["algorithm"], run)
+    description = map_paths(algorithm, description, partial(files.locate, run))
+    check_places(algorithm, description, run)
     config = configs.from_dict(algorithm.Config, description["config"])
     env_params = description["env_params"]
-    environment = built(algorithm, description["env"], env_params)
+    environment = build_env(algorithm, description["env"], env_params)
     problem = problem_of(algorithm)
-    about = problem.describe(config, environment)
+    # As JSON has it: lists, no tuples.
+    about = json.loads(json.dumps(problem.describe(config, environment)))
     other = [name for name, value in about.items() if description.get(name) != value]
     require(
         not other,
@@ -189,7 +207,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
     agents = storage.fill(template, tensors, Path(run) / "policy")
     teacher = description.get("teacher")
     if teacher is not None:
-        environment = taught(environment, algorithm, teacher)
+        environment = with_teacher(environment, algorithm, teacher)
     more = (description.get("overrides", ()), description.get("members", ()), teacher)
     return Agents(algorithm, config, environment, env_params, agents, seeds, *more)
 
@@ -203,12 +221,69 @@ def check_acts(agents: Agents, run: Path | str) -> None:
     )
 
 
-def built(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
+def map_paths(
+    algorithm: Algorithm, about: Mapping[str, Any], change: Callable[[str], str]
+) -> dict[str, Any]:
+    """A description of an experiment, with every path in it changed."""
+    problem = problem_of(algorithm)
+
+    def mapped(name: str, value: Any) -> Any:
+        return change(value) if problem.is_path(name, value) else value
+
+    def all_mapped(values: Any, prefix: str = "") -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {n: mapped(n.removeprefix(prefix), x) for n, x in values.items()}
+
+    found = dict(about)
+    if "env" in found:
+        found["env"] = mapped(problem.flag, found["env"])
+    if "env_params" in found:
+        found["env_params"] = all_mapped(found["env_params"])
+    if isinstance(found.get("overrides"), list | tuple):
+        found["overrides"] = [all_mapped(x, ENV) for x in found["overrides"]]
+    for name in ("teacher", "init_from"):
+        if isinstance(found.get(name), str) and found[name] != UNIFORM:
+            found[name] = change(found[name])
+    return found
+
+
+def check_places(
+    algorithm: Algorithm, about: Mapping[str, Any], run: Path | str
+) -> None:
+    """Refuses a run whose data, models or teacher are no longer where it names them.
+
+    Raises:
+      InvalidInput: it names the first that is missing.
+    """
+
+    def check(path: str) -> str:
+        require(
+            os.path.exists(path),
+            f"{path} is not there, and {str(run)!r} needs it; its place is kept relative "
+            f"to the run folder: if one of them was moved, put the file back, or a link "
+            f"to it.",
+        )
+        return path
+
+    # Where it began is not looked at again: its checkpoints hold what was taken over.
+    map_paths(algorithm, {n: x for n, x in about.items() if n != "init_from"}, check)
+
+
+def build_env(algorithm: Algorithm, env: str, env_params: dict[str, Any]) -> Any:
     """The environment of that id, or what takes its place for the algorithm.
 
     Raises:
       InvalidInput: it cannot be made.
     """
+    if algorithm.problem is not None:
+        try:
+            inspect.signature(algorithm.problem.make).bind(env, **env_params)
+        except TypeError as error:
+            raise InvalidInput(
+                f"env_params = {shorten(env_params)}: {algorithm.name} is not made from "
+                f"these ({error})."
+            ) from error
     return problem_of(algorithm).make(env, **env_params)
 
 
@@ -216,7 +291,7 @@ UNIFORM = "uniform"
 """The policy that takes every action equally often, where one is named."""
 
 
-def taught(env: Env, algorithm: Algorithm, source: str | None) -> Env:
+def with_teacher(env: Env, algorithm: Algorithm, source: str | None) -> Env:
     """The environment with what the algorithm learns from beside rewards.
 
     Args:

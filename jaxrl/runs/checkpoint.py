@@ -5,17 +5,18 @@ the tally of an unfinished chunk, and how much of `metrics.jsonl` was written by
 A damaged one is refused and an older one offered: nothing is passed over in silence.
 """
 
-import shutil
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxrl.core import distributed, storage
+from jaxrl.core import distributed, run_folders, schema, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.training.loop import Progress
 
-FOLDER = "checkpoints"
+FOLDER = run_folders.CHECKPOINTS
 
 SHARE = 0.01
 """The largest part of the time that goes into checkpoints after the first, however large
@@ -73,14 +74,35 @@ class Saver:
         folder.mkdir(exist_ok=True)
         storage.write(folder / str(progress.iteration), arrays, about)
         for iteration in saved(self._run)[: -self._keep]:
-            shutil.rmtree(folder / str(iteration))
+            storage.remove(folder / str(iteration))
 
 
 def saved(run: Path) -> list[int]:
-    """The iterations that have a checkpoint, in order."""
+    """The iterations that have a checkpoint, in order; what else is there is not ours."""
     folder = run / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in paths if _is_ours(path, NUMBER))
+
+
+NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
+LEFTOVER = re.compile(r"[0-9]+\.(new|old)")
+"""Names of checkpoints, and of what a killed process leaves of one."""
+
+
+def _is_ours(path: Path, names: re.Pattern[str]) -> bool:
+    """Whether a checkpoint, or a leftover of one, was made here and not by another."""
+    return names.fullmatch(path.name) is not None and storage.is_stored(path)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint says of itself, beside the experiment that wrote it."""
+
+    OPEN = True
+    iteration: schema.Count
+    seconds: schema.Seconds
+    metrics_bytes: schema.Count
+    versions: dict[str, str]
 
 
 def chosen(run: Path, iteration: int | None) -> int | None:
@@ -125,6 +147,12 @@ def load(
         found, arrays = storage.read(folder)
     except storage.Damaged as error:
         raise storage.Damaged(f"{error} {_older(run, iteration)}") from error
+    schema.check(About, found, folder / storage.MANIFEST, storage.Damaged)
+    require(
+        found["iteration"] == iteration,
+        f"{str(folder)!r} says that it is of train step {found['iteration']}: give it its "
+        f"name back.",
+    )
     for name, value in about.items():
         require(
             found.get(name) == value,
@@ -150,8 +178,9 @@ def remove_after(run: Path, iteration: int) -> None:
     and what a killed process has left unfinished."""
     folder = run / FOLDER
     for path in folder.iterdir():
-        if not path.name.isdecimal() or int(path.name) > iteration:
-            shutil.rmtree(path)
+        is_newer = _is_ours(path, NUMBER) and int(path.name) > iteration
+        if is_newer or _is_ours(path, LEFTOVER):
+            storage.remove(path)
 
 
 def _older(run: Path, iteration: int) -> str:

@@ -11,7 +11,7 @@ from jaxrl.core.config import check_value
 from jaxrl.data import dataset
 from jaxrl.runs.artifact import ENV, check_acts, load_agents
 from jaxrl.runs.policy import make_policy, select_agent
-from jaxrl.training.loop import checked_seeds
+from jaxrl.training.loop import check_seeds
 
 COLLECTION = 0x636F6C
 """Folded into the seed, so that the episodes differ from those of an evaluation."""
@@ -45,7 +45,7 @@ def collect(
       InvalidInput: there is no such agent, or the folder is not empty.
     """
     check_value("episodes", int, episodes, low=1)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     agents = load_agents(run, env)
     check_acts(agents, run)
     k = select_agent(agents, run, agent)

@@ -6,17 +6,19 @@ happens in the folder is in `jaxrl.runs.session`.
 
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxrl.core import config as configs
+from jaxrl.core import files, schema, storage
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
 from jaxrl.envs.problem import problem_of
@@ -24,19 +26,19 @@ from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
     Overrides,
-    built,
+    build_env,
     check_environment,
     find_algorithm,
     known_algorithms,
-    taught,
+    map_paths,
     teacher_digest,
     variant,
+    with_teacher,
 )
 from jaxrl.training import loop, pbt
 from jaxrl.training.loop import Adapt, Job, OnNan, check_config
 from jaxrl.training.population import Parallel
-from jaxrl.training.warm_start import source_digest
-from jaxrl.types import Algorithm, Env
+from jaxrl.types import Algorithm, Env, Row
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ class Experiment:
     @cached_property
     def environment(self) -> Env:
         """The environment, built from its id: what is recorded is what was trained on."""
-        env = built(self.algorithm, self.env, self.env_params)
-        return taught(env, self.algorithm, self.teacher)
+        env = build_env(self.algorithm, self.env, self.env_params)
+        return with_teacher(env, self.algorithm, self.teacher)
 
     @cached_property
     def variants(self) -> list[Variant]:
@@ -133,8 +135,13 @@ class Experiment:
         return len(self.overrides) * self.num_seeds
 
 
-def resolve(experiment: Experiment) -> Job:
+def resolve(experiment: Experiment, begins: bool = True) -> Job:
     """What the experiment will do, if it can: checked, planned and given its devices.
+
+    Args:
+      experiment: to be resolved.
+      begins: whether it is trained from the start; otherwise `init_from` is not read, as
+        a checkpoint holds what was taken over.
 
     Raises:
       InvalidInput: before anything compiles.
@@ -156,10 +163,11 @@ def resolve(experiment: Experiment) -> Job:
         parallel=experiment.parallel,
         num_devices=experiment.num_devices,
         on_nan=experiment.on_nan,
-        init_from=experiment.init_from,
-        init_optimizer=experiment.init_optimizer,
-        init_agent=experiment.init_agent,
+        init_from=experiment.init_from if begins else None,
+        init_optimizer=experiment.init_optimizer and begins,
+        init_agent=experiment.init_agent if begins else None,
     )
+    pbt.check(experiment.explored, job)
     return job._replace(
         iterations=min(job.iterations, experiment.stop_iterations or job.iterations)
     )
@@ -195,12 +203,20 @@ def folder_name(experiment: Experiment) -> str:
     return f"{experiment.algorithm.name}-{experiment.env}-{experiment.seed}"
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as JSON, which `--config` reads."""
-    return configs.to_dict(experiment) | {
+def describe(
+    experiment: Experiment, change: Callable[[str], str] = lambda path: path
+) -> dict[str, Any]:
+    """The experiment as JSON, which `--config` reads.
+
+    Args:
+      experiment: what is described.
+      change: is given every path in it; `partial(files.relative, folder)` for a file.
+    """
+    content = configs.to_dict(experiment) | {
         "algorithm": experiment.algorithm.name,
         "config": configs.to_dict(experiment.config),
     }
+    return map_paths(experiment.algorithm, content, change)
 
 
 IDENTITY = (
@@ -213,13 +229,13 @@ IDENTITY = (
 def describe_training(experiment: Experiment) -> dict[str, Any]:
     """What two runs must have in common to be one: a checkpoint holds it."""
     algorithm = experiment.algorithm
-    description = json.loads(json.dumps(describe(experiment)))
+    # What a path leads to has a digest; where it is may change.
+    described = describe(experiment, lambda path: "by its digest")
+    description = json.loads(json.dumps(described))
     about = {name: description[name] for name in IDENTITY}
     about["is_variant"] = algorithm != known_algorithms().get(algorithm.name)
     if experiment.teacher is not None:
         about["teacher"] = teacher_digest(algorithm, experiment.teacher)
-    if experiment.init_from is not None:
-        about["init_from"] = source_digest(experiment.init_from)
     made_from = (experiment.env, experiment.env_params)
     about["digests"] = problem_of(algorithm).digests(*made_from)
     return about
@@ -252,14 +268,24 @@ def read_description(
     """
     path = folder / name
     try:
-        return build(json.loads(path.read_text()), path)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+        content = files.read_json(path)
+        schema.check(dict[str, Any], content, path)
+        return build(content, path)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, InvalidInput) and not isinstance(error, files.Unreadable):
+            raise _of_file(error, path) from error
         raise InvalidInput(
             f"RUN = {str(folder)!r} has no readable {name} ({error}): give the folder "
             f"of a `{command}`."
         ) from error
+
+
+def _of_file(error: InvalidInput, path: Path) -> InvalidInput:
+    """The same error with the name of the file, if it has neither it nor its folder's."""
+    names = (str(path), str(path.parent))
+    if any(name in str(error) for name in names):
+        return error
+    return InvalidInput(f"{path}: {error}")
 
 
 def read_experiment(
@@ -288,13 +314,14 @@ def as_experiment(
     """
     content = dict(content)
     name, config = content.pop("algorithm"), content.pop("config")
-    check_environment(content["env"], env, path.parent)
     algorithm = algorithm or find_algorithm(name, path)
-    known = {field.name for field in dataclasses.fields(Experiment)}
-    for field in content:
+    content = map_paths(algorithm, content, partial(files.locate, path.parent))
+    check_environment(content["env"], env, path.parent)
+    known = {x.name for x in dataclasses.fields(Experiment)}
+    for name in content:
         require(
-            field in known,
-            f"{field} in {path} is not a setting{did_you_mean(field, known)}.",
+            name in known,
+            f"{name} in {path} is not a setting{did_you_mean(name, known)}.",
         )
     return Experiment(algorithm, configs.from_dict(algorithm.Config, config), **content)
 
@@ -305,24 +332,118 @@ def named_env(path: Path) -> str | None:
     For those that only read results and run nothing of it.
     """
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         return str(content.get("experiment", content)["env"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (files.Unreadable, KeyError, TypeError, AttributeError):
         return None
+
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is relied on in the summary of a run or a sweep; it says more."""
+
+    OPEN = True
+    algorithm: str
+    env: str
+    finished: bool
+    digest: str
+
+
+@dataclass(frozen=True)
+class Returns:
+    """What is relied on in `statistics.summarize_returns`."""
+
+    OPEN = True
+    episodes: schema.Count
+    episode_return_mean: float
+    episode_return_iqm: float
+    episode_return_ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation(Returns):
+    """What is relied on in an evaluation."""
+
+    OPEN = True
+    algorithm: str
+    env: str
+    seeds: list[schema.Count]
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    variants: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunSummary(Summary):
+    """The same of a run."""
+
+    OPEN = True
+    seeds: list[schema.Count]
+    iterations: schema.Count
+    env_steps: schema.Count
+    run_seconds: schema.Seconds
+    compile_seconds: schema.Seconds
+    device: str
+    hardware: str
+    versions: dict[str, str]
+    evaluation: Evaluation
+    evaluation_by_member: list[float | None]
+    metrics_digests: list[str]
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write a summary with a digest of itself; read it with `read_summary`."""
+    text = json_text(summary | {"digest": summary_digest(summary)})
+    storage.write_text(folder / SUMMARY, text)
+
+
+def summary_digest(summary: dict[str, Any]) -> str:
+    """SHA-256 of a summary, without the one that it holds."""
+    content = {name: x for name, x in summary.items() if name != "digest"}
+    return storage.digest_of(json.dumps(content, sort_keys=True).encode())
+
+
+def read_summary(folder: Path, kind: type[Summary] = Summary) -> dict[str, Any] | None:
+    """The summary of a run or a sweep, finished or not; None if there is none.
+
+    Raises:
+      InvalidInput: it is not what was written.
+    """
+    path = folder / SUMMARY
+    if not os.path.lexists(path):
+        return None
+    try:
+        summary: dict[str, Any] = files.read_json(path)
+        schema.check(kind, summary, path)
+        if summary["digest"] != summary_digest(summary):
+            raise InvalidInput(f"{path} is not what was written.")
+    except InvalidInput as error:
+        raise InvalidInput(f"{error} Remove it, and resume {folder} again.") from error
+    return summary
 
 
 def finished_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that has reached its end, or None."""
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text())
-        return summary if summary["finished"] else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"{path} is damaged ({error}): remove it, and resume again."
-        ) from error
+    """The summary of a run or a sweep that has reached its end, or None.
+
+    Raises:
+      InvalidInput: it is not what was written.
+    """
+    is_sweep = (folder / "sweep.json").exists()
+    summary = read_summary(folder, Summary if is_sweep else RunSummary)
+    return summary if summary and summary["finished"] else None
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The metrics of a run; of a finished one those that were written when it ended.
+
+    Raises:
+      InvalidInput: a file is damaged, or a row is not what was written.
+    """
+    summary = finished_summary(folder)
+    digests = None if summary is None else summary["metrics_digests"]
+    return loggers.read_metrics(folder / "metrics.jsonl", digests=digests)
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxrl.errors import InvalidInput
+from jaxrl.core import files, schema, storage
+from jaxrl.errors import InvalidInput, count_noun, install_command
 from jaxrl.types import Row
 
 RETURN = "rollout/episode_return"
@@ -22,13 +23,16 @@ class MetricsFile:
     A number that is not finite is written as null, because JSON has none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path | None) -> None:
+        """`path` is None for a process that writes no file."""
+        self._path = path or Path(os.devnull)
+        self._file = files.open_append(path) if path else self._path.open("ab")
 
     def write(self, row: Row) -> None:
         # One write call of a whole line: a kill leaves no half a line behind.
-        self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
-        self._file.flush()
+        with files.naming(self._path):
+            self._file.write(json.dumps(_finite(row), allow_nan=False).encode() + b"\n")
+            self._file.flush()
 
     def truncate(self, size: int) -> None:
         """Removes what comes after so many bytes."""
@@ -36,8 +40,9 @@ class MetricsFile:
 
     def sync(self) -> int:
         """Makes sure that all is on the disk; returns the number of bytes."""
-        os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+        with files.naming(self._path):
+            os.fsync(self._file.fileno())
+            return self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         self._file.close()
@@ -51,16 +56,110 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: Path, size: int | None = None) -> list[Row]:
-    """The rows of a `metrics.jsonl`, or of its first `size` bytes.
+def read_metrics(
+    path: Path, size: int | None = None, digests: Sequence[str] | None = None
+) -> list[Row]:
+    """The rows of a `metrics.jsonl`.
+
+    Args:
+      path: the file.
+      size: only its first bytes, so many; None for all.
+      digests: of its rows, by `row_digests`, when they were written; None if unknown.
 
     Raises:
-      OSError, ValueError: it cannot be read, or is shorter.
+      InvalidInput: it cannot be read, is shorter, a line is no row of metrics, or a row is
+        not the one that was written; the message names the file and the rows.
     """
-    content = path.read_bytes()
-    if size is not None and len(content) < size:
-        raise ValueError(f"{path} has {len(content)} bytes, there were {size}")
-    return [json.loads(line) for line in content[:size].splitlines()]
+    lines = _first_lines(path, size)
+    if digests is not None:
+        _check_digests(path, lines, digests)
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        row = files.parse_json(line, f"{path}, line {number}")
+        problem = _row_problem(row, rows[-1] if rows else None)
+        if problem:
+            raise InvalidInput(
+                f"{path}, line {number} is no row of metrics: {problem}."
+            )
+        rows.append(row)
+    return rows
+
+
+def row_digests(path: Path) -> list[str]:
+    """A digest of each line, with which `read_metrics` finds those that changed."""
+    return [_line_digest(line) for line in _first_lines(path, None)]
+
+
+def _line_digest(line: bytes) -> str:
+    return storage.digest_of(line)[:16]
+
+
+def _first_lines(path: Path, size: int | None) -> list[bytes]:
+    lines, left = [], float("inf") if size is None else size
+    for line in files.read_lines(path):
+        if left <= 0:
+            break
+        lines.append(line[: int(min(left, len(line)))].rstrip(b"\n"))
+        left -= len(line)
+    if size is not None and left > 0:
+        raise files.Unreadable(
+            f"{path} has {size - int(left):,} bytes, there were {size:,}."
+        )
+    return lines
+
+
+def _check_digests(path: Path, lines: list[bytes], digests: Sequence[str]) -> None:
+    if len(lines) != len(digests):
+        raise InvalidInput(
+            f"{path} has {count_noun(len(lines), 'row')} instead of {len(digests):,}: "
+            f"restore it, or train anew."
+        )
+    both = enumerate(zip(lines, digests, strict=True), 1)
+    changed = [str(i) for i, (line, digest) in both if _line_digest(line) != digest]
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise InvalidInput(
+            f"{path} is not what was written, in line {', '.join(changed[:5])}{more}: "
+            f"restore it, or train anew."
+        )
+
+
+COUNTERS = ("iteration", "env_steps")
+"""The entries of a row that say where in the run it stands."""
+
+
+def _row_problem(row: Any, before: Row | None) -> str:
+    """What keeps a document from being a row of metrics; "" if nothing does."""
+    if not isinstance(row, dict):
+        return "it is not an object"
+    for name in COUNTERS:
+        if type(row.get(name)) is not int or not 0 <= row[name] <= schema.LARGEST:
+            return f"{name} is not a number of steps"
+    if not isinstance(row.get(RETURN), list):
+        return f"{RETURN} is not a list"
+    for name, value in row.items():
+        if not _are_numbers(value if isinstance(value, list) else [value]):
+            return f"{name} holds something other than numbers"
+    if before is None:
+        return ""
+    shape, others = ({n: _length(x) for n, x in r.items()} for r in (row, before))
+    if shape != others:
+        return "it has other entries than the row before"
+    return (
+        "" if row["iteration"] > before["iteration"] else "it is not after the others"
+    )
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    kinds = set(map(type, values))
+    if int in kinds and any(abs(x) > schema.LARGEST for x in values if type(x) is int):
+        return False
+    infinite = math.inf in values or -math.inf in values
+    return kinds <= {int, float, type(None)} and not infinite
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, list) else None
 
 
 Log = Literal["tensorboard", "wandb"]
@@ -133,10 +232,10 @@ class WandB:
 
         path = folder / "wandb_id.txt"
         if after and path.exists():
-            run_id = path.read_text().strip()
+            run_id = files.read_text(path).strip()
         else:
             run_id = secrets.token_hex(4)
-            path.write_text(run_id + "\n")
+            storage.write_text(path, run_id + "\n")
         self._run = wandb.init(
             project="jaxrl",
             name=name,
@@ -183,7 +282,7 @@ def check_installed(log: Log) -> None:
     """Raises `InvalidInput` if the package is not."""
     if importlib.util.find_spec(MODULES[log]) is None:
         raise InvalidInput(
-            f"log = {log!r}: it is not installed, pip install 'jaxrl[{log}]'."
+            f"log = {log!r}: it is not installed: {install_command(log)}."
         )
 
 

@@ -80,9 +80,11 @@ class Policy:
         leaves, structure = jax.tree.flatten(spaces.tree(self.env.observation_space))
         try:
             arrays = [
-                jnp.asarray(x, leaf.dtype)
+                _as_array(x, leaf.dtype)
                 for leaf, x in zip(leaves, structure.flatten_up_to(obs), strict=True)
             ]
+        except InvalidInput:
+            raise
         except (TypeError, ValueError) as error:
             raise InvalidInput(
                 f"obs = {obs!r}: an observation of {self.env.id} is one of "
@@ -151,6 +153,13 @@ def select_agent(agents: Agents, run: Path | str, agent: int | None = None) -> i
         f"agent = {agent}: {str(run)!r} has {', '.join(map(str, places))}.",
     )
     return 0 if agent is None else places.index(agent)
+
+
+def _as_array(x: Any, dtype: Any) -> Array:
+    """An array of an observation, which fits the dtype of its space."""
+    if not isinstance(x, jax.Array):
+        x = spaces.narrow(x, dtype, "obs")
+    return jnp.asarray(x, dtype)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))

@@ -9,11 +9,11 @@ RUN/summary.json     versions, device, exact counts, seconds, final evaluation
 RUN/learning_curve.png
 """
 
+import itertools
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxrl import plotting
 from jaxrl.core import config as configs
-from jaxrl.core import distributed, prng, run_folders, storage
+from jaxrl.core import distributed, files, prng, run_folders, storage
 from jaxrl.core.variants import stacked
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import InvalidInput, require
@@ -43,6 +43,7 @@ from jaxrl.runs.experiment import (
     read_experiment,
     resolve,
     versions,
+    write_summary,
 )
 from jaxrl.statistics import summarize_returns
 from jaxrl.training.devices import hardware
@@ -57,6 +58,7 @@ from jaxrl.training.loop import (
     placed_progress,
     progress_shapes,
     run,
+    state_shapes,
 )
 from jaxrl.training.population import member
 from jaxrl.types import Algorithm, Row
@@ -111,13 +113,15 @@ def run_experiment(
       OSError: the disk is full, read-only or gone; the last checkpoint is kept.
     """
     job = resolve(experiment)
+    check_saving(experiment, job)
     report(describe_plan(experiment, job))
-    description = json_text(describe(experiment))
+    json_text(describe(experiment))  # before anything is written
     folder = run_folders.new_shared(out, folder_name(experiment))
+    description = describe(experiment, partial(files.relative, folder))
     session = Session(folder, experiment, job, progress, report, interrupted)
     with run_folders.lock(folder):
         if distributed.is_first():
-            storage.write_text(folder / "config.json", description)
+            storage.write_text(folder / "config.json", json_text(description))
         result = _train(session, None, start)
         on_result(result)
         return folder, _finish(session, result)
@@ -159,8 +163,9 @@ def resume_experiment(
     """
     folder = Path(run)
     experiment = read_experiment(folder, env, algorithm)
-    job = resolve(experiment)
-    session = Session(folder, experiment, job, progress, report, interrupted)
+    artifact.check_places(experiment.algorithm, describe(experiment), folder)
+    job = resolve(experiment, begins=False)
+    check_saving(experiment, job)
     with run_folders.lock(folder):
         summary = finished_summary(folder)
         if summary is not None and iteration is None:
@@ -174,9 +179,60 @@ def resume_experiment(
         iteration = checkpoint.chosen(folder, iteration)
         if iteration is None:
             report(f"{folder} has no checkpoint yet: training from the start.")
+            job = resolve(experiment)
+        session = Session(folder, experiment, job, progress, report, interrupted)
         result = _train(session, iteration, start)
         on_result(result)
         return _finish(session, result)
+
+
+def check_saving(experiment: Experiment, job: Job) -> None:
+    """Make what the files at the end need, while nothing is lost.
+
+    Raises:
+      InvalidInput: something of the agents cannot be saved, or read again.
+    """
+    agents = _agents(experiment, None, job.seeds, experiment.overrides)
+    content = artifact.describe_agents(agents)
+    again = json.loads(json_text(content))
+    for name, value in content.items():
+        require(
+            _is_same(value, again[name]),
+            f"{name} = {value} would be read again as {again[name]}: use text as the "
+            f"names in tables.",
+        )
+    storage.check_names(state_shapes(job))
+
+
+def _is_same(value: Any, again: Any) -> bool:
+    """True if JSON gave back a value, but for tuples, which it has as lists."""
+    if isinstance(value, Mapping):
+        names = value.keys() == again.keys()
+        return names and all(_is_same(x, again[name]) for name, x in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_same(x, y) for x, y in zip(value, again, strict=True))
+    return bool(value == again)
+
+
+def _agents(
+    experiment: Experiment,
+    arrays: Any,
+    seeds: Sequence[int],
+    overrides: Sequence[Overrides] = (),
+    members: Sequence[int] = (),
+) -> artifact.Agents:
+    """The agents of an experiment, as they are saved."""
+    return artifact.Agents(
+        experiment.algorithm,
+        experiment.config,
+        experiment.environment,
+        experiment.env_params,
+        arrays,
+        list(seeds),
+        overrides,
+        members,
+        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
+    )
 
 
 def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
@@ -190,9 +246,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
     if iteration is not None:
         start = partial(_restored, folder, about, iteration, session.report)
     with ExitStack() as stack:
-        metrics = loggers.MetricsFile(
-            folder / "metrics.jsonl" if first else Path(os.devnull)
-        )
+        metrics = loggers.MetricsFile(folder / "metrics.jsonl" if first else None)
         view = _view(session)
         others = _other_loggers(session, iteration or 0) if first else []
         for logger in (metrics, view, *others):
@@ -262,10 +316,9 @@ class _Samples:
         self._last = -1  # train step of the newest lines
         self._samples = problem_of(session.experiment.algorithm).samples
         if self._samples and distributed.is_first() and self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            before = [_is_before(line, iteration) for line in lines]
-            kept = lines[: [*before, False].index(False)]
-            storage.write_text(self._path, "".join(kept))
+            lines = files.read_lines(self._path)
+            kept = itertools.takewhile(partial(_is_before, iteration), lines)
+            storage.write_text(self._path, b"".join(kept).decode())
 
     def write_if_due(self, progress: Progress) -> None:
         is_last = progress.iteration == self._session.job.iterations
@@ -282,17 +335,17 @@ class _Samples:
         agent = member(agents, 0)
         rows = self._samples(*experiment.variants[0], agent, key)
         lines = [json.dumps({"iteration": progress.iteration} | row) for row in rows]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with files.naming(self._path), files.open_append(self._path) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
         for logger in self._others if rows else []:
             logger.show(rows, self._session.job.steps_after(progress.iteration))
 
 
-def _is_before(line: str, iteration: int) -> bool:
+def _is_before(iteration: int, line: bytes) -> bool:
     """Whether a line of samples is of a train step before; one written in part is not."""
     try:
-        return bool(json.loads(line)["iteration"] < iteration)
-    except ValueError:
+        return bool(files.parse_json(line, "samples")["iteration"] < iteration)
+    except (ValueError, KeyError, TypeError):
         return False
 
 
@@ -353,7 +406,7 @@ def _restored(
     distributed.broadcast(0)  # all have read
     if distributed.is_first():
         checkpoint.remove_after(folder, iteration)
-        os.truncate(folder / "metrics.jsonl", metrics_bytes)
+        files.truncate(folder / "metrics.jsonl", metrics_bytes)
     report(f"resuming {folder} after train step {iteration}")
     return placed_progress(job, progress), rows
 
@@ -363,16 +416,12 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
     folder, experiment = session.folder, session.experiment
     whole = [k for k in range(len(result.seeds)) if k not in result.broken]
     overrides = _final_overrides(experiment, result)
-    agents = artifact.Agents(
-        experiment.algorithm,
-        experiment.config,
-        experiment.environment,
-        experiment.env_params,
+    agents = _agents(
+        experiment,
         member(result.agent, np.array(whole)),
         [result.seeds[k] for k in whole],
         [overrides[k] for k in whole] if any(overrides) else (),
         whole if result.broken else (),
-        experiment.teacher if experiment.algorithm.teacher == "policy" else None,
     )
     if distributed.is_first():
         artifact.save_agents(folder / "policy", agents)
@@ -402,7 +451,8 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
             folder / "learning_curve.png",
             title=experiment.env,
         )
-        storage.write_text(folder / "summary.json", json_text(summary))
+        metrics_digests = loggers.row_digests(folder / "metrics.jsonl")
+        write_summary(folder, summary | {"metrics_digests": metrics_digests})
     distributed.broadcast(0)  # the others may read what the first has written
     return summary
 
@@ -459,7 +509,9 @@ def newest_progress(experiment: Experiment, folder: Path) -> tuple[Progress, lis
     if iteration is None:
         raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
     about = describe_training(experiment)
-    progress, rows, _, _ = _read(folder, about, iteration, resolve(experiment))
+    progress, rows, _, _ = _read(
+        folder, about, iteration, resolve(experiment, begins=False)
+    )
     return progress, rows
 
 
@@ -473,8 +525,8 @@ def _read(
     path = folder / "metrics.jsonl"
     try:
         rows = loggers.read_metrics(path, size)
-    except (OSError, ValueError) as error:
-        raise storage.Damaged(f"{path} is damaged ({error}): train anew.") from error
+    except InvalidInput as error:
+        raise storage.Damaged(f"{error} It is damaged: train anew.") from error
     return progress, rows, size, written_with
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import distributed, variants
+from jaxrl.core import distributed, files, variants
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
-from jaxrl.errors import InvalidInput, count_noun, require
-from jaxrl.runs.artifact import ENV, Overrides, variant
+from jaxrl.errors import InvalidInput, count_noun, install_command, require
+from jaxrl.runs.artifact import ENV, Overrides, map_paths, variant
 from jaxrl.runs.experiment import (
     Experiment,
     as_experiment,
@@ -32,8 +32,8 @@ from jaxrl.runs.experiment import (
     resolve,
 )
 from jaxrl.sweeps import space
-from jaxrl.sweeps.space import Domain, Range, Sampler, Space
-from jaxrl.training import footprint
+from jaxrl.sweeps.space import Choices, Domain, Range, Sampler, Space
+from jaxrl.training import footprint, warm_start
 from jaxrl.training.loop import num_iterations, prepare
 from jaxrl.types import Algorithm
 
@@ -96,6 +96,10 @@ def blocks(
 ) -> list[Block]:
     """The runs that train these settings, programs apart and `sweep.block` at a time."""
     experiment = sweep.experiment
+    if experiment.init_from is not None and experiment.init_agent is None:
+        # By place they would depend on how seeds and settings are cut into blocks.
+        first = warm_start.first_agent(experiment.init_from)
+        experiment = replace(experiment, init_agent=first)
     groups: dict[Any, list[tuple[int, Overrides]]] = {}
     for index, overrides in numbered:
         config, env = both = variant_of(experiment, overrides)
@@ -105,7 +109,7 @@ def blocks(
     found: list[Block] = []
     for members in groups.values():
         traced = _traced_names(sweep, [overrides for _, overrides in members])
-        first, _ = variant_of(experiment, members[0][1])
+        config, _ = variant_of(experiment, members[0][1])
         params = env_values(members[0][1])
         for part, seeds in _parts(sweep, members):
             count = len(part) * len(seeds)
@@ -115,7 +119,7 @@ def blocks(
                 # A remainder that they cannot divide uses fewer.
                 num_devices=None if count % (devices or 1) else devices,
                 explored=_explored(sweep),
-                config=first,
+                config=config,
                 env_params=experiment.env_params | params,
                 overrides=[overrides for _, overrides in part],
                 traced=traced,
@@ -268,10 +272,10 @@ def _possible(experiment: Experiment, overrides: Overrides) -> bool:
         return False
 
 
-def proposed(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Overrides]:
-    """The next settings that Optuna proposes; see `space.proposed`."""
+def propose(sweep: Sweep, rounds: Sequence[Any], count: int) -> list[Overrides]:
+    """The next settings that Optuna proposes; see `space.propose`."""
     possible = partial(_possible, sweep.experiment)
-    return space.proposed(sweep.space, sweep.experiment.seed, rounds, count, possible)
+    return space.propose(sweep.space, sweep.experiment.seed, rounds, count, possible)
 
 
 def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
@@ -288,7 +292,7 @@ def _check_domain(sweep: Sweep, name: str, domain: space.Domain) -> None:
     if sweep.sampler == "optuna":
         require(
             importlib.util.find_spec("optuna") is not None,
-            "sampler = optuna: it is not installed, pip install 'jaxrl[optuna]'.",
+            f"sampler = optuna: it is not installed: {install_command('optuna')}.",
         )
 
 
@@ -346,7 +350,7 @@ def _examples(sweep: Sweep) -> list[Overrides]:
     return space.draw(sweep.space, "optuna", 8, sweep.experiment.seed)
 
 
-def in_words(sweep: Sweep) -> str:
+def summarize(sweep: Sweep) -> str:
     """How many agents, programs and runs, for a person, before anything compiles."""
     experiment, numbered = sweep.experiment, settings_of(sweep)
     count = len(numbered) or sweep.trials or 1
@@ -372,11 +376,33 @@ def in_words(sweep: Sweep) -> str:
     return "\n".join(lines)
 
 
-def described(sweep: Sweep) -> dict[str, Any]:
-    """The sweep as JSON, which `read_sweep` reads."""
+def described(
+    sweep: Sweep, change: Callable[[str], str] = lambda path: path
+) -> dict[str, Any]:
+    """The sweep as JSON, which `read_sweep` reads; `change` is given every path in it."""
+    experiment = describe(sweep.experiment, change)
+    domains = _map_domains(sweep.experiment.algorithm, sweep.space, change)
     return configs.to_dict(sweep) | {
-        "experiment": describe(sweep.experiment),
-        "space": space.written(sweep.space),
+        "experiment": experiment,
+        "space": space.written(domains),
+    }
+
+
+def _map_domains(
+    algorithm: Algorithm, domains: Space, change: Callable[[str], str]
+) -> Space:
+    """A space with the paths among its choices changed."""
+
+    def mapped(name: str, value: Any) -> Any:
+        return map_paths(algorithm, {"overrides": [{name: value}]}, change)[
+            "overrides"
+        ][0][name]
+
+    return {
+        name: Choices(tuple(mapped(name, x) for x in domain.values))
+        if isinstance(domain, Choices)
+        else domain
+        for name, domain in domains.items()
     }
 
 
@@ -393,8 +419,12 @@ def read_sweep(
         about = content.pop("experiment")
         domains, shard = space.read(content.pop("space")), content.pop("shard")
         experiment = as_experiment(about, path, env, algorithm)
+        change = partial(files.locate, path.parent)
+        domains = _map_domains(experiment.algorithm, domains, change)
         shard = tuple(shard) if shard else None
-        return Sweep(experiment, domains, shard=shard, **content)
+        sweep = Sweep(experiment, domains, shard=shard, **content)
+        check(sweep)
+        return sweep
 
     return read_description(folder, "sweep.json", "jaxrl sweep", build)
 

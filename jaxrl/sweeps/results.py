@@ -14,15 +14,22 @@ import jax
 import numpy as np
 
 from jaxrl import plotting
+from jaxrl.core import schema
 from jaxrl.errors import InvalidInput, require
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import Overrides
-from jaxrl.runs.experiment import finished_summary, versions
-from jaxrl.statistics import iqm, row_of_seeds
+from jaxrl.runs.experiment import (
+    Summary,
+    finished_summary,
+    read_rows,
+    read_summary,
+    versions,
+)
+from jaxrl.statistics import iqm, iqm_in_words, row_of_seeds
 from jaxrl.sweeps.plan import Block, Sweep
 from jaxrl.sweeps.space import Choices
 from jaxrl.training.devices import hardware
-from jaxrl.training.loop import of_members
+from jaxrl.training.loop import select_members
 from jaxrl.types import Row
 
 RUNS, CONFIRM = "runs", "confirm"
@@ -31,7 +38,7 @@ RUNS, CONFIRM = "runs", "confirm"
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, and how well its agents did."""
+    """A setting, and how well its agents did; the schema of one in `summary.json`."""
 
     index: int  # its place among all settings of the sweep
     overrides: Overrides
@@ -53,22 +60,59 @@ class Trial:
         return float(iqm(self.whole)) if len(self.whole) == len(self.seeds) else None
 
 
+@dataclass(frozen=True)
+class SettingRow:
+    """What is relied on in `row_of`, as the document of a sweep holds it."""
+
+    OPEN = True
+    seeds: schema.Count
+    episode_return_iqm: float | None
+    ci95_low: float | None
+    ci95_high: float | None
+
+
+@dataclass(frozen=True)
+class SweepSummary(Summary):
+    """What is relied on in the summary of a sweep."""
+
+    OPEN = True
+    trials: list[Trial]
+    best: SettingRow | None
+    confirmed: SettingRow | None
+    confirmed_trial: Trial | None
+    run_seconds: schema.Seconds
+    compile_seconds: schema.Seconds
+    device: str
+    hardware: str
+    versions: dict[str, str]
+
+
 def trials_of(block: Block) -> list[Trial]:
     """What became of the settings of a finished block; all broke if it has no summary."""
     seeds = block.experiment.seeds
     nothing = [None] * block.experiment.num_members
-    summary = finished_summary(block.folder) or {
-        "evaluation_by_member": nothing,
-        "env_steps": 0,
-    }
-    rows = loggers.read_metrics(block.folder / "metrics.jsonl")
-    training = rows[-1]["rollout/episode_return"] if rows else nothing
+    summary = finished_summary(block.folder)
+    rows = read_rows(block.folder)
+    if summary is None:
+        summary = {"evaluation_by_member": nothing, "env_steps": 0}
+    else:
+        require(bool(rows), f"{block.folder / 'metrics.jsonl'} is empty: restore it.")
+    training = rows[-1][loggers.RETURN] if rows else nothing
+    explored: dict[str, Any] = {}
+    if rows:
+        explored = {n: rows[-1].get(f"pbt/{n}") for n in block.experiment.explored}
+    for values in (summary["evaluation_by_member"], training, *explored.values()):
+        require(
+            isinstance(values, list) and len(values) == len(nothing),
+            f"{str(block.folder)!r} has results of another number of agents than "
+            f"{len(nothing)}, those of its config.json.",
+        )
     trials = []
     for i, index in enumerate(block.indices):
         places = range(i * len(seeds), (i + 1) * len(seeds))
         overrides = dict(block.experiment.overrides[i])
-        if rows:  # with pbt a number is what it has become
-            overrides |= {n: rows[-1][f"pbt/{n}"][i] for n in block.experiment.explored}
+        # With pbt a number is what it has become.
+        overrides |= {name: values[i] for name, values in explored.items()}
         trials.append(
             Trial(
                 index=index,
@@ -83,7 +127,7 @@ def trials_of(block: Block) -> list[Trial]:
     return trials
 
 
-def joined(trials: Sequence[Trial]) -> list[Trial]:
+def join_trials(trials: Sequence[Trial]) -> list[Trial]:
     """One trial for each setting, where its seeds were trained in several blocks."""
     found: dict[int, Trial] = {}
     for trial in trials:
@@ -153,10 +197,10 @@ def table_in_words(trials: Sequence[Trial], most: int = 20) -> str:
         broken = f", {row['broken']} of {row['seeds']} seeds broke" * bool(
             row["broken"]
         )
-        lines.append(
-            f"{words}: return {row['episode_return_iqm']:.2f} (IQM), 95 % interval "
-            f"[{row['ci95_low']:.2f}, {row['ci95_high']:.2f}]{broken}"
-        )
+        count = row["seeds"] - row["broken"]
+        ends = row["ci95_low"], row["ci95_high"]
+        middle = iqm_in_words(row["episode_return_iqm"], *ends, count)
+        lines.append(f"{words}: return {middle}{broken}")
     if len(ranked) > most:
         lines.append(f"... and {len(ranked) - most} more in results.csv")
     return "\n".join(lines)
@@ -213,16 +257,26 @@ def read_trials(folder: Path | str) -> list[Trial]:
       InvalidInput: it is none, or not finished.
     """
     folder = Path(folder)
-    summary = finished_summary(folder)
+    summary = read_results(folder)
     if summary is None:
         raise InvalidInput(f"SWEEP = {str(folder)!r} is not finished: jaxrl resume it.")
     return [_read(trial, folder) for trial in summary["trials"]]
 
 
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished sweep, or None.
+
+    Raises:
+      InvalidInput: it is not what was written.
+    """
+    summary = read_summary(folder, SweepSummary)
+    return summary if summary and summary["finished"] else None
+
+
 def read_confirmed(folder: Path | str) -> Trial | None:
     """The best setting with fresh seeds, of a finished sweep for which that was asked."""
     folder = Path(folder)
-    trial = (finished_summary(folder) or {}).get("confirmed_trial")
+    trial = (read_results(folder) or {}).get("confirmed_trial")
     return None if trial is None else _read(trial, folder)
 
 
@@ -275,11 +329,11 @@ def trial_rows(trial: Trial) -> list[Row]:
     """
     runs = list(dict.fromkeys(run for run, _ in trial.places))
     places = [[k for its_run, k in trial.places if its_run == run] for run in runs]
-    together = zip(*(_rows(Path(run) / "metrics.jsonl") for run in runs), strict=False)
-    return [of_members(list(zip(rows, places, strict=True))) for rows in together]
+    together = zip(*map(_rows, runs), strict=False)
+    return [select_members(list(zip(rows, places, strict=True))) for rows in together]
 
 
 @cache
-def _rows(path: Path) -> list[Row]:
+def _rows(run: str) -> list[Row]:
     """The rows of a finished run: all trials of a block are in one file."""
-    return loggers.read_metrics(path)
+    return read_rows(Path(run))

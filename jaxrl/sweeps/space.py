@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
+from jaxrl import networks
+from jaxrl.core import files
 from jaxrl.core.config import check_value
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
 
 
 class Choices(NamedTuple):
@@ -67,12 +70,21 @@ def _domain(name: str, domain: Any) -> Domain:
         isinstance(values, list | tuple | np.ndarray) and len(values) > 0,
         f"{name} = {domain!r}: give a list of values, or a Range.",
     )
-    plain = [x.item() if isinstance(x, np.generic) else x for x in values]
+    plain = [_plain(x) for x in values]
     require(
         len({json.dumps(x) for x in plain}) == len(plain),
         f"{name} = {plain}: a value stands there twice.",
     )
     return Choices(tuple(plain))
+
+
+def _plain(value: Any) -> Any:
+    """A choice as JSON has it: numbers of numpy, and networks as what describes them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, nn.Module | networks.Body):
+        return networks.Network.to_plain(value)
+    return value
 
 
 def parse(text: str) -> tuple[str, Domain]:
@@ -87,21 +99,29 @@ def parse(text: str) -> tuple[str, Domain]:
     )
     name = name.replace("-", "_")
     parts = values.split(":")
-    if len(parts) in (2, 3) and "[" not in values:
+    if len(parts) in (2, 3) and all(map(_is_number, parts[:2])):
         require(
             len(parts) == 2 or parts[2] in ("log", "linear"),
             f"grid: {text!r} ends in {parts[-1]!r}: write NAME=LOW:HIGH:log.",
         )
-        low, high = (_value(part) for part in parts[:2])
+        low, high = (parse_value(part) for part in parts[:2])
         return name, Range(low, high, parts[2:] == ["log"])
-    return name, Choices(tuple(_value(part) for part in _split(values)))
+    return name, Choices(tuple(parse_value(part) for part in _split(values)))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(text: str) -> list[str]:
     """At the commas that are not inside brackets."""
     parts, depth = [""], 0
     for character in text:
-        depth += (character == "[") - (character == "]")
+        depth += (character in "[({") - (character in "])}")
         if character == "," and depth == 0:
             parts.append("")
         else:
@@ -109,12 +129,18 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _value(text: str) -> Any:
+WORDS: dict[str, Any] = {"True": True, "False": False, "None": None, "none": None}
+"""Words of the command line that are no JSON."""
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: JSON, one of `WORDS`, or text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        words = {"True": True, "False": False, "None": None, "none": None}
-        return words.get(text, text)
+        return files.parse_json(text, "a value")
+    except files.Unreadable:
+        if _is_number(text):
+            return float(text)
+        return WORDS.get(text, text)
 
 
 def written(space: Space) -> dict[str, Any]:
@@ -187,7 +213,7 @@ TRIES = 100
 """Proposals for each setting that is wanted, of which one must be possible."""
 
 
-def proposed(
+def propose(
     space: Space,
     seed: int,
     rounds: Sequence[tuple[list[dict[str, Any]], list[float | None]]],
@@ -214,7 +240,7 @@ def proposed(
         import optuna
     except ImportError as error:
         raise InvalidInput(
-            "sampler = optuna: it is not installed, pip install 'jaxrl[optuna]'."
+            f"sampler = optuna: it is not installed: {install_command('optuna')}."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)

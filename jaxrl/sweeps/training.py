@@ -11,6 +11,7 @@ A sweep that was killed goes on where it was (`resume_sweep`).
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl.core import distributed, run_folders, storage
+from jaxrl.core import distributed, files, run_folders, storage
 from jaxrl.errors import count_noun, require
 from jaxrl.runs import checkpoint
 from jaxrl.runs.artifact import Overrides
@@ -28,6 +29,8 @@ from jaxrl.runs.experiment import (
     folder_name,
     json_text,
     named_env,
+    read_rows,
+    write_summary,
 )
 from jaxrl.runs.session import newest_progress, resume_experiment, run_experiment
 from jaxrl.sweeps import plan, results
@@ -40,7 +43,7 @@ from jaxrl.training.loop import (
     NonFiniteError,
     Progress,
     Result,
-    inherited,
+    inherit,
     num_iterations,
 )
 from jaxrl.types import Algorithm, Row
@@ -166,15 +169,20 @@ def run_sweep(
     """`sweep`, of a value that says it all."""
     plan.check(sweep)
     sweep = plan.with_block(sweep)
-    content = json_text(plan.described(sweep))
-    report(plan.in_words(sweep))
+    json_text(plan.described(sweep))  # before anything is written
+    report(plan.summarize(sweep))
     name = f"sweep-{folder_name(sweep.experiment)}"
     folder = run_folders.new_shared(out, name)
     session = Session(folder, sweep, progress, report, interrupted)
     with run_folders.lock(folder):
         if distributed.is_first():
-            storage.write_text(folder / "sweep.json", content)
+            storage.write_text(folder / "sweep.json", _description(sweep, folder))
         return _finish(session, _train(session))
+
+
+def _description(sweep: Sweep, folder: Path) -> str:
+    """The content of the `sweep.json` of a folder."""
+    return json_text(plan.described(sweep, partial(files.relative, folder)))
 
 
 def resume_sweep(
@@ -203,7 +211,7 @@ def resume_sweep(
     sweep = read_sweep(folder, env, algorithm)
     session = Session(folder, sweep, progress, report, interrupted)
     with run_folders.lock(folder):
-        summary = finished_summary(folder)
+        summary = results.read_results(folder)
         if summary is not None:
             report(f"{folder} is finished: there is nothing to resume.")
             return SweepResult(folder, read_trials(folder), summary)
@@ -286,11 +294,11 @@ def _proposed(session: Session) -> list[Trial]:
     trials: list[Trial] = []
     while len(trials) < (sweep.trials or 1) and not session.interrupted():
         count = min(plan.batch_size(sweep), (sweep.trials or 1) - len(trials))
-        proposed = plan.proposed(sweep, rounds, count)
+        proposed = plan.propose(sweep, rounds, count)
         numbered = list(enumerate(proposed, start=len(trials)))
         session.report(f"round {len(rounds) + 1}: {count_noun(count, 'setting')}")
         folder = session.folder / RUNS / f"round-{len(rounds):03d}"
-        batch = results.joined(
+        batch = results.join_trials(
             _train_blocks(session, plan.blocks(sweep, folder, numbered))
         )
         if len(batch) < count:
@@ -324,7 +332,7 @@ def _halved(session: Session) -> list[Trial]:
         ]
         session.report(f"rung {rung + 1}: {count_noun(len(alive), 'setting')}")
         start = partial(_inherited, session, before) if before else None
-        trials = results.joined(_train_blocks(session, wanted, start))
+        trials = results.join_trials(_train_blocks(session, wanted, start))
         for index in ended.keys() - kept:
             ended[index] = replace(ended[index], dropped=True)
         ended |= {trial.index: trial for trial in trials}
@@ -366,13 +374,13 @@ def _inherited(
             kept = kept or newest_progress(old.experiment, old.folder)
             parts.append((*kept, places))
     assert sum(len(places) for *_, places in parts) == num_seeds * len(block.indices)
-    return inherited(job, parts)
+    return inherit(job, parts)
 
 
 def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     """Tables, figures and, when all that is there, the summary."""
     folder, sweep = session.folder, session.sweep
-    trials = results.joined(trials)
+    trials = results.join_trials(trials)
     if not trials:
         algorithm = sweep.experiment.algorithm.name
         return SweepResult(folder, [], {"finished": False, "algorithm": algorithm})
@@ -387,7 +395,7 @@ def _finish(session: Session, trials: list[Trial]) -> SweepResult:
     if distributed.is_first():
         storage.write_text(folder / "results.csv", results.results_csv(trials))
         results.draw_figures(folder, sweep, trials)
-        storage.write_text(folder / "summary.json", json_text(summary))
+        write_summary(folder, summary)
     return SweepResult(folder, trials, summary)
 
 
@@ -410,9 +418,19 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
         session.folder / CONFIRM,
         [(best.index, best.overrides)],
     )
-    found = results.joined(_train_blocks(session, wanted))
+    found = results.join_trials(_train_blocks(session, wanted))
     whole = bool(found) and len(found[0].seeds) == sweep.confirm_seeds
     return found[0] if whole else None
+
+
+def _copy_runs(source: Path, target: Path) -> None:
+    """Copies run folders without their checkpoints; an error names the file."""
+    ignore = shutil.ignore_patterns(checkpoint.FOLDER)
+    try:
+        shutil.copytree(source, target, ignore=ignore)
+    except shutil.Error as error:  # a list of (source, target, reason)
+        name, _, reason = error.args[0][0]
+        raise OSError(None, reason, name) from error
 
 
 def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
@@ -428,7 +446,9 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     parts = [Path(shard) for shard in shards]
     sweeps = [read_sweep(part, named_env(part / "sweep.json")) for part in parts]
     wholes = {
-        json.dumps(plan.described(replace(sweep, shard=None, block=None)))
+        json.dumps(
+            plan.described(replace(sweep, shard=None, block=None), os.path.realpath)
+        )
         for sweep in sweeps
     }
     require(len(wholes) == 1, "merge: these are not shards of one sweep.")
@@ -441,16 +461,18 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
         f"0/{count} to {count - 1}/{count} each is needed once.",
     )
     by_part = [read_trials(part) for part in parts]  # before anything is written
+    for run in {
+        run for trials in by_part for trial in trials for run, _ in trial.places
+    }:
+        read_rows(Path(run))
+        if finished_summary(Path(run)) is not None:
+            storage.read(Path(run) / "policy")
     whole = replace(sweeps[0], shard=None, confirm_seeds=0)
     target = run_folders.new(out, "sweep")
     trials = []
     for sweep, folder, found_there in zip(sweeps, parts, by_part, strict=True):
         name = f"shard-{(sweep.shard or (0, 1))[0]}"
-        shutil.copytree(
-            folder / RUNS,
-            target / RUNS / name,
-            ignore=shutil.ignore_patterns(checkpoint.FOLDER),
-        )
+        _copy_runs(folder / RUNS, target / RUNS / name)
         for trial in found_there:
             places = [
                 (str(target / RUNS / name / Path(run).relative_to(folder / RUNS)), k)
@@ -461,5 +483,5 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
     session = Session(target, whole, False, lambda line: None, lambda: False)
     result = _finish(session, trials)
     # Last: without it the folder is no sweep, and nobody resumes it.
-    storage.write_text(target / "sweep.json", json_text(plan.described(whole)))
+    storage.write_text(target / "sweep.json", _description(whole, target))
     return result

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Values, Variant, described, stacked
@@ -31,14 +32,14 @@ from jaxrl.training.population import (
     Tally,
     device_mesh,
     init_population,
-    joined,
+    join_members,
     member,
     member_spec,
     no_tally,
-    placed,
+    place,
     population_specs,
     run_population,
-    watched,
+    watched_names,
 )
 from jaxrl.training.warm_start import Initial, read_initial, with_initial
 from jaxrl.types import (
@@ -89,7 +90,7 @@ class Progress(NamedTuple):
 
     state: PyTree
     tally: Tally  # metrics added up since the last row, and what is finite
-    broken: np.ndarray  # int64 [K, 2]: train step (0: whole), index in `watched`
+    broken: np.ndarray  # int64 [K, 2]: train step (0: whole), index in `watched_names`
     values: Values  # what the members have of their own in config and environment
     iteration: int  # train steps done
     seconds: float  # that training has taken
@@ -162,6 +163,9 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
         f"{algorithm.teacher} is missing: {algorithm.name} learns from it, give "
         f"--{algorithm.teacher}, or env.replace(teacher=...).",
     )
+    if problem_of(algorithm).returns is None:  # it acts in an environment
+        spaces.check(env.observation_space, f"observation_space of {env.id}")
+        spaces.check_actions(env.action_space, f"action_space of {env.id}")
     algorithm.validate(config, env)
     plan = algorithm.plan(config, env)
     for name in ("env_steps", "updates", "warmup_env_steps"):
@@ -216,10 +220,11 @@ def first_progress(job: Job) -> Progress:
 
 def progress_shapes(job: Job) -> Progress:
     """The shapes of `first_progress`; nothing runs."""
-    return _beginning(job, _state_shapes(job))
+    return _beginning(job, state_shapes(job))
 
 
-def _state_shapes(job: Job) -> PyTree:
+def state_shapes(job: Job) -> PyTree:
+    """The shapes of the state of a population; nothing runs."""
     init = partial(init_population, job.algorithm, job.config, job.env)
     seeds = jax.eval_shape(lambda: keys(job.seeds))
     return jax.eval_shape(init, job.values, seeds)
@@ -245,7 +250,7 @@ def placed_progress(job: Job, progress: Progress) -> Progress:
         state, tally = jax.tree.map(jnp.asarray, arrays)
     else:
         specs = population_specs(progress.state, job.mesh)
-        state, tally = placed(arrays, job.mesh, specs, distributed.put)
+        state, tally = place(arrays, job.mesh, specs, distributed.put)
     return progress._replace(values=values, state=state, tally=tally)
 
 
@@ -253,7 +258,7 @@ def _with_members(job: Job, arrays: PyTree) -> PyTree:
     """Arrays `[K, ...]`, each part where its member is."""
     if job.mesh is None:
         return jax.tree.map(jnp.asarray, arrays)
-    return placed(arrays, job.mesh, member_spec(job.mesh), distributed.put)
+    return place(arrays, job.mesh, member_spec(job.mesh), distributed.put)
 
 
 def advance(job: Job, progress: Progress, length: int) -> Progress:
@@ -480,7 +485,7 @@ def resolve(
     for variant in variants:
         plan = prepare(algorithm, *variant)
     configs.check_value("on_nan", OnNan, on_nan)
-    seeds = checked_seeds(seed, num_seeds)
+    seeds = check_seeds(seed, num_seeds)
     num_members = len(seeds) * len(variants)
     check_host(variants[0][1], num_members, parallel, num_devices)
     mesh = device_mesh(plan, num_members, parallel, num_devices)
@@ -500,14 +505,20 @@ def resolve(
         iterations=iterations,
         freeze=on_nan == "continue",
     )
+    require(
+        init_from is not None or (init_agent is None and not init_optimizer),
+        f"init_agent = {init_agent}, init_optimizer = {init_optimizer}: give init_from, "
+        f"the run to begin with, too.",
+    )
     if init_from is None:
         return job
-    agents = _state_shapes(job).agent
-    initial = read_initial(init_from, agents, init_optimizer, init_agent)
+    initial = read_initial(
+        init_from, state_shapes(job).agent, num_seeds, init_optimizer, init_agent
+    )
     return job._replace(initial=initial)
 
 
-def inherited(
+def inherit(
     job: Job, parts: Sequence[tuple[Progress, list[Row], list[int]]]
 ) -> tuple[Progress, list[Row]]:
     """The beginning of a job whose agents were trained in other jobs before.
@@ -524,12 +535,14 @@ def inherited(
     taken = [(progress, np.array(places)) for progress, _, places in parts]
     tallies = [jax.tree.map(lambda x, k=k: x[k], p.tally) for p, k in taken]
     rows = [
-        of_members([(row, k) for row, (_, _, k) in zip(together, parts, strict=True)])
+        select_members(
+            [(row, k) for row, (_, _, k) in zip(together, parts, strict=True)]
+        )
         for together in zip(*(history for _, history, _ in parts), strict=True)
     ]
     progress = Progress(
         values=job.values,
-        state=joined([member(p.state, k) for p, k in taken]),
+        state=join_members([member(p.state, k) for p, k in taken]),
         tally=jax.tree.map(lambda *x: jnp.concatenate(x), *tallies),
         broken=np.concatenate([p.broken[k] for p, k in taken]),
         iteration=progresses[0].iteration,
@@ -538,7 +551,7 @@ def inherited(
     return placed_progress(job, progress), rows
 
 
-def of_members(parts: Sequence[tuple[Row, list[int]]]) -> Row:
+def select_members(parts: Sequence[tuple[Row, list[int]]]) -> Row:
     """One row of some agents of several jobs."""
     row = dict(parts[0][0])
     for name, value in row.items():
@@ -588,7 +601,7 @@ def common_iterations(plan: Plan, variants: Sequence[Variant]) -> int:
     return needed.pop()
 
 
-def checked_seeds(seed: int, num_seeds: int) -> range:
+def check_seeds(seed: int, num_seeds: int) -> range:
     """`seed, seed + 1, ...`; `InvalidInput` unless `jax.random.key` takes them all."""
     configs.check_value("seed", int, seed, low=0, high=configs.MAX_INT)
     configs.check_value(
@@ -658,10 +671,10 @@ def _stop_at_trouble(job: Job, progress: Progress) -> None:
 def describe_trouble(job: Job, progress: Progress, index: int) -> str:
     """What of one agent became NaN or infinite, and when: a sentence with a remedy."""
     step, cause = (int(x) for x in progress.broken[index])
-    name = watched(progress.tally.metrics)[cause]
+    name = watched_names(progress.tally.metrics)[cause]
     where, remedy = "", "try a smaller learning_rate or max_grad_norm"
     if name in ("observation", "reward", SCORE):
-        remedy = problem_of(job.algorithm).remedy.format(id=job.env.id)
+        remedy = problem_of(job.algorithm).remedy(job.env)
     if name in ("observation", "reward"):
         bit = {"observation": BAD_OBS, "reward": BAD_REWARD}[name]
         trouble = distributed.device_get(progress.state.world.trouble)[index]

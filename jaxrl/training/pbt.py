@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import distributed
+from jaxrl.core.config import check_value
 from jaxrl.core.variants import Values
+from jaxrl.errors import require, shorten
 from jaxrl.training.loop import Job, Progress, placed_progress
 from jaxrl.training.population import member
 from jaxrl.types import Array, PyTree, Row
@@ -30,6 +32,34 @@ SHARE = 0.2
 """Of the agents that are replaced, and of those that replace them."""
 
 FACTORS = (0.8, 1.2)
+
+
+def check(explored: Mapping[str, Any], job: Job) -> None:
+    """Refuses what cannot be changed while a population trains.
+
+    Raises:
+      InvalidInput: a name is no number that the agents have of their own, or its limits
+        are none.
+    """
+    for name, limits in explored.items():
+        has_two = isinstance(limits, list | tuple) and len(limits) == 2
+        require(
+            has_two,
+            f"explored: {name} = {shorten(repr(limits))}: must be its lowest and its "
+            f"highest value.",
+        )
+        for limit in limits:
+            check_value(f"explored: {name}", float, limit)
+        require(
+            limits[0] <= limits[1],
+            f"explored: {name} = {limits}: the first must not be the larger one.",
+        )
+        own = job.values.get(_path(name))
+        require(
+            own is not None and jnp.issubdtype(own.dtype, jnp.floating),
+            f"explored: {name} is not a number of which each agent has its own: use "
+            f"`jaxrl sweep --scheduler pbt`.",
+        )
 
 
 def adapt(

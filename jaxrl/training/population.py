@@ -38,7 +38,7 @@ class Tally(NamedTuple):
     """What is added up over the train steps of an agent; of a population `[K, ...]`."""
 
     metrics: Metrics
-    fine: Array  # bool [W]: what of `watched` has been finite all the time
+    fine: Array  # bool [W]: what of `watched_names` has been finite all the time
     good: Array  # int32 [W]: for how many train steps of the last call it was
 
 
@@ -46,7 +46,7 @@ SCORE = "reward/score"
 """The metric that holds the rewards of an algorithm without an environment."""
 
 
-def watched(metrics: Iterable[str]) -> list[str]:
+def watched_names(metrics: Iterable[str]) -> list[str]:
     """The names of what must stay finite, causes before their effects: W of them."""
     return ["observation", "reward", *in_order(metrics), "parameter"]
 
@@ -131,7 +131,7 @@ def no_tally(algorithm: Algorithm, config: Any, env: Env, state: PyTree) -> Tall
     """The tally of no train steps, for one agent."""
     step = traced_once(algorithm.train_step)
     shapes = jax.eval_shape(step, config, env, state)[1]
-    number = len(watched(shapes))
+    number = len(watched_names(shapes))
     return Tally(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
         jnp.ones(number, bool),
@@ -276,7 +276,7 @@ def init_population(
     if AXIS in mesh.axis_names:
         state = init(config, env, values, keys)
         constrain = jax.lax.with_sharding_constraint
-        return placed(state, mesh, partition(state), constrain)
+        return place(state, mesh, partition(state), constrain)
     everywhere, own = PartitionSpec(), PartitionSpec(MEMBERS)
     specs = (everywhere, everywhere, own, own)
     return _spread(init, mesh, specs, _member_specs(axes))(config, env, values, keys)
@@ -436,7 +436,7 @@ def _spread(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Ca
     )
 
 
-def placed(tree: PyTree, mesh: Mesh, specs: PyTree, put: Callable) -> PyTree:
+def place(tree: PyTree, mesh: Mesh, specs: PyTree, put: Callable) -> PyTree:
     """A tree whose parts lie where the prefix tree `specs` says."""
     return jax.tree.map(
         lambda spec, part: put(part, NamedSharding(mesh, spec)),
@@ -459,7 +459,7 @@ def member(state: PyTree, index: int | np.ndarray | Array) -> PyTree:
     return _map_members(lambda x: x[index], _member_axes(state), state)
 
 
-def joined(states: Sequence[PyTree]) -> PyTree:
+def join_members(states: Sequence[PyTree]) -> PyTree:
     """Several populations as one; what is `Shared` must be equal in all."""
     first, *others = states
     if not others:

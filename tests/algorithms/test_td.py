@@ -21,7 +21,7 @@ from jaxrl.rollout import restart_episodes, unroll
 from jaxrl.runs.artifact import load_agents
 from jaxrl.training import loop, population
 from tests.support import runs
-from tests.support.small import counting_env, taught, tiny
+from tests.support.small import counting_env, tiny, with_teacher
 
 KEY = jax.random.key(0)
 
@@ -226,7 +226,7 @@ def test_uniform_actions_are_uniform_over_the_legal_ones():
 
 
 def test_a_teacher_is_no_number_of_a_setting():
-    env = taught(TD, make("probe/truncation"))
+    env = with_teacher(TD, make("probe/truncation"))
     names = variants.numbers((tiny(TD), env))
     assert not [name for name in names if "teacher" in name]
     other = env.replace(teacher=jax.tree.map(lambda x: x + 1, env.teacher))

@@ -64,4 +64,4 @@ def test_a_judge_that_sees(faults, empty_folder, monkeypatch):
     (empty_folder / "run").rename(empty_folder / "left")
     assert faults.bad_configs.judge([*argv, "--gamma", "2"])[0] == "something written"
     monkeypatch.setitem(ALGORITHMS, "ppo", ppo._replace(validate=lambda *a: 1 / 0))
-    assert faults.bad_configs.judge(argv)[0] == "raised ZeroDivisionError"
+    assert faults.bad_configs.judge(argv)[0] == "exit code 1"

@@ -69,7 +69,7 @@ def test_the_bars_are_met(results):
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "benchmarks" / "imitation.py"), "--quick"),
+            *(sys.executable, "-m", "benchmarks.imitation", "--quick"),
             *("--parts", "Pendulum-v1", "--out", str(tmp_path)),
         ],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},

@@ -81,8 +81,9 @@ def test_a_step_of_the_peer_is_clipped_and_penalized_as_ours(module):
 
 def run(*words):
     return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "rlhf_speed.py"), *words],
+        [sys.executable, "-m", "benchmarks.rlhf_speed", *words],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxrl import env_ids
+from jaxrl import env_ids, statistics
 from jaxrl.runs import presets
 from tests.support.paths import ROOT
 from tools import tables, training
@@ -27,14 +27,17 @@ def script(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["values", "gradients", "rlhf_small_world", "serving"])
+@pytest.mark.parametrize(
+    "name",
+    ["values", "gradients", "rlhf_small_world", "serving", "interval_coverage"],
+)
 def test_it_runs_at_a_small_size_and_leaves_the_results_alone(name, tmp_path):
     before = (RESULTS / f"{name}.json").read_bytes()
     words = ["--quick"] + (["--out", str(tmp_path)] if name != "values" else [])
-    path = str(ROOT / "benchmarks" / f"{name}.py")
     done = subprocess.run(
-        [sys.executable, path, *words],
+        [sys.executable, "-m", f"benchmarks.{name}", *words],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -82,6 +85,15 @@ def test_committed_values():
     assert found["seeds"] >= 30 and found["trajectories"] == 1_000
     rms = {name: row["rms"] for name, row in found["methods"].items()}
     assert len(rms) == 4 and max(rms, key=rms.get) == "TD(1)"
+
+
+def test_committed_coverage_of_intervals():
+    """Ten seeds are the number from which nothing is said of an interval."""
+    rows = json.loads((RESULTS / "interval_coverage.json").read_text())["rows"]
+    for by_size in rows.values():
+        covered = {int(n): row["percentile"]["coverage"] for n, row in by_size.items()}
+        assert all(covered[n] > 0.92 for n in covered if n >= statistics.FEW_SEEDS)
+        assert all(covered[n] < 0.92 for n in covered if n < statistics.FEW_SEEDS)
 
 
 def test_committed_exports_and_serving():

@@ -1,8 +1,11 @@
 """`jaxrl.cli`: what is printed, what is refused, and which setting wins."""
 
+import errno
+import functools
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import click
 import pytest
@@ -10,7 +13,8 @@ import pytest
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import COMMANDS, main
 from jaxrl.cli.groups import import_command
-from jaxrl.cli.options import split_env_params
+from jaxrl.cli.options import experiment_from_flags, split_env_params
+from jaxrl.cli.running import next_command
 from jaxrl.core import config as configs
 from jaxrl.envs import env_ids
 from jaxrl.envs.suites import SUITES
@@ -554,10 +558,8 @@ def test_a_command_without_its_object_shows_help(command, capsys):
 
 
 def test_a_bug_is_not_disguised_as_bad_input(monkeypatch):
-    def broken():
-        raise ValueError("a bug")
-
-    monkeypatch.setattr("jaxrl.envs.env_ids", broken)
+    # Without a line of this file, which would be the user's.
+    monkeypatch.setattr("jaxrl.envs.env_ids", functools.partial(int, "a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["list", "envs"])
 
@@ -574,3 +576,144 @@ def test_deterministic_operations_are_asked_for_and_remembered(tmp_path, monkeyp
     assert main(train_argv("reinforce", *argv)) == 0
     assert main(["resume", str(tmp_path / "again"), "--quiet"]) == 0
     assert len(asked) == 2
+
+
+# Errors that are not the command line's.
+
+
+USERS = """
+import jax.numpy as jnp, jaxrl
+
+def missing():
+    return open("parameters.json")
+
+def attribute():
+    return jaxrl.spaces.MultiDiscrete([2, 2])
+
+def shapes():
+    env = jaxrl.make("probe/action")
+    def reset(key, params):
+        return jnp.zeros(3).reshape(5)
+    return env.replace(reset=reset)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("missing", "FileNotFoundError"),
+        ("attribute", "AttributeError"),
+        ("shapes", "TypeError"),
+    ],
+)
+def test_an_error_of_the_users_code_shows_their_lines_alone(
+    empty_folder, monkeypatch, capsys, name, last
+):
+    module = f"users_{name}"
+    (empty_folder / f"{module}.py").write_text(USERS)
+    monkeypatch.syspath_prepend(empty_folder)
+    assert main(train_argv("ppo", "--quiet", env=f"{module}:{name}")) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f"jaxrl: your code raised {last}:"
+    files = [line for line in lines if line.startswith("  File ")]
+    assert files and all(f"{module}.py" in line for line in files)
+    assert lines[-1].startswith(last) and not list(empty_folder.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError(),
+        RuntimeError("Unable to initialize backend 'nonsense': it is not known."),
+    ],
+)
+def test_jax_that_cannot_start_is_doctors_sentence(monkeypatch, capsys, error):
+    """What JAX raises where JAX_PLATFORMS names what is not installed."""
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    for name in ("jax.devices", "jax.process_count", "jaxrl.envs.env_ids"):
+        monkeypatch.setattr(name, fail)
+    line = refused(["list", "envs"], capsys)
+    assert "JAX does not start" in line and "JAX_PLATFORMS" in line
+
+
+@pytest.mark.parametrize("length", [300, 20_000])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "resume", "report", "render --out a.gif", "train ppo --env"]
+)
+def test_a_name_that_is_too_long_is_bad_input(capsys, command, length):
+    line = refused([*command.split(), "a" * length], capsys)
+    assert "a" * 90 in line and "a" * 201 not in line
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ("CartPole-v1", False),
+        ("brax/ant", False),
+        ("mine:factory", True),
+        ("gymnasium/mine:Mine-v0", True),
+        ("gymnasium/my.own:space/Mine-v0", True),
+    ],
+)
+def test_code_is_named_again_in_the_next_command(env, named):
+    words = shlex.split(next_command("evaluate", "runs/a", "ppo", env))
+    assert words == ["jaxrl", "evaluate", "runs/a"] + ["--env", env] * named
+
+
+@pytest.mark.full
+@pytest.mark.fast_cases("plot")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plot RUN --out x.png",
+        "report RUN --out out",
+        "collect RUN --out out --episodes 1",
+        "export RUN --out x.bin --observations 10",
+    ],
+    ids=["plot", "report", "collect", "export"],
+)
+def test_a_full_disk_is_named_with_its_own_exit_code(
+    command, ppo_run, empty_folder, monkeypatch, capsys
+):
+    words = command.replace("RUN", str(ppo_run)).split()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(words) == 4
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    out = words[words.index("--out") + 1]
+    assert out.split(".")[0] in line and "No space left" in line
+    assert "a file" not in line and "jaxrl resume" not in line
+    assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_config_file_may_have_a_byte_order_mark_and_umlauts(
+    locale, empty_folder, monkeypatch
+):
+    monkeypatch.setenv("LC_ALL", locale)
+    body = '# Größe\nenv = "CartPole-v1"\n[config]\ntotal_steps = 1024\n'
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbf" + body.encode())
+    content = '\ufeff{"env": "CartPole-v1", "config": {"total_steps": 1024}}'
+    Path("bom.json").write_bytes(content.encode())
+    for name in ("bom.toml", "bom.json"):
+        experiment = experiment_from_flags(ALGORITHMS["ppo"], {}, config_file=name)
+        assert experiment.config.total_steps == 1024
+
+
+def test_paths_in_a_config_file_are_found_beside_it(empty_folder):
+    beside = empty_folder / "configs"
+    beside.mkdir()
+    (beside / "data").mkdir()
+    (empty_folder / "other").mkdir()
+    flags = {"config_file": "configs/bc.toml"}
+    for data, expected in (("data", "configs/data"), ("other", "other")):
+        (beside / "bc.toml").write_text(f'env = "probe/action"\nteacher = "{data}"\n')
+        experiment = experiment_from_flags(ALGORITHMS["bc"], {}, **flags)
+        assert experiment.teacher == expected

@@ -14,7 +14,7 @@ from jaxrl.evaluation import evaluate
 from jaxrl.rollout import unroll
 from jaxrl.training import loop, population
 from jaxrl.types import Algorithm, Counter, Shared
-from tests.support.small import assert_trees_equal, fitting, taught, tiny
+from tests.support.small import assert_trees_equal, fitting, tiny, with_teacher
 
 POLICY_ONLY = ("bc", "dagger")
 """Imitation has no values."""
@@ -25,7 +25,7 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 
 def subject(name: str):
     algorithm = ALGORITHMS[name]
-    env = taught(algorithm, make("probe/truncation"))
+    env = with_teacher(algorithm, make("probe/truncation"))
     return algorithm, tiny(algorithm), fitting(algorithm, env)
 
 

@@ -80,13 +80,14 @@ def test_every_limit_is_enforced(name):
         (
             "hidden_sizes",
             64,
-            "hidden_sizes = 64: must be whole numbers: (64, 64).",
+            "hidden_sizes = 64: must be whole numbers, at most 100 of them: (64, 64).",
         ),
         ("hidden_sizes", (8, 0), "hidden_sizes = (8, 0): must be at least 1."),
         (
             "hidden_sizes",
             (8, 2.5),
-            "hidden_sizes = (8, 2.5): must be whole numbers: (64, 64).",
+            "hidden_sizes = (8, 2.5): must be whole numbers, at most 100 of them: "
+            "(64, 64).",
         ),
         (
             "objective",

@@ -176,3 +176,59 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(
         assert storage.read(folder)[0] == {"version": 2}
         point += 1
     assert point == (6 if replaced else 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": "text"},
+        {"files": {}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": "5"}}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": 10**15}}},
+        {"files": {storage.ARRAYS: {"sha256": "0", "bytes": 10**30}}},
+        {"arrays": [1]},
+        {"about": None},
+        {"schema": "1"},
+    ],
+)
+def test_a_forged_manifest_is_refused(folder, change):
+    manifest = storage.read_manifest(folder) | change
+    (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))
+    with pytest.raises(InvalidInput, match=str(folder)):
+        storage.read(folder)
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "letter").write_text("mine")
+    with pytest.raises(InvalidInput, match="something else"):
+        storage.write(tmp_path / "it", TREE, {})
+    assert (tmp_path / "it" / "letter").read_text() == "mine"
+
+
+def test_links_in_the_place_of_temporary_names_are_not_followed(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("mine")
+    for name in ("it.new", "it.old"):
+        (tmp_path / name).symlink_to(elsewhere)
+    storage.write(folder, TREE, {})
+    assert [path.name for path in elsewhere.iterdir()] == ["letter"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "it"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "complex64"])
+def test_dtypes_that_numpy_does_not_have_are_stored(tmp_path, dtype):
+    tree = {"x": jnp.arange(6).reshape(2, 3).astype(dtype), "y": jnp.zeros((), dtype)}
+    storage.write(tmp_path / "a", tree, {})
+    _, arrays = storage.read(tmp_path / "a")
+    filled = storage.fill(jax.eval_shape(lambda: tree), arrays, "a")
+    assert filled["x"].dtype == tree["x"].dtype
+    assert filled["x"].tobytes() == np.asarray(tree["x"]).tobytes()
+    assert filled["y"].shape == ()
+
+
+def test_two_arrays_of_one_name_are_refused():
+    storage.check_names({"a": {"b": 1, "c": 2}, "a/d": 3})
+    with pytest.raises(InvalidInput, match="two arrays are called a/b"):
+        storage.check_names({"a": {"b": 1}, "a/b": 2})

@@ -11,7 +11,7 @@ from jaxrl.core import variants
 from jaxrl.errors import InvalidInput
 from jaxrl.training import loop, population
 from tests.support import runs
-from tests.support.small import taught, tiny
+from tests.support.small import tiny, with_teacher
 
 ENV = make("CartPole-v1")
 
@@ -90,7 +90,7 @@ def test_a_member_of_a_sweep_is_the_run_alone(name):
     pairs = [
         pair(
             algorithm,
-            taught(algorithm, make("CartPole-v1", force_mag=f)),
+            with_teacher(algorithm, make("CartPole-v1", force_mag=f)),
             **{"learning_rate": r, number: g},
         )
         for f, r, g in ((10.0, 1e-3, 0.99), (5.0, 1e-2, 0.9), (20.0, 1e-4, 0.5))

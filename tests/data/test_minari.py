@@ -110,6 +110,13 @@ def test_a_dataset_of_others_becomes_one_of_ours(tmp_path):
     assert found.obs.dtype == jnp.float32 and found.action.dtype == jnp.int32
 
 
+def test_a_number_that_does_not_fit_is_refused(tmp_path):
+    foreign("large-v1", gymnasium.spaces.Discrete(3), np.array([2, 2**33]))
+    with pytest.raises(InvalidInput, match="action of the dataset has the value"):
+        from_minari("large-v1", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     "space",
     [gymnasium.spaces.Discrete(3, start=1), gymnasium.spaces.MultiDiscrete([4])],

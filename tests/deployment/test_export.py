@@ -27,7 +27,7 @@ from jaxrl.networks.tiles import tile_features, tiling
 from jaxrl.runs.policy import Policy
 from tests.cli.test_cli import refused
 from tests.support.runs import run_python
-from tests.support.small import counting_env, taught, tiny
+from tests.support.small import counting_env, tiny, with_teacher
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_every_kind_of_policy_can_leave(kind, format):
 def untrained(name, env, **config) -> Policy:
     """With a head of the size of a trained one: the initial one is nearly zero."""
     algorithm = ALGORITHMS[name]
-    env = taught(algorithm, env)
+    env = with_teacher(algorithm, env)
     config = tiny(algorithm, **config)
     agent = algorithm.init(config, env, jax.random.key(0)).agent
 

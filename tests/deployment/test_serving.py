@@ -1,5 +1,6 @@
 """`jaxrl serve`: answers as the policy, refuses with a sentence, stops in order."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 
 import jaxrl
 from jaxrl import spaces
+from jaxrl.core import http_server
 from jaxrl.deployment.serving import Limits, serve_policy
 from jaxrl.deployment.wire import make_schema, read
 from jaxrl.errors import InvalidInput
@@ -102,6 +105,7 @@ def test_memory_goes_there_and_back(recurrent):
         ({"obs": [[0.0], []]}, ["equal lengths"]),
         ({"obs": ["a"]}, ["must be numbers"]),
         ({"obs": [True]}, ["must be numbers"]),
+        ({"obs": [[0.5], [False]]}, ["must be numbers"]),
         ({"obs": None}, ["must be numbers"]),
         ({"obs": {"x": 1}}, ["must be numbers"]),
         (b'{"obs": [NaN]}', ["NaN", "finite"]),
@@ -138,6 +142,16 @@ def test_a_memory_that_does_not_fit_is_refused(recurrent):
         ("DELETE", "/act", {}, 405),
         ("GET", "/", {}, 404),
         ("POST", "/act", {"Host": "evil.example"}, 403),
+        ("POST", "/act", {"Origin": "http://evil.example"}, 403),
+        ("POST", "/act", {"Origin": "null"}, 403),
+        ("GET", "/health", {"host": "localhost"}, 400),
+        ("GET", "/health", {"host": "evil.example"}, 400),
+        ("POST", "/act", {"Content-Length ": "3"}, 400),
+        ("POST", "/act", {"Transfer-Encoding ": "chunked"}, 400),
+        ("GET", "/health", {"X": "a\r\n folded: b"}, 400),
+        ("GET", "/health", {"X": "a\x00b"}, 400),
+        ("GET", "/health", {"X\xe9": "a"}, 400),
+        ("GET", "/health", {"": "a"}, 400),
         ("POST", "/act", {"Transfer-Encoding": "chunked"}, 411),
         ("POST", "/act", {"Content-Length": "-1"}, 400),
         ("POST", "/act", {"Content-Length": "5000"}, 413),
@@ -186,7 +200,41 @@ def test_a_thousand_pieces_of_a_request_do_no_harm(server):
     assert ask(server, {"obs": [0.0]})[0] == 200
 
 
-def test_too_many_connections_are_told_to_come_again(policy):
+def test_a_request_of_the_newer_protocol_names_its_host(server):
+    assert raw(server, b"GET /health HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert raw(server, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+def test_a_request_has_a_deadline_as_a_whole(server, monkeypatch):
+    """Bytes that come one by one, each in time, do not keep a connection."""
+    monkeypatch.setattr(http_server, "REQUEST", 0.3)
+    right = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n{"
+    for beginning in (b"", b"GET /health HT", right):
+        started = time.monotonic()
+        with socket.create_connection(server.server_address, timeout=20) as connection:
+            connection.sendall(beginning)
+            with pytest.raises(ConnectionError):
+                while time.monotonic() < started + 10:
+                    connection.sendall(b"X")
+                    time.sleep(0.05)
+        assert time.monotonic() - started < 5
+
+
+def test_connections_that_keep_silent_make_room(policy, monkeypatch):
+    monkeypatch.setattr(http_server, "SILENT", 0.1)
+    limits = Limits(max_batch=1, max_connections=3)
+    with serve_policy(policy, limits=limits) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            address = server.server_address
+            slow = stack.enter_context(socket.create_connection(address, timeout=20))
+            slow.sendall(b"GET /health HT")
+        time.sleep(0.2)
+        assert ask(server, {"obs": [0.0]})[0] == 200
+        assert len(server.connections) <= 3
+
+
+def test_too_many_connections_are_told_to_come_again(policy, monkeypatch):
+    monkeypatch.setattr(http_server, "SILENT", 1e9)
     with (
         serve_policy(policy, limits=Limits(max_batch=1, max_connections=1)) as server,
         socket.create_connection(server.server_address, timeout=20) as first,

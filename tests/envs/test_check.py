@@ -149,11 +149,11 @@ def vector_reward():
     )
 
 
-def integer_reward():
+def terminated_is_a_number():
     return with_step(
         lambda key, state, action, after, t: (
             after,
-            t._replace(reward=(t.reward * 100).astype(jnp.int8)),
+            t._replace(terminated=t.terminated.astype(jnp.float32)),
         )
     )
 
@@ -260,7 +260,7 @@ DEFECTS = {
     outside_its_space: check._obs_inside,
     leaf_missing: check._obs_leaves,
     vector_reward: check._reward_type,
-    integer_reward: check._reward_type,
+    terminated_is_a_number: check._flag_types,
     nan_after_steps: check._obs_finite,
     truncation_is_termination: check._time_is_no_termination,
     truncation_late: check._truncation_on_time,
@@ -277,8 +277,18 @@ def broken(env, num_steps=100):
     return {f.rule: f.problem for f in check_env(env, num_steps) if f.problem}
 
 
-def test_a_correct_environment_keeps_every_rule():
-    findings = check_env(walk(), 100)
+def counts_as_rewards():
+    return with_step(
+        lambda key, state, action, after, t: (
+            after,
+            t._replace(reward=after["time"].astype(jnp.int16)),
+        )
+    )
+
+
+@pytest.mark.parametrize("env", [walk, counts_as_rewards])
+def test_a_correct_environment_keeps_every_rule(env):
+    findings = check_env(env(), 100)
     assert all(f.ran and f.problem is None for f in findings), findings
     assert len({f.rule for f in findings}) == len(findings)
 
@@ -292,6 +302,73 @@ def test_the_defect_is_caught(defect):
     if defect is nan_after_steps:
         allowed |= {NAMES[check._obs_inside]}  # NaN lies in no space
     assert problems.keys() <= allowed, problems
+
+
+def several_defects():
+    """A bool for a Discrete, a number for a flag, a time that becomes a float, a NaN."""
+
+    def observed(state):
+        return {"x": observe(state), "flag": state["x"] > 0}
+
+    def broken_step(key, state, action, params):
+        after, t = step(key, state, action, params)
+        reward = jnp.where(after["time"] > 5, jnp.nan, t.reward)
+        done = t.terminated.astype(jnp.int32)
+        t = t._replace(obs=observed(after), reward=reward, terminated=done)
+        return {**after, "time": after["time"].astype(jnp.float32)}, t
+
+    def observed_reset(key, params):
+        state, _ = reset(key, params)
+        return state, observed(state)
+
+    space = spaces.dict_space(x=spaces.box(-3.0, 3.0, (2,)), flag=spaces.Discrete(2))
+    return walk(reset=observed_reset, step=broken_step, observation_space=space)
+
+
+def test_all_broken_rules_are_reported_at_once():
+    findings = {f.rule: f for f in check_env(several_defects(), 20)}
+    checks = (check._state_dtypes, check._obs_types, check._flag_types)
+    assert {f.rule for f in findings.values() if f.problem} == {
+        NAMES[rule] for rule in checks
+    }
+    assert not findings[NAMES[check._obs_inside]].ran  # needs what is broken
+    assert findings[NAMES[check._keys_are_used]].ran
+    types = findings[NAMES[check._obs_types]]
+    assert "flag as bool[]" in types.problem and "int32[]" in types.problem
+    assert "astype(jnp.int32)" in types.fix and "box" not in types.fix
+
+
+def test_a_space_that_is_none_leaves_the_other_rules():
+    findings = check_env(walk(observation_space={"x": spaces.Discrete(2)}), 20)
+    broken = [f for f in findings if f.problem]
+    assert [f.rule for f in broken] == [NAMES[check._observation_space]]
+    assert "dict_space(x=...)" in broken[0].problem
+    ran = {f.rule for f in findings if f.ran}
+    assert {NAMES[check._step_traces], NAMES[check._flag_types]} <= ran
+    fixed = spaces.box([0.0], [0.0], (1,))
+    assert NAMES[check._action_bounds] in broken_rules(walk(action_space=fixed))
+
+
+def broken_rules(env):
+    return [f.rule for f in check_env(env, 5) if f.problem and not f.is_warning]
+
+
+@pytest.mark.parametrize(("shape", "warned"), [((4, 9, 9), True), ((9, 9, 4), False)])
+def test_channels_that_come_first_are_warned_of(shape, warned):
+    subject = check.Subject(walk(observation_space=spaces.box(0, 1, shape)), 1)
+    rule = next(rule for rule in check.RULES if rule.check is check._channels_last)
+    finding = check._apply(rule, subject)
+    assert (finding.problem is not None) == finding.is_warning == warned
+    assert not warned or "jnp.moveaxis(obs, 0, -1)" in finding.fix
+
+
+def test_an_error_of_the_environment_names_its_line():
+    def failing(key, params):
+        raise KeyError("gravity")
+
+    problem = {f.rule: f.problem for f in check_env(walk(reset=failing), 5)}
+    said = problem[NAMES[check._reset_traces]]
+    assert said.startswith("KeyError: 'gravity' (test_check.py, line ")
 
 
 @pytest.mark.fast_cases("probe/action", "probe/truncation", "probe/masked")

@@ -1,6 +1,7 @@
 """Gymnasium environments to train in: `--env gymnasium/ID`, stepped on the host."""
 
 import json
+import sys
 
 import gymnasium
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import DQN, PPO, init_world, make, train, unroll
+from jaxrl import DQN, PPO, init_world, make, spaces, train, unroll
 from jaxrl.cli import main
-from jaxrl.envs.gymnasium import Host
+from jaxrl.envs.gymnasium import Host, from_action_space, make_gymnasium, time_limit
 from jaxrl.errors import InvalidInput
 from tests.interop.test_evaluation import registered
 from tests.support.env_api import api_test
@@ -102,6 +103,109 @@ def test_an_environment_that_ignores_its_seed_is_refused():
             make("gymnasium/test/Drifting-v0")
     finally:
         del gymnasium.registry["test/Drifting-v0"]
+
+
+class Numbers(gymnasium.Env):
+    """Observations and actions of any Box, each observation `value`."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, low=0, high=10, dtype=np.int64, value=3, actions=None):
+        self.observation_space = gymnasium.spaces.Box(low, high, (1,), dtype)
+        self.value, self.taken = np.array([value]), []
+        self.action_space = self.action_space if actions is None else actions
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.value, {}
+
+    def step(self, action):
+        self.taken.append(action)
+        return self.value, 1.0, True, False, {}
+
+
+@pytest.fixture
+def numbers():
+    gymnasium.register("test/Numbers-v0", entry_point=Numbers)
+    yield "test/Numbers-v0"
+    del gymnasium.registry["test/Numbers-v0"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "value", "seen"),
+    [
+        (0, 10, np.int64, 3, np.int32(3)),
+        (0, 2**40, np.int64, 2**33 + 5, np.float32(2**33)),
+        (0, 2**32 - 1, np.uint32, 2**32 - 1, np.uint32(2**32 - 1)),
+        (0, 2**33, np.uint64, 2**32, np.float32(2**32)),
+        (-np.inf, np.inf, np.float64, 0.5, np.float32(0.5)),
+        (0, 255, np.uint8, 255, np.uint8(255)),
+    ],
+)
+def test_numbers_of_64_bits_keep_their_value(numbers, low, high, dtype, value, seen):
+    host = Host(numbers, dict(low=low, high=high, dtype=dtype, value=value))
+    obs = host.starts(np.uint32([1]))
+    assert obs.dtype == seen.dtype == host.space.dtype and obs[0, 0] == seen
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(np.uint8, 300), (np.int64, 2**33), (np.float64, 1e39)]
+)
+def test_a_number_that_its_space_cannot_hold_is_named(numbers, dtype, value):
+    host = Host(numbers, dict(dtype=dtype, value=value))
+    with pytest.raises(InvalidInput, match="Numbers-v0 has the value"):
+        host.starts(np.uint32([1]))
+
+
+def test_actions_of_integers_are_rounded_and_clipped(numbers):
+    integers = gymnasium.spaces.Box(-1, 2, (2,), np.int64)
+    assert from_action_space(integers) == spaces.box(-1, 2, (2,))
+    host = Host(numbers, dict(actions=integers))
+    for k, action in enumerate(([0.6, -0.6], [7.0, -7.0], [1.5, np.nextafter(2, 1)])):
+        seeds = np.uint32([k])
+        host.steps(seeds, np.int32([0]), np.float32([action]))
+    taken = host._envs[0].unwrapped.taken
+    assert all(action in integers for action in taken)
+    assert [action.tolist() for action in taken] == [[1, -1], [2, -1], [2, 2]]
+
+
+@pytest.mark.parametrize("module_limit", [None, 50])
+def test_the_time_limit_is_that_of_every_wrapper(numbers, module_limit):
+    def limited():
+        env = Numbers()
+        if module_limit is None:
+            return env
+        return gymnasium.wrappers.TimeLimit(env, module_limit)
+
+    gymnasium.register("test/Limited-v0", entry_point=limited, max_episode_steps=70)
+    try:
+        assert time_limit(make_gymnasium("test/Limited-v0")) == (module_limit or 70)
+    finally:
+        del gymnasium.registry["test/Limited-v0"]
+    assert time_limit(make_gymnasium(numbers)) is None
+
+
+def test_the_module_of_an_id_may_be_in_the_current_folder(tmp_path, monkeypatch):
+    lines = [
+        "import gymnasium",
+        "from tests.envs.test_gymnasium import Numbers",
+        "class Unmade(Numbers):",
+        "    def __init__(self):",
+        "        {}['missing']",
+        "gymnasium.register('test/Here-v0', entry_point=Numbers)",
+        "gymnasium.register('test/Unmade-v0', entry_point=Unmade)",
+    ]
+    (tmp_path / "module_of_gymnasium.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [x for x in sys.path if x not in ("", ".")])
+    try:
+        made = make_gymnasium("module_of_gymnasium:test/Here-v0")
+        assert isinstance(made.unwrapped, Numbers)
+        with pytest.raises(KeyError, match="missing"):  # the user's lines are not lost
+            make_gymnasium("module_of_gymnasium:test/Unmade-v0")
+    finally:
+        for name in ("Here", "Unmade"):
+            gymnasium.registry.pop(f"test/{name}-v0", None)
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """`jaxrl.envs.make` and the gymnax adapter."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import spaces
+from jaxrl import PPO, spaces
 from jaxrl.envs import env_ids, from_gymnax, known_issues, make, register
 from jaxrl.envs.gymnax import (
     GYMNAX_IDS,
@@ -20,6 +21,7 @@ from jaxrl.envs.gymnax import (
     _Deferred,
     _import_gymnax,
 )
+from jaxrl.envs.problem import ENVIRONMENTS
 from jaxrl.errors import InvalidInput
 from jaxrl.types import Env
 from tests.support.env_api import api_test
@@ -502,3 +504,17 @@ def test_gymnax_is_imported_lightly_and_can_still_draw():
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_an_environment_without_an_id_leaves_no_hole_in_a_message():
+    fields = {
+        f.name: getattr(make("probe/action"), f.name) for f in dataclasses.fields(Env)
+    }
+    env = Env(**{name: x for name, x in fields.items() if name != "id"})
+    with pytest.raises(InvalidInput) as refusal:
+        PPO.validate(PPO.Config(squash=True), env)
+    assert "that of the environment is" in str(refusal.value)
+    assert "check_env(env)" in ENVIRONMENTS.remedy(env)
+    assert "check-env probe/action" in ENVIRONMENTS.remedy(
+        env.replace(id="probe/action")
+    )

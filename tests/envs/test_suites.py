@@ -174,7 +174,7 @@ def test_an_extra_that_is_missing_is_one_sentence(monkeypatch):
         with pytest.raises(InvalidInput) as error:
             make(f"{library}/anything")
         assert re.fullmatch(
-            rf"{library} is not installed .*: `pip install 'jaxrl\[{library}\]'`\.",
+            rf"{library} is not installed .*: install the extra '{library}' .*\.",
             str(error.value),
         )
 

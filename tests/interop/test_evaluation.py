@@ -84,6 +84,18 @@ def test_an_episode_without_an_end_is_cut(ppo_run, monkeypatch):
     assert MAX_STEPS == 10_000
 
 
+def test_a_time_limit_beyond_the_usual_one_is_kept(ppo_run, monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_STEPS", 3)
+    space = make("probe/action").observation_space
+    env = counting_env(horizon=7).replace(observation_space=space)
+    with registered(Long=env):
+        gymnasium.registry["test/Long-v0"].max_episode_steps = 7
+        result = evaluation.evaluate_on_gymnasium(
+            load_agents(ppo_run), "test/Long-v0", 2
+        )
+    assert result["episode_return_mean"] == 28.0
+
+
 @pytest.mark.parametrize(
     ("id", "message"),
     [

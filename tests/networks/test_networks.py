@@ -283,3 +283,22 @@ def test_an_unbounded_box_is_a_plain_normal():
     space = spaces.box(-np.inf, np.inf, (1,))
     pi = policy_distribution(space, (jnp.zeros((1, 1)), jnp.zeros((1, 1))))
     np.testing.assert_allclose(pi.log_prob(jnp.zeros((1, 1))), -0.5 * np.log(2 * np.pi))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        *((f"gru(size={x})", f"size = {x} must be") for x in ("0", "-1", "1.5", "'a'")),
+        *(
+            (f"transformer({x}=0)", f"{x} = 0 must be 1")
+            for x in ("num_heads", "context")
+        ),
+        ("transformer(gate_bias='a')", "must be a number"),
+        ("resnet(channels=3)", "must be a list"),
+        *((x, "or a name with sizes") for x in ("auto(cell=3)", "mlp()()", "gru(3)")),
+        *((x, "or a name with sizes") for x in ("gru(size=3).x", "gru(size=2) or 1")),
+        *((x, "or a name with sizes") for x in ("gru(sizes=3)", "gru(*[3])")),
+    ],
+)
+def test_sizes_that_cannot_be_are_said(text, message):
+    assert message in str(Network.problem(text))

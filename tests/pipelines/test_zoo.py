@@ -133,3 +133,10 @@ def test_the_zoo_keeps_agents_with_their_digests_and_goes_on(shipped, tmp_path, 
     assert [path.name for path in damaged.iterdir()] == ["zoo.json"]
     assert main(["zoo", "ppo-probe-actoin", "--out", str(out)]) == 2
     assert "did you mean 'ppo-probe-action'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["null", "5", "[1]", "NaN", '{"a": 5}', "[" * 10_000])
+def test_an_index_that_is_none_is_refused(text, tmp_path):
+    (tmp_path / "zoo.json").write_text(text)
+    with pytest.raises(InvalidInput, match=r"zoo\.json"):
+        zoo.read_index(tmp_path)

@@ -1,6 +1,7 @@
 """`jaxrl.rendering`: what is seen is what was played."""
 
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxrl.rollout import init_world, record_episode, rollout_episode
 from jaxrl.runs.artifact import Agents, save_agents
 from jaxrl.runs.policy import Policy
 from jaxrl.types import no_explanation
-from tests.support.small import counting_env, taught, tiny
+from tests.support.small import counting_env, tiny, with_teacher
 
 
 def bar(state, params, size):
@@ -87,6 +88,17 @@ def test_episodes_follow_each_other_and_are_cut(policy):
     assert [e.end for e in rendering.record(policy, 2, max_steps=3)] == ["cut", "cut"]
 
 
+def test_an_episode_is_recorded_in_pieces_up_to_the_time_limit(policy, monkeypatch):
+    (whole,) = rendering.record(policy, seed=3, greedy=False)
+    monkeypatch.setattr(rendering, "PIECE", 3)
+    monkeypatch.setattr(rendering, "MAX_STEPS", 5)  # the environment has its own limit
+    (pieces,) = rendering.record(policy, seed=3, greedy=False)
+    jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+    assert len(pieces.reward) == 7
+    both = rendering.record(policy, 2, max_steps=5)
+    assert [len(e.reward) for e in both] == [5, 5] and both[0].end == "cut"
+
+
 def test_the_overlay_stands_beside_the_picture(policy):
     plain = rendering.render_frames(policy, size=128, max_steps=3)
     both = rendering.render_frames(policy, size=128, max_steps=3, overlay=True)
@@ -127,7 +139,7 @@ def test_every_algorithm_explains_itself(name, id):
     config, made = tiny(algorithm), jaxrl.make(id)
 
     def explained():
-        env = taught(algorithm, made)
+        env = with_teacher(algorithm, made)
         agent = algorithm.init(config, env, jax.random.key(0)).agent
         memory = algorithm.init_memory(config, env, 5)
         obs = jnp.zeros((5, *env.observation_space.shape))
@@ -198,16 +210,16 @@ def test_bad_input_is_refused_and_nothing_is_written(
 def test_a_disk_that_is_full_leaves_the_picture_that_was_there(
     cart_run, tmp_path, capsys, monkeypatch
 ):
-    def write(frames, out, fps):
-        out.write_bytes(b"half")
-        raise OSError("no space left")
+    def write(frames, file, fps):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "no space left")
 
     (tmp_path / "a.gif").write_bytes(b"old")
     monkeypatch.setattr("jaxrl.rendering.drawing.files._write_gif", write)
     words = f"render {cart_run} --out {tmp_path / 'a.gif'} --size 64 --max-steps 5"
-    assert main(words.split()) == 2
+    assert main(words.split()) == 4
     error = capsys.readouterr().err
-    assert "a.gif' cannot be written (no space left)" in error
+    assert "a.part.gif cannot be written or read (no space left)" in error
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 

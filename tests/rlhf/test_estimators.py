@@ -61,7 +61,8 @@ def test_gain_and_bias_normalise_the_reference_samples():
     gain, bias = estimators.gain_and_bias(reward.mean(), reward.std(), 2.0, 0.5)
     close((gain * reward + bias).mean(), 2.0)
     close((gain * reward + bias).std(), 0.5)
-    close(estimators.gain_and_bias(7.0, 0.0), (1.0, -7.0))  # all alike
+    for rounding in (0.0, 7e-6):  # all alike
+        close(estimators.gain_and_bias(7.0, rounding), (1.0, -7.0))
 
 
 def test_token_rewards_against_a_loop():
@@ -168,6 +169,22 @@ def test_grpo_advantage():
         [-10, 10],
     ]
     close(estimators.grpo_advantage(reward), [[-1, 1], [0, 0], [-1, 1]])
+
+
+def test_equal_rewards_have_no_advantage():
+    reward = jnp.repeat(jnp.array([[0.1], [0.3], [123.456]]), 7, axis=1)
+    for advantage in (
+        estimators.grpo_advantage(reward),
+        estimators.grpo_advantage(reward, scale=False),
+        estimators.rloo_advantage(reward),
+    ):
+        assert (advantage == 0.0).all()
+
+
+def test_rounding_of_the_penalty_is_no_advantage():
+    penalty = 0.05 * 1e-6 * np.random.default_rng(0).normal(size=(100, 8, 32)).sum(-1)
+    reward = jnp.float32(1.0 - penalty)
+    assert jnp.median(jnp.abs(estimators.grpo_advantage(reward)).max(-1)) < 0.1
 
 
 def test_best_of_n():

@@ -24,6 +24,7 @@ from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.registry import RLHF
 from jaxrl.rlhf.testbeds import small_world
 from jaxrl.runs import checkpoint, session
+from jaxrl.runs.artifact import load_agents
 from jaxrl.runs.experiment import Experiment, read_experiment, train_command
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.runs.session import resume_experiment, run_experiment
@@ -478,3 +479,33 @@ def test_most_of_what_can_be_gained_is_gained(name, share, reference, tmp_path):
     best = float(small_world.optimum(ref, gold, beta).value)
     assert before < after <= best + 1e-4
     assert after - before > share * (best - before), (before, after, best)
+
+
+@pytest.mark.full
+def test_runs_are_found_from_every_folder_and_after_a_move(tmp_path, monkeypatch):
+    """Data and base are kept relative to the run folder."""
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    rows = [{"prompt": f"say {c}", "completion": c * 3} for c in "abcdefghij"]
+    data.write_rows(place / "rows.jsonl", rows)
+    monkeypatch.chdir(place)
+    common = "--data rows.jsonl --max-length 16 --total-steps 16 --batch-size 8 --quiet"
+    common += " --evaluation-episodes 2"
+    model = "--tokenizer bytes --model num_layers=1,width=8,num_heads=2,mlp_width=8"
+    assert main(f"rlhf sft {common} {model} --out base".split()) == 0
+    assert main(f"rlhf sft {common} --base base --lora-rank 2 --out lora".split()) == 0
+    kept = read_json(place / "lora" / "config.json")
+    assert kept["env"] == "../rows.jsonl" and kept["env_params"]["base"] == "../base"
+    monkeypatch.chdir(other)
+    place.rename(tmp_path / "moved")
+    run = tmp_path / "moved" / "lora"
+    assert main(["evaluate", str(run), "--episodes", "2"]) == 0
+    assert language_model.load(run).params is not None
+    (run / "summary.json").unlink()
+    assert main(["resume", str(run), "--quiet"]) == 0
+    again = ["rlhf", "sft", "--config", str(run / "config.json"), "--quiet"]
+    assert main([*again, "--out", "again"]) == 0
+    (tmp_path / "moved" / "rows.jsonl").unlink()
+    with pytest.raises(InvalidInput, match=r"rows\.jsonl is not there"):
+        load_agents(run)

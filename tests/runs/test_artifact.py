@@ -203,7 +203,7 @@ def test_a_damaged_file_is_refused(copy, file):
 @pytest.mark.parametrize("about", [[], {}, "text", {"format": 2}])
 def test_a_folder_of_another_kind_is_refused(copy, about):
     storage.write(copy / "policy", {}, about)
-    assert "no policy of jaxrl" in refusal(copy)
+    assert "policy" in refusal(copy)
 
 
 @pytest.mark.parametrize(

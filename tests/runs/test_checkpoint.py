@@ -330,3 +330,72 @@ def test_a_checkpoint_of_two_devices_loads_on_one(parallel, ppo_run, tmp_path):
         np.testing.assert_allclose(array, others[name], rtol=1e-3, atol=1e-4)
     iterations = read_json(ppo_run / "summary.json")["iterations"]
     assert read_json(run / "summary.json")["iterations"] == iterations
+
+
+def test_what_is_not_ours_among_the_checkpoints_is_left_alone(
+    stopped, ppo_run, tmp_path
+):
+    folder = stopped / "checkpoints"
+    (folder / ".DS_Store").touch()
+    (folder / ".nfs0001").touch()
+    (folder / "newest").symlink_to(tmp_path)
+    (folder / "999").symlink_to(tmp_path)
+    for name in ("lost+found", "2024", "2025"):
+        (folder / name).mkdir()
+        (folder / name / "letter").write_text("mine")
+    foreign = sorted(path for path in folder.iterdir() if not path.name.isdecimal())
+    assert main(["resume", str(stopped), "--quiet"]) == 0
+    assert_same_run(stopped, ppo_run)
+    assert foreign == sorted(p for p in folder.iterdir() if not p.name.isdecimal())
+    for name in ("lost+found", "2024", "2025"):
+        assert (folder / name / "letter").read_text() == "mine"
+
+
+def test_a_foreign_file_in_a_checkpoint_outlives_it(stopped, ppo_run):
+    oldest = stopped / "checkpoints" / str(saved(stopped)[0])
+    (oldest / "notes").write_text("mine")
+    assert main(["resume", str(stopped), "--quiet"]) == 0
+    assert (oldest / "notes").read_text() == "mine"
+    assert [path.name for path in oldest.iterdir()] == ["notes"]
+    assert_same_run(stopped, ppo_run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iteration": 10**30},
+        {"iteration": "5"},
+        {"iteration": 1},
+        {"seconds": None},
+        {"metrics_bytes": -1},
+        {"versions": []},
+    ],
+)
+def test_a_forged_checkpoint_is_refused(stopped, change, capsys):
+    folder = stopped / "checkpoints" / str(saved(stopped)[-1])
+    manifest = storage.read_manifest(folder)
+    manifest["about"] |= change
+    (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))
+    assert str(folder) in refusal(stopped, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "summary.json",
+        "summary.json.new",
+        "learning_curve.png",
+        "policy",
+    ],
+)
+def test_a_link_that_leaves_the_run_is_refused_by_name(stopped, name, tmp_path, capsys):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = stopped / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim)
+    assert str(path) in refusal(stopped, capsys=capsys)
+    assert victim.read_text() == "mine"

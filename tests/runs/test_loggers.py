@@ -44,11 +44,12 @@ def test_what_was_written_is_read(path):
 
 
 def test_a_file_is_continued_not_overwritten(path):
-    for _ in range(2):
+    rows = [ROW, ROW | {"iteration": 2}]
+    for row in rows:
         metrics = MetricsFile(path)
-        metrics.write(ROW)
+        metrics.write(row)
         metrics.close()
-    assert read_metrics(path) == [ROW, ROW]
+    assert read_metrics(path) == rows
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

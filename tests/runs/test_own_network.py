@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,14 @@ import pytest
 import jaxrl
 from jaxrl import networks
 from jaxrl.cli import main
+from jaxrl.cli.options import sweep_from_flags
+from jaxrl.core import config as configs
+from jaxrl.errors import InvalidInput
 from jaxrl.runs.artifact import load_agents
 from jaxrl.runs.experiment import Experiment
 from jaxrl.runs.session import resume_experiment, run_experiment
+from jaxrl.sweeps import plan
+from jaxrl.sweeps.space import parse
 from tests.support.runs import COMMON, FLAGS, read_json
 from tests.support.small import tiny
 
@@ -103,14 +109,65 @@ def test_a_network_that_is_a_value_is_saved_and_resumed(network, tmp_path):
     assert len(jax.tree.leaves(memory)) == isinstance(network, networks.Body)
 
 
+@pytest.mark.full
 def test_networks_are_programs_apart_in_a_sweep(tmp_path):
     """And a float of each is data: two settings of one network are one program."""
-    config = tiny(jaxrl.PPO, network=Twice(4), total_steps=64.0)
-    env = jaxrl.make("probe/action")
-    configs = [config, config.replace(learning_rate=0.5)]
-    result = jaxrl.train(jaxrl.PPO, configs, env)
-    assert len(result.seeds) == 2
-    state = jaxrl.PPO.init(config, env, jax.random.key(0))
-    obs = state.world.obs
-    explained = jaxrl.PPO.explain(config, env, state.agent, obs, ())
-    assert explained["probability"].shape == (4, 2)
+    choices = [Twice(4), networks.Body(Twice(4), nn.GRUCell(3)), "mlp"]
+    space = {"network": choices, "learning_rate": [0.1, 0.5]}
+    out = {"out": tmp_path / "sweep", "progress": False, "report": str}
+    config = tiny(jaxrl.PPO, total_steps=64.0)
+    result = jaxrl.sweep(jaxrl.PPO, "probe/action", space, config=config, **out)
+    found = [trial.overrides["network"] for trial in result.trials][::2]
+    found = [networks.Network.from_plain(x) for x in found]
+    assert (found[0], found[1].torso, found[2]) == (Twice(4), Twice(4), "mlp")
+    assert len(list((tmp_path / "sweep").glob("0*"))) == len(choices)
+
+
+def test_networks_in_a_grid_of_the_command_line(own_module):
+    grid = [f"network={NAME},gru(size=2),transformer(size=4,num_heads=2)"]
+    space = dict(map(parse, grid))
+    assert space["network"].values == (
+        *(NAME, "gru(size=2)", "transformer(size=4,num_heads=2)"),
+    )
+    forget()
+    made = sweep_from_flags(jaxrl.PPO, {}, grid, env="CartPole-v1", total_steps=1_000.0)
+    assert NAME.partition(":")[0] in sys.modules
+    assert len(plan.settings_of(made)) == 3
+
+
+def test_the_command_of_a_run_makes_its_network_again(own_module):
+    networks.load_network(NAME)
+    network = sys.modules["my_own_network"].Net(size=7)
+    words = configs.flags_of(jaxrl.PPO.Config(network=network))
+    text = words[words.index("--network") + 1]
+    forget()
+    again = networks.Network.from_text(text)
+    assert type(again).__name__ == "Net" and again.size == 7
+
+
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return obs.sum(-1)
+
+
+class Weighted(nn.Module):
+    size: int = 3
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(self.size, kernel_init=self.kernel_init)(obs)
+
+
+def test_features_of_another_shape_are_refused():
+    env = jaxrl.make("CartPole-v1")
+    with pytest.raises(InvalidInput, match=r"network = .* makes \[1\] of"):
+        jaxrl.PPO.validate(tiny(jaxrl.PPO, network=Flat()), env)
+
+
+def test_a_function_without_a_name_is_recorded_only_as_a_default():
+    plain = networks.Network.to_plain(Weighted(4))
+    assert networks.Network.from_plain(plain) == Weighted(4)
+    with pytest.raises(InvalidInput, match="module:factory"):
+        networks.Network.to_plain(Weighted(4, nn.initializers.constant(0.5)))

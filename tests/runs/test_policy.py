@@ -1,5 +1,7 @@
 """`jaxrl.load_policy`: one agent of a run, ready to act, in any process."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,14 @@ def test_one_observation_at_a_time_is_a_row_of_the_batch(gru_run):
             assert action == actions[i]
             np.testing.assert_allclose(alone[i], memory[i], atol=1e-6)
     assert np.abs(memory).max() > 0  # it remembers
+
+
+def test_an_observation_that_does_not_fit_is_refused(ppo_run):
+    policy = jaxrl.load_policy(ppo_run)
+    space = spaces.box(0, 9, (1,), np.int32)
+    policy = replace(policy, env=policy.env.replace(observation_space=space))
+    with pytest.raises(InvalidInput, match=f"obs has the value {2**33}"):
+        policy.act(np.array([2**33]))
 
 
 ACT = """

@@ -1,11 +1,15 @@
 """`jaxrl.runs.session`: what a training run leaves in its folder, and when it stops."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +18,11 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
+from jaxrl import make, spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
+from jaxrl.cli.running import remember_signals
+from jaxrl.envs import register
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs import loggers
@@ -297,25 +304,70 @@ def test_an_evaluation_that_is_not_finite_is_an_error(reinforce_run):
         evaluate_agents(policy, 2, seed=0, greedy=True)
 
 
-def test_ctrl_c_ends_the_run_after_the_chunk_with_everything_saved(
-    tmp_path, monkeypatch, capfd
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_the_run_after_the_chunk_with_everything_saved(
+    tmp_path, monkeypatch, capfd, number, code
 ):
-    write, handler = loggers.MetricsFile.write, signal.getsignal(signal.SIGINT)
+    write, handler = loggers.MetricsFile.write, signal.getsignal(number)
 
     def write_and_interrupt(self, row):
         write(self, row)
         if row["iteration"] == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(loggers.MetricsFile, "write", write_and_interrupt)
     run = tmp_path / "run"
-    assert main(train_argv("ppo", "--out", str(run))) == 128 + signal.SIGINT == 130
+    assert main(train_argv("ppo", "--out", str(run))) == 128 + number == code
     assert read_json(run / "summary.json")["iterations"] == 2
     assert load_agents(run).seeds == [0, 1]
     output = capfd.readouterr()
     assert "stopping in a few seconds" in output.err
     assert output.out.splitlines()[-1] == f"jaxrl resume {run}"
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """`nohup jaxrl train ...` goes on when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with remember_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+        assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.full
+def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
+    run = tmp_path / "run"
+    argv = train_argv("reinforce", "--total-steps", "1e7", "--out", str(run))
+    command = [sys.executable, "-c", "from jaxrl.cli import entry_point; entry_point()"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [*command, *argv])
+    shown = threading.Thread(target=drain, args=(terminal,), daemon=True)
+    shown.start()
+    deadline = time.monotonic() + 240
+    while not (
+        (run / "metrics.jsonl").exists() and read_metrics(run / "metrics.jsonl")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.close(terminal)  # the system sends SIGHUP, and writing to the terminal fails
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP == 129
+    summary = read_json(run / "summary.json")
+    assert 0 < summary["env_steps"] < 1e7 and not summary["finished"]
+    assert load_agents(run).seeds == [0]
+
+
+def drain(terminal):
+    """Read what is printed, until the terminal is closed."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 1 << 16):
+            pass
 
 
 @pytest.mark.full
@@ -387,3 +439,45 @@ def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
     monkeypatch.setattr("jaxrl.runs.session.evaluate_population", record)
     evaluate_agents(load_agents(ppo_run), 4, seed=0, greedy=True)
     assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))
+
+
+def odd_env(layout=None, space=None):
+    """`probe/action` with an argument or a space that a file cannot hold."""
+    del layout
+    env = make("probe/action")
+    return env if space is None else env.replace(observation_space=SPACES[space])
+
+
+SPACES = {
+    "dict": {"x": spaces.box(-1.0, 1.0, (1,))},
+    "nested": spaces.dict_space(a={"x": spaces.Discrete(2)}),
+    "numbers as names": spaces.Dict(((1, spaces.Discrete(2)),)),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"env_params": {"space": "dict"}}, "observation_space"),
+        ({"env_params": {"space": "nested"}}, "observation_space"),
+        ({"env_params": {"space": "numbers as names"}}, "observation_space"),
+        ({"env_params": {"layout": {0: 1}}}, "env_params"),
+        ({"env_params": {"layout": object()}}, "JSON"),
+    ],
+)
+def test_what_could_not_be_saved_is_refused_before_training(tmp_path, changes, field):
+    asked = replace(experiment(), env="tests.runs.test_session:odd_env", **changes)
+    with pytest.raises(InvalidInput, match=field):
+        run_experiment(asked, tmp_path / "run", progress=False, report=print)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
+def test_numbers_of_numpy_in_spaces_are_saved_and_read(tmp_path):
+    """As factories that compute their sizes write them."""
+    env = make("probe/action")
+    odd = spaces.Box((np.float32(-1),), (np.float32(1),), (np.int64(1),), np.float32)
+    register("test/numpy$a$b$", lambda: env.replace(observation_space=odd))
+    asked = replace(experiment(), env="test/numpy$a$b$", evaluation_episodes=2)
+    run, _ = run_experiment(asked, tmp_path / "run", progress=False, report=print)
+    assert load_agents(run).env.observation_space == odd

@@ -5,12 +5,12 @@ import jax
 from jaxrl.envs import make
 from jaxrl.types import Algorithm
 from tests.support.language import make_task
-from tests.support.small import fitting, taught, tiny
+from tests.support.small import fitting, tiny, with_teacher
 
 
 def of_algorithm(algorithm: Algorithm) -> tuple[str, ...]:
     """Of an algorithm that acts in an environment."""
-    env = fitting(algorithm, taught(algorithm, make("probe/truncation")))
+    env = fitting(algorithm, with_teacher(algorithm, make("probe/truncation")))
     config = tiny(algorithm)
     state = jax.eval_shape(algorithm.init, config, env, jax.random.key(0))
     return tuple(jax.eval_shape(algorithm.train_step, config, env, state)[1])

@@ -33,7 +33,7 @@ def tiny(algorithm: Algorithm, **changes: Any) -> Any:
     return config.replace(**(fields | changes))
 
 
-def taught(algorithm: Algorithm, env: Env) -> Env:
+def with_teacher(algorithm: Algorithm, env: Env) -> Env:
     """The environment with a teacher, for an algorithm that has one: untrained."""
     if not algorithm.teacher:
         return env

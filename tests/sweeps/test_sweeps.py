@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jaxrl import PPO, Range, evaluation, sweep
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
-from jaxrl.runs.experiment import Experiment, read_experiment
+from jaxrl.runs.experiment import Experiment, read_experiment, write_summary
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.sweeps import plan, space
 from jaxrl.sweeps.results import best_trial, read_confirmed, read_trials, trial_rows
@@ -103,9 +104,9 @@ def test_optuna_finds_the_better_part_of_a_space():
 
     rounds = []
     for _ in range(6):
-        settings = space.proposed(domains, 0, rounds, 8)
+        settings = space.propose(domains, 0, rounds, 8)
         rounds.append((settings, [score(s) for s in settings]))
-    assert rounds[2][0] == space.proposed(domains, 0, rounds[:2], 8)
+    assert rounds[2][0] == space.propose(domains, 0, rounds[:2], 8)
     first, last = (np.mean(rounds[i][1]) for i in (0, -1))
     assert last > first and all(s["kind"] == [1, 2] for s in rounds[-1][0][-3:])
 
@@ -119,12 +120,12 @@ def test_optuna_leaves_out_what_cannot_be_trained(tmp_path):
 
     rounds = []
     for _ in range(3):
-        settings = space.proposed(domains, 0, rounds, 4, possible)
+        settings = space.propose(domains, 0, rounds, 4, possible)
         assert len(settings) == 4 and all(map(possible, settings))
         rounds.append((settings, [s["a"] - s["b"] for s in settings]))
-    assert rounds[2][0] == space.proposed(domains, 0, rounds[:2], 4, possible)
+    assert rounds[2][0] == space.propose(domains, 0, rounds[:2], 4, possible)
     with pytest.raises(InvalidInput, match="leave out values that do not go together"):
-        space.proposed(domains, 0, [], 2, lambda own: False)
+        space.propose(domains, 0, [], 2, lambda own: False)
     # Three minibatches cannot be made of sixteen steps.
     grid = {"num_minibatches": [2, 3], "gamma": [0.9, 0.99]}
     result = quiet(wanted(grid, 1, sampler="optuna", trials=3), tmp_path / "out")
@@ -151,7 +152,7 @@ def test_what_chooses_the_program_is_a_group_of_its_own(tmp_path):
     found = plan.blocks(made, tmp_path, plan.settings_of(made))
     assert [block.indices for block in found] == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert [b.experiment.config.num_envs for b in found] == [2, 2, 4, 4]
-    assert "4 programs, 4 blocks of 4 agents" in plan.in_words(made)
+    assert "4 programs, 4 blocks of 4 agents" in plan.summarize(made)
 
 
 @pytest.mark.full
@@ -632,3 +633,37 @@ print([b.experiment.num_members for b in plan.blocks(
 def test_sweeps_on_eight_devices():
     lines = run_python("from pathlib import Path\n" + DEVICES, devices=8)
     assert lines[-2:] == ["16", "[8, 4]"]
+
+
+@pytest.mark.parametrize("change", ["key", "value", "type"])
+def test_a_damaged_summary_of_a_sweep_is_refused(swept, change, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    path = copy / "summary.json"
+    content = read_json(path)
+    trial = content["trials"][0]
+    if change == "key":
+        path.write_text(path.read_text().replace('"env_steps"', '"%nv_steps"', 1))
+    elif change == "value":
+        trial["returns"][0] += 1.0
+        path.write_text(json.dumps(content))
+    else:
+        trial["places"] = [["runs/000"]]
+        write_summary(copy, content)
+    with pytest.raises(InvalidInput, match=r"summary\.json"):
+        resume_sweep(copy, progress=False, report=lambda line: None)
+
+
+def test_a_damaged_description_of_a_sweep_is_refused_by_name(swept, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    path = copy / "sweep.json"
+    whole = path.read_text()
+    for old, new in (
+        ('"max_grad_norm"', '"max_gpad_norm"'),
+        ('"block": ', '"block": "x" + '),
+        ('"sampler": "grid"', '"sampler": 5'),
+        ('"confirm_seeds": 0', '"confirm_seeds": -1'),
+    ):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(InvalidInput, match=r"sweep\.json"):
+            plan.read_sweep(copy)

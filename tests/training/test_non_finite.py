@@ -16,7 +16,7 @@ from jaxrl.runs.artifact import load_agents
 from jaxrl.runs.loggers import read_metrics
 from jaxrl.training import loop
 from jaxrl.training.loop import NonFiniteError
-from jaxrl.training.population import watched
+from jaxrl.training.population import watched_names
 from tests.support.runs import read_json, train_argv
 from tests.support.small import assert_trees_equal, counting_env, tiny
 
@@ -75,7 +75,7 @@ def test_what_the_environment_gives_is_named(algorithm, what, name):
 def test_a_step_size_that_is_far_too_large_is_named(algorithm):
     env = counting_env(horizon=10)
     config = tiny(algorithm, learning_rate=1e38)
-    names = watched(
+    names = watched_names(
         jax.eval_shape(
             lambda key: algorithm.train_step(
                 config, env, algorithm.init(config, env, key)

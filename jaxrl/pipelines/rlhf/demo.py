@@ -205,7 +205,7 @@ def plot(found: dict[str, list[Row]], out: Path) -> None:
 
 
 def _plot(found: dict[str, list[Row]], out: Path) -> None:
-    from jaxrl.plotting import BLACK, COLOURS, make_figure
+    from jaxrl.plotting import BLACK, COLOURS, make_figure, save_figure
 
     figure, axes = make_figure("RLHF on the small world")
     frontier = _points(found["frontier"])
@@ -227,7 +227,7 @@ def _plot(found: dict[str, list[Row]], out: Path) -> None:
     axes.set_xlabel("√KL(π ‖ π_ref), nats")
     axes.set_ylabel("gold reward")
     axes.legend()
-    figure.savefig(out)
+    save_figure(figure, out)
 
 
 def _points(rows: list[Row]) -> tuple[list[float], list[float]]:

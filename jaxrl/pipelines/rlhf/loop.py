@@ -13,13 +13,14 @@ policy is now. A loop that was killed resumes where it stopped.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxrl.core import config as configs
-from jaxrl.core import run_folders, storage
+from jaxrl.core import files, run_folders, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.pipelines.rlhf import stages
 from jaxrl.pipelines.rlhf.writing import Sampling
@@ -27,7 +28,7 @@ from jaxrl.rlhf import data, responses, tasks
 from jaxrl.rlhf.labels import labelers
 from jaxrl.rlhf.labels.labelers import Labeler
 from jaxrl.rlhf.registry import RLHF
-from jaxrl.runs.loggers import read_metrics
+from jaxrl.runs.experiment import read_rows
 from jaxrl.training.loop import prepare
 
 
@@ -112,7 +113,7 @@ the policy of the round before."""
 
 
 def _read_logged(run: Path) -> dict[str, float]:
-    last = read_metrics(run / "metrics.jsonl")[-1]
+    last = read_rows(run)[-1]
     return {name: last[full][0] for name, full in LOGGED.items() if full in last}
 
 
@@ -149,15 +150,33 @@ def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
     Raises:
       InvalidInput: it holds something else.
     """
+    asked = _with_places(asked, out)
     path, text = out / name, json.dumps(asked, indent=1, sort_keys=True) + "\n"
     if not path.exists():
         run_folders.new(out, name)
         storage.write_text(path, text)
-    elif path.read_text() != text:
+    elif files.read_text(path) != text:
         raise InvalidInput(
             f"out = {str(out)!r} was begun with something else: give a new folder, or "
             f"what its {name} says."
         )
+    run_folders.refuse_links(out)
+
+
+PLACES = ("source", "data", "base", "labeler")
+"""What may be the path of a file or a folder, among what is asked."""
+
+
+def _with_places(asked: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What is asked, with its paths relative to the folder."""
+    found = dict(asked)
+    for name in found.keys() & set(PLACES):
+        value = found[name]
+        if isinstance(value, dict):
+            found[name] = _with_places(value, out)
+        elif isinstance(value, str) and os.path.exists(value):
+            found[name] = files.relative(out, os.path.relpath(value))
+    return found
 
 
 def _label_round(

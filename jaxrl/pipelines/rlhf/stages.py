@@ -1,6 +1,7 @@
 """Stages in folders, each of which can be resumed: runs of algorithms, files of labels."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def check_same(experiment: Experiment, out: Path) -> None:
     """
     asked = ("algorithm", "env", "env_params", "seed", "config")
     wanted, found = (
-        json.loads(json_text(describe(x))) for x in (experiment, read_experiment(out))
+        json.loads(json_text(describe(x, os.path.realpath)))
+        for x in (experiment, read_experiment(out))
     )
     differ = [name for name in asked if wanted[name] != found[name]]
     require(

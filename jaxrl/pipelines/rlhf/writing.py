@@ -16,7 +16,7 @@ from jaxrl.rlhf.models import language_model, tokenizers
 from jaxrl.rlhf.models.generation import generate
 from jaxrl.rlhf.models.transformer import GPT
 from jaxrl.rlhf.tasks import Task
-from jaxrl.training.loop import checked_seeds
+from jaxrl.training.loop import check_seeds
 from jaxrl.types import Array
 
 
@@ -62,7 +62,7 @@ def sample_groups(
     configs.check_value("temperature", float, sampling.temperature, above=0.0)
     configs.check_value("eos_penalty", float, sampling.eos_penalty)
     configs.check_value("number", int, number, low=1)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     responses.check(sampling, task)
     count = task.num_rows if count is None else count
     return _sample_groups(task, sampling, number, seed, count)
@@ -167,7 +167,7 @@ def respond(
       InvalidInput: an argument cannot be, or the prompt does not fit.
     """
     configs.check_value("number", int, number, low=1)
-    checked_seeds(seed, 1)
+    check_seeds(seed, 1)
     known = language_model.load(base)
     tokens, mask = tokenizers.pad_rows(
         [known.tokenizer.encode(prompt)] * number, known.tokenizer.pad

@@ -2,15 +2,15 @@
 
 import importlib.util
 import itertools
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from jaxrl.errors import require
+from jaxrl.core.files import replacing
+from jaxrl.errors import install_command, require
 from jaxrl.rendering.drawing.canvas import INK, Canvas
 
 SUFFIXES = (".gif", ".mp4", ".png")
@@ -36,24 +36,19 @@ def check_file(out: Path, fps: int) -> None:
     )
     require(
         out.suffix != ".mp4" or importlib.util.find_spec("imageio_ffmpeg") is not None,
-        f"out = {str(out)!r}: writing MP4 is not installed, pip install 'jaxrl[video]', "
-        f"or give a .gif.",
+        f"out = {str(out)!r}: writing MP4 is not installed: "
+        f"{install_command('video')}, or give a .gif.",
     )
 
 
 def write_moving(frames: Iterable[np.ndarray], out: Path, fps: int) -> None:
     """Write frames uint8 `[H, W, 3]` as GIF or MP4, atomically."""
-    # The name keeps its ending, from which the writers infer the format.
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
+    with replacing(out) as file:
         write = _write_gif if out.suffix == ".gif" else _write_mp4
-        write(iter(frames), part, fps)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+        write(iter(frames), file, fps)
 
 
-def _write_gif(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
+def _write_gif(frames: Iterator[np.ndarray], file: IO[bytes], fps: int) -> None:
     """Write a GIF with one palette for all, so that unchanged pixels cost nothing."""
     from PIL import Image
 
@@ -67,7 +62,8 @@ def _write_gif(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
 
     images = (quantize(frame) for frame in itertools.chain(first, frames))
     next(images).save(
-        out,
+        file,
+        format="GIF",
         save_all=True,
         append_images=images,
         duration=max(round(100 / fps), 2) * 10,
@@ -76,13 +72,13 @@ def _write_gif(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
     )
 
 
-def _write_mp4(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
+def _write_mp4(frames: Iterator[np.ndarray], file: IO[bytes], fps: int) -> None:
     import imageio_ffmpeg
 
     first = _pad_to_even(next(frames))
     height, width, _ = first.shape
     writer = imageio_ffmpeg.write_frames(
-        str(out), (width, height), fps=fps, macro_block_size=2, quality=7
+        file.name, (width, height), fps=fps, macro_block_size=2, quality=7
     )
     with warnings.catch_warnings():
         # JAX warns of any fork; this one becomes ffmpeg at once and shares no lock.
@@ -125,9 +121,5 @@ def write_filmstrip(
             caption.text((0.0, 0.5), words, 0.6, INK)
             words_below = Image.fromarray(caption.picture()[:, :width])
             strip.paste(words_below, (place[0], place[1] + height))
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
-        strip.save(part, optimize=True)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(out) as file:
+        strip.save(file, format="PNG", optimize=True)

@@ -8,10 +8,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from jaxrl.core import run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
+from jaxrl.core import files, run_folders, storage
+from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.rlhf.data import parquet
 
 Report = Callable[[str], None]
+
+MOST_BYTES = 2**36
+"""Size of a file of rows, which are read whole."""
 
 
 class Row(dict[str, Any]):
@@ -61,7 +65,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     try:
         storage.write_text(path, text)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written ({error.strerror}).") from error
+        files.refuse(error, f"{path} cannot be written ({error.strerror}).")
 
 
 @contextmanager
@@ -87,9 +91,9 @@ def open_append(
     """
     path = _check_name(path)
     try:
-        file = FileIO(path, "a+")
+        file = FileIO(path, "a+", opener=files.open_no_link)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written ({error.strerror}).") from error
+        files.refuse(error, f"{path} cannot be written ({error.strerror}).")
     with file:
         run_folders.lock_file(file.fileno(), str(path))
         rows = _read_complete(path, file, report)
@@ -103,7 +107,7 @@ def open_append(
 
 def _read_jsonl(path: Path) -> list[Row]:
     try:
-        return _json_rows(path, path.read_bytes())
+        return _json_rows(path, files.read_bytes(path, MOST_BYTES))
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read ({error.strerror}).") from error
 
@@ -119,12 +123,9 @@ def _json_rows(path: Path, content: bytes) -> list[Row]:
 
 def _read_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        # Of bytes JSON would guess the encoding.
-        found = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            f"{where} is no JSON ({error}): write one object a line, in UTF-8."
-        ) from error
+        found = files.parse_json(line, where)
+    except files.Unreadable as error:
+        raise InvalidInput(f"{error} Write one object a line, in UTF-8.") from error
     require(
         isinstance(found, dict),
         f"{where} is a JSON {type(found).__name__}: write an object, such as "
@@ -134,19 +135,8 @@ def _read_object(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InvalidInput(
-            f"{path} needs the package pyarrow: pip install 'jaxrl[rlhf]'."
-        ) from error
-    try:
-        found = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own are among these
-        raise InvalidInput(
-            f"{path} cannot be read as Parquet ({one_line(str(error))})."
-        ) from error
-    return [Row(values, f"{path}, row {i}") for i, values in enumerate(found, 1)]
+    rows = enumerate(parquet.read(path), 1)
+    return [Row(values, f"{path}, row {i}") for i, values in rows]
 
 
 def _read_complete(path: Path, file: FileIO, report: Report) -> list[Row]:
@@ -169,8 +159,8 @@ def _read_complete(path: Path, file: FileIO, report: Report) -> list[Row]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line.decode())
-    except ValueError:
+        files.parse_json(line, "the last line")
+    except files.Unreadable:
         return False
     return True
 

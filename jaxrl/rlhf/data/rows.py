@@ -8,7 +8,7 @@ import numpy as np
 from jaxrl.core import config as configs
 from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
 from jaxrl.rlhf.data.files import Report
-from jaxrl.rlhf.models import chat
+from jaxrl.rlhf.models import chat, tokenizers
 from jaxrl.rlhf.models.chat import Message, Template
 from jaxrl.rlhf.models.tokenizers import Tokenizer
 
@@ -183,10 +183,21 @@ def _render(
     messages: Sequence[Message],
     response_follows: bool,
 ) -> str:
+    """Text of messages, in which special tokens are the template's alone."""
+    template = chat.template(format.template)
     try:
-        return chat.template(format.template)(messages, response_follows)
+        if template is not chat.rendered:
+            messages = [_shield(format.tokenizer, message) for message in messages]
+        return template(messages, response_follows)
     except InvalidInput as error:
         raise InvalidInput(f"{where}: {name}: {error}") from error
+
+
+def _shield(tokenizer: Tokenizer, message: Message) -> Message:
+    return {
+        name: tokenizers.shield(tokenizer, value) if isinstance(value, str) else value
+        for name, value in message.items()
+    }
 
 
 # Tokens.
@@ -211,7 +222,7 @@ def tokenize_text(format: Format, row: AnyRow, where: str) -> Tokens:
 
 
 class Prompt(NamedTuple):
-    """A prompt: its messages, their text up to where a response begins, its tokens."""
+    """A prompt: its messages, their text (shielded) up to a response, its tokens."""
 
     messages: list[Message]
     text: str
@@ -259,11 +270,12 @@ def _encode(format: Format, where: str, name: str, text: str) -> list[int]:
             f"{where}: {name} is no Unicode ({error}): replace that character."
         ) from error
     except InvalidInput as error:
-        # The tokenizer quotes all of the text, which may be long.
-        problem = str(error).removeprefix(repr(text))
+        # The row is named instead of its text.
+        quoted, problem = tokenizers.quote(text), str(error).rstrip(".")
+        begin = "" if problem.startswith(quoted) else ": "
         raise InvalidInput(
-            f"{where}: {name}{problem.rstrip('.')}; replace them, or use another "
-            f"tokenizer."
+            f"{where}: {name}{begin}{problem.removeprefix(quoted)}; replace them, or use "
+            f"another tokenizer."
         ) from error
     require(
         len(tokens) > 0,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.errors import InvalidInput, count_noun, require
+from jaxrl.errors import InvalidInput, count_noun, printable, require
 from jaxrl.rlhf import data
 from jaxrl.rlhf.labels import page
 from jaxrl.rlhf.models import tokenizers
@@ -181,9 +181,9 @@ def terminal(report: Report = print) -> Labeler:
 
     def ask(questions: Sequence[Question]) -> Iterator[int]:
         for number, question in enumerate(questions, 1):
-            report(f"\n[{number} of {len(questions)}] {_printable(question.prompt)}")
-            report(f"  1: {_printable(question.first)}")
-            report(f"  2: {_printable(question.second)}")
+            report(f"\n[{number} of {len(questions)}] {printable(question.prompt)}")
+            report(f"  1: {printable(question.first)}")
+            report(f"  2: {printable(question.second)}")
             reply = _read_reply()
             if reply == "q":
                 return
@@ -339,7 +339,9 @@ def _render_question(
     """The tokens behind which the verdict stands."""
     # In one pass: a brace in a response is no place of the template.
     text = re.sub(
-        r"\{(prompt|first|second)\}", lambda m: getattr(question, m[1]), template
+        r"\{(prompt|first|second)\}",
+        lambda m: tokenizers.shield(tokenizer, getattr(question, m[1])),
+        template,
     )
     tokens, most = tokenizer.encode(text), model.config.max_length
     require(
@@ -369,11 +371,6 @@ def _read_reply() -> str:
             return "q"
         if reply in ("1", "2", "q"):
             return reply
-
-
-def _printable(text: str) -> str:
-    """The text without what would steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _count_repeats(questions: Sequence[Question]) -> list[Question]:

@@ -11,7 +11,6 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +22,7 @@ from jaxrl.errors import count_noun
 HOST = http_server.LOCAL
 PAGE = Path(__file__).with_name("page.html")
 PATIENCE = 10.0
-"""Seconds until a request gives up: one that says nothing, or whose choice nobody takes."""
+"""Seconds until a request whose choice nobody takes gives up."""
 
 STOP = -1
 """The choice to choose no more."""
@@ -145,13 +144,13 @@ def _server(desk: _Desk, token: str, port: int) -> _Server:
     return server
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(http_server.Handler):
     """`/`: the page. `/question`: what is asked, as JSON. `/choice`: takes a choice."""
 
     server: _Server
-    timeout = PATIENCE
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 (the library's)
+        self.note_read()
         address = urlsplit(self.path)
         if address.path == "/":
             token = parse_qs(address.query).get("token", [""])[0]
@@ -163,9 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.NOT_FOUND)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         # Read even if it is refused: a connection with unread bytes is reset.
         found = self._choice()
+        self.note_read()
         if not self._is_ours(self.headers.get("X-Token", "")):
             return
         if self.path != "/choice":
@@ -228,6 +228,3 @@ class _Handler(BaseHTTPRequestHandler):
         policy: str = "default-src 'none'",
     ) -> None:
         http_server.send(self, status, content, kind, Content_Security_Policy=policy)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal is the caller's."""

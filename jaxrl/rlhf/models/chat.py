@@ -5,11 +5,10 @@ templates. A string counts as one message, a prompt's of the user and a response
 assistant, so that one template reads both.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
 
-from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.errors import did_you_mean, require
+from jaxrl.rlhf.models import jinja
 
 Message = Mapping[str, str]
 """`role` ("user", "assistant", "system") and `content`."""
@@ -21,6 +20,15 @@ Template = Callable[[Sequence[Message], bool], str]
 def plain(messages: Sequence[Message], response_follows: bool) -> str:
     """The contents, joined as they are."""
     return "".join(message["content"] for message in messages)
+
+
+def rendered(messages: Sequence[Message], response_follows: bool) -> str:
+    """As `plain`, of texts that were rendered before: special tokens in them are read.
+
+    With every other template only the template writes special tokens, and text of a
+    message that looks like one stays text.
+    """
+    return plain(messages, response_follows)
 
 
 def turns(messages: Sequence[Message], response_follows: bool) -> str:
@@ -37,16 +45,21 @@ def chatml(messages: Sequence[Message], response_follows: bool) -> str:
     return "".join(parts) + ("<|im_start|>assistant\n" if response_follows else "")
 
 
-TEMPLATES: dict[str, Template] = {"plain": plain, "turns": turns, "chatml": chatml}
+TEMPLATES: dict[str, Template] = {
+    "plain": plain,
+    "rendered": rendered,
+    "turns": turns,
+    "chatml": chatml,
+}
 
 
 def template(template: str | Template, bos: str = "", eos: str = "") -> Template:
     """A template by name, or from a Jinja text like Hugging Face's `chat_template`.
 
     A text is rendered in Jinja's sandbox (the extra `rlhf`), where it can call nothing
-    and change nothing. It sees `messages`, `add_generation_prompt`, `bos_token`,
-    `eos_token`, `raise_exception` and the filter `tojson`. Today's date is not among them,
-    so equal rows stay equal texts.
+    and change nothing, by a process with limits of time and memory. It sees `messages`,
+    `add_generation_prompt`, `bos_token`, `eos_token`, `raise_exception` and the filter
+    `tojson`. Today's date is not among them, so equal rows stay equal texts.
 
     Args:
       template: a name of `TEMPLATES`, a text with `{{` or `{%` in it, or a template.
@@ -71,45 +84,17 @@ def template(template: str | Template, bos: str = "", eos: str = "") -> Template
 
 
 def _of_jinja(text: str, bos: str, eos: str) -> Template:
-    environment = _environment()
-    try:
-        compiled = environment.from_string(text)
-    except Exception as error:  # Jinja's own, and Python's for what does not compile
-        raise InvalidInput(f"template is no Jinja text: {error}.") from error
+    jinja.check(text)
 
     def render(messages: Sequence[Message], response_follows: bool) -> str:
-        try:
-            return compiled.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=response_follows,
-                bos_token=bos,
-                eos_token=eos,
-                tools=None,
-                documents=None,
-            )
-        except Exception as error:  # whatever a template's operations raise
-            raise InvalidInput(f"the template cannot render it ({error}).") from error
+        values = {
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": response_follows,
+            "bos_token": bos,
+            "eos_token": eos,
+            "tools": None,
+            "documents": None,
+        }
+        return jinja.render(text, values)
 
     return render
-
-
-def _environment() -> Any:
-    """Jinja, set as Hugging Face sets it for its chat templates."""
-    try:
-        import jinja2
-        import jinja2.sandbox
-    except ImportError as error:
-        raise InvalidInput(
-            "a Jinja template needs the package jinja2: pip install 'jaxrl[rlhf]'."
-        ) from error
-
-    def fail(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = fail
-    # Jinja's own filter escapes the signs of HTML.
-    environment.filters["tojson"] = lambda x: json.dumps(x, ensure_ascii=False)
-    return environment

@@ -5,21 +5,24 @@ What the loaded model cannot compute exactly (another activation, other rotary p
 tensors that it has no place for) is refused by name.
 """
 
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput, did_you_mean, one_line, require
 from jaxrl.rlhf.models import tokenizers
 from jaxrl.rlhf.models.tokenizers import Tokenizer
 from jaxrl.rlhf.models.transformer import GPT, ModelConfig
 from jaxrl.types import PyTree
+
+Read = TypeVar("Read")
 
 
 class Pretrained(NamedTuple):
@@ -69,25 +72,29 @@ def _load(
     places_of: Callable[[ModelConfig], dict[str, Place]],
 ) -> Pretrained:
     path = folder / "config.json"
-    described = _read_json(path)
+    described = read_json(path)
     found = described.get("model_type")
     require(
         found == kind,
-        f"{path}: model_type = {found!r}, where load_{kind} needs {kind!r}"
+        f"{path}: model_type = {_show(found)}, where load_{kind} needs {kind!r}"
         f"{did_you_mean(str(found), [kind])}.",
     )
     try:
         config = config_of(path, described)
     except KeyError as error:
         raise InvalidInput(f"{path} has no field {error}.") from error
-    except InvalidInput:
-        raise
+    except InvalidInput as error:
+        said = str(error)
+        short = said if len(said) < 400 else f"{said[:200]} ... {said[-100:]}"
+        raise InvalidInput(short) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"{path} has a field of another type ({one_line(str(error))}): take the file "
             f"as it was published."
         ) from error
-    params = _fill(folder, config, places_of(config))
+    shapes = _shapes(folder)
+    _check_layers(path, config, shapes)
+    params = _fill(folder, config, places_of(config), shapes)
     return Pretrained(config, params, _tokenizer(folder, config, described))
 
 
@@ -139,7 +146,7 @@ def _rotary(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     kind = rotary.get("rope_type", rotary.get("type", "default"))
     require(
         kind in ("default", "llama3"),
-        f"{path}: rope_type = {kind!r}: only 'default' and 'llama3' are known.",
+        f"{path}: rope_type = {_show(kind)}: only 'default' and 'llama3' are known.",
     )
     base = rotary.get("rope_theta", described.get("rope_theta", 10_000.0))
     if kind == "default":
@@ -209,47 +216,110 @@ def _llama_places(config: ModelConfig) -> dict[str, Place]:
     return places
 
 
-def _fill(folder: Path, config: ModelConfig, places: dict[str, Place]) -> PyTree:
-    """Our parameters from their tensors, each of the shape that the config says."""
-    shapes = jax.eval_shape(
-        GPT(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+def _check_layers(
+    path: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compare the depth with the file before anything is made of that size."""
+    layers = {found[1] for name in shapes if (found := LAYER.match(name))}
+    require(
+        len(layers) == config.num_layers,
+        f"{path}: a model of {config.num_layers:,} layers, where its files have weights "
+        f"of {len(layers)}: take the files as they were published.",
     )
-    expected = flax.traverse_util.flatten_dict(shapes["params"], sep="/")
-    tensors = dict(_tensors(folder))
+
+
+LAYER = re.compile(r"(?:h|layers)\.(\d+)\.")
+"""Beginning of the name of a tensor in a layer."""
+
+
+def _fill(
+    folder: Path,
+    config: ModelConfig,
+    places: dict[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> PyTree:
+    """Our parameters from their tensors, each of the shape that the config says."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    variables = jax.eval_shape(GPT(config).init, jax.random.key(0), tokens)
+    expected = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    _check_shapes(folder, expected, places, shapes)
+    users: dict[str, list[str]] = {}
+    for ours in expected:
+        users.setdefault(places[ours][0], []).append(ours)
     filled = {}
+    for name, tensor in _tensors(folder):
+        for ours in users.get(name, ()):
+            _, part, turned = places[ours]
+            whole = tensor.T if turned else tensor
+            array = whole if part is None else whole[..., part]
+            filled[ours] = jnp.asarray(array, jnp.float32)
+    return {"params": flax.traverse_util.unflatten_dict(filled, sep="/")}
+
+
+def _check_shapes(
+    folder: Path,
+    expected: Mapping[str, Any],
+    places: dict[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
     for ours, leaf in expected.items():
-        name, part, turned = places[ours]
-        require(name in tensors, f"{folder}: the tensor {name!r} is missing.")
-        tensor = tensors[name].T if turned else tensors[name]
-        array = tensor if part is None else tensor[..., part]
+        name, *_ = places[ours]
+        require(name in shapes, f"{folder}: the tensor {name!r} is missing.")
         require(
-            array.shape == leaf.shape,
-            f"{folder}: the tensor {name!r} has shape {tensors[name].shape}, which does "
-            f"not fit {ours!r} of shape {leaf.shape} in config.json's model.",
+            _own_shape(places[ours], shapes[name]) == leaf.shape,
+            f"{folder}: the tensor {name!r} has shape {shapes[name]}, which does not fit "
+            f"{ours!r} of shape {leaf.shape} in config.json's model.",
         )
-        filled[ours] = jnp.asarray(array, jnp.float32)
     # A tied head may be stored all the same.
     known = {name for name, *_ in places.values()} | {"lm_head.weight"}
-    left = sorted(tensors.keys() - known)
-    require(not left, f"{folder}: the tensors {left[:3]} have no place in this model.")
-    return {"params": flax.traverse_util.unflatten_dict(filled, sep="/")}
+    left = sorted(shapes.keys() - known)
+    require(
+        not left,
+        f"{folder}: the tensors {_show(left[:3])} have no place in this model.",
+    )
+
+
+def _own_shape(place: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of what a place takes of a tensor."""
+    _, part, turned = place
+    shape = shape[::-1] if turned else shape
+    if part is None or not shape:
+        return shape
+    return (*shape[:-1], len(range(*part.indices(shape[-1]))))
 
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Ends of names of tensors that are constants of the computation, not weights."""
 
 
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, of which no more than the files' headers is read."""
+
+    def shape(file: Any, name: str) -> tuple[int, ...]:
+        return tuple(file.get_slice(name).get_shape())
+
+    return dict(_weights(folder, shape))
+
+
 def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every weight, without the prefix that models with a head put before it."""
+    """Every weight."""
+    return _weights(folder, lambda file, name: np.asarray(file.get_tensor(name)))
+
+
+def _weights(
+    folder: Path, read: Callable[[Any, str], Read]
+) -> Iterator[tuple[str, Read]]:
+    """What is read of every weight, without the prefix that models with a head have."""
     from safetensors import SafetensorError, safe_open
 
     for path in _files(folder):
         try:
+            require(path.is_file(), f"{path} cannot be read: it is not a file.")
             with safe_open(path, framework="flax") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no dict)
                     if not name.endswith(BUFFERS):
                         bare = name.removeprefix("transformer.").removeprefix("model.")
-                        yield bare, np.asarray(file.get_tensor(name))
+                        yield bare, read(file, name)
         except (OSError, SafetensorError) as error:
             raise InvalidInput(f"{path} cannot be read: {error}.") from error
 
@@ -258,12 +328,14 @@ def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return [folder / "model.safetensors"]
-    try:
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise InvalidInput(f"{index} has no weight_map of files.") from error
+    found = read_json(index).get("weight_map")
+    is_map = isinstance(found, dict) and all(isinstance(x, str) for x in found.values())
+    require(is_map, f"{index}: weight_map = {_show(found)}: must name files.")
+    names = sorted(set(cast(dict[str, str], found).values()))
     outside = [name for name in names if Path(name).name != name]
-    require(not outside, f"{index} names {outside[:1]}, which is not in its folder.")
+    require(
+        not outside, f"{index} names {_show(outside[:1])}, which is not in its folder."
+    )
     return [folder / name for name in names]
 
 
@@ -273,13 +345,24 @@ def _tokenizer(
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
-    ends = described.get("eos_token_id")
-    end = (
-        ends[0] if isinstance(ends, list) else ends
-    )  # several: the first is the text's
-    tokenizer = tokenizers.from_file(path, end, described.get("pad_token_id"))
+    end, pad = (
+        _token(folder / "config.json", described, name)
+        for name in ("eos_token_id", "pad_token_id")
+    )
+    tokenizer = tokenizers.from_file(path, end, pad)
     tokenizers.check_vocabulary(tokenizer, config)
     return tokenizer
+
+
+def _token(path: Path, described: Mapping[str, Any], name: str) -> int | None:
+    """A token of the config; of several the first, which is the text's."""
+    value = described.get(name)
+    first = value[0] if isinstance(value, list) and value else value
+    require(
+        first is None or type(first) is int,
+        f"{path}: {name} = {_show(value)}: must be the number of a token.",
+    )
+    return cast(int | None, first)
 
 
 def _must_be(
@@ -288,13 +371,23 @@ def _must_be(
     """A field is absent, or has a value that this model can compute."""
     value = described.get(name, values[0])
     choices = " or ".join(map(repr, values))
-    require(value in values, f"{path}: {name} = {value!r}: only {choices} is known.")
+    require(
+        value in values, f"{path}: {name} = {_show(value)}: only {choices} is known."
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}.") from error
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file.
+
+    Raises:
+      InvalidInput: it is none.
+    """
+    content = files.read_json(path)
     require(isinstance(content, dict), f"{path} is no JSON object.")
-    return content
+    return cast(dict[str, Any], content)
+
+
+def _show(value: Any) -> str:
+    """A value as it stands in a message, shortened."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

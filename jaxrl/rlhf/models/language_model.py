@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import storage
+from jaxrl.core import files, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rlhf import estimators
 from jaxrl.rlhf import losses as text_losses
@@ -66,8 +66,7 @@ def describe(
     }
     if adapters is not None:
         assert base is not None
-        origin = {"folder": base, "digest": digest(base)}
-        about |= {"lora": dataclasses.asdict(adapters), "base": origin}
+        about |= {"lora": dataclasses.asdict(adapters), "base": digest(base)}
     return about
 
 
@@ -156,7 +155,9 @@ def normalize(params: RewardParams, moments: np.ndarray) -> RewardParams:
     """
     number, first, second = np.asarray(moments, float)
     mean, square = (x / max(number, 1e-8) for x in (first, second))
-    gain, bias = estimators.gain_and_bias(mean, max(square - mean**2, 0.0) ** 0.5)
+    # A difference of two float32 means, which below this is their rounding.
+    variance = square - mean**2 if square - mean**2 > 1e-6 * square else 0.0
+    gain, bias = estimators.gain_and_bias(mean, variance**0.5)
     return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 
@@ -192,9 +193,8 @@ def _file_digest(path: Path, changed: int) -> str:
 
 def _model_type(path: Path) -> str | None:
     try:
-        content = json.loads((path / "config.json").read_text())
-        return str(content.get("model_type"))
-    except (OSError, ValueError, AttributeError):
+        return str(huggingface.read_json(path / "config.json").get("model_type"))
+    except InvalidInput:
         return None
 
 
@@ -214,8 +214,14 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     own = {name: x[agent] for name, x in arrays.items()}
     try:
         config = configs.from_dict(ModelConfig, entry["config"])
+        # Each layer has arrays: nothing is made of a depth that no file can have.
+        require(
+            config.num_layers <= len(own),
+            f"{str(path)!r}: num_layers = {config.num_layers:,}, where the arrays of its "
+            f"model are {len(own)}: it is damaged.",
+        )
         words = tokenizers.from_about(entry["tokenizer"])
-        trained = _params(entry, config, own, f"{kind}/", path)
+        trained = _params(_with_base(about, path), config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:
             trained = normalize(trained, own["moments"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -225,6 +231,15 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
         ) from error
     tokenizers.check_vocabulary(words, config)
     return LanguageModel(config, trained, words)
+
+
+def _with_base(about: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The description of a model, with the folder of its base if it is one of adapters."""
+    entry: dict[str, Any] = about["language_model"]
+    if "lora" not in entry:
+        return entry
+    folder = files.locate(run, about["env_params"]["base"])
+    return entry | {"base": {"folder": folder, "digest": entry["base"]}}
 
 
 _WORDS = {"policy": "language model", "reward": "reward model"}
@@ -259,7 +274,8 @@ def _merge_base(
     about = f"{str(path)!r} holds adapters of {base['folder']!r}, which"
     require(
         Path(base["folder"]).is_dir(),
-        f"{about} is not there (from {str(Path.cwd())!r}): put it back.",
+        f"{about} is not there; its place is kept relative to the run folder: put it "
+        f"back, or a link to it.",
     )
     require(
         digest(base["folder"]) == base["digest"],

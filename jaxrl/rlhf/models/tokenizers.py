@@ -7,13 +7,15 @@ Neither function adds or keeps special tokens; `eos` and `pad` are for the calle
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, install_command, require
+from jaxrl.rlhf.models import tokenizer_files
 from jaxrl.rlhf.models.transformer import ModelConfig
 
 
@@ -32,6 +34,9 @@ class Tokenizer(NamedTuple):
     """Token that fills up shorter rows."""
     about: str
     """JSON from which `from_about` makes it again. Equal tokenizers have equal ones."""
+    special: tuple[str, ...] = ()
+    """Tokens that `encode` reads where their names stand in a text, such as "</s>"; in
+    text that others wrote, `shield` keeps it from that."""
 
     def __eq__(self, other: object) -> bool:
         """So that equal tasks are equal programs."""
@@ -125,6 +130,8 @@ def from_file(
 ) -> Tokenizer:
     """A `tokenizer.json` of Hugging Face, read by `tokenizers` (the extra `rlhf`).
 
+    Padding, truncation and random merges that are stored in the file are left out.
+
     Args:
       path: the file.
       eos: the token that ends a response, by number or by name.
@@ -134,7 +141,8 @@ def from_file(
       InvalidInput: `tokenizers` is not installed, the file is none of its files, or has no
         such token.
     """
-    return _of_library(_read(Path(path)), eos, pad, str(path))
+    _library(path)
+    return _of_library(tokenizer_files.read(Path(path)), eos, pad, str(path))
 
 
 def from_about(about: dict[str, Any]) -> Tokenizer:
@@ -151,16 +159,16 @@ def from_about(about: dict[str, Any]) -> Tokenizer:
     if about["kind"] == "words":
         return words(about["vocabulary"])
     name = "the tokenizer of this model"
-    whole = _library(name).Tokenizer.from_str(about["text"])
-    return _of_library(whole, about["eos"], about["pad"], name)
+    content = tokenizer_files.prepare(about["content"], name)
+    return _of_library(content, about["eos"], about["pad"], name)
 
 
 def _of_library(
-    whole: Any, eos: int | str | None, pad: int | str | None, path: str
+    content: dict[str, Any], eos: int | str | None, pad: int | str | None, path: str
 ) -> Tokenizer:
+    whole = _build(content, path)
     vocabulary = whole.get_vocab(with_added_tokens=True)
     vocab_size = max(vocabulary.values()) + 1
-    unknown = getattr(whole.model, "unk_token", None)
 
     def number(name: str, token: int | str | None) -> int | None:
         found = vocabulary.get(token) if isinstance(token, str) else token
@@ -168,24 +176,139 @@ def _of_library(
         require(not missing, f"{name} = {token!r}: there is no such token in {path}.")
         return found
 
-    def encode(text: str) -> list[int]:
-        encoded = whole.encode(text, add_special_tokens=False)
-        is_known = np.zeros(len(text), bool)
-        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
-            is_known[start:end] |= token != unknown
-        pairs = zip(text, is_known, strict=True)
-        _require_known(text, [x for x, known in pairs if not known | x.isspace()])
-        return encoded.ids
-
     def decode(tokens: Iterable[int]) -> str:
         real = [t for t in _checked(tokens, vocab_size) if t not in (end, padding)]
-        return whole.decode(real, skip_special_tokens=True)
+        failed = f"{path} cannot decode {len(real)} tokens"
+        return tokenizer_files.call(
+            lambda: whole.decode(real, skip_special_tokens=True), failed
+        )
 
     end = number("eos", eos)
     padding = number("pad", pad)
     padding = (end or 0) if padding is None else padding
-    content = {"kind": "file", "text": whole.to_str(), "eos": end, "pad": padding}
-    return Tokenizer(encode, decode, vocab_size, end, padding, json.dumps(content))
+    about = {"kind": "file", "content": content, "eos": end, "pad": padding}
+    encode, special = _encoder(content, whole, path)
+    text = json.dumps(about, ensure_ascii=False)
+    return Tokenizer(encode, decode, vocab_size, end, padding, text, special)
+
+
+def _build(content: dict[str, Any], path: str) -> Any:
+    library = _library(path)
+    text = json.dumps(content, ensure_ascii=False)
+    failed = f"{path} is no tokenizer.json"
+    return tokenizer_files.call(lambda: library.Tokenizer.from_str(text), failed)
+
+
+def _encoder(
+    content: dict[str, Any], whole: Any, path: str
+) -> tuple[Callable[[str], list[int]], tuple[str, ...]]:
+    """The function that encodes, and the special tokens that it reads in a text."""
+    growth = tokenizer_files.measure_growth(content)
+    unknown_id = content["model"].get("unk_id")
+    added = {token["content"]: token for token in content.get("added_tokens") or ()}
+    special = {name: x for name, x in added.items() if x.get("special") and name}
+
+    @functools.cache
+    def literal() -> Any:
+        """Reads special tokens as text."""
+        other = _build(content, path)
+        other.encode_special_tokens = True
+        return other
+
+    run = functools.partial(_run, unknown_id, path)
+
+    def encode_parts(text: str) -> list[int]:
+        if SHIELD not in text:
+            return run(whole, text)
+        tokens: list[int] = []
+        for part, is_special in _split(special, text):
+            tokens += [special[part]["id"]] if is_special else run(literal(), part)
+        return tokens
+
+    def encode(text: str) -> list[int]:
+        tokenizer_files.check_expansion(text, growth, path)
+        try:
+            return encode_parts(text)
+        except InvalidInput as error:
+            # A panic, which is no `Exception`, says nothing about characters.
+            if isinstance(error.__cause__, Exception | None):
+                _require_known(text, _unknown_characters(encode_parts, unshield(text)))
+            raise
+
+    return encode, tuple(special)
+
+
+def _run(unknown_id: int | None, path: str, library: Any, text: str) -> list[int]:
+    """Encode by the library; a token that stands for the unknown is none."""
+    failed = f"{path} cannot encode it"
+    found: list[int] = tokenizer_files.call(
+        lambda: library.encode(text, add_special_tokens=False).ids, failed
+    )
+    known = unknown_id is None or unknown_id not in found
+    require(known, f"{failed}: a part of it has no token.")
+    return found
+
+
+def _split(special: dict[str, Any], text: str) -> Iterator[tuple[str, bool]]:
+    """A shielded text as parts, and whether each is a special token."""
+    parts = _special_pattern(tuple(special)).split(text)
+    none: dict[str, Any] = {}
+    for i, part in enumerate(parts):
+        if i % 2:
+            yield part, True
+            continue
+        # A token may take the blanks beside it.
+        before, after = (
+            special[parts[j]] if 0 <= j < len(parts) else none for j in (i - 1, i + 1)
+        )
+        plain = unshield(part)
+        plain = plain.lstrip() if before.get("rstrip") else plain
+        yield plain.rstrip() if after.get("lstrip") else plain, False
+
+
+def _unknown_characters(encode: Callable[[str], list[int]], text: str) -> list[str]:
+    """Characters that cannot be encoded alone, of the words that cannot be."""
+
+    def fails(part: str) -> bool:
+        try:
+            encode(part)
+        except InvalidInput:
+            return True
+        return False
+
+    different = list(dict.fromkeys(re.split(r"(\s)", text)))
+    words = [part for part in different[:1000] if fails(part)]
+    return [x for x in dict.fromkeys("".join(words)) if fails(x)]
+
+
+SHIELD = tokenizer_files.MISSING
+"""Put before each character of a text that must not be read as a special token."""
+
+
+def shield(tokenizer: Tokenizer, text: str) -> str:
+    """A text in which `encode` reads no special tokens: what looks like one is text.
+
+    Raises:
+      InvalidInput: the text has the sign that this takes, which is no character.
+    """
+    if not tokenizer.special:
+        return text
+    require(SHIELD not in text, f"the text has {SHIELD!r}, which is no character.")
+    return _special_pattern(tokenizer.special).sub(
+        lambda found: "".join(SHIELD + x for x in found[0]), text
+    )
+
+
+def unshield(text: str) -> str:
+    """The text that `shield` was given."""
+    return text.replace(SHIELD, "")
+
+
+@functools.cache
+def _special_pattern(special: tuple[str, ...]) -> re.Pattern[str]:
+    """Special tokens that are not shielded, the longest first."""
+    names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+    return re.compile(f"(?<!{SHIELD})({names})")
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -252,23 +375,23 @@ def _library(reader: Any) -> Any:
         import tokenizers
     except ImportError as error:
         raise InvalidInput(
-            f"{reader} needs the package tokenizers: pip install 'jaxrl[rlhf]'."
+            f"{reader} needs the package tokenizers: {install_command('rlhf')}."
         ) from error
     return tokenizers
 
 
-def _read(path: Path) -> Any:
-    library = _library(path)
-    try:
-        return library.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
-        raise InvalidInput(f"{path} is no tokenizer.json: {error}.") from error
-
-
 def _require_known(text: str, unknown: list[str], kind: str = "characters") -> None:
     if unknown:
-        shown = ", ".join(map(repr, dict.fromkeys(unknown)))
-        raise InvalidInput(f"{text!r} has {kind} without a token: {shown}.")
+        different = list(dict.fromkeys(unknown))
+        more = ", ..." if len(different) > 10 else ""
+        shown = ", ".join(map(repr, different[:10])) + more
+        raise InvalidInput(f"{quote(text)} has {kind} without a token: {shown}.")
+
+
+def quote(text: str) -> str:
+    """A text as it stands in a message, shortened."""
+    plain = unshield(text)
+    return repr(plain if len(plain) <= 80 else plain[:77] + "...")
 
 
 def _checked(tokens: Iterable[int], vocab_size: int) -> list[int]:

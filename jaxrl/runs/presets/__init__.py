@@ -5,11 +5,11 @@ it may be copied and changed. They were found by `jaxrl zoo --tune`
 (`jaxrl.pipelines.zoo`).
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from jaxrl.core import config as configs
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.types import Algorithm
 
@@ -42,7 +42,7 @@ def read(algorithm: str, env: str) -> dict[str, Any]:
 
 def content(name: str) -> dict[str, Any]:
     """The same of a name that is known."""
-    return tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    return files.read_toml(FOLDER / f"{name}.toml")
 
 
 def preset(algorithm: Algorithm, env: str) -> Any:

@@ -1,6 +1,8 @@
 """Rows of files to arrays, and what is refused."""
 
+import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +14,9 @@ from jaxrl.errors import InvalidInput
 from jaxrl.rlhf import data
 from jaxrl.rlhf import losses as text_losses
 from jaxrl.rlhf.models import chat, tokenizers
+from tests.support.paths import ROOT
 
+GPT2_TOKENIZER = ROOT / "tests" / "golden" / "language" / "gpt2" / "tokenizer.json"
 LETTERS = tokenizers.characters("abcdefghijklmnopqrstuvwxyz .:\n<>|_UA")
 BYTES = tokenizers.bytes_of_text()
 PAIR = {"prompt": "ab", "chosen": "cde", "rejected": "f"}
@@ -82,7 +86,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
     ("line", "problem"),
     [
         (b'{"text": "a"', r"line 2 is no JSON \(Expecting"),
-        (b'{"text": "\xff"}', r"line 2 is no JSON \('utf-8' codec"),
+        (b'{"text": "\xff"}', r"line 2 is not text in UTF-8"),
         (b"[" * 100_000, r"line 2 is no JSON \("),
         (b'["a"]', "line 2 is a JSON list: write an object"),
         (b"null", "line 2 is a JSON NoneType: write an object"),
@@ -110,6 +114,35 @@ def test_files_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidInput, match=r"pip install 'jaxrl\[rlhf\]'"):
         data.read(path)
+
+
+def test_rows_that_a_small_file_repeats_without_end_are_not_made(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def repeat(text, number):
+        places = pa.array([0] * number, pa.int32())
+        return pa.DictionaryArray.from_arrays(places, [text])
+
+    path = tmp_path / "rows.parquet"
+    many = pa.array([0, 4000], pa.int32())
+    for column in (
+        repeat("a" * 300_000, 4_000),
+        pa.ListArray.from_arrays(many, repeat("a" * 300_000, 4_000)),
+        pa.nulls(1_700_000, pa.string()),
+    ):
+        parquet.write_table(pa.table({"prompt": column}), path)
+        with pytest.raises(
+            InvalidInput, match=r"rows.parquet has rows of about 1,2|1,1"
+        ):
+            data.read(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidInput, match=rf"{name} (cannot be read|is a pipe)"):
+        data.read(tmp_path / name)
 
 
 def test_parquet_gives_what_jsonl_gives(tmp_path):
@@ -244,6 +277,31 @@ def test_a_template_of_hugging_face():
 def test_a_template_is_kept_in_its_sandbox(attack):
     with pytest.raises(InvalidInput, match="the template cannot render it"):
         chat.template(attack)(TALK, False)
+
+
+@pytest.mark.parametrize(
+    "attack, words",
+    [
+        ("{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3, "more than 1 s"),
+        ("{{ 'a' * messages|length * 10**10 }}", "memory"),
+        (
+            "{% set n = namespace(x='a') %}{% for i in range(99) %}"
+            "{% set n.x = n.x ~ n.x %}{% endfor %}",
+            "memory",
+        ),
+        ("{{ 'a' * 10**6 * messages|length }}", "2,000,000 characters"),
+    ],
+)
+def test_a_template_without_an_end_is_stopped(attack, words, monkeypatch):
+    monkeypatch.setattr(chat.jinja, "TIME", 1.0)
+    monkeypatch.setattr(chat.jinja, "MEMORY", 1 << 28)
+    monkeypatch.setattr(chat.jinja, "MOST", 1 << 20)
+    monkeypatch.setattr(chat.jinja, "_worker", functools.cache(chat.jinja._Worker))
+    render = chat.template(attack)
+    with pytest.raises(InvalidInput, match=words):
+        render(TALK, False)
+    assert chat.template("{{ messages|length }}")(TALK, False) == "2"
+    chat.jinja._worker().stop()
 
 
 def test_jinja_that_is_not_installed(monkeypatch):
@@ -438,3 +496,29 @@ def test_long_rows_are_dropped_only_where_that_is_said():
         rows, data.Format(LETTERS, 8, too_long="drop", report=said.append)
     )
     assert pairs.margin.tolist() == [3.0, 2.0] and len(pairs.tokens) == 2
+
+
+def test_special_tokens_in_a_message_are_text(tmp_path):
+    """A prompt that holds the name of EOS must not end there."""
+    content = json.loads((GPT2_TOKENIZER).read_text())
+    letters = "<>eos/ "
+    known = content["model"]["vocab"]
+    content["model"]["vocab"] |= {
+        x: len(known) + i for i, x in enumerate(x for x in letters if x not in known)
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    tokenizer = tokenizers.from_file(path, eos="<eos>")
+    row = {"prompt": "a<eos>b", "completion": "no<eos>"}
+    for template in ("plain", "{% for m in messages %}{{ m.content }}{% endfor %}"):
+        found = data.completions([row], data.Format(tokenizer, template=template))
+        tokens = found.tokens[0][found.mask[0]].tolist()
+        assert tokens.count(tokenizer.eos) == 1 and tokens[-1] == tokenizer.eos
+        assert tokenizer.decode(tokens) == "a<eos>bno<eos>"
+    written = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+    found = data.prompts([row], data.Format(tokenizer, template=written))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 1
+    found = data.prompts([row], data.Format(tokenizer, template="rendered"))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 1
+    found = data.texts([{"text": "a<eos>b"}], data.Format(tokenizer))
+    assert found.tokens[0].tolist().count(tokenizer.eos) == 2

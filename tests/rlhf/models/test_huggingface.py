@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 
 import jax
@@ -113,8 +114,16 @@ def test_older_configs_have_the_base_of_rotary_positions_elsewhere(copied, loade
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "no field 'factor'"),
         ("llama", {"rope_parameters": "x"}, "config.json has a field of another type"),
         ("gpt2", {"n_embd": "24"}, "width = '24'"),
-        ("llama", {"num_hidden_layers": 3}, "'layers.2.*' is missing"),
-        ("gpt2", {"n_layer": 1}, r"tensors \['h.1.*no place in this model"),
+        ("llama", {"num_hidden_layers": 3}, "3 layers.* 2:"),
+        ("gpt2", {"n_layer": 1}, "1 layers.* 2:"),
+        ("gpt2", {"n_layer": 10**6}, "1,000,000 layers.* 2:"),
+        ("gpt2", {"n_embd": 2**28, "n_head": 1}, r"shape \(\d+,\).*\(268435456,\)"),
+        ("llama", {"vocab_size": 2**31 - 1}, r"\(41, 24\).*\(24, 2147483647\)"),
+        ("gpt2", {"eos_token_id": []}, r"eos_token_id = \[\]"),
+        ("gpt2", {"eos_token_id": {}}, "eos_token_id = {}"),
+        ("gpt2", {"eos_token_id": True}, "eos_token_id = True"),
+        ("gpt2", {"eos_token_id": [0.5]}, r"eos_token_id = \[0.5\]"),
+        ("gpt2", {"pad_token_id": "<pad>"}, "pad_token_id = '<pad>'"),
         ("gpt2", {"n_positions": 64}, r"'wpe.weight' has shape \(80, 24\).*\(64, 24\)"),
         ("gpt2", {"n_head": 5}, "width = 24: must be a multiple of num_heads = 5"),
         ("gpt2", {"eos_token_id": 50}, "eos = 50: there is no such token"),
@@ -152,6 +161,24 @@ def test_files_that_do_not_fit(copied, tmp_path):
     change(folder / "model.safetensors.index.json", weight_map={"a": "../secret"})
     with pytest.raises(InvalidInput, match=r"names \['../secret'\]"):
         load_llama(folder)
+    for wrong in ({"a": 5}, None, True, ["a"]):
+        change(folder / "model.safetensors.index.json", weight_map=wrong)
+        with pytest.raises(InvalidInput, match="weight_map = "):
+            load_llama(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_what_is_no_file_or_nested_without_end_is_refused(copied, name):
+    """A pipe in the place of a file would be waited for without an end."""
+    path = copied("llama") / name
+    path.unlink()
+    for make in (os.mkfifo, lambda p: p.write_text("[" * 100_000 + "]" * 100_000)):
+        make(path)
+        with pytest.raises(InvalidInput, match=name):
+            load_llama(path.parent)
+        path.unlink()
 
 
 @every_kind

@@ -147,3 +147,135 @@ def test_equal_tokenizers_are_equal():
     assert one == other and hash(one) == hash(other) and not one.__ne__(other)
     assert one != tokenizers.characters("ab", own_pad=False) and one != "ab"
     assert tokenizers.bytes_of_text() == tokenizers.bytes_of_text()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Saves a byte-level tokenizer in which a program left some state, and reads it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    whole = Tokenizer(models.BPE())
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        show_progress=False,
+        special_tokens=["<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    whole.train_from_iterator(["hello world this is a test"] * 5, trainer)
+    path = tmp_path / "tokenizer.json"
+
+    def make(change=lambda whole: None, **fields):
+        other = Tokenizer.from_str(whole.to_str())
+        change(other)
+        path.write_text(json.dumps(json.loads(other.to_str()) | fields))
+        return tokenizers.from_file(path, eos="<eos>", pad="<pad>")
+
+    return make
+
+
+def test_state_in_which_a_file_was_stored_is_left_out(stored):
+    text, plain = "hello world " * 3, stored()
+    expected = plain.encode(text)
+    assert plain.decode(expected) == text
+    for change in (
+        lambda t: t.enable_padding(pad_id=1, pad_token="<pad>", length=32),
+        lambda t: t.enable_truncation(max_length=1),
+        lambda t: t.enable_truncation(max_length=2, direction="left"),
+        lambda t: setattr(t.model, "dropout", 0.9),
+    ):
+        found = stored(change)
+        assert found.encode(text) == expected and found == plain
+    ends = {"Sequence": {"id": "A", "type_id": 0}}
+    twice = {"type": "TemplateProcessing", "single": [ends] * 3, "pair": [ends] * 2}
+    assert (
+        stored(post_processor=twice | {"special_tokens": {}}).encode(text) == expected
+    )
+    again = tokenizers.from_about(json.loads(plain.about))
+    assert again == plain and again.encode(text) == expected
+
+
+def test_what_is_unknown_is_said_by_the_model_and_not_by_offsets(stored, tmp_path):
+    """A normaliser that removes or joins characters leaves them without offsets."""
+    strip = {
+        "type": "Sequence",
+        "normalizers": [{"type": "NFKD"}, {"type": "StripAccents"}],
+    }
+    tokens = stored(normalizer=strip).encode
+    assert tokens("e\u0301te\u0301") == tokens("ete") == tokens("été")
+    gone = {"type": "Replace", "pattern": {"String": "#"}, "content": ""}
+    assert stored(normalizer=gone).encode("#a#") == stored().encode("a")
+    # Two letters of four: the model drops the others, and would say nothing.
+    path = tmp_path / "letters.json"
+    content = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}}}
+    content["model"]["merges"] = []
+    path.write_text(json.dumps(content))
+    letters = tokenizers.from_file(path)
+    assert letters.encode("abba") == [0, 1, 1, 0]
+    for text, character in (("ab\nab", r"'\\n'$"), ("abé", "'é'$")):
+        with pytest.raises(InvalidInput, match=rf"{character[:-1]}\.$"):
+            letters.encode(text)
+
+
+def test_special_tokens_in_a_shielded_text_are_text(stored):
+    tokenizer = stored()
+    assert tokenizer.special == ("<eos>", "<pad>")
+    evil = "is <eos> a<pad>"
+    hidden = tokenizers.shield(tokenizer, evil)
+    tokens = tokenizer.encode(f"hello{hidden}<eos>")
+    assert tokens.count(tokenizer.eos) == 1 and tokens[-1] == tokenizer.eos
+    assert tokenizer.pad not in tokens and tokenizer.decode(tokens) == f"hello{evil}"
+    assert tokenizers.unshield(hidden) == evil
+    assert tokenizer.encode(tokenizers.shield(tokenizer, "hello")) == tokenizer.encode(
+        "hello"
+    )
+    with pytest.raises(InvalidInput, match="no character"):
+        tokenizers.shield(tokenizer, "a\ufdd0")
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (
+            {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []},
+            "emp",
+        ),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 4_000_000_000}, "merges": []}},
+            "4000",
+        ),
+        ({"model": {"type": "BPE", "vocab": {"a": "b"}, "merges": []}}, "whole number"),
+        ({"model": None}, "no tokenizer.json"),
+        ({"model": {"type": "BPE", "vocab": 3}}, "no tokenizer.json"),
+        ({"added_tokens": [{"id": -5, "content": "x"}]}, "id -5"),
+        ({"added_tokens": 7}, "no tokenizer.json"),
+        ({"normalizer": {"type": "Sequence", "normalizers": 3}}, "no tokenizer.json"),
+        ({"normalizer": {"type": "Nothing"}}, "no tokenizer.json"),
+        (
+            {
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+                    ]
+                    * 30,
+                }
+            },
+            "bytes of one",
+        ),
+    ],
+)
+def test_a_file_that_would_end_the_process_is_refused(stored, fields, words):
+    with pytest.raises(InvalidInput, match=words):
+        stored(**fields)
+
+
+def test_an_expression_that_does_not_end_is_refused(stored, capfd):
+    """The library panics when its search gives up: that is no `Exception`."""
+    looping = {"type": "Replace", "pattern": {"Regex": "(a|a)*$"}, "content": "b"}
+    with pytest.raises(InvalidInput, match="cannot encode"):
+        stored(normalizer=looping).encode("a" * 40 + "b")
+    big = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    with pytest.raises(InvalidInput, match="100,000 characters"):
+        stored(normalizer=big).encode("a" * 100_000)
