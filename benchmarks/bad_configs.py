@@ -30,8 +30,13 @@ from jaxrl.training.loop import Job
 from jaxrl.types import Algorithm, Transition
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "probe/action")
-DISCRETE = ("actor_critic", "dqn")
-"""Algorithms that need discrete actions."""
+FITTING = {
+    "actor_critic": ("CartPole-v1", "Breakout-MinAtar", "probe/action"),
+    "dqn": ("CartPole-v1", "Breakout-MinAtar", "probe/action"),
+    "ddpg": ("Pendulum-v1", "probe/continuous"),
+    "td3": ("Pendulum-v1", "probe/continuous"),
+}
+"""Environments of algorithms that need discrete or continuous actions."""
 
 SMALL = {
     "num_envs": 4,
@@ -114,6 +119,21 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--num-envs", "65536", "--num-steps", "65536"],
         ["--num-epochs", "2147483647"],
         ["--devices", "3", "--parallel", "data"],
+    ],
+    **dict.fromkeys(
+        ("ddpg", "td3"),
+        [
+            ["--env", "CartPole-v1"],
+            ["--network", "cnn", "--env", "Pendulum-v1"],
+            ["--network", "gru", "--env", "Pendulum-v1"],
+            ["--learning-starts", "100000", "--total-steps", "1000"],
+        ],
+    ),
+    "sac": [
+        ["--target-subset", "3"],
+        ["--num-critics", "1"],
+        ["--network", "lstm", "--env", "Pendulum-v1"],
+        ["--learning-starts", "100000", "--total-steps", "1000"],
     ],
     "reinforce": [
         ["--squash", "--env", "CartPole-v1"],
@@ -216,9 +236,7 @@ def bad_command(
     """A valid run with one or two mistakes, the first of them in `field`."""
     found = mutations(algorithm)
     field = field or rng.choice(list(found))
-    argv = base(
-        algorithm, "CartPole-v1" if algorithm.name in DISCRETE else rng.choice(ENVS)
-    )
+    argv = base(algorithm, FITTING.get(algorithm.name, ENVS)[0])
     endings = [rng.choice(found[field])]
     if rng.random() < 0.3:
         other = rng.choice(
@@ -243,7 +261,8 @@ def bad_file(rng: random.Random, algorithm: Algorithm, folder: Path) -> list[str
         content = rng.choice([{"confg": {}}, {"config": []}, {"seed": "x"}, {"env": 3}])
     path = folder / "bad.json"
     path.write_text(json.dumps(content))
-    argv = ["train", algorithm.name, "--env", "CartPole-v1", "--quiet", "--out", "run"]
+    env = FITTING.get(algorithm.name, ENVS)[0]
+    argv = ["train", algorithm.name, "--env", env, "--quiet", "--out", "run"]
     return [*argv, "--config", str(path)]
 
 
@@ -258,8 +277,7 @@ def fits(kind: Any, value: Any) -> bool:
 def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     """A valid run with several fields at random values within their limits."""
     types, limits = configs.field_types(algorithm.Config), limits_of(algorithm)
-    envs = [e for e in ENVS if algorithm.name not in DISCRETE or e != "Pendulum-v1"]
-    argv = base(algorithm, rng.choice(envs))
+    argv = base(algorithm, rng.choice(FITTING.get(algorithm.name, ENVS)))
     # What needs another field, or an environment with a short time limit, to be right.
     left_alone = {
         "squash",

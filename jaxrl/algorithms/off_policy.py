@@ -205,8 +205,9 @@ def alternate(
       The learner, and the metrics of all steps.
     """
     delay = config.policy_delay
+    groups = len(batches.index) // delay
     rows = jax.tree.map(
-        lambda x: x.reshape(-1, delay, *x.shape[1:]), (batches.index, noise)
+        lambda x: x.reshape(groups, delay, *x.shape[1:]), (batches.index, noise)
     )
 
     def of_critics(learner: PyTree, row: tuple) -> tuple[PyTree, Metrics]:

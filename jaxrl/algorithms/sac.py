@@ -245,7 +245,7 @@ def update(
         metrics = {
             "loss/critic": mean(error),
             "value/q": mean(q),
-            "optim/grad_norm": mean(norm),
+            "optim/critic_grad_norm": mean(norm),
         }
         return learner, metrics
 
@@ -275,7 +275,7 @@ def update(
             "loss/policy": mean(-value),
             "policy/entropy": mean(-log_prob),
             "policy/temperature": mean(alpha(learner)),
-            "optim/policy_grad_norm": mean(norm),
+            "optim/actor_grad_norm": mean(norm),
         }
         if not config.learn_temperature:
             return learner, metrics

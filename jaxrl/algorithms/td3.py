@@ -228,7 +228,7 @@ def update(
         metrics = {
             "loss/critic": mean(error),
             "value/q": mean(q),
-            "optim/grad_norm": mean(norm),
+            "optim/critic_grad_norm": mean(norm),
         }
         return learner._replace(critics=critics), metrics
 
@@ -257,7 +257,7 @@ def update(
         metrics = {
             "loss/policy": mean(policy_loss),
             "policy/saturation": mean(jnp.abs(action) > 0.99),
-            "optim/policy_grad_norm": mean(norm),
+            "optim/actor_grad_norm": mean(norm),
         }
         return learner, metrics
 

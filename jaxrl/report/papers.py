@@ -93,6 +93,25 @@ PAPERS = {
   pages   = {529--533},
   year    = {2015}
 }""",
+    "ddpg": """@inproceedings{lillicrap2016continuous,
+  title     = {Continuous control with deep reinforcement learning},
+  author    = {Lillicrap, Timothy P. and Hunt, Jonathan J. and others},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2016}
+}""",
+    "td3": """@inproceedings{fujimoto2018addressing,
+  title     = {Addressing Function Approximation Error in Actor-Critic Methods},
+  author    = {Fujimoto, Scott and van Hoof, Herke and Meger, David},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2018}
+}""",
+    "sac": """@inproceedings{haarnoja2018soft,
+  title     = {Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning
+               with a Stochastic Actor},
+  author    = {Haarnoja, Tuomas and Zhou, Aurick and Abbeel, Pieter and Levine, Sergey},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2018}
+}""",
     "bc": """@inproceedings{pomerleau1989alvinn,
   title     = {{ALVINN}: An Autonomous Land Vehicle in a Neural Network},
   author    = {Pomerleau, Dean A.},

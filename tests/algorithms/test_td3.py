@@ -139,8 +139,8 @@ def test_the_actor_learns_after_every_so_many_steps_of_the_critics():
     config = tiny(TD3, policy_delay=2, num_updates=4, train_frequency=4)
     state = TD3.init(config, env, KEY)
     _, metrics = jax.jit(TD3.train_step)(config, env, state)
-    assert metrics["optim/grad_norm"].count == 4
-    assert metrics["optim/policy_grad_norm"].count == 2
+    assert metrics["optim/critic_grad_norm"].count == 4
+    assert metrics["optim/actor_grad_norm"].count == 2
 
 
 def test_correlated_noise_begins_anew_with_every_episode():

@@ -27,7 +27,7 @@ from jaxrl.networks.tiles import tile_features, tiling
 from jaxrl.runs.policy import Policy
 from tests.cli.test_cli import refused
 from tests.support.runs import run_python
-from tests.support.small import counting_env, tiny, with_teacher
+from tests.support.small import counting_env, fitting, tiny, with_teacher
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def untrained(name, env, **config) -> Policy:
 @pytest.mark.fast_cases("sarsa", "bc")
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "td"])
 def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
-    policy = untrained(name, counting_env(horizon=5))
+    policy = untrained(name, fitting(ALGORITHMS[name], counting_env(horizon=5)))
     obs = np.arange(6, dtype=np.float32)[:, None]
     action, _ = policy.act(obs)
     np.testing.assert_array_equal(

@@ -126,13 +126,14 @@ def test_probabilities_are_those_that_actions_are_drawn_from(cart_run):
             assert abs(action.mean() - p[:, 1].mean()) < 4 * 0.5 / len(action) ** 0.5
 
 
-CONTINUOUS = ("reinforce", "a2c", "natural_pg", "trpo", "ppo")
+CONTINUOUS = ("reinforce", "a2c", "natural_pg", "trpo", "ppo", "sac")
+DETERMINISTIC = ("ddpg", "td3")
 
 
 @pytest.mark.parametrize(
     ("name", "id"),
-    [(name, "probe/action") for name in ALGORITHMS if name != "td"]
-    + [(name, "Pendulum-v1") for name in CONTINUOUS],
+    [(x, "probe/action") for x in ALGORITHMS if x not in ("td", *DETERMINISTIC)]
+    + [(name, "Pendulum-v1") for name in (*CONTINUOUS, *DETERMINISTIC)],
 )
 def test_every_algorithm_explains_itself(name, id):
     algorithm = ALGORITHMS[name]
@@ -147,7 +148,9 @@ def test_every_algorithm_explains_itself(name, id):
 
     shapes = {n: x.shape for n, x in jax.eval_shape(explained).items()}
     if id == "Pendulum-v1":
-        assert shapes == {"spread": (5, 1, 3), "std": (5, 1)}
+        assert shapes["spread"] == (5, 1, 3)
+        is_normal = name not in ("sac", *DETERMINISTIC)
+        assert ("std" in shapes) == is_normal
     else:
         (kind,) = shapes
         assert kind in ("probability", "q") and shapes[kind] == (5, 2)

@@ -27,6 +27,10 @@ FLAGS = {
     "a2c": "--num-steps 4",
     "td": "--num-steps 4 --num-epochs 1 --num-minibatches 2",
     "sarsa": "--num-steps 4 --num-epochs 1 --num-minibatches 2",
+    **dict.fromkeys(
+        ("ddpg", "td3", "sac"),
+        "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
+    ),
     "bc": "--num-steps 4 --num-updates 2 --batch-size 4",
     "dagger": "--num-steps 4 --num-updates 2 --batch-size 4 --buffer-size 32",
     "dqn": "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
