@@ -106,6 +106,12 @@ IMITATION = [
     ["--num-envs", "65536", "--num-steps", "65536"],
     ["--parallel", "data"],
 ]
+REPLAY = [
+    ["--env", "CartPole-v1"],
+    ["--network", "cnn", "--env", "Pendulum-v1"],
+    ["--network", "gru", "--env", "Pendulum-v1"],
+    ["--learning-starts", "100000", "--total-steps", "1000"],
+]
 COMBINATIONS: dict[str, list[list[str]]] = {
     "ppo": [
         ["--num-minibatches", "3"],
@@ -120,15 +126,8 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--num-epochs", "2147483647"],
         ["--devices", "3", "--parallel", "data"],
     ],
-    **dict.fromkeys(
-        ("ddpg", "td3"),
-        [
-            ["--env", "CartPole-v1"],
-            ["--network", "cnn", "--env", "Pendulum-v1"],
-            ["--network", "gru", "--env", "Pendulum-v1"],
-            ["--learning-starts", "100000", "--total-steps", "1000"],
-        ],
-    ),
+    "ddpg": REPLAY,
+    "td3": REPLAY,
     "sac": [
         ["--target-subset", "3"],
         ["--num-critics", "1"],
@@ -236,7 +235,7 @@ def bad_command(
     """A valid run with one or two mistakes, the first of them in `field`."""
     found = mutations(algorithm)
     field = field or rng.choice(list(found))
-    argv = base(algorithm, FITTING.get(algorithm.name, ENVS)[0])
+    argv = base(algorithm, rng.choice(FITTING.get(algorithm.name, ENVS)))
     endings = [rng.choice(found[field])]
     if rng.random() < 0.3:
         other = rng.choice(
