@@ -13,6 +13,7 @@ from typing import Any, Literal, ParamSpec
 import numpy as np
 
 from jaxrl.core.files import replacing
+from jaxrl.errors import shorten
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_interval,
@@ -343,7 +344,10 @@ def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
 
 
 def _label(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    # A network that is described, module and fields, is no text for an axis.
+    return value["module"] if isinstance(value, dict) else shorten(value, 30)
 
 
 @_with_style
