@@ -344,10 +344,7 @@ def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
 
 
 def _label(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    # A network that is described, module and fields, is no text for an axis.
-    return value["module"] if isinstance(value, dict) else shorten(value, 30)
+    return f"{value:.4g}" if isinstance(value, float) else shorten(_key(value), 30)
 
 
 @_with_style
@@ -390,6 +387,10 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
 
 
 def _key(value: Any) -> Any:
+    """A value that can be compared; a network that is described is its call as text."""
+    if isinstance(value, dict) and "module" in value:
+        fields = (f"{n}={_key(x)}" for n, x in value["fields"].items())
+        return f"{value['module'].rpartition(':')[2]}({', '.join(fields)})"
     return tuple(value) if isinstance(value, list) else value
 
 
