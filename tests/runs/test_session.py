@@ -340,6 +340,18 @@ def test_a_hangup_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def wait_for_end(child, seconds):
+    """The status of a process, which is killed if it does not end in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.1)
+
+
 @pytest.mark.full
 def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
     run = tmp_path / "run"
@@ -358,7 +370,7 @@ def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.close(terminal)  # the system sends SIGHUP, and writing to the terminal fails
-    _, status = os.waitpid(child, 0)
+    status = wait_for_end(child, 120.0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP == 129
     summary = read_json(run / "summary.json")
     assert 0 < summary["env_steps"] < 1e7 and not summary["finished"]
