@@ -323,7 +323,7 @@ class Child:
                     return self._pipe.recv()
                 if self._cpu_seconds() - used > seconds:
                     break
-        except EOFError:
+        except (EOFError, ConnectionError):
             reason = "the process died"
         self.end()
         return "fault", reason

@@ -363,6 +363,53 @@ def subset_minimum(q: Array, key: Array | None, size: int) -> Array:
     return q[chosen].min(axis=0)
 
 
+def truncated_mixture(quantiles: Array, dropped: int) -> Array:
+    """The quantiles of all critics together, without the largest.
+
+    z_(1) <= ... <= z_(K M) of the K critics' M quantiles; what is kept are the first
+    K (M - d), so overestimation is cut off where it is largest.
+
+    Args:
+      quantiles: `[K, ..., M]`.
+      dropped: d, how many a critic, from 0 to M - 1.
+
+    Returns:
+      `[..., K (M - d)]`, in rising order.
+
+    Source: Kuznetsov et al. (2020), https://arxiv.org/abs/2005.04269, equation 10.
+    """
+    num_critics, size = len(quantiles), quantiles.shape[-1]
+    together = jnp.moveaxis(quantiles, 0, -2)
+    together = together.reshape(*together.shape[:-2], num_critics * size)
+    return jnp.sort(together, axis=-1)[..., : num_critics * (size - dropped)]
+
+
+def n_step_return(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Array]:
+    """Discounted sum of at most n rewards, cut where an episode ends.
+
+    R = r_0 + γ r_1 + ... + γ^(k-1) r_(k-1),    k = 1 + (the first step that ends), or n
+
+    What follows is worth γ^k V(s_k), unless s_k is terminal.
+
+    Args:
+      reward: `[n, ...]`, in the order of time.
+      ends: bool `[n, ...]`, whether nothing after this step belongs to the sum: the
+        episode is terminated or truncated there, or no later step is known.
+      gamma: γ.
+
+    Returns:
+      R `[...]`, and k int32 `[...]`.
+
+    Source: Sutton and Barto (2018), equation 7.1; k as in Hessel et al. (2018),
+    https://arxiv.org/abs/1710.02298, "Multi-step learning".
+    """
+    chex.assert_equal_shape([reward, ends])
+    begun = jnp.cumsum(ends, axis=0) - ends == 0  # no earlier step has ended
+    power = gamma ** jnp.arange(len(reward), dtype=jnp.float32)
+    power = power.reshape(-1, *[1] * (reward.ndim - 1))
+    return jnp.sum(jnp.where(begun, power * reward, 0.0), axis=0), begun.sum(axis=0)
+
+
 def optimal_baseline(weighted_score: Array, score: Array) -> Array:
     """The constant baseline that minimises the variance of a policy gradient.
 

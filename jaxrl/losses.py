@@ -225,6 +225,31 @@ def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
     return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
 
 
+def quantile_huber(quantiles: Array, target: Array, delta: Scalar = 1.0) -> Array:
+    """Distance of a distribution's quantiles from samples of another one.
+
+    L = mean over m and j of |τ_m - 1[u < 0]| H(u) / δ,    u = y_j - z_m
+
+    H is Huber's loss with δ, and τ_m = (m - 1/2) / M.
+
+    Args:
+      quantiles: `[..., M]` z, which are differentiated.
+      target: `[..., M']` y, which are not.
+      delta: δ, where H becomes linear.
+
+    Returns:
+      `[...]` L.
+
+    Source: Dabney et al. (2018), https://arxiv.org/abs/1710.10044, equation 10, with the
+    mean over m of Kuznetsov et al. (2020), https://arxiv.org/abs/2005.04269, equation 12.
+    """
+    size = quantiles.shape[-1]
+    level = (jnp.arange(size) + 0.5) / size
+    z, y = jnp.broadcast_arrays(quantiles[..., :, None], target[..., None, :])
+    weight = jnp.abs(level[:, None] - (y < z))
+    return (weight * huber_td(z, y, delta)).mean(axis=(-2, -1)) / delta
+
+
 def deterministic_policy(q: Array) -> Array:
     """The loss whose gradient is the deterministic policy gradient.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, ParamSpec
 import numpy as np
 
 from jaxrl.core.files import replacing
+from jaxrl.errors import shorten
 from jaxrl.statistics import (
     aggregate_iqm,
     bootstrap_interval,
@@ -343,7 +344,7 @@ def _places(values: Sequence[Any]) -> tuple[list[str] | None, list[float]]:
 
 
 def _label(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else shorten(_key(value), 30)
 
 
 @_with_style
@@ -386,6 +387,10 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
 
 
 def _key(value: Any) -> Any:
+    """A value that can be compared; a network that is described is its call as text."""
+    if isinstance(value, dict) and "module" in value:
+        fields = (f"{n}={_key(x)}" for n, x in value["fields"].items())
+        return f"{value['module'].rpartition(':')[2]}({', '.join(fields)})"
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -579,3 +579,29 @@ def test_random_subsets_of_an_ensemble_are_uniform():
     share = np.bincount(np.asarray(least, int).ravel(), minlength=4) / 6_000
     # Of the 6 pairs 3 have the least member 0, 2 have 1, and 1 has 2.
     np.testing.assert_allclose(share, [3 / 6, 2 / 6, 1 / 6, 0], atol=0.02)
+
+
+def test_truncated_mixture_leaves_out_the_largest():
+    quantiles = jnp.array([[[1.0, 5.0, 9.0]], [[2.0, 3.0, 4.0]]])  # [2, 1, 3]
+    found = estimators.truncated_mixture(quantiles, 1)
+    np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0, 4.0]])
+    np.testing.assert_array_equal(
+        estimators.truncated_mixture(quantiles, 0), [[1.0, 2.0, 3.0, 4.0, 5.0, 9.0]]
+    )
+
+
+def test_n_step_returns_equal_a_loop():
+    rng = np.random.default_rng(0)
+    reward = rng.normal(size=(4, 200))
+    ends = rng.random((4, 200)) < 0.3
+    found, steps = estimators.n_step_return(
+        jnp.asarray(reward, jnp.float32), jnp.asarray(ends), 0.9
+    )
+    for i in range(200):
+        total, k = 0.0, 0
+        for k in range(1, 5):
+            total += 0.9 ** (k - 1) * reward[k - 1, i]
+            if ends[k - 1, i]:
+                break
+        assert steps[i] == k
+        assert float(found[i]) == pytest.approx(total, rel=1e-5, abs=1e-6)

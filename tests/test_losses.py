@@ -285,3 +285,24 @@ def test_the_deterministic_policy_follows_the_critic():
         return losses.deterministic_policy(-((2.0 * theta - 3.0) ** 2))
 
     assert float(jax.grad(loss)(0.5)) == pytest.approx(2 * (1.0 - 3.0) * 2)
+
+
+def test_quantile_huber_equals_a_loop():
+    rng = np.random.default_rng(0)
+    quantiles, target = rng.normal(size=(3, 5)) * 2, rng.normal(size=(3, 7)) * 2
+    found = losses.quantile_huber(jnp.asarray(quantiles), jnp.asarray(target), 0.5)
+    for row in range(3):
+        total = 0.0
+        for m in range(5):
+            for j in range(7):
+                u = target[row, j] - quantiles[row, m]
+                huber = 0.5 * u * u if abs(u) <= 0.5 else 0.5 * (abs(u) - 0.25)
+                total += abs((m + 0.5) / 5 - (u < 0)) * huber / 0.5
+        assert float(found[row]) == pytest.approx(total / 35, rel=1e-5)
+
+
+def test_quantile_huber_finds_the_quantiles():
+    samples = jnp.arange(1.0, 101.0)
+    descent = jax.grad(lambda z: losses.quantile_huber(z, samples, 1e-2))
+    z = jax.lax.fori_loop(0, 3_000, lambda _, z: z - 20.0 * descent(z), jnp.zeros(4))
+    np.testing.assert_allclose(z, [12.5, 37.5, 62.5, 87.5], atol=1.0)

@@ -19,15 +19,15 @@ The details that matter:
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from flax.struct import PyTreeNode
 
-from jaxrl import acting, losses, networks, optim, rollout, types
-from jaxrl.algorithms import checks, off_policy, on_policy
+from jaxrl import networks, optim, rollout, types
+from jaxrl.algorithms import checks, imitation, off_policy, on_policy
 from jaxrl.networks import Activation, Network
-from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
+from jaxrl.types import Array, Env, Metrics, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -73,38 +73,6 @@ def init(config: Config, env: Env, key: Array) -> types.State:
     return on_policy.init(config, env, key, networks.actor(config, env))
 
 
-def policy(
-    config: Any, env: Env, agent: types.Agent, obs: PyTree, memory: Memory
-) -> tuple[Any, Memory, dict[str, Any]]:
-    """One step: the action distribution."""
-    pi, memory = networks.apply_actor(config, env, agent.params, obs, memory)
-    return pi, memory, {}
-
-
-# A policy of which only the mean was learned has no spread.
-acts = acting.stochastic(policy, always_greedy=lambda config: config.loss == "mse")
-
-
-REPORTED = ("loss/imitation", "imitation/error", "policy/entropy")
-"""What `loss` reports of every step, in this order."""
-
-
-def loss(
-    params: PyTree, config: Any, env: Env, obs: PyTree, expert_action: Array
-) -> tuple[Array, tuple[Array, ...]]:
-    """The loss, and what is `REPORTED` of every step of the batch."""
-    pi, _ = networks.apply_actor(config, env, params, obs)
-    if config.loss == "mse":
-        imitation = losses.action_mse(pi.mode(), expert_action)
-    else:
-        imitation = losses.negative_log_likelihood(pi.log_prob(expert_action))
-    entropy = pi.entropy()
-    error = losses.action_error(pi.mode(), expert_action)
-    total = (imitation - config.ent_coef * entropy).mean()
-    total += config.l2_coef * losses.squared_norm(params)
-    return total, (imitation, error, entropy)
-
-
 def sample_batches(config: Config, env: Env, key: Array) -> types.Batches:
     """`num_updates` batches (obs, action) of the dataset, drawn uniformly."""
     rows = (env.teacher.obs, env.teacher.action)
@@ -124,18 +92,18 @@ def train_step(
     key, key_update = jax.random.split(world.key)
     world, _, stats = rollout.unroll(
         env,
-        partial(acts.act, config, env, agent),
+        partial(imitation.acts.act, config, env, agent),
         world.replace(key=key),
         config.num_steps,
     )
     params, opt_state, metrics = optim.fit(
-        lambda params, rows: loss(params, config, env, *rows),
+        lambda params, rows: imitation.loss(params, config, env, *rows),
         agent.params,
         agent.opt_state,
         sample_batches(config, env, key_update),
         optim.adam(config.max_grad_norm),
         learning_rate,
-        REPORTED,
+        imitation.REPORTED,
     )
     metrics |= stats
     metrics["optim/learning_rate"] = mean(learning_rate)
@@ -147,8 +115,8 @@ BC = types.Algorithm(
     Config=Config,
     init=init,
     train_step=train_step,
-    act=acts.act,
-    explain=acts.explain,
+    act=imitation.acts.act,
+    explain=imitation.acts.explain,
     plan=off_policy.plan_batches,
     validate=validate,
     teacher="data",

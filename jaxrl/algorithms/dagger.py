@@ -19,7 +19,7 @@ The details that matter:
    `beta_decay` = 0 is the paper's I(i = 1); with p it is p^(i - 1); "linear" falls to 0
    over `beta_fraction` of the run.
 4. The learner plays its likeliest action, as it will be judged; its loss is that of
-   behaviour cloning (`bc.loss`), on these states.
+   behaviour cloning (`imitation.loss`), on these states.
 5. Each environment step is one label: `env_steps` counts them.
 """
 
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import networks, optim, rollout, spaces, types
-from jaxrl.algorithms import bc, checks, off_policy, on_policy
+from jaxrl.algorithms import checks, imitation, off_policy, on_policy
 from jaxrl.data.frozen_policy import teacher_action
 from jaxrl.networks import Activation, Network
 from jaxrl.replay import ring
@@ -116,7 +116,7 @@ def mixture(
     def policy(obs: PyTree, memory: Memory, key: Array) -> tuple:
         key_expert, key_coin = jax.random.split(key)
         expert_action = teacher_action(env.teacher, env, obs, key_expert)
-        action, memory, _ = bc.acts.act(
+        action, memory, _ = imitation.acts.act(
             config, env, agent, obs, memory, key, greedy=True
         )
         expert_plays = jax.random.bernoulli(key_coin, beta, action.shape[:1])
@@ -151,13 +151,13 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     rows = Labelled(trajectory.obs, trajectory.extras["expert_action"])
     labelled = ring.add(state.labelled, rows)
     params, opt_state, metrics = optim.fit(
-        lambda params, batch: bc.loss(params, config, env, *batch),
+        lambda params, batch: imitation.loss(params, config, env, *batch),
         agent.params,
         agent.opt_state,
         ring.batches(labelled, key_update, config.num_updates, config.batch_size),
         optim.adam(config.max_grad_norm),
         learning_rate,
-        bc.REPORTED,
+        imitation.REPORTED,
     )
     metrics |= stats
     metrics["imitation/beta"] = mean(beta)
@@ -170,8 +170,8 @@ DAGGER = types.Algorithm(
     Config=Config,
     init=init,
     train_step=train_step,
-    act=bc.acts.act,
-    explain=bc.acts.explain,
+    act=imitation.acts.act,
+    explain=imitation.acts.explain,
     plan=off_policy.plan_batches,
     validate=validate,
     teacher="expert",

@@ -24,9 +24,10 @@ from flax.struct import PyTreeNode
 
 from jaxrl import acting, estimators, exploration, losses, networks, optim, types
 from jaxrl.algorithms import checks, off_policy, on_policy
-from jaxrl.algorithms.off_policy import State, Stored
+from jaxrl.algorithms.off_policy import Batch, State
 from jaxrl.networks import Activation, Network
 from jaxrl.replay import ring
+from jaxrl.replay.hindsight import Hindsight
 from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
 
@@ -53,6 +54,12 @@ class Config(PyTreeNode):
     """Whether the learning rate falls linearly to zero over `total_steps`."""
     gamma: float = traced(0.99, low=0, high=1)
     """Discount factor per environment step."""
+    n_step: int = static(1, low=1, high=1_000)
+    """Rewards in a target; fewer where an episode ends."""
+    hindsight: Hindsight = static("none")
+    """Goals in place of those wanted: the episode's last, or any reached later."""
+    hindsight_fraction: float = traced(0.8, low=0, high=1)
+    """How many of a batch have such a goal."""
     epsilon_start: float = traced(1.0, low=0, high=1)
     """Probability of a random action at the start."""
     epsilon_end: float = traced(0.05, low=0, high=1)
@@ -105,13 +112,13 @@ REPORTED = ("loss/td", "value/q")
 
 
 def loss(
-    params: PyTree, config: Config, env: Env, target_params: PyTree, batch: Stored
+    params: PyTree, config: Config, env: Env, target_params: PyTree, batch: Batch
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss, and what is `REPORTED` of every transition of the batch."""
     mask = networks.action_mask(env.observation_space, batch.next_obs)
     next_q = networks.apply_q(config, env, target_params, batch.next_obs)
     best = acting.legal(next_q, mask).max(-1)
-    target = losses.q_target(batch.reward, batch.terminated, best, config.gamma)
+    target = losses.q_target(batch.reward, batch.terminated, best, batch.discount)
     q = networks.apply_q(config, env, params, batch.obs)
     q_taken = estimators.action_value(q, batch.action)
     td = losses.huber_td if config.loss == "huber" else losses.squared_td
@@ -154,8 +161,9 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         off_policy.vector_steps(config),
         epsilon=epsilon,
     )
-    replay = ring.add(state.replay, off_policy.stored(trajectory))
-    batches = ring.batches(replay, key_sample, counts.updates, config.batch_size)
+    first = state.world.episode_length
+    replay = ring.add(state.replay, off_policy.stored(config, trajectory, first))
+    batches = off_policy.batches(config, env, replay, key_sample)
     agent, metrics = update(config, env, agent, batches, learning_rate)
     agent, clock = off_policy.renew_target(
         config, agent, state.target_clock, counts.env_steps

@@ -1,7 +1,8 @@
 """What learning from replay shares: warm-up, vector steps, storing, the target network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import optim, rollout, types
+from jaxrl import estimators, networks, optim, rollout, spaces, types
 from jaxrl.acting import Acting
 from jaxrl.errors import require
-from jaxrl.replay import ring
+from jaxrl.replay import hindsight, ring
 from jaxrl.types import (
     Array,
     Batches,
@@ -29,19 +30,38 @@ from jaxrl.types import (
 
 
 class Stored(NamedTuple):
-    """A transition in the replay memory; `[B, ...]` in an update."""
+    """A transition in the replay memory."""
 
     obs: PyTree
     action: Array
     reward: Array
     terminated: Array
     next_obs: PyTree
+    truncated: Array | None = None
+    """Only where targets have several rewards, or hindsight."""
+    step: Array | None = None
+    """Of its episode, int32; only with hindsight."""
+
+
+class Batch(NamedTuple):
+    """What a target of k rewards is made of, at most `config.n_step`; `[B, ...]`."""
+
+    obs: PyTree
+    action: Array
+    reward: Array  # the discounted sum of k rewards
+    terminated: Array  # whether `next_obs` is terminal
+    next_obs: PyTree  # k steps later
+    discount: Array  # γ^k
 
 
 class TargetClock(PyTreeNode, Shared):
     """Environment steps since a boundary of `target_update_interval` was crossed."""
 
     steps: Array  # int32 []
+
+
+GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
+"""What an observation consists of where there are goals."""
 
 
 class State(types.State, kw_only=True):
@@ -92,6 +112,21 @@ def check(config: Any, env: Env) -> None:
         f"{config.total_steps:g}, or nothing is learned.",
     )
     require(
+        config.n_step * config.num_envs <= config.buffer_size,
+        f"n_step = {config.n_step} steps of num_envs = {config.num_envs} environments "
+        f"must fit into buffer_size = {config.buffer_size}.",
+    )
+    space = env.observation_space
+    has_goals = (
+        isinstance(space, spaces.Dict) and {x for x, _ in space.items} == GOAL_KEYS
+    )
+    require(
+        config.hindsight == "none" or (has_goals and env.goal_reward is not None),
+        f"hindsight = {config.hindsight!r} needs observations of "
+        f"{', '.join(sorted(GOAL_KEYS))}, and a goal_reward; those of {env.id} are "
+        f"{space}: leave it at 'none'.",
+    )
+    require(
         config.buffer_size + counts.env_steps <= 2**31 - 1,
         f"buffer_size = {config.buffer_size} must be less than 2^31 - "
         f"{counts.env_steps}: a transition's index has 32 bits.",
@@ -121,7 +156,8 @@ def init(
     world = rollout.init_world(env, key, config.num_envs, memory)
     warmup = plan(config, env).warmup_env_steps // config.num_envs
     world, trajectory, _ = unroll(config, env, agent, world, warmup)
-    rows = stored(trajectory)
+    agent = with_stats(config, env, agent, trajectory)
+    rows = stored(config, trajectory, jnp.zeros(config.num_envs, jnp.int32))
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
     chunk = vector_steps(config)
     replay = ring.init(example, config.buffer_size, config.num_envs, chunk)
@@ -130,15 +166,105 @@ def init(
     return State(agent, world, replay=ring.add(replay, rows), target_clock=clock)
 
 
-def stored(trajectory: Transition) -> Stored:
-    """The part of a trajectory `[T, N]` that replay keeps."""
+def with_stats(config: Any, env: Env, agent: Any, trajectory: Transition) -> Any:
+    """The agent with the statistics of these observations too, if it has any."""
+    stats = getattr(agent, "obs_stats", None)
+    if stats is None:
+        return agent
+    stats = networks.update_stats(config, env, trajectory.obs, stats)
+    return agent.replace(obs_stats=stats)
+
+
+def stored(config: Any, trajectory: Transition, first: Array) -> Stored:
+    """The part of a trajectory `[T, N]` that replay keeps.
+
+    `first` int32 `[N]` are the steps of the episodes before it.
+    """
+    has_goals = config.hindsight != "none"
+    step = hindsight.episode_steps(trajectory.done, first) if has_goals else None
+    needs_ends = config.n_step > 1 or has_goals
     return Stored(
         obs=trajectory.obs,
         action=trajectory.action,
         reward=trajectory.reward,
         terminated=trajectory.terminated,
         next_obs=trajectory.next_obs,
+        truncated=trajectory.truncated if needs_ends else None,
+        step=step,
     )
+
+
+def batches(config: Any, env: Env, replay: ring.Ring, key: Array) -> Batches:
+    """The batches of a train step, each a `Batch`."""
+    shape = plan(config, env).updates, config.batch_size
+    if config.hindsight == "none":
+        index: PyTree = ring.sample_indices(replay, key, shape)
+    else:
+        key, *keys = jax.random.split(key, 3)
+        draws = (jax.random.uniform(x, shape) for x in keys)
+        index = (ring.sample_indices(replay, key, shape), *draws)
+    return Batches(index, partial(read, config, env, replay), math.prod(shape))
+
+
+def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
+    """The transitions at `[B]` indices, with what follows each of them.
+
+    With hindsight an index has two uniform draws beside it: which of the goals reached
+    later, and whether one of them takes the place of the goal wanted.
+    """
+    if config.n_step == 1 and config.hindsight == "none":
+        row = ring.take(replay, index)
+        discount = jnp.broadcast_to(config.gamma, row.reward.shape)
+        return Batch(*row[:5], discount=discount)
+    data: Stored = replay.data
+
+    def take(columns: PyTree, at: Array) -> PyTree:
+        return ring.take(ring.Ring(columns, replay.head), at)
+
+    index, *draws = index if config.hindsight != "none" else (index,)
+    ahead, newest = ring.ahead(replay, index, config.n_step)
+    reward, terminated, truncated = take(
+        (data.reward, data.terminated, data.truncated), ahead
+    )
+    ends = terminated | truncated | newest
+    obs, action = take((data.obs, data.action), index)
+    if draws:
+        reached = take(data.next_obs["achieved_goal"], ahead)
+        goal = wanted(config, replay, index, obs["desired_goal"], draws)
+        of_env = jax.vmap(env.goal_reward, (0, 0, None))
+        reward, terminated = jax.vmap(of_env, (0, None, None))(
+            reached, goal, env.params
+        )
+        ends |= terminated
+        obs = obs | {"desired_goal": goal}
+    reward, steps = estimators.n_step_return(reward, ends, config.gamma)
+
+    def last(x: Array) -> Array:
+        return jnp.take_along_axis(x, steps[None] - 1, axis=0)[0]
+
+    next_obs = take(data.next_obs, last(ahead))
+    if draws:
+        next_obs = next_obs | {"desired_goal": goal}
+    discount = config.gamma**steps
+    return Batch(obs, action, reward, last(terminated), next_obs, discount)
+
+
+def wanted(
+    config: Any, replay: ring.Ring, index: Array, goal: Array, draws: Sequence[Array]
+) -> Array:
+    """Goals `[B, ...]`, of which a fraction is one that the episode reached later."""
+    which, whether = draws
+    data: Stored = replay.data
+    later = hindsight.goals(
+        replay,
+        data.step,
+        data.next_obs["achieved_goal"],
+        index,
+        which,
+        config.hindsight,
+    )
+    chosen = whether < config.hindsight_fraction
+    return jnp.where(chosen.reshape(-1, *[1] * (goal.ndim - 1)), later, goal)
 
 
 def optimizer() -> optax.GradientTransformation:
@@ -151,10 +277,27 @@ def init_optimizers(params: dict[str, PyTree]) -> dict[str, PyTree]:
     return {n: optimizer().init(optim.flat(x)[0]) for n, x in params.items()}
 
 
-def fitted(agent: Any, name: str) -> tuple[optim.Fitted, Callable[[Array], PyTree]]:
-    """One of an agent's networks as a vector, and the function back to the tree."""
-    vector, unflatten = optim.flat(agent.params[name])
-    return optim.Fitted(vector, agent.opt_state[name]), unflatten
+def fitted(
+    agent: Any,
+) -> tuple[dict[str, optim.Fitted], dict[str, Callable[[Array], PyTree]]]:
+    """An agent's networks as vectors by name, and the functions back to the trees."""
+    flat = {name: optim.flat(params) for name, params in agent.params.items()}
+    vectors = {n: optim.Fitted(x, agent.opt_state[n]) for n, (x, _) in flat.items()}
+    return vectors, {name: tree for name, (_, tree) in flat.items()}
+
+
+def refit(
+    agent: Any,
+    learner: Any,
+    tree: dict[str, Callable[[Array], PyTree]],
+    target_params: PyTree,
+) -> Any:
+    """The agent with the networks of a learner, whose fields have their names."""
+    return agent.replace(
+        params={name: tree[name](getattr(learner, name).vector) for name in tree},
+        opt_state={name: getattr(learner, name).opt_state for name in tree},
+        target_params=target_params,
+    )
 
 
 def train_step(
@@ -175,10 +318,17 @@ def train_step(
     world, trajectory, stats = acts.unroll(
         config, env, agent, world.replace(key=key), vector_steps(config)
     )
-    replay = ring.add(state.replay, stored(trajectory))
-    updates = plan(config, env).updates
-    batches = ring.batches(replay, key_sample, updates, config.batch_size)
-    agent, metrics = update(config, env, agent, batches, key_update, learning_rate)
+    agent = with_stats(config, env, agent, trajectory)
+    first = state.world.episode_length
+    replay = ring.add(state.replay, stored(config, trajectory, first))
+    agent, metrics = update(
+        config,
+        env,
+        agent,
+        batches(config, env, replay, key_sample),
+        key_update,
+        learning_rate,
+    )
     metrics |= stats | {"optim/learning_rate": mean(learning_rate)}
     return State(agent, world, replay=replay, target_clock=None), metrics
 
@@ -205,7 +355,7 @@ def alternate(
       The learner, and the metrics of all steps.
     """
     delay = config.policy_delay
-    groups = len(batches.index) // delay
+    groups = len(jax.tree.leaves(batches.index)[0]) // delay
     rows = jax.tree.map(
         lambda x: x.reshape(groups, delay, *x.shape[1:]), (batches.index, noise)
     )

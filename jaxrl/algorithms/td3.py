@@ -25,53 +25,19 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.struct import PyTreeNode
 
-from jaxrl import (
-    acting,
-    estimators,
-    exploration,
-    losses,
-    networks,
-    optim,
-    spaces,
-    types,
-)
-from jaxrl.algorithms import checks, off_policy
-from jaxrl.algorithms.off_policy import State, Stored
-from jaxrl.networks import Activation, Network
+from jaxrl import acting, exploration, losses, networks, normalize, optim, types
+from jaxrl.algorithms import critics, off_policy
+from jaxrl.algorithms.critics import Agent
+from jaxrl.algorithms.off_policy import Batch, State
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 
-class Config(PyTreeNode):
+class Config(critics.Config):
     """Hyper-parameters of TD3. The defaults are those of the Pendulum benchmark row."""
 
-    total_steps: float = traced(20_000.0, low=1, high=1e12)
-    """Environment steps of the whole run, `learning_starts` included."""
-    num_envs: int = static(1, low=1)
-    """Environments stepped in parallel."""
-    train_frequency: int = static(1, low=1)
-    """Environment steps (over all environments) between updates."""
-    num_updates: int = static(1, low=1)
-    """Gradient steps of the critics each time."""
-    buffer_size: int = static(200_000, low=1)
-    """Transitions the replay memory holds; the oldest are overwritten."""
-    learning_starts: int = static(1_000, low=1)
-    """Environment steps taken at random before the first update."""
-    batch_size: int = static(256, low=1)
-    """Transitions in each update."""
-    learning_rate: float = traced(1e-3, low=0)
-    """Adam's step size, of actor and critics."""
-    anneal_lr: bool = static(False)
-    """Whether the learning rate falls linearly to zero over `total_steps`."""
-    gamma: float = traced(0.98, low=0, high=1)
-    """Discount factor per environment step."""
-    tau: float = traced(0.005, above=0, high=1)
-    """Weight of the online networks each time the target networks follow."""
-    num_critics: int = static(2, low=1)
-    """Critics; the smallest of their values is the target's."""
     policy_delay: int = static(2, low=1)
-    """Steps of the critics for one of the actor and of the target networks."""
+    """Steps of the critics for one of the policy and of the target networks."""
     target_noise: float = traced(0.2, low=0)
     """Deviation of the noise on the target's action, in half widths of the space."""
     target_noise_clip: float = traced(0.5, low=0)
@@ -84,45 +50,30 @@ class Config(PyTreeNode):
     """Of correlated noise: how fast it returns to 0, per unit of time."""
     noise_dt: float = traced(0.01, above=0)
     """Of correlated noise: units of time in a step."""
-    hidden_sizes: tuple[int, ...] = static((256, 256), low=1)
-    """Widths of the fully connected layers."""
-    activation: Activation = static("relu")
-    """Nonlinearity of the hidden layers."""
-    network: Network = static("auto")
-    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
 
 
 class DDPGConfig(Config):
     """Hyper-parameters of DDPG: those of TD3, with its three additions turned off."""
 
     num_critics: int = static(1, low=1)
-    """Critics; the smallest of their values is the target's."""
+    """Critics in the ensemble."""
+    target_subset: int = static(1, low=1)
+    """Critics, drawn at each step, whose smallest value is the target's."""
     policy_delay: int = static(1, low=1)
-    """Steps of the critics for one of the actor and of the target networks."""
+    """Steps of the critics for one of the policy and of the target networks."""
     target_noise: float = traced(0.0, low=0)
     """Deviation of the noise on the target's action, in half widths of the space."""
-
-
-class Agent(types.Agent, kw_only=True):
-    """All that the policy artefact holds: dicts of "actor" and "critics"."""
-
-    target_params: PyTree
-
-
-def validate(config: Config, env: Env, name: str) -> None:
-    checks.continuous_control(name, config, env)
-    off_policy.check(config, env)
 
 
 def policy(
     config: Config, env: Env, agent: Agent, obs: PyTree
 ) -> tuple[Array, dict[str, Array]]:
     """μ(s) in [-1, 1], and its value."""
-    action: Any = networks.deterministic_actor(config, env).apply(
-        agent.params["actor"], obs
-    )
-    q: Any = networks.critics(config, env).apply(agent.params["critics"], obs, action)
-    return action, {"value": q.min(0)}
+    stats = agent.obs_stats
+    net = networks.deterministic_actor(config, env)
+    action: Any = net.apply(agent.params["actor"], obs, stats)
+    q = critics.values(config, env, agent.params["critics"], stats, obs, action, None)
+    return action, {"value": critics.policy_value(config, q)}
 
 
 def explore(
@@ -158,6 +109,7 @@ def init(config: Config, env: Env, key: Array) -> State:
         params=params,
         opt_state=off_policy.init_optimizers(params),
         target_params=params,
+        obs_stats=networks.init_stats(config, env),
     )
     memory = init_memory(config, env, config.num_envs)
     return off_policy.init(
@@ -174,21 +126,32 @@ class Learner(NamedTuple):
     target_critics: Array
 
 
+class Draws(NamedTuple):
+    """The randomness of a gradient step."""
+
+    smoothing: Array  # [B, D], standard normal
+    subset: Array  # keys
+    dropout: Array
+
+
 def critic_target(
-    config: Config, env: Env, target: dict[str, PyTree], batch: Stored, noise: Array
+    config: Config,
+    env: Env,
+    params: dict[str, PyTree],
+    stats: normalize.RunningStats | None,
+    batch: Batch,
+    draws: Draws,
 ) -> Array:
-    """y `[B]`, from the target networks."""
-    action: Any = networks.deterministic_actor(config, env).apply(
-        target["actor"], batch.next_obs
-    )
+    """y, from the target networks and a smoothed action."""
+    net = networks.deterministic_actor(config, env)
+    action: Any = net.apply(params["actor"], batch.next_obs, stats)
     action = action + exploration.smoothing_noise(
-        noise, config.target_noise, config.target_noise_clip
+        draws.smoothing, config.target_noise, config.target_noise_clip
     )
-    q: Any = networks.critics(config, env).apply(
-        target["critics"], batch.next_obs, jnp.clip(action, -1.0, 1.0)
-    )
-    value = estimators.subset_minimum(q, None, config.num_critics)
-    return losses.q_target(batch.reward, batch.terminated, value, config.gamma)
+    action = jnp.clip(action, -1.0, 1.0)
+    ask = partial(critics.values, config, env, params["critics"], stats)
+    q = ask(batch.next_obs, action, draws.dropout)
+    return critics.target(batch, critics.target_value(config, q, draws.subset))
 
 
 def update(
@@ -200,48 +163,43 @@ def update(
     learning_rate: types.Scalar,
 ) -> tuple[Agent, Metrics]:
     """Gradient steps of the critics on all batches, and those of the actor among them."""
-    actor_net = networks.deterministic_actor(config, env)
-    critic_net = networks.critics(config, env)
-    first_critic = networks.critics(config.replace(num_critics=1), env)
+    stats = agent.obs_stats
+    net = networks.deterministic_actor(config, env)
     optimizer = off_policy.optimizer()
-    actor, actor_of = off_policy.fitted(agent, "actor")
-    critics, critics_of = off_policy.fitted(agent, "critics")
+    fitted, tree = off_policy.fitted(agent)
 
     def critic_step(
-        learner: Learner, batch: Stored, noise: Array
+        learner: Learner, batch: Batch, draws: Draws
     ) -> tuple[Learner, Metrics]:
         target_params = {
-            "actor": actor_of(learner.target_actor),
-            "critics": critics_of(learner.target_critics),
+            "actor": tree["actor"](learner.target_actor),
+            "critics": tree["critics"](learner.target_critics),
         }
-        target = critic_target(config, env, target_params, batch, noise)
-        action = spaces.to_unit(env.action_space, batch.action)
-
-        def loss(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-            q: Any = critic_net.apply(critics_of(vector), batch.obs, action)
-            error = losses.squared_td(q, jnp.broadcast_to(target, q.shape))
-            return error.sum(0).mean(), (error, q)
-
-        critics, (error, q), norm = optim.step(
-            loss, learner.critics, optimizer, learning_rate
+        target = critic_target(config, env, target_params, stats, batch, draws)
+        fitted, metrics = critics.step(
+            config,
+            env,
+            learner.critics,
+            tree["critics"],
+            stats,
+            batch,
+            target,
+            draws.dropout,
+            learning_rate,
         )
-        metrics = {
-            "loss/critic": mean(error),
-            "value/q": mean(q),
-            "optim/critic_grad_norm": mean(norm),
-        }
-        return learner._replace(critics=critics), metrics
+        return learner._replace(critics=fitted), metrics
 
     def actor_step(
-        learner: Learner, batch: Stored, noise: Array
+        learner: Learner, batch: Batch, draws: Draws
     ) -> tuple[Learner, Metrics]:
-        del noise
-        params = jax.tree.map(lambda x: x[:1], critics_of(learner.critics.vector))
+        one, params = first_critic(config, tree["critics"](learner.critics.vector))
 
         def loss(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-            action: Any = actor_net.apply(actor_of(vector), batch.obs)
-            q: Any = first_critic.apply(params, batch.obs, action)
-            loss = losses.deterministic_policy(q[0])
+            action: Any = net.apply(tree["actor"](vector), batch.obs, stats)
+            q = critics.values(
+                one, env, params, stats, batch.obs, action, draws.dropout
+            )
+            loss = losses.deterministic_policy(critics.policy_value(one, q))
             return loss.mean(), (loss, action)
 
         actor, (policy_loss, action), norm = optim.step(
@@ -261,23 +219,36 @@ def update(
         }
         return learner, metrics
 
-    targets = [optim.flat(agent.target_params[x])[0] for x in ("actor", "critics")]
-    noise = jax.random.normal(key, (*batches.index.shape, env.action_space.size))
     learner, metrics = off_policy.alternate(
         config,
         batches,
-        noise,
-        Learner(actor, critics, *targets),
+        draw(config, env, key),
+        Learner(
+            **fitted,
+            target_actor=optim.flat(agent.target_params["actor"])[0],
+            target_critics=optim.flat(agent.target_params["critics"])[0],
+        ),
         critic_step,
         actor_step,
     )
-    of = {"actor": actor_of, "critics": critics_of}
-    new = Agent(
-        params={x: of[x](getattr(learner, x).vector) for x in of},
-        opt_state={x: getattr(learner, x).opt_state for x in of},
-        target_params={x: of[x](getattr(learner, f"target_{x}")) for x in of},
-    )
-    return new, metrics
+    targets = {x: tree[x](getattr(learner, f"target_{x}")) for x in tree}
+    return off_policy.refit(agent, learner, tree, targets), metrics
+
+
+def first_critic(config: Config, params: PyTree) -> tuple[Config, PyTree]:
+    """What the policy follows: the first critic alone, unless it is the mean of all."""
+    if config.num_quantiles or config.target_subset < config.num_critics:
+        return config, params
+    one = config.replace(num_critics=1, target_subset=1)
+    return one, jax.tree.map(lambda x: x[:1], params)
+
+
+def draw(config: Config, env: Env, key: Array) -> Draws:
+    """The randomness of all gradient steps of a train step."""
+    shape = off_policy.plan(config, env).updates, config.batch_size
+    key_noise, *keys = jax.random.split(key, 3)
+    noise = jax.random.normal(key_noise, (*shape, env.action_space.size))
+    return Draws(noise, *(jax.random.split(x, shape[0]) for x in keys))
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
@@ -293,10 +264,10 @@ TD3 = types.Algorithm(
     act=acts.act,
     explain=acts.explain,
     plan=off_policy.plan,
-    validate=partial(validate, name="td3"),
+    validate=partial(critics.validate, "td3"),
     init_memory=init_memory,
 )
 
 DDPG = TD3._replace(
-    name="ddpg", Config=DDPGConfig, validate=partial(validate, name="ddpg")
+    name="ddpg", Config=DDPGConfig, validate=partial(critics.validate, "ddpg")
 )

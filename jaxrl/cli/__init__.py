@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import click
 
 from jaxrl.cli.groups import LazyGroup, import_command
+from jaxrl.core.files import DISK_ERRORS
 from jaxrl.core.user_code import describe_error, is_users, original
 from jaxrl.errors import InvalidInput, one_line, shorten_values
 
@@ -146,12 +147,12 @@ def _explain_devices() -> str:
 
 
 def _explain_os_error(error: OSError) -> tuple[str, int] | None:
-    """The same of a file; None for one that the user's code did not find."""
+    """The same of a file; None for an error of the user's code that is not the disk's."""
     if error.errno == errno.ENAMETOOLONG:
         return f"{error.filename!r} is too long for a file's name: shorten it.", 2
-    if is_users(error) and isinstance(error, FileNotFoundError):
+    if is_users(error) and error.errno not in DISK_ERRORS:
         return None
-    reason = error.strerror or type(error).__name__
+    reason = error.strerror or str(error) or type(error).__name__
     then = "".join(f", then `{note}`" for note in getattr(error, "__notes__", ()))
     return (
         f"{error.filename or 'a file'} cannot be written or read ({reason}): what was "

@@ -228,7 +228,13 @@ class _FieldType(click.ParamType):
                 return tuple(self.scalar(v) for v in value.split(self.separator))
             return self.scalar(value)
         except ValueError:
-            self.fail(f"{value!r} is not of type {self.name}.", param, ctx)
+            noun = {int: "a whole number", float: "a number"}.get(
+                kind, f"a {self.name}"
+            )
+            if self.several:
+                noun = f"{noun[2:]}s joined by {self.separator!r}"
+            either = " or none" if self.optional else ""
+            self.fail(f"{value!r} must be {noun}{either}.", param, ctx)
 
 
 def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

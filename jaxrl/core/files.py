@@ -196,7 +196,8 @@ def relative(folder: Path | str, path: str) -> str:
     """
     if os.path.isabs(path):
         return path
-    parent, name = os.path.split(os.path.normpath(path))
+    # Not `normpath`: "link/.." is where the link leads, and not here.
+    parent, name = os.path.split(path.rstrip("/"))
     if name in ("", ".", ".."):
         parent, name = path, ""
     real = os.path.join(os.path.realpath(parent), name).rstrip("/")

@@ -38,7 +38,7 @@ def import_value(
         )
     value = getattr(module, value_name, None)
     if not fits(value):
-        hint = did_you_mean(value_name, vars(module))
+        hint = did_you_mean(value_name, [n for n, x in vars(module).items() if fits(x)])
         raise InvalidInput(
             f"{what} {name!r}: {module_name} has no {noun} {value_name!r}{hint}."
         )

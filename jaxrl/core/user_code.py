@@ -90,5 +90,7 @@ def _is_users_file(name: str) -> bool:
     if name.startswith("<"):
         return False
     path = Path(name)
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return False  # also of another interpreter, or of the user alone
     libraries: tuple[Path | str, ...] = (PACKAGE, *_LIBRARIES)
     return not any(path.is_relative_to(library) for library in libraries)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxrl.core.config import check_value
 from jaxrl.core.imports import import_value
 from jaxrl.envs import wrappers
+from jaxrl.envs.goals import GOALS
 from jaxrl.envs.gymnasium import gymnasium_factory
 from jaxrl.envs.gymnax import (
     GYMNAX_IDS,
@@ -39,6 +40,7 @@ Factory = Callable[..., Env]
 _BUILT_IN: dict[str, Factory] = {
     **{id: functools.partial(gymnax_env, id) for id in GYMNAX_IDS},
     **PROBES,
+    **GOALS,
     **LECTURE,
 }
 _registered: dict[str, Factory] = {}

@@ -17,7 +17,7 @@ from jaxrl import spaces
 from jaxrl.core.user_code import find_line
 from jaxrl.errors import InvalidInput
 from jaxrl.networks.encoding import is_image
-from jaxrl.types import Array, Env, PyTree
+from jaxrl.types import Array, Env, PyTree, TimeStep
 
 COPIES = 64
 LATE = 1_000_000
@@ -198,14 +198,57 @@ def _channels_last(subject: Subject) -> Problem | None:
 # Tracing
 
 
-def _reset_traces(subject: Subject) -> str | None:
-    str(subject.reset_jaxpr)
+def _reset_traces(subject: Subject) -> str | Problem | None:
+    return _trace(lambda: subject.reset_jaxpr) or _wrong_result(
+        "reset", jax.eval_shape(subject.reset, subject.key), "(state, observation)"
+    )
+
+
+def _step_traces(subject: Subject) -> str | Problem | None:
+    found = _trace(lambda: subject.step_jaxpr)
+    if found:
+        return found
+    state, _ = subject.start
+    result = jax.eval_shape(subject.step, subject.key, state, subject.action)
+    return _wrong_result("step", result, "(state, TimeStep)")
+
+
+OF_TRACING = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+"""What plain Python on traced arrays raises."""
+
+
+def _trace(make: Callable[[], Any]) -> Problem | None:
+    """Trace a function; only an error of tracing is answered with how to avoid it."""
+    try:
+        str(make())
+    except (*OF_TRACING, InvalidInput):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        said = f"{type(error).__name__}: {lines[0]}{find_line(error)}"
+        return Problem(said, "see to that line")
     return None
 
 
-def _step_traces(subject: Subject) -> str | None:
-    str(subject.step_jaxpr)
-    return None
+def _wrong_result(name: str, result: Any, wanted: str) -> Problem | None:
+    """What is wrong with the structure of what `reset` or `step` returned."""
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if is_pair and (name == "reset" or isinstance(result[1], TimeStep)):
+        return None
+    given = f"{len(result)} values" if isinstance(result, tuple) else "one value"
+    if is_pair:
+        given = f"(state, {type(result[1]).__name__})"
+    return Problem(
+        f"it returns {given}",
+        f"return {wanted}, with jaxrl.TimeStep(obs, reward, terminated, truncated, info)"
+        if name == "step"
+        else f"return {wanted}",
+    )
 
 
 def _no_callbacks(subject: Subject) -> str | None:

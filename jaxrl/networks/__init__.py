@@ -89,10 +89,16 @@ def deterministic_actor(config: Any, env: Env) -> DeterministicActor:
 
 
 def critics(config: Any, env: Env) -> Critics:
-    """`config.num_critics` action values of `config.network`."""
-    torso = resolve(config, env.observation_space)
-    spaces_and_torso = (env.observation_space, env.action_space, torso)
-    return Critics(*spaces_and_torso, config.num_critics)
+    """`config.num_critics` action values of `config.network`.
+
+    `config.dropout` regularises them and not the policy, with layer normalisation.
+    """
+    body = resolve(config, env.observation_space)
+    if config.dropout > 0.0:
+        torso: Any = body.torso
+        body = Body(torso.clone(dropout=config.dropout, layer_norm=True))
+    found = (env.observation_space, env.action_space, body)
+    return Critics(*found, config.num_critics, config.num_quantiles)
 
 
 def apply_actor(

@@ -159,12 +159,16 @@ class QNetwork(nn.Module):
 
 
 class Critics(nn.Module):
-    """An ensemble of K independent Q(s, a), or Q(s, .) of a Discrete action space."""
+    """An ensemble of K independent Q(s, a), or Q(s, .) of a Discrete action space.
+
+    With `num_quantiles` each is a distribution: M quantiles in place of a mean.
+    """
 
     observation_space: spaces.Space
     action_space: spaces.Box | spaces.Discrete
     body: Body
     num_critics: int
+    num_quantiles: int = 0
 
     @nn.compact
     def __call__(
@@ -173,36 +177,38 @@ class Critics(nn.Module):
         action: Array | None = None,
         stats: RunningStats | None = None,
     ) -> Array:
-        """Values `[K, *batch]` of actions `[*batch, D]` in [-1, 1]; without actions those
-        of a Discrete space, `[K, *batch, A]`."""
+        """Values `[K, *batch]` of actions `[*batch, D]` in [-1, 1], or their quantiles
+        `[K, *batch, M]`; without actions those of a Discrete space, `[K, *batch, A]`."""
         x = encode(self.observation_space, obs, self.body.takes, stats)
         each = nn.vmap(
             _OneCritic,
             variable_axes={"params": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             in_axes=(None, None),
             axis_size=self.num_critics,
         )
-        num_actions = getattr(self.action_space, "n", None)
-        return each(self.body, num_actions, name="critics")(x, action)
+        size = getattr(self.action_space, "n", self.num_quantiles)
+        return each(self.body, size, name="critics")(x, action)
 
 
 class _OneCritic(nn.Module):
     body: Body
-    num_actions: int | None
+    size: int
+    """Outputs; 0 is one without an axis of its own."""
 
     @nn.compact
     def __call__(self, x: PyTree, action: Any) -> Array:
         torso: Any = self.body.torso
         torso = torso.clone(parent=self, name="torso")
-        if self.num_actions is not None:
-            return dense(self.num_actions, scale=1.0)(torso(x))
-        if self.body.takes == "vector":
+        if action is None:
+            x = torso(x)
+        elif self.body.takes == "vector":
             x = torso(jnp.concatenate([x, action], -1))
         else:  # the action joins behind the torso, with a layer of its own
             x = jnp.concatenate([torso(x), action], -1)
             x = nn.relu(dense(x.shape[-1])(x))
-        return dense(1, scale=1.0)(x).squeeze(-1)
+        out = dense(max(self.size, 1), scale=1.0)(x)
+        return out if self.size else out.squeeze(-1)
 
 
 def embed(

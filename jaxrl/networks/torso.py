@@ -48,6 +48,8 @@ class MLP(nn.Module):
     activation: Activation = "tanh"
     layer_norm: bool = False
     """Whether each layer is normalised before its nonlinearity (Ba et al., 2016)."""
+    dropout: float = 0.0
+    """Fraction of each layer's outputs that is dropped where an rng "dropout" is given."""
 
     takes: ClassVar[Takes] = "vector"
 
@@ -55,6 +57,8 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         for size in self.hidden_sizes:
             x = dense(size)(x)
+            if self.dropout > 0.0 and self.has_rng("dropout"):
+                x = nn.Dropout(self.dropout, deterministic=False)(x)
             x = nn.LayerNorm()(x) if self.layer_norm else x
             x = activation(self.activation)(x)
         return x

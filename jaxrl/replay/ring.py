@@ -142,6 +142,24 @@ def take(ring: Ring, index: Array) -> PyTree:
     return jax.tree.map(pick, ring.data)
 
 
+def ahead(ring: Ring, index: Array, num_steps: int) -> tuple[Array, Array]:
+    """The transitions that follow some in time.
+
+    Args:
+      ring: the ring.
+      index: `[...]` of stored transitions.
+      num_steps: n.
+
+    Returns:
+      Indices `[n, ...]`, the given ones first, and bool `[n, ...]`: whether it is the
+      newest of its environment. What stands after the newest is older than the first.
+    """
+    rows, num_envs = jax.tree.leaves(ring.data)[0].shape[:2]
+    later = jnp.arange(num_steps).reshape(-1, *[1] * index.ndim) * num_envs
+    found = (index + later) % (rows * num_envs)
+    return found, found // num_envs == (ring.head.position - 1) % rows
+
+
 def batches(ring: Ring, key: Array, num_updates: int, batch_size: int) -> Batches:
     """Batches for `optim.fit`, each as `sample` draws it: `[B, ...]`.
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from jaxrl import BC, PPO, make, networks, spaces
-from jaxrl.algorithms import bc
+from jaxrl.algorithms import imitation
 from jaxrl.data import dataset
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.errors import InvalidInput
@@ -133,7 +133,7 @@ def test_loss_is_that_of_a_loop_and_every_weight_counts():
     config = tiny(BC, ent_coef=0.5, l2_coef=0.25)
     params = BC.init(config, env, KEY).agent.params
     rows = (env.teacher.obs, env.teacher.action)
-    total, (nll, error, entropy) = bc.loss(params, config, env, *rows)
+    total, (nll, error, entropy) = imitation.loss(params, config, env, *rows)
     logits = np.asarray(
         networks.apply_actor(config, env, params, rows[0][0])[0].logits, np.float64
     )

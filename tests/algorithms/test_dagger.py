@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl import DAGGER, make, networks, spaces
-from jaxrl.algorithms import bc, dagger
+from jaxrl.algorithms import dagger, imitation
 from jaxrl.data.frozen_policy import FrozenPolicy
 from jaxrl.errors import InvalidInput
 from jaxrl.training import population
@@ -154,7 +154,7 @@ def test_the_gradient_is_that_of_the_likelihood_of_the_labels():
         logits = networks.apply_actor(config, env, params, batch.obs)[0].logits
         return -(logits[0, 0] + logits[1, 1] - jax.nn.logsumexp(logits, -1).sum()) / 2
 
-    grads = jax.grad(lambda p: bc.loss(p, config, env, *batch)[0])(params)
+    grads = jax.grad(lambda p: imitation.loss(p, config, env, *batch)[0])(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         grads,

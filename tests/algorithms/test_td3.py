@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl import networks, spaces
-from jaxrl.algorithms import ALGORITHMS, off_policy, sac, td3
+from jaxrl.algorithms import ALGORITHMS, critics, off_policy, sac, td3
 from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.td3 import DDPG, TD3
 from jaxrl.envs import make
@@ -43,12 +43,14 @@ def trained(algorithm, env, iterations, **changes):
 
 def values(algorithm, config, env, state, obs):
     """What the critics say of the greedy action."""
+    agent = state.agent
     if algorithm.name != "sac":
-        return td3.policy(config, env, state.agent, obs)[1]["value"]
-    pi, _, _ = sac.policy(config, env, state.agent, obs, ())
+        return td3.policy(config, env, agent, obs)[1]["value"]
+    pi, _, _ = sac.policy(config, env, agent, obs, ())
     action = spaces.to_unit(env.action_space, pi.mode())
-    net = networks.critics(config, env)
-    return net.apply(state.agent.params["critics"], obs, action).min(0)
+    params, stats = agent.params["critics"], agent.obs_stats
+    q = critics.values(config, env, params, stats, obs, action, None)
+    return critics.policy_value(config, q)
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -57,15 +59,16 @@ def test_the_target_of_td3_by_hand(terminated):
     config = tiny(TD3, gamma=0.5, target_noise=0.2, target_noise_clip=0.3)
     params = TD3.init(config, env, KEY).agent.params
     obs = jnp.ones((2, 1))
-    batch = off_policy.Stored(
+    batch = off_policy.Batch(
         obs,
         jnp.zeros((2, 1)),
         jnp.array([2.0, -1.0]),
         jnp.array([terminated] * 2),
         obs,
+        discount=jnp.full(2, 0.5),
     )
-    noise = jnp.array([[9.0], [-0.5]])
-    found = td3.critic_target(config, env, params, batch, noise)
+    draws = td3.Draws(jnp.array([[9.0], [-0.5]]), KEY, KEY)
+    found = td3.critic_target(config, env, params, None, batch, draws)
     actor = networks.deterministic_actor(config, env).apply(params["actor"], obs)
     action = np.clip(np.asarray(actor) + np.array([[0.3], [-0.1]]), -1, 1)
     q = networks.critics(config, env).apply(params["critics"], obs, action)
@@ -78,8 +81,9 @@ def test_the_soft_value_of_continuous_actions_by_hand():
     config = tiny(SAC)
     params = SAC.init(config, env, KEY).agent.params
     obs, noise = jnp.ones((3, 1)), jnp.array([[-1.0], [0.0], [2.0]])
-    value, log_prob = sac.soft_values(
-        config, env, params["actor"], params["critics"], 0.3, obs, noise, None
+    params["temperature"] = jnp.log(0.3)
+    value, log_prob = sac.soft_value(
+        config, env, params, None, obs, (noise, KEY), lambda q: q.min(0)
     )
     mean, log_std = networks.spread_actor(config, env).apply(params["actor"], obs)
     x = np.asarray(mean + jnp.exp(log_std) * noise, np.float64)
@@ -98,8 +102,9 @@ def test_the_soft_value_of_discrete_actions_by_hand():
     params = SAC.init(config, env, KEY).agent.params
     mask = jnp.array([[True, False, True, False]])
     obs = {"obs": jnp.ones((1, 1)), "action_mask": mask}
-    value, log_prob = sac.soft_values(
-        config, env, params["actor"], params["critics"], 0.3, obs, None, None
+    params["temperature"] = jnp.log(0.3)
+    value, log_prob = sac.soft_value(
+        config, env, params, None, obs, (None, KEY), lambda q: q.min(0)
     )
     logits = networks.spread_actor(config, env).apply(params["actor"], obs)[0, [0, 2]]
     p = np.asarray(jax.nn.softmax(logits), np.float64)
@@ -116,8 +121,8 @@ def test_gradients_of_the_soft_value_equal_finite_differences():
     noise = jax.random.normal(KEY, (64, 1))
 
     def value(actor):
-        args = (params["critics"], 0.3, jnp.ones((64, 1)), noise, None)
-        return sac.soft_values(config, env, actor, *args)[0].mean()
+        args = (None, jnp.ones((64, 1)), (noise, KEY), lambda q: q.min(0))
+        return sac.soft_value(config, env, params | {"actor": actor}, *args)[0].mean()
 
     with jax.enable_x64(True):
         params, noise = jax.tree.map(lambda x: x.astype(jnp.float64), (params, noise))
@@ -235,9 +240,7 @@ def test_the_temperature_finds_the_entropy_wanted(wanted):
     config = SAC.Config(hidden_sizes=(32,), target_entropy=wanted)
     obs = jnp.linspace(-1, 1, 32)[:, None]
     noise = jax.random.normal(KEY, (512, 32, 1))
-    pi = sac.distribution(
-        config, env, state.agent.params["actor"], obs, env.action_space
-    )
+    pi = sac.distribution(config, env, state.agent.params["actor"], None, obs)
     log_prob = jax.vmap(lambda x: pi.log_prob(pi.pre_tanh(x)))(noise)
     assert float(-log_prob.mean()) == pytest.approx(wanted, abs=0.15)
 
@@ -267,12 +270,57 @@ def test_discrete_sac_learns_to_act_on_what_it_sees():
     assert float(episodes.episode_return.mean()) == 1.0
 
 
-def test_a_random_subset_of_the_critics_trains():
-    env = probe("truncation")
-    config = tiny(SAC, num_critics=5, target_subset=2, num_updates=4, policy_delay=4)
-    state = SAC.init(config, env, KEY)
-    _, metrics = jax.jit(SAC.train_step)(config, env, state)
+OPTIONS = {
+    "subset": {"num_critics": 5, "num_updates": 4, "policy_delay": 4},
+    "quantiles": {"num_quantiles": 5, "dropped_quantiles": 1},
+    "dropout": {"dropout": 0.1},
+    "n_step": {"n_step": 3},
+    "statistics": {"normalize_obs": True},
+}
+
+
+@pytest.mark.fast_cases("sac-quantiles")
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["td3", "sac"])
+def test_learns_a_value_with_every_option(name, option):
+    algorithm, env, obs = ALGORITHMS[name], probe("delay"), jnp.array([[0.0], [1.0]])
+    cold = {"learn_temperature": False, "temperature": 1e-6} if name == "sac" else {}
+    changes = OPTIONS[option] | cold
+    config, state, metrics = trained(algorithm, env, 400, **changes)
     assert all(jnp.isfinite(m.sum) for m in metrics.values())
+    found = values(algorithm, config, env, state, obs)
+    np.testing.assert_allclose(found, [0.9, 1.0], atol=0.1)
+
+
+def test_targets_of_several_rewards_end_with_the_episode():
+    env = probe("truncation")  # five steps of reward 1
+    config = tiny(TD3, n_step=3, gamma=0.5, num_envs=2, train_frequency=2)
+    state = TD3.init(config, env, KEY)
+    size = int(state.replay.head.size) * 2
+    batch = off_policy.read(config, env, state.replay, jnp.arange(size))
+    ends = np.asarray(state.replay.data.truncated)[: size // 2]
+    for row in range(size // 2):
+        for env_number in range(2):
+            k = 1
+            while k < 3 and row + k < size // 2 and not ends[row + k - 1, env_number]:
+                k += 1
+            found = off_policy.Batch(*[x[row * 2 + env_number] for x in batch])
+            assert found.reward == pytest.approx(sum(0.5**i for i in range(k)))
+            assert found.discount == pytest.approx(0.5**k)
+            np.testing.assert_array_equal(
+                found.next_obs, state.replay.data.next_obs[row + k - 1, env_number]
+            )
+
+
+def test_the_critics_of_actions_that_drop_units_drop_none_when_acting():
+    env = probe("truncation")
+    config = tiny(TD3, dropout=0.5)
+    agent = TD3.init(config, env, KEY).agent
+    obs, action = jnp.ones((4, 1)), jnp.zeros((4, 1))
+    ask = partial(critics.values, config, env, agent.params["critics"], None, obs)
+    first, again = ask(action, None), ask(action, KEY)
+    assert (first == ask(action, None)).all() and not (first == again).all()
+    assert not (again == ask(action, jax.random.key(1))).all()
 
 
 @FAMILY
@@ -294,6 +342,21 @@ def test_training_copies_no_replay_memory(name):
         ("ddpg", make("probe/masked"), {}, "ddpg needs a bounded Box"),
         ("sac", make("CartPole-v1"), {"target_subset": 3}, "target_subset = 3 .* = 2"),
         ("td3", make("Pendulum-v1"), {"network": "gru"}, "has a memory, which td3"),
+        ("td3", make("Pendulum-v1"), {"num_critics": 1}, "target_subset = 2 .* = 1"),
+        (
+            "td3",
+            make("Pendulum-v1"),
+            {"num_quantiles": 2},
+            "dropped_quantiles = 2 .* 2",
+        ),
+        ("sac", make("CartPole-v1"), {"num_quantiles": 5}, "num_quantiles = 5 needs"),
+        ("sac", make("Pendulum-v1"), {"n_step": 99}, "n_step = 99 .* = 64"),
+        (
+            "sac",
+            make("Breakout-MinAtar"),
+            {"dropout": 0.1},
+            "dropout = 0.1 needs fully connected",
+        ),
         (
             "sac",
             make("probe/continuous").replace(

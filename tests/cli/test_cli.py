@@ -362,15 +362,15 @@ def test_the_version(capsys):
         ("train ppo --env MNISTBandit-bsuite", ["'MNISTBandit-bsuite'", "downloads"]),
         ("train ppo --env no_such_module:make", ["no_such_module"]),
         ("train ppo --env probe/action --learning-rat 1", ["--learning-rate"]),
-        ("train ppo --env probe/action --num-envs two", ["num-envs", "'two'", "int"]),
-        ("train ppo --env probe/action --num-envs 2.5", ["num-envs", "'2.5'", "int"]),
+        ("train ppo --env probe/action --num-envs two", ["num-envs", "'two'", "whole"]),
+        ("train ppo --env probe/action --num-envs 2.5", ["num-envs", "'2.5'", "whole"]),
         ("train ppo --env probe/action --num-envs 0", ["num_envs = 0", "at least 1"]),
-        ("train ppo --env probe/action --seed x", ["seed", "'x'", "integer"]),
+        ("train ppo --env probe/action --seed x", ["seed", "'x'", "whole number"]),
         ("train ppo --env probe/action --seed=-1", ["seed = -1", "at least 0"]),
         ("train ppo --env probe/action --num-seeds 0", ["num_seeds = 0", "at least 1"]),
         ("train ppo --env probe/action --gamma 2", ["gamma = 2.0", "at most 1"]),
         ("train ppo --env probe/action --gamma nan", ["gamma = nan", "a number"]),
-        ("train ppo --env probe/action --gamma high", ["gamma", "'high'", "float"]),
+        ("train ppo --env probe/action --gamma high", ["gamma", "'high'", "a number"]),
         ("train ppo --env probe/action --learning-rate inf", ["learning_rate = inf"]),
         ("train ppo --env probe/action --target-kl x", ["target-kl", "'x'", "none"]),
         ("train ppo --env probe/action --total-steps=-5", ["total_steps = -5.0"]),
@@ -587,6 +587,9 @@ import jax.numpy as jnp, jaxrl
 def missing():
     return open("parameters.json")
 
+def library():
+    raise OSError("libGLX.so.99: cannot open shared object file")
+
 def attribute():
     return jaxrl.spaces.MultiDiscrete([2, 2])
 
@@ -602,6 +605,7 @@ def shapes():
     ("name", "last"),
     [
         ("missing", "FileNotFoundError"),
+        ("library", "OSError"),
         ("attribute", "AttributeError"),
         ("shapes", "TypeError"),
     ],

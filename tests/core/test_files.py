@@ -115,6 +115,16 @@ def test_only_the_disks_errors_stay_errors_of_the_disk():
         files.refuse(OSError(errno.ENOENT, "none"), "the name")
 
 
+def test_a_path_behind_a_link_is_what_the_link_leads_to(tmp_path, monkeypatch):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "data").touch()
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    (tmp_path / "here" / "link").symlink_to("../real/deep")
+    monkeypatch.chdir(tmp_path / "here")
+    kept = files.relative("run", "link/../data")
+    assert Path(files.locate("run", kept)).samefile(tmp_path / "real" / "data")
+
+
 def test_paths_are_kept_relative_to_a_folder(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rows").touch()

@@ -1,6 +1,7 @@
 """Errors of the user's code are shown with the user's lines alone."""
 
 import functools
+import importlib.util
 import json
 
 import jax
@@ -47,6 +48,18 @@ def test_only_the_users_lines_are_shown(function):
         "RuntimeError: no parameters",
     )
     assert user_code.find_line(error).startswith(" (test_user_code.py, line ")
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_a_library_of_another_place_is_no_code_of_the_users(folder, tmp_path):
+    file = tmp_path / folder / "library.py"
+    file.parent.mkdir()
+    file.write_text("def fail():\n    raise KeyError('theirs')\n")
+    spec = importlib.util.spec_from_file_location("library", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    error = raised(module.fail)
+    assert not user_code.is_users(error.with_traceback(error.__traceback__.tb_next))
 
 
 def test_an_error_of_jaxrl_or_a_library_is_not_the_users():

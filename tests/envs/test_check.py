@@ -325,6 +325,29 @@ def several_defects():
     return walk(reset=observed_reset, step=broken_step, observation_space=space)
 
 
+def test_what_step_returns_is_looked_at_before_its_parts():
+    def step(key, state, action, params):
+        return state, jnp.zeros(1), 0.0, False, {}
+
+    findings = {f.rule: f for f in check_env(walk(step=step), 20)}
+    wrong = findings[NAMES[check._step_traces]]
+    assert wrong.problem == "it returns 5 values" and "TimeStep" in wrong.fix
+    assert [f.rule for f in findings.values() if f.problem] == [wrong.rule]
+
+
+def test_only_an_error_of_tracing_is_answered_with_how_to_trace():
+    def typed(key, state, action, params):
+        raise KeyError("lenght")
+
+    def branched(key, state, action, params):
+        return (state, None) if float(action) > 0 else None
+
+    for step, traced in ((typed, False), (branched, True)):
+        findings = {f.rule: f for f in check_env(walk(step=step), 20)}
+        found = findings[NAMES[check._step_traces]]
+        assert found.problem and ("lax.cond" in found.fix) == traced
+
+
 def test_all_broken_rules_are_reported_at_once():
     findings = {f.rule: f for f in check_env(several_defects(), 20)}
     checks = (check._state_dtypes, check._obs_types, check._flag_types)

@@ -129,7 +129,7 @@ def test_the_zoo_keeps_agents_with_their_digests_and_goes_on(shipped, tmp_path, 
     damaged.mkdir()
     (damaged / "zoo.json").write_text("{")
     assert main(["zoo", "--quiet", "--out", str(damaged)]) == 2
-    assert "zoo.json is damaged" in capsys.readouterr().err
+    assert "zoo.json is no JSON" in capsys.readouterr().err
     assert [path.name for path in damaged.iterdir()] == ["zoo.json"]
     assert main(["zoo", "ppo-probe-actoin", "--out", str(out)]) == 2
     assert "did you mean 'ppo-probe-action'" in capsys.readouterr().err

@@ -257,3 +257,15 @@ def test_a_population_holds_what_its_members_would():
         pixels = together.data["pixels"][member]
         np.testing.assert_array_equal(pixels, alone.data["pixels"])
         np.testing.assert_array_equal(together.head.position, alone.head.position)
+
+
+def test_what_follows_is_in_the_order_of_time_around_the_end_of_the_buffer():
+    memory = ring.init(jnp.int32(0), capacity=10, num_envs=2)
+    for t in range(7):  # rows 5, 6 over 0, 1
+        memory = ring.add(memory, jnp.array([[2 * t, 2 * t + 1]]))
+    index = jnp.array([4, 9, 3])  # times 2, 4 and 6
+    found, newest = ring.ahead(memory, index, 3)
+    np.testing.assert_array_equal(
+        ring.take(memory, found), [[4, 9, 13], [6, 11, 5], [8, 13, 7]]
+    )
+    np.testing.assert_array_equal(newest.T, [[0, 0, 0], [0, 0, 1], [1, 0, 0]])

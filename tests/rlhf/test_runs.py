@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -94,7 +95,8 @@ def test_adapters_are_all_that_is_stored_and_are_merged(ppo, sft_run):
     base = language_model.load(sft_run)
     size = sum(x.size for x in jax.tree.leaves(base.params))
     assert sum(x.size for x in arrays.values()) < size / 2
-    assert about["language_model"]["base"]["folder"] == str(sft_run)
+    place = Path(folder, about["env_params"]["base"])
+    assert place.resolve() == Path(sft_run).resolve()
     # In memory: the base and the adapters.
     known = language_model.load(folder)
     adapters = policies.read_lora(experiment.config)
@@ -107,7 +109,10 @@ def test_adapters_are_all_that_is_stored_and_are_merged(ppo, sft_run):
 def stored_again(run, folder, change):
     """The artefact of a run with another description."""
     about, arrays = storage.read(run / "policy")
-    change(about["language_model"])
+    if "base" in about["env_params"]:
+        place = Path(run, about["env_params"]["base"]).resolve()
+        about["env_params"]["base"] = str(place)
+    change(about)
     storage.write(folder / "policy", arrays, about)
     return folder
 
@@ -115,10 +120,10 @@ def stored_again(run, folder, change):
 @pytest.mark.full
 def test_adapters_need_their_base_as_it_was(ppo, tmp_path):
     def other(told):
-        told["base"]["digest"] = "0"
+        told["language_model"]["base"] = "0"
 
     def gone(told):
-        told["base"]["folder"] = str(tmp_path / "nowhere")
+        told["env_params"]["base"] = str(tmp_path / "nowhere")
 
     run = stored_again(ppo[0], tmp_path / "other", other)
     with pytest.raises(InvalidInput, match="has changed since: train them anew"):
@@ -130,7 +135,7 @@ def test_adapters_need_their_base_as_it_was(ppo, tmp_path):
 
 def test_a_manifest_without_what_is_needed_is_refused(sft_run, tmp_path):
     def no_tokenizer(told):
-        del told["tokenizer"]
+        del told["language_model"]["tokenizer"]
 
     run = stored_again(sft_run, tmp_path / "run", no_tokenizer)
     with pytest.raises(InvalidInput, match="no valid 'tokenizer'"):

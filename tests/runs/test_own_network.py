@@ -120,7 +120,7 @@ def test_networks_are_programs_apart_in_a_sweep(tmp_path):
     found = [trial.overrides["network"] for trial in result.trials][::2]
     found = [networks.Network.from_plain(x) for x in found]
     assert (found[0], found[1].torso, found[2]) == (Twice(4), Twice(4), "mlp")
-    assert len(list((tmp_path / "sweep").glob("0*"))) == len(choices)
+    assert len(list((tmp_path / "sweep").rglob("config.json"))) == len(choices)
 
 
 def test_networks_in_a_grid_of_the_command_line(own_module):

@@ -310,7 +310,8 @@ def test_an_evaluation_that_is_not_finite_is_an_error(reinforce_run):
 def test_a_signal_ends_the_run_after_the_chunk_with_everything_saved(
     tmp_path, monkeypatch, capfd, number, code
 ):
-    write, handler = loggers.MetricsFile.write, signal.getsignal(number)
+    write, handler = loggers.MetricsFile.write, signal.default_int_handler
+    before = signal.signal(number, handler)
 
     def write_and_interrupt(self, row):
         write(self, row)
@@ -325,7 +326,7 @@ def test_a_signal_ends_the_run_after_the_chunk_with_everything_saved(
     output = capfd.readouterr()
     assert "stopping in a few seconds" in output.err
     assert output.out.splitlines()[-1] == f"jaxrl resume {run}"
-    assert signal.getsignal(number) is handler
+    assert signal.signal(number, before) is handler
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():
@@ -339,6 +340,18 @@ def test_a_hangup_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def wait_for_end(child, seconds):
+    """The status of a process, which is killed if it does not end in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.1)
+
+
 @pytest.mark.full
 def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
     run = tmp_path / "run"
@@ -346,6 +359,7 @@ def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
     command = [sys.executable, "-c", "from jaxrl.cli import entry_point; entry_point()"]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where nohup runs the tests
         os.execv(sys.executable, [*command, *argv])
     shown = threading.Thread(target=drain, args=(terminal,), daemon=True)
     shown.start()
@@ -356,7 +370,7 @@ def test_a_closed_terminal_ends_a_long_run_with_everything_saved(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.close(terminal)  # the system sends SIGHUP, and writing to the terminal fails
-    _, status = os.waitpid(child, 0)
+    status = wait_for_end(child, 120.0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP == 129
     summary = read_json(run / "summary.json")
     assert 0 < summary["env_steps"] < 1e7 and not summary["finished"]

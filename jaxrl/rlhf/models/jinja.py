@@ -1,6 +1,7 @@
 """Jinja templates of strangers, rendered by a process that is stopped at its limits."""
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import json
@@ -136,7 +137,8 @@ class _Worker:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(OSError):  # of what was left to be written
+                pipe.close()
 
 
 @functools.cache

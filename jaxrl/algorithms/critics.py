@@ -1,0 +1,246 @@
+"""Critics of actions, as DDPG, TD3 and SAC share them: an ensemble, its targets, its loss.
+
+Each config field is a published answer to the critics' overestimation or to their need of
+data; together with any policy:
+
+- `num_critics`, `target_subset`: the smallest of a random subset in the target, 2 of 2 in
+  TD3 and SAC, 2 of 10 in REDQ (Chen et al., 2021, arXiv:2101.05982), whose policy follows
+  the mean;
+- `num_quantiles`, `dropped_quantiles`: distributions, of which the target leaves out the
+  largest quantiles: TQC (Kuznetsov et al., 2020, arXiv:2005.04269);
+- `dropout`: with layer normalisation, in targets too: DroQ (Hiraoka et al., 2022,
+  arXiv:2110.02034);
+- `n_step`: targets of n rewards, uncorrected for the policy that took the actions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxrl import estimators, losses, networks, normalize, optim, spaces, types
+from jaxrl.algorithms import checks, off_policy
+from jaxrl.algorithms.off_policy import Batch
+from jaxrl.errors import require
+from jaxrl.networks import MLP, Activation, Network
+from jaxrl.replay.hindsight import Hindsight
+from jaxrl.types import Array, Env, Metrics, PyTree, Scalar, mean, static, traced
+
+
+class Config(PyTreeNode):
+    """Hyper-parameters of them all; the defaults are those of the Pendulum row."""
+
+    total_steps: float = traced(20_000.0, low=1, high=1e12)
+    """Environment steps of the whole run, `learning_starts` included."""
+    num_envs: int = static(1, low=1)
+    """Environments stepped in parallel."""
+    train_frequency: int = static(1, low=1)
+    """Environment steps (over all environments) between updates."""
+    num_updates: int = static(1, low=1)
+    """Gradient steps of the critics each time."""
+    buffer_size: int = static(200_000, low=1)
+    """Transitions the replay memory holds; the oldest are overwritten."""
+    learning_starts: int = static(1_000, low=1)
+    """Environment steps taken at random before the first update."""
+    batch_size: int = static(256, low=1)
+    """Transitions in each update."""
+    learning_rate: float = traced(1e-3, low=0)
+    """Adam's step size, of all networks."""
+    anneal_lr: bool = static(False)
+    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    gamma: float = traced(0.98, low=0, high=1)
+    """Discount factor per environment step."""
+    n_step: int = static(1, low=1, high=1_000)
+    """Rewards in a target; fewer where an episode ends."""
+    hindsight: Hindsight = static("none")
+    """Goals in place of those wanted: the episode's last, or any reached later."""
+    hindsight_fraction: float = traced(0.8, low=0, high=1)
+    """How many of a batch have such a goal."""
+    tau: float = traced(0.005, above=0, high=1)
+    """Weight of the online networks each time the target networks follow."""
+    num_critics: int = static(2, low=1)
+    """Critics in the ensemble."""
+    target_subset: int = static(2, low=1)
+    """Critics, drawn at each step, whose smallest value is the target's."""
+    num_quantiles: int = static(0, low=0)
+    """Quantiles of each critic's distribution, of which none is left out by
+    `target_subset`; 0 is the mean alone."""
+    dropped_quantiles: int = static(2, low=0)
+    """The largest quantiles a critic that the target leaves out."""
+    dropout: float = static(0.0, low=0, high=0.99)
+    """Fraction of the critics' hidden units that is dropped, with layer normalisation."""
+    policy_delay: int = static(1, low=1)
+    """Steps of the critics for one of the policy."""
+    normalize_obs: bool = static(False)
+    """Whether observations are standardised by running statistics."""
+    hidden_sizes: tuple[int, ...] = static((256, 256), low=1)
+    """Widths of the fully connected layers."""
+    activation: Activation = static("relu")
+    """Nonlinearity of the hidden layers."""
+    network: Network = static("auto")
+    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
+
+
+class Agent(types.Agent, kw_only=True):
+    """All that the policy artefact holds: dicts by the name of a network."""
+
+    target_params: PyTree
+    obs_stats: normalize.RunningStats | None
+
+
+def validate(name: str, config: Any, env: Env) -> None:
+    """The demands of critics on their config, and on the environment."""
+    if isinstance(env.action_space, spaces.Discrete):
+        checks.q_learning(name, config, env)
+        require(
+            config.num_quantiles == 0,
+            f"num_quantiles = {config.num_quantiles} needs continuous actions, but those "
+            f"of {env.id} are {env.action_space}: leave it at 0.",
+        )
+    else:
+        checks.continuous_control(name, config, env)
+    require(
+        config.target_subset <= config.num_critics,
+        f"target_subset = {config.target_subset} must be at most num_critics = "
+        f"{config.num_critics}.",
+    )
+    require(
+        config.num_quantiles == 0 or config.dropped_quantiles < config.num_quantiles,
+        f"dropped_quantiles = {config.dropped_quantiles} must be less than "
+        f"num_quantiles = {config.num_quantiles}.",
+    )
+    require(
+        config.dropout == 0.0
+        or isinstance(networks.resolve(config, env.observation_space).torso, MLP),
+        f"dropout = {config.dropout} needs fully connected critics: leave network at "
+        f"'mlp', not {config.network!r}.",
+    )
+    off_policy.check(config, env)
+
+
+def values(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    stats: normalize.RunningStats | None,
+    obs: PyTree,
+    action: Array | None,
+    key: Array | None,
+) -> Array:
+    """Q_k(s, a) `[K, B]`, quantiles `[K, B, M]`, or `[K, B, A]` without actions.
+
+    Args:
+      config: of the algorithm.
+      env: the environment.
+      params: of the critics.
+      stats: of observations.
+      obs: `[B, ...]`.
+      action: `[B, D]` in [-1, 1]; None for all of a Discrete space.
+      key: of the dropout; None for none, where the policy acts.
+    """
+    rngs = {"dropout": key} if key is not None and config.dropout > 0.0 else None
+    net = networks.critics(config, env)
+    q: Any = net.apply(params, obs, action, stats, rngs=rngs)
+    return q
+
+
+def values_taken(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    stats: normalize.RunningStats | None,
+    batch: Batch,
+    key: Array,
+) -> Array:
+    """Q_k(s, a) `[K, B]` or quantiles `[K, B, M]` of the actions in a batch."""
+    if not isinstance(env.action_space, spaces.Discrete):
+        action = spaces.to_unit(env.action_space, batch.action)
+        return values(config, env, params, stats, batch.obs, action, key)
+    q = values(config, env, params, stats, batch.obs, None, key)
+    return estimators.action_value(q, jnp.broadcast_to(batch.action, q.shape[:-1]))
+
+
+def target_value(config: Any, q: Array, key: Array) -> Array:
+    """What the target critics `[K, B, ...]` say together: `[B, ...]`.
+
+    The smallest of a random subset; of quantiles all but the largest, `[B, K (M - d)]`.
+    """
+    if config.num_quantiles:
+        return estimators.truncated_mixture(q, config.dropped_quantiles)
+    return estimators.subset_minimum(q, key, config.target_subset)
+
+
+def policy_value(config: Any, q: Array) -> Array:
+    """What the policy follows, of critics `[K, B, ...]`: `[B, ...]`.
+
+    The mean of quantiles and of an ensemble of which the target sees a subset; otherwise
+    the smallest.
+    """
+    if config.num_quantiles:
+        return q.mean((0, -1))
+    if config.target_subset < config.num_critics:
+        return q.mean(0)
+    return q.min(0)
+
+
+def target(batch: Batch, value: Array) -> Array:
+    """y `[B]` of values of `next_obs`, or `[B, M']` of quantiles."""
+
+    def column(x: Array) -> Array:
+        x = x if value.ndim == 1 else x[:, None]
+        return jnp.broadcast_to(x, value.shape)
+
+    return losses.q_target(
+        column(batch.reward), column(batch.terminated), value, column(batch.discount)
+    )
+
+
+def loss(config: Any, q: Array, target: Array) -> Array:
+    """Loss of each critic `[K, B]`, of `values_taken` and the `target`."""
+    if config.num_quantiles:
+        return losses.quantile_huber(
+            q, jnp.broadcast_to(target, (len(q), *target.shape))
+        )
+    return losses.squared_td(q, jnp.broadcast_to(target, q.shape))
+
+
+def step(
+    config: Any,
+    env: Env,
+    fitted: optim.Fitted,
+    tree: Callable[[Array], PyTree],
+    stats: normalize.RunningStats | None,
+    batch: Batch,
+    target: Array,
+    key: Array,
+    learning_rate: Scalar,
+) -> tuple[optim.Fitted, Metrics]:
+    """A gradient step of the critics towards a `target`.
+
+    Args:
+      config: of the algorithm.
+      env: the environment.
+      fitted: the critics as a vector.
+      tree: makes their parameters of the vector.
+      stats: of observations.
+      batch: what is learned from.
+      target: `[B]`, or `[B, M']`.
+      key: of the dropout.
+      learning_rate: of Adam.
+    """
+
+    def loss_of(vector: Array) -> tuple[Array, tuple[Array, Array]]:
+        q = values_taken(config, env, tree(vector), stats, batch, key)
+        error = loss(config, q, target)
+        return error.sum(0).mean(), (error, q)
+
+    fitted, (error, q), norm = optim.step(
+        loss_of, fitted, off_policy.optimizer(), learning_rate
+    )
+    metrics = {
+        "loss/critic": mean(error),
+        "value/q": mean(q),
+        "optim/critic_grad_norm": mean(norm),
+    }
+    return fitted, metrics

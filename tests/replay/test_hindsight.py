@@ -1,0 +1,108 @@
+"""Hindsight: goals of the same episode, not before the step, and never of another one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl import DQN
+from jaxrl.algorithms import off_policy
+from jaxrl.envs import make
+from jaxrl.errors import InvalidInput
+from jaxrl.replay import hindsight, ring
+from tests.support.small import tiny
+
+KEY = jax.random.key(0)
+
+
+def test_steps_of_episodes_go_on_from_the_rows_before():
+    done = jnp.array([[0, 1], [1, 0], [0, 0], [0, 1], [1, 0]], bool)
+    found = hindsight.episode_steps(done, jnp.array([3, 0]))
+    np.testing.assert_array_equal(found.T, [[3, 4, 0, 1, 2], [0, 0, 1, 2, 0]])
+
+
+def episodes(num_rows, capacity, num_envs=3, seed=0):
+    """A memory of random episodes, whose rows hold (episode, its step, whether its end)."""
+    rng = np.random.default_rng(seed)
+    memory = ring.init((jnp.int32(0),) * 3, capacity * num_envs, num_envs)
+    episode, step = np.arange(num_envs) * 1_000, np.zeros(num_envs, int)
+    for _ in range(num_rows):
+        done = rng.random(num_envs) < 0.2
+        row = (episode.copy(), step.copy(), done.astype(int))
+        memory = ring.add(memory, jax.tree.map(lambda x: jnp.asarray(x)[None], row))
+        episode, step = episode + done, np.where(done, 0, step + 1)
+    return memory
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 16, 41])
+def test_the_end_of_an_episode_is_found(num_rows):
+    memory = episodes(num_rows, capacity=16)
+    number, step, _ = memory.data
+    index = jnp.arange(min(num_rows, 16) * 3)
+    found = hindsight.steps_left(memory, step, index)
+    for i in np.asarray(index):
+        row, env = divmod(int(i), 3)
+        same = np.asarray(number[:, env] == number[row, env])
+        same[min(num_rows, 16) :] = False
+        later = np.asarray(step[:, env])[same] - int(step[row, env])
+        assert found[i] == later.max()
+
+
+@pytest.mark.parametrize("strategy", ["final", "future"])
+def test_goals_are_of_the_same_episode_and_not_before(strategy):
+    memory = episodes(41, capacity=16)
+    number, step, _ = memory.data
+    index = jnp.repeat(jnp.arange(48), 50)
+    draw = jax.random.uniform(KEY, index.shape)
+    goal = hindsight.goals(memory, step, (number, step), index, draw, strategy)
+    begun = ring.take(memory, index)
+    assert (goal[0] == begun[0]).all() and (goal[1] >= begun[1]).all()
+    left = hindsight.steps_left(memory, step, index)
+    ahead = np.asarray(goal[1] - begun[1])
+    if strategy == "final":
+        np.testing.assert_array_equal(ahead, left)
+    else:  # every later step is as likely
+        for i in range(48):
+            drawn, most = ahead[i * 50 : (i + 1) * 50], int(left[i * 50])
+            assert set(drawn) <= set(range(most + 1))
+            assert most > 4 or set(drawn) == set(range(most + 1))
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_relabelled_rewards_are_those_of_the_goal(n_step):
+    env = make("goal/bit-flip", length=3)
+    changes = {"hindsight": "future", "hindsight_fraction": 1.0, "n_step": n_step}
+    config = tiny(DQN, **changes, learning_starts=64, gamma=0.5)
+    state = jax.jit(DQN.init)(config, env, KEY)
+    batches = off_policy.batches(config, env, state.replay, KEY)
+    batch = batches.read(jax.tree.map(lambda x: x[0], batches.index))
+    goal = batch.obs["desired_goal"]
+    np.testing.assert_array_equal(batch.next_obs["desired_goal"], goal)
+    reached = (batch.next_obs["achieved_goal"] == goal).all(-1)
+    np.testing.assert_array_equal(batch.terminated, reached)
+    if n_step == 1:
+        np.testing.assert_array_equal(batch.reward, jnp.where(reached, 0.0, -1.0))
+        assert reached.any() and not reached.all()
+    else:  # -1 for each step but the one that reaches it
+        steps = jnp.round(jnp.log2(1 / batch.discount))
+        expected = [sum(-(0.5**i) for i in range(int(k))) for k in steps - reached]
+        np.testing.assert_allclose(batch.reward, expected, atol=1e-6)
+        assert steps.max() > 1
+
+
+def test_none_is_relabelled_at_fraction_0():
+    env = make("goal/bit-flip", length=3)
+    config = tiny(DQN, hindsight="final", hindsight_fraction=0.0, learning_starts=64)
+    state = jax.jit(DQN.init)(config, env, KEY)
+    batches = off_policy.batches(config, env, state.replay, KEY)
+    index = jax.tree.map(lambda x: x[0], batches.index)
+    row, batch = ring.take(state.replay, index[0]), batches.read(index)
+    for name in ("obs", "action", "reward", "terminated", "next_obs"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(row, name), getattr(batch, name)
+        )
+
+
+def test_hindsight_without_goals_is_refused():
+    with pytest.raises(InvalidInput, match="hindsight = 'final' needs observations of"):
+        DQN.validate(tiny(DQN, hindsight="final"), make("CartPole-v1"))
