@@ -370,10 +370,11 @@ TINY = float(jnp.finfo(jnp.float32).tiny)
 def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
     """Deviations from the mean over all axes and devices, exactly 0 where all are equal.
 
-    x - mean(x),    with the mean clipped to [min(x), max(x)]
+    (x - c) - mean(x - c),    c one of the elements
 
     The sum of equal numbers is rounded, so their mean may not be the number. Divided by
     a spread, which consists of the same rounding, the difference would be of order one.
+    Shifted by one of them, they are 0 and so is their sum.
 
     Args:
       x: `[...]`.
@@ -382,14 +383,17 @@ def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
     Returns:
       (deviations `[...]`, mean, a scalar).
 
-    Source: Higham (2002), "Accuracy and stability of numerical algorithms", section 1.9:
-    the two-pass variance.
+    Source: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
+    section 3: shifted data.
     """
-    mask = jnp.ones(x.shape, bool) if where is None else where
-    low = parallel.smallest(jnp.min(x, initial=jnp.inf, where=mask))
-    high = parallel.largest(jnp.max(x, initial=-jnp.inf, where=mask))
-    mean = jnp.clip(masked_mean(x, mask), low, high)
-    return jnp.where(mask, x - mean, 0.0), mean
+    if where is None:
+        mask, one = jnp.ones(x.shape, bool), x.ravel()[0]
+    else:
+        mask, one = where, jnp.max(x, initial=-jnp.inf, where=where)
+    one = parallel.largest(one)
+    shifted = jnp.where(mask, x - one, 0.0)
+    mean = masked_mean(shifted, mask)
+    return jnp.where(mask, shifted - mean, 0.0), one + mean
 
 
 def moments(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:

@@ -183,8 +183,13 @@ def on_startup(command, dirty):
 
 
 def on_config(config):
-    """Pages without a place in the navigation are how-tos; the reference is its modules."""
+    """Pages of algorithms are in the registry's order, pages without a place how-tos; the
+    reference is its modules."""
+    from jaxrl.algorithms import ALGORITHMS
+
     sections = {name: pages for entry in config.nav for name, pages in entry.items()}
+    pages = dict.fromkeys(tables.page_of(x) for x in ALGORITHMS.values())
+    sections["Algorithms"][:0] = [{tables.title(page): page} for page in pages]
     known = pages_of(config.nav)
     found = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     sections["How-to"] += sorted(found - known)

@@ -1,7 +1,7 @@
 """Tables of the pages, made from the code and the result files when the site is built.
 
-A page says `{{ config(ppo) }}` where a table belongs. What is made from code: `config`,
-`metrics`, `flags`, `task`, `environments`, `functions`, `layers`, `modules`; what is made
+A page says `{{ config(ppo) }}` where a table belongs. What is made from code: `algorithms`,
+`config`, `metrics`, `flags`, `task`, `environments`, `functions`, `layers`, `modules`; what is made
 from `benchmarks/results/`: `results(SCRIPT)` or `results(SCRIPT, PART)`, by the functions
 `table`, `tables` or `TABLES` of `benchmarks/SCRIPT.py`.
 
@@ -22,7 +22,8 @@ from tools import api, layers
 from tools.paths import ROOT
 
 PLACEHOLDER = re.compile(r"^\{\{ (\w+)(?:\(([^()]*)\))? \}\}$", re.M)
-GLOSSARY = ROOT / "docs" / "metrics.md"
+DOCS = ROOT / "docs"
+GLOSSARY = DOCS / "metrics.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -136,6 +137,33 @@ def code(text: str) -> str:
 def sentence(text: str) -> str:
     """Without the full stop at its end, as a cell has it."""
     return text if text.endswith("...") else text.removesuffix(".")
+
+
+# --- Algorithms
+
+
+def algorithms() -> str:
+    """Families, names and pages of the built-in algorithms."""
+    from jaxrl.algorithms import FAMILIES
+
+    rows = (
+        (family, f"`{x.name}`", f"[{title(page_of(x))}]({page_of(x)})")
+        for family, members in FAMILIES.items()
+        for x in members
+    )
+    return rows_to_table(("family", "name", "page"), rows)
+
+
+def page_of(algorithm: Any) -> str:
+    """The page of docs/ with the name of an algorithm, or that of its module."""
+    own = f"{algorithm.name}.md"
+    module = algorithm.init.__module__.rpartition(".")[2]
+    return own if (DOCS / own).exists() else f"{module}.md"
+
+
+def title(page: str) -> str:
+    """The heading of a page of docs/."""
+    return (DOCS / page).read_text().partition("\n")[0].removeprefix("# ")
 
 
 # --- Metrics
@@ -372,6 +400,7 @@ def demo() -> str:
 
 
 TABLES = {
+    "algorithms": algorithms,
     "config": config,
     "metrics": metrics,
     "flags": flags,

@@ -16,15 +16,16 @@ from jaxrl.core.imports import import_value
 from jaxrl.errors import require
 from jaxrl.types import Algorithm
 
-ALGORITHMS: dict[str, Algorithm] = {
-    a.name: a
-    for a in (
-        *(REINFORCE, ACTOR_CRITIC, A2C, NATURAL_PG, TRPO, PPO),
-        *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
-        *(DDPG, TD3, SAC),
-        *(BC, DAGGER),
-    )
+FAMILIES: dict[str, tuple[Algorithm, ...]] = {
+    "Policy gradients": (REINFORCE, ACTOR_CRITIC, A2C, PPO),
+    "Trust regions": (NATURAL_PG, TRPO),
+    "Values": (TD, SARSA, EXPECTED_SARSA, Q_LEARNING, DQN),
+    "Continuous control": (DDPG, TD3, SAC),
+    "Imitation": (BC, DAGGER),
 }
+"""The built-in algorithms. The site's lists of pages are made from it."""
+
+ALGORITHMS = {a.name: a for family in FAMILIES.values() for a in family}
 
 _registered: dict[str, Algorithm] = {}
 

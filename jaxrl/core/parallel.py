@@ -67,11 +67,6 @@ def mean(x: PyTree) -> PyTree:
     return x if num_shares() == 1 else jax.lax.pmean(x, AXIS)
 
 
-def smallest(x: PyTree) -> PyTree:
-    """The minimum over all devices."""
-    return x if num_shares() == 1 else jax.lax.pmin(x, AXIS)
-
-
 def largest(x: PyTree) -> PyTree:
     """The maximum over all devices."""
     return x if num_shares() == 1 else jax.lax.pmax(x, AXIS)
