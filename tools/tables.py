@@ -2,8 +2,8 @@
 
 A page says `{{ config(ppo) }}` where a table belongs. What is made from code: `algorithms`,
 `config`, `metrics`, `flags`, `task`, `environments`, `functions`, `layers`, `modules`;
-what is made from `benchmarks/results/`: `results(SCRIPT)` or `results(SCRIPT, PART)`, by the
-functions `table`, `tables` or `TABLES` of `benchmarks/SCRIPT.py`.
+what is made from `benchmarks/results/`: `results(SCRIPT)` or `results(SCRIPT, PART)`, by
+the functions `table`, `tables` or `TABLES` of `benchmarks/SCRIPT.py`.
 
 The meaning of a metric is written once, in docs/metrics.md. The algorithms that log it are
 found by tracing their train steps, which computes nothing.
