@@ -103,7 +103,7 @@ def spoil(file: Path, outside: Path, rng: random.Random, sign: Nothing) -> str:
         return _kind(file, outside, rng)
     said = way(file, rng)
     if rng.random() < 0.7:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             sign(file)
     return said
 

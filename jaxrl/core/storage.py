@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,17 @@ def is_stored(folder: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    """Make a temporary name free; of a link the link, never what it leads to."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
+    """Make a temporary name free; of a link the link, never what it leads to.
+
+    What is neither a folder nor a file, such as a pipe, is unlinked without being opened.
+    """
+    if path.is_dir() and not path.is_symlink():
+        if is_stored(path):
+            remove(path)
+        if path.exists():
+            raise InvalidInput(f"{path} holds something else: move it away.")
     else:
-        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """`jaxrl.core.storage`: folders are restored bit for bit, or refused by name."""
 
 import json
+import os
 import random
 
 import jax
@@ -232,3 +233,19 @@ def test_two_arrays_of_one_name_are_refused():
     storage.check_names({"a": {"b": 1, "c": 2}, "a/d": 3})
     with pytest.raises(InvalidInput, match="two arrays are called a/b"):
         storage.check_names({"a": {"b": 1}, "a/b": 2})
+
+
+def test_a_pipe_or_a_foreign_folder_in_the_place_of_a_temporary_name(tmp_path):
+    """A pipe is not opened, which would wait for ever; what is not ours is left."""
+    folder = tmp_path / "x"
+    os.mkfifo(tmp_path / "x.new")
+    storage.write(folder, {"a": jnp.ones(2)}, {})
+    os.mkfifo(tmp_path / "x.old")
+    storage.write(folder, {"a": jnp.zeros(2)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    foreign = tmp_path / "x.new" / "mine"
+    foreign.parent.mkdir()
+    foreign.touch()
+    with pytest.raises(InvalidInput, match=r"x\.new holds something else"):
+        storage.write(folder, {"a": jnp.ones(2)}, {})
+    assert foreign.exists()
