@@ -244,9 +244,9 @@ def quantile_huber(quantiles: Array, target: Array, delta: Scalar = 1.0) -> Arra
     mean over m of Kuznetsov et al. (2020), https://arxiv.org/abs/2005.04269, equation 12.
     """
     size = quantiles.shape[-1]
-    level = (jnp.arange(size) + 0.5) / size
+    level = jnp.broadcast_to((jnp.arange(size) + 0.5) / size, quantiles.shape)
     z, y = jnp.broadcast_arrays(quantiles[..., :, None], target[..., None, :])
-    weight = jnp.abs(level[:, None] - (y < z))
+    weight = jnp.abs(level[..., :, None] - (y < z))
     return (weight * huber_td(z, y, delta)).mean(axis=(-2, -1)) / delta
 
 
@@ -272,7 +272,10 @@ def temperature(
 ) -> Array:
     """The loss that moves the temperature until the policy has the entropy wanted.
 
-    L = -α (log π(a|s) + H̄),    ∂L/∂α = H - H̄  on average
+    L = -log α (log π(a|s) + H̄),    ∂L/∂log α = H - H̄  on average
+
+    The paper has α in place of log α, as whose gradient vanishes with α: the authors'
+    code has this.
 
     Args:
       log_temperature: log α, a scalar, which is differentiated.
@@ -285,7 +288,7 @@ def temperature(
     Source: Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, equation 18.
     """
     excess = jax.lax.stop_gradient(log_prob) + target_entropy
-    return -jnp.exp(log_temperature) * excess
+    return -log_temperature * excess
 
 
 def negative_log_likelihood(log_prob: Array) -> Array:

@@ -169,6 +169,8 @@ def step(
     Returns:
       What is fitted, after the step; what the loss returned beside the scalar; the norm
       of the gradient, a scalar.
+
+    Source: as `apply`.
     """
     grads, aux = jax.grad(loss, has_aux=True)(fitted.vector)
     grads = parallel.mean(grads)

@@ -68,8 +68,9 @@ class Config(PyTreeNode):
     `target_subset`; 0 is the mean alone."""
     dropped_quantiles: int = static(2, low=0)
     """The largest quantiles a critic that the target leaves out."""
-    dropout: float = static(0.0, low=0, high=0.99)
-    """Fraction of the critics' hidden units that is dropped, with layer normalisation."""
+    dropout: float | None = traced(None, low=0, high=0.99)
+    """Fraction of the critics' hidden units that is dropped, with layer normalisation;
+    none: without both."""
     policy_delay: int = static(1, low=1)
     """Steps of the critics for one of the policy."""
     normalize_obs: bool = static(False)
@@ -89,9 +90,12 @@ class Agent(types.Agent, kw_only=True):
     obs_stats: normalize.RunningStats | None
 
 
-def validate(name: str, config: Any, env: Env) -> None:
-    """The demands of critics on their config, and on the environment."""
-    if isinstance(env.action_space, spaces.Discrete):
+def validate(name: str, config: Any, env: Env, discrete: bool = False) -> None:
+    """The demands of critics on their config, and on the environment.
+
+    `discrete`: whether the algorithm takes Discrete actions too.
+    """
+    if discrete and isinstance(env.action_space, spaces.Discrete):
         checks.q_learning(name, config, env)
         require(
             config.num_quantiles == 0,
@@ -111,7 +115,7 @@ def validate(name: str, config: Any, env: Env) -> None:
         f"num_quantiles = {config.num_quantiles}.",
     )
     require(
-        config.dropout == 0.0
+        config.dropout is None
         or isinstance(networks.resolve(config, env.observation_space).torso, MLP),
         f"dropout = {config.dropout} needs fully connected critics: leave network at "
         f"'mlp', not {config.network!r}.",
@@ -139,7 +143,7 @@ def values(
       action: `[B, D]` in [-1, 1]; None for all of a Discrete space.
       key: of the dropout; None for none, where the policy acts.
     """
-    rngs = {"dropout": key} if key is not None and config.dropout > 0.0 else None
+    rngs = {"dropout": key} if key is not None and config.dropout is not None else None
     net = networks.critics(config, env)
     q: Any = net.apply(params, obs, action, stats, rngs=rngs)
     return q
@@ -150,15 +154,16 @@ def values_taken(
     env: Env,
     params: PyTree,
     stats: normalize.RunningStats | None,
-    batch: Batch,
-    key: Array,
+    obs: PyTree,
+    action: Array,
+    key: Array | None,
 ) -> Array:
-    """Q_k(s, a) `[K, B]` or quantiles `[K, B, M]` of the actions in a batch."""
+    """Q_k(s, a) `[K, B]` or quantiles `[K, B, M]` of actions in the environment's units."""
     if not isinstance(env.action_space, spaces.Discrete):
-        action = spaces.to_unit(env.action_space, batch.action)
-        return values(config, env, params, stats, batch.obs, action, key)
-    q = values(config, env, params, stats, batch.obs, None, key)
-    return estimators.action_value(q, jnp.broadcast_to(batch.action, q.shape[:-1]))
+        unit = spaces.to_unit(env.action_space, action)
+        return values(config, env, params, stats, obs, unit, key)
+    q = values(config, env, params, stats, obs, None, key)
+    return estimators.action_value(q, jnp.broadcast_to(action, q.shape[:-1]))
 
 
 def target_value(config: Any, q: Array, key: Array) -> Array:
@@ -231,7 +236,7 @@ def step(
     """
 
     def loss_of(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-        q = values_taken(config, env, tree(vector), stats, batch, key)
+        q = values_taken(config, env, tree(vector), stats, batch.obs, batch.action, key)
         error = loss(config, q, target)
         return error.sum(0).mean(), (error, q)
 

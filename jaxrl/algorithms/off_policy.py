@@ -213,9 +213,9 @@ def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
     later, and whether one of them takes the place of the goal wanted.
     """
     if config.n_step == 1 and config.hindsight == "none":
-        row = ring.take(replay, index)
-        discount = jnp.broadcast_to(config.gamma, row.reward.shape)
-        return Batch(*row[:5], discount=discount)
+        obs, action, reward, terminated, next_obs, *_ = ring.take(replay, index)
+        discount = jnp.broadcast_to(config.gamma, index.shape)
+        return Batch(obs, action, reward, terminated, next_obs, discount)
     data: Stored = replay.data
 
     def take(columns: PyTree, at: Array) -> PyTree:
@@ -231,10 +231,10 @@ def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
     if draws:
         reached = take(data.next_obs["achieved_goal"], ahead)
         goal = wanted(config, replay, index, obs["desired_goal"], draws)
-        of_env = jax.vmap(env.goal_reward, (0, 0, None))
-        reward, terminated = jax.vmap(of_env, (0, None, None))(
-            reached, goal, env.params
-        )
+        goal_reward: Any = env.goal_reward
+        of_step = jax.vmap(goal_reward, (0, 0, None))
+        of_steps = jax.vmap(of_step, (0, None, None))
+        reward, terminated = of_steps(reached, goal, env.params)
         ends |= terminated
         obs = obs | {"desired_goal": goal}
     reward, steps = estimators.n_step_return(reward, ends, config.gamma)
@@ -254,7 +254,7 @@ def wanted(
 ) -> Array:
     """Goals `[B, ...]`, of which a fraction is one that the episode reached later."""
     which, whether = draws
-    data: Stored = replay.data
+    data: Any = replay.data
     later = hindsight.goals(
         replay,
         data.step,

@@ -54,26 +54,24 @@ def distribution(
     actor: PyTree,
     stats: normalize.RunningStats | None,
     obs: PyTree,
+    space: spaces.Box | spaces.Discrete,
 ) -> Any:
-    """π(·|s) of an actor's parameters; continuous actions are in [-1, 1]."""
-    net = networks.spread_actor(config, env)
-    params: Any = net.apply(actor, obs, stats)
+    """π(·|s) of an actor's parameters, of actions in `space`."""
+    params: Any = networks.spread_actor(config, env).apply(actor, obs, stats)
     mask = networks.action_mask(env.observation_space, obs)
-    space = env.action_space
-    if not isinstance(space, spaces.Discrete):
-        space = spaces.box(-1.0, 1.0, space.shape)
     return networks.policy_distribution(space, params, mask, squash=True)
 
 
 def policy(
     config: Config, env: Env, agent: Agent, obs: PyTree, memory: Memory
 ) -> tuple[Any, Memory, dict[str, Array]]:
-    """π(·|s) in the environment's units, and nothing else."""
-    net = networks.spread_actor(config, env)
-    params: Any = net.apply(agent.params["actor"], obs, agent.obs_stats)
-    mask = networks.action_mask(env.observation_space, obs)
-    pi = networks.policy_distribution(env.action_space, params, mask, squash=True)
-    return pi, memory, {}
+    """π(·|s) in the environment's units, and the value of its mode."""
+    params, stats = agent.params, agent.obs_stats
+    pi = distribution(config, env, params["actor"], stats, obs, env.action_space)
+    q = critics.values_taken(
+        config, env, params["critics"], stats, obs, pi.mode(), None
+    )
+    return pi, memory, {"value": critics.policy_value(config, q)}
 
 
 acts = acting.stochastic(policy)
@@ -151,9 +149,12 @@ def soft_value(
     """
     noise, dropout = draw
     alpha = jnp.exp(params["temperature"])
-    pi = distribution(config, env, params["actor"], stats, obs)
+    space = env.action_space
+    if isinstance(space, spaces.Box):
+        space = spaces.box(-1.0, 1.0, space.shape)
+    pi = distribution(config, env, params["actor"], stats, obs, space)
     ask = partial(critics.values, config, env, params["critics"], stats, obs)
-    if isinstance(env.action_space, spaces.Discrete):
+    if isinstance(space, spaces.Discrete):
         log_prob = jnp.maximum(pi.logits, LEAST)
         value = estimators.soft_value(combine(ask(None, dropout)), log_prob, alpha)
         return (
@@ -284,5 +285,5 @@ SAC = types.Algorithm(
     act=acts.act,
     explain=acts.explain,
     plan=off_policy.plan,
-    validate=partial(critics.validate, "sac"),
+    validate=partial(critics.validate, "sac", discrete=True),
 )

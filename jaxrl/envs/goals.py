@@ -41,6 +41,11 @@ def reached_within(
     return jnp.where(reached, 0.0, -1.0), reached
 
 
+def _space(goal: spaces.Box) -> spaces.Dict:
+    """Of observations that are what is achieved, which is of the kind of the goal."""
+    return spaces.dict_space(observation=goal, achieved_goal=goal, desired_goal=goal)
+
+
 def bit_flip(length: int = 15) -> Env:
     """`goal/bit-flip`: `length` bits and as many goal bits; action i flips bit i.
 
@@ -56,7 +61,7 @@ def bit_flip(length: int = 15) -> Env:
         horizon=np.int32(length),
         reset=functools.partial(_bits_reset, length),
         step=_bits_step,
-        observation_space=spaces.dict_space(**goal_obs(bits, bits, bits)),
+        observation_space=_space(bits),
         action_space=spaces.Discrete(length),
         goal_reward=reached_within,
     )
@@ -97,7 +102,7 @@ def point_reach(tolerance: float = 0.05) -> Env:
         horizon=np.int32(50),
         reset=_point_reset,
         step=_point_step,
-        observation_space=spaces.dict_space(**goal_obs(place, place, place)),
+        observation_space=_space(place),
         action_space=place,
         goal_reward=reached_within,
     )

@@ -94,7 +94,7 @@ def critics(config: Any, env: Env) -> Critics:
     `config.dropout` regularises them and not the policy, with layer normalisation.
     """
     body = resolve(config, env.observation_space)
-    if config.dropout > 0.0:
+    if config.dropout is not None:
         torso: Any = body.torso
         body = Body(torso.clone(dropout=config.dropout, layer_norm=True))
     found = (env.observation_space, env.action_space, body)
@@ -156,7 +156,9 @@ def init(net: Any, key: Array) -> PyTree:
     if isinstance(net, QNetwork | SpreadActor | DeterministicActor):
         return net.init(key, obs)
     if isinstance(net, Critics):
-        return net.init(key, obs, spaces.zeros(net.action_space, (1,)))
+        space = net.action_space
+        discrete = isinstance(space, spaces.Discrete)
+        return net.init(key, obs, None if discrete else spaces.zeros(space, (1,)))
     return net.init(key, body.initial_memory(net.body, 1), obs)
 
 

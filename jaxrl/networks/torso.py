@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jaxrl.networks.initializers import orthogonal
 from jaxrl.networks.product import matrix_product
-from jaxrl.types import Array
+from jaxrl.types import Array, Scalar
 
 Activation = Literal["tanh", "relu", "silu", "gelu", "elu"]
 
@@ -48,8 +50,9 @@ class MLP(nn.Module):
     activation: Activation = "tanh"
     layer_norm: bool = False
     """Whether each layer is normalised before its nonlinearity (Ba et al., 2016)."""
-    dropout: float = 0.0
-    """Fraction of each layer's outputs that is dropped where an rng "dropout" is given."""
+    dropout: Scalar | None = None
+    """Fraction of each layer's outputs that is dropped where an rng "dropout" is given
+    (Srivastava et al., 2014); an array too, unlike that of `nn.Dropout`."""
 
     takes: ClassVar[Takes] = "vector"
 
@@ -57,8 +60,10 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         for size in self.hidden_sizes:
             x = dense(size)(x)
-            if self.dropout > 0.0 and self.has_rng("dropout"):
-                x = nn.Dropout(self.dropout, deterministic=False)(x)
+            if self.dropout is not None and self.has_rng("dropout"):
+                keep = 1.0 - self.dropout
+                kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+                x = jnp.where(kept, x / keep, 0.0)
             x = nn.LayerNorm()(x) if self.layer_norm else x
             x = activation(self.activation)(x)
         return x

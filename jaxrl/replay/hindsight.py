@@ -30,7 +30,7 @@ def episode_steps(done: Array, first: Array) -> Array:
     time = jnp.arange(len(done), dtype=jnp.int32)[:, None]
     ended = jax.lax.cummax(jnp.where(done, time, -1), axis=0)
     ended = jnp.concatenate([jnp.full_like(ended[:1], -1), ended[:-1]])
-    return jnp.where(ended < 0, first + time, time - ended - 1)
+    return jnp.where(ended < 0, first[None] + time, time - ended - 1)
 
 
 def steps_left(memory: ring.Ring, step: Array, index: Array) -> Array:

@@ -153,6 +153,8 @@ def ahead(ring: Ring, index: Array, num_steps: int) -> tuple[Array, Array]:
     Returns:
       Indices `[n, ...]`, the given ones first, and bool `[n, ...]`: whether it is the
       newest of its environment. What stands after the newest is older than the first.
+
+    Source: Hessel et al. (2018), https://arxiv.org/abs/1710.02298, "Multi-step learning".
     """
     rows, num_envs = jax.tree.leaves(ring.data)[0].shape[:2]
     later = jnp.arange(num_steps).reshape(-1, *[1] * index.ndim) * num_envs

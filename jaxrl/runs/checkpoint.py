@@ -155,13 +155,18 @@ def load(
     )
     for name, value in about.items():
         require(
-            found.get(name) == value,
+            _completed(found.get(name), value) == value,
             f"{name} = {value!r}, but {str(folder)!r} was written with "
             f"{found.get(name)!r}: a run is resumed with what it was begun with.",
         )
     tree = storage.fill(_arrays(shapes), arrays, folder)
     progress = Progress(**tree, iteration=found["iteration"], seconds=found["seconds"])
     return progress, found["metrics_bytes"], found["versions"]
+
+
+def _completed(found: Any, now: Any) -> Any:
+    """A config of an older version, with the fields that have come since."""
+    return now | found if isinstance(found, dict) and isinstance(now, dict) else found
 
 
 def _arrays(progress: Progress) -> dict[str, Any]:

@@ -100,9 +100,8 @@ def test_crossing_many_boundaries_at_once_is_renewing_as_often():
 
 def batch_of_one(env, terminated):
     obs = jnp.ones((1, 1))
-    return off_policy.Stored(
-        obs, jnp.array([0]), jnp.array([2.0]), jnp.array([terminated]), obs
-    )
+    row = obs, jnp.array([0]), jnp.array([2.0]), jnp.array([terminated]), obs
+    return off_policy.Batch(*row, discount=jnp.array([0.5]))
 
 
 @pytest.mark.parametrize("kind", ["squared", "huber"])
@@ -134,18 +133,17 @@ def test_no_gradient_flows_into_the_target():
 
 def test_an_update_is_adam_on_batches_from_the_memory():
     env = make("probe/action-observation")
-    config = tiny(DQN, gamma=0.5)
+    config = tiny(DQN, gamma=0.5, num_updates=3)
     state = DQN.init(config, env, KEY)
     agent, replay = state.agent, state.replay
-    after, metrics = dqn.update(
-        config, env, agent, ring.batches(replay, KEY, 3, 8), 0.01
-    )
+    batches = off_policy.batches(config, env, replay, KEY)
+    after, metrics = dqn.update(config, env, agent, batches, 0.01)
 
     index = ring.sample_indices(replay, KEY, (3, 8))
     optimizer = optim.adam(config.max_grad_norm)
     params, opt_state = agent.params, optimizer.init(agent.params)
     rows = []
-    for batch in (ring.take(replay, i) for i in index):
+    for batch in (off_policy.read(config, env, replay, i) for i in index):
         grads, reported = jax.grad(dqn.loss, has_aux=True)(
             params, config, env, agent.target_params, batch
         )

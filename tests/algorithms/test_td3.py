@@ -43,14 +43,8 @@ def trained(algorithm, env, iterations, **changes):
 
 def values(algorithm, config, env, state, obs):
     """What the critics say of the greedy action."""
-    agent = state.agent
-    if algorithm.name != "sac":
-        return td3.policy(config, env, agent, obs)[1]["value"]
-    pi, _, _ = sac.policy(config, env, agent, obs, ())
-    action = spaces.to_unit(env.action_space, pi.mode())
-    params, stats = agent.params["critics"], agent.obs_stats
-    q = critics.values(config, env, params, stats, obs, action, None)
-    return critics.policy_value(config, q)
+    _, _, extras = algorithm.act(config, env, state.agent, obs, (), KEY, greedy=True)
+    return extras["value"]
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -190,7 +184,7 @@ def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading(name)
     algorithm, obs = ALGORITHMS[name], jnp.ones((1, 1))
     cold = {"learn_temperature": False, "temperature": 1e-6} if name == "sac" else {}
     env = probe("truncation")
-    config, state, _ = trained(algorithm, env, 2_000, **cold)
+    config, state, _ = trained(algorithm, env, 3_000, learning_rate=2e-3, **cold)
     assert values(algorithm, config, env, state, obs) == pytest.approx(10.0, rel=0.01)
     wrong = env.replace(horizon_is="terminal")
     config, state, _ = trained(algorithm, wrong, 1_000, **cold)
@@ -240,7 +234,9 @@ def test_the_temperature_finds_the_entropy_wanted(wanted):
     config = SAC.Config(hidden_sizes=(32,), target_entropy=wanted)
     obs = jnp.linspace(-1, 1, 32)[:, None]
     noise = jax.random.normal(KEY, (512, 32, 1))
-    pi = sac.distribution(config, env, state.agent.params["actor"], None, obs)
+    pi = sac.distribution(
+        config, env, state.agent.params["actor"], None, obs, env.action_space
+    )
     log_prob = jax.vmap(lambda x: pi.log_prob(pi.pre_tanh(x)))(noise)
     assert float(-log_prob.mean()) == pytest.approx(wanted, abs=0.15)
 

@@ -203,7 +203,8 @@ def test_act_is_batched_and_greedy_is_deterministic(name):
     act = jax.jit(algorithm.act, static_argnames="greedy")
     action, _, extras = act(config, env, agent, obs, memory, KEYS[0], greedy=True)
     again, _, _ = act(config, env, agent, obs, memory, KEYS[1], greedy=True)
-    assert action.shape == (5,) and action.dtype == jnp.int32
+    space = env.action_space
+    assert action.shape == (5, *space.shape) and action.dtype == space.dtype
     assert jnp.array_equal(action, again)
     if name not in POLICY_ONLY:
         assert extras["value"].shape == (5,)

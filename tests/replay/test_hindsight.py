@@ -42,7 +42,7 @@ def test_the_end_of_an_episode_is_found(num_rows):
     found = hindsight.steps_left(memory, step, index)
     for i in np.asarray(index):
         row, env = divmod(int(i), 3)
-        same = np.asarray(number[:, env] == number[row, env])
+        same = np.array(number[:, env] == number[row, env])
         same[min(num_rows, 16) :] = False
         later = np.asarray(step[:, env])[same] - int(step[row, env])
         assert found[i] == later.max()

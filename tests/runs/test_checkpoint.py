@@ -399,3 +399,10 @@ def test_a_link_that_leaves_the_run_is_refused_by_name(stopped, name, tmp_path, 
     path.symlink_to(victim)
     assert str(path) in refusal(stopped, capsys=capsys)
     assert victim.read_text() == "mine"
+
+
+def test_a_field_that_a_config_has_got_since_is_no_other_experiment():
+    old, now = {"gamma": 0.9}, {"gamma": 0.9, "n_step": 1}
+    assert checkpoint._completed(old, now) == now
+    assert checkpoint._completed({"gamma": 0.8}, now) != now
+    assert checkpoint._completed({"gamma": 0.9, "gone": 1}, now) != now
