@@ -3,7 +3,6 @@
 import gc
 import os
 import shutil
-import subprocess
 import tempfile
 from fnmatch import fnmatch
 from functools import partial
@@ -15,7 +14,7 @@ import pytest
 
 from jaxrl.training import devices
 from tests.support import costs, runs
-from tests.support.paths import ROOT
+from tools import rotation
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000
@@ -39,7 +38,7 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 def pytest_addoption(parser):
     parser.addoption(
         "--third",
-        choices=["0", "1", "2", "auto"],
+        choices=rotation.CHOICES,
         help="of the slow tests only a third: this one, or the turn of the last commit",
     )
 
@@ -91,7 +90,7 @@ def mark_cases(config, items):
 
 def keep_a_third(config, items):
     """Of the slow tests; neighbours, which cost alike, are dealt out."""
-    number = third(config.option.third)
+    number = rotation.third(config.option.third)
     if number is None:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -100,17 +99,8 @@ def keep_a_third(config, items):
     items[:] = [item for item in items if item not in left_out]
 
 
-def third(option):
-    """The number of the third that runs, or None for all."""
-    if option != "auto":
-        return None if option is None else int(option)
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    return int(commit.strip() or "0", 16) % 3
-
-
 def pytest_terminal_summary(terminalreporter, config):
-    number = third(config.option.third)
+    number = rotation.third(config.option.third)
     if number is not None:
         terminalreporter.write_line(
             f"of the slow tests third {number} of 0, 1 and 2: `pytest -m slow --third N`"

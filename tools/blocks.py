@@ -2,6 +2,7 @@
 
 python -m tools.blocks              # all pages, minutes
 python -m tools.blocks ppo cli      # some pages
+python -m tools.blocks --third 0    # the README, and one in three of the others
 python -m tools.blocks --list       # blocks that are not run here, with the reasons
 
 `python` and `py` blocks of a page share names; `jaxrl` commands of `bash` blocks run in
@@ -32,6 +33,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tools import rotation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -293,6 +296,15 @@ def run_pages(pages: list[Path], processes: int) -> list[Outcome]:
     return found
 
 
+def a_third(pages: list[Path], number: int | None) -> list[Path]:
+    """The README and one in three of the other pages, long and short ones alike."""
+    if number is None:
+        return pages
+    size = {page: sum(map(runs_here, blocks(page))) for page in pages}
+    first, others = pages[:1], sorted(pages[1:], key=size.__getitem__)
+    return first + others[number::3]
+
+
 def line(outcome: Outcome) -> str:
     word = "FAILED" if outcome.failure else "ran"
     times = f"{outcome.seconds:6.1f} s {outcome.busy:6.1f} s of processors"
@@ -316,10 +328,12 @@ def main() -> None:
     parser.add_argument(
         "--list", action="store_true", help="list blocks that are not run"
     )
+    parser.add_argument("--third", choices=rotation.CHOICES, help="of the pages")
     parser.add_argument("--processes", type=int, default=2, help="pages at a time")
     arguments = parser.parse_args()
     started = time.perf_counter()
     pages = [x for x in PAGES if x.stem in arguments.pages or not arguments.pages]
+    pages = a_third(pages, rotation.third(arguments.third))
     found = [] if arguments.list else run_pages(pages, arguments.processes)
     for block in left_out():
         print(f"not run: {block.page.name}:{block.line}: {block.reason}")
