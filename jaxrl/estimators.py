@@ -341,14 +341,14 @@ def soft_value(q: Array, log_prob: Array, temperature: Scalar) -> Array:
     return q - temperature * log_prob
 
 
-def subset_minimum(q: Array, key: Array | None, size: int) -> Array:
+def subset_minimum(q: Array, key: Array, size: int) -> Array:
     """The least of a random subset of an ensemble's estimates.
 
     min_{k in M} Q_k,    M of `size` of the K, drawn anew for the whole batch
 
     Args:
       q: `[K, ...]`.
-      key: of the subset; None where it is the whole ensemble.
+      key: of the subset.
       size: M, from 1 to K.
 
     Returns:
@@ -357,7 +357,7 @@ def subset_minimum(q: Array, key: Array | None, size: int) -> Array:
     Source: Fujimoto et al. (2018), https://arxiv.org/abs/1802.09477, equation 10;
     Chen et al. (2021), https://arxiv.org/abs/2101.05982, algorithm 1, M = 2 of K = 10.
     """
-    if size == len(q) or key is None:
+    if size == len(q):
         return q.min(axis=0)
     chosen = jax.random.choice(key, len(q), (size,), replace=False)
     return q[chosen].min(axis=0)

@@ -274,13 +274,13 @@ def temperature(
 
     L = -log α (log π(a|s) + H̄),    ∂L/∂log α = H - H̄  on average
 
-    The paper has α in place of log α, as whose gradient vanishes with α: the authors'
-    code has this.
+    The paper has α in place of log α; its gradient vanishes with α, so the authors' code
+    has this.
 
     Args:
       log_temperature: log α, a scalar, which is differentiated.
       log_prob: `[...]` log π(a|s); data.
-      target_entropy: H̄, a scalar, in nats.
+      target_entropy: H̄, a scalar or `[...]`, in nats.
 
     Returns:
       `[...]` L.

@@ -566,7 +566,9 @@ def test_the_value_of_the_action_taken():
 
 def test_soft_value_and_the_minimum_of_an_ensemble_by_hand():
     q = jnp.array([[1.0, 5.0], [2.0, 3.0], [0.0, 9.0]])
-    np.testing.assert_array_equal(estimators.subset_minimum(q, None, 3), [0.0, 3.0])
+    np.testing.assert_array_equal(
+        estimators.subset_minimum(q, jax.random.key(0), 3), [0.0, 3.0]
+    )
     log_prob = jnp.array([-1.0, 2.0])
     value = estimators.soft_value(q[0], log_prob, 0.5)
     np.testing.assert_allclose(value, [1.5, 4.0])

@@ -92,7 +92,7 @@ WITHOUT_SOURCE = {
     "losses": "masked_mean",
     "normalize": "init init_reward",
     "optim": "flat apply gradient_step fit annealed progress",
-    "replay.ring": "init take num_stored",
+    "replay.ring": "init take take_from num_stored",
     "rlhf.losses": "masked_sum",
     "rlhf.estimators": "preference_accuracy last_token length",
     "rlhf.testbeds.small_world": "responses small_world gold_reward response_text "

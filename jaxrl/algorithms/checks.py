@@ -35,6 +35,7 @@ def continuous_control(name: str, config: Any, env: Env) -> None:
         f"{name} needs a bounded Box action space of shape (D,), but that of {env.id} is "
         f"{space}: use sac or dqn for a Discrete one, ppo for one without bounds.",
     )
+    check_action_mask(env)
     check_network(name, config, env)
 
 

@@ -10,7 +10,8 @@ data; together with any policy:
   largest quantiles: TQC (Kuznetsov et al., 2020, arXiv:2005.04269);
 - `dropout`: with layer normalisation, in targets too: DroQ (Hiraoka et al., 2022,
   arXiv:2110.02034);
-- `n_step`: targets of n rewards, uncorrected for the policy that took the actions.
+- `n_step`: targets of n rewards, uncorrected for the policy that took the actions; of
+  SAC's entropies only that at their end is in them.
 """
 
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class Config(PyTreeNode):
 
 
 class Agent(types.Agent, kw_only=True):
-    """All that the policy artefact holds: dicts by the name of a network."""
+    """All that the policy artefact holds: parameters by the name of a network."""
 
     target_params: PyTree
     obs_stats: normalize.RunningStats | None
@@ -105,7 +106,7 @@ def validate(name: str, config: Any, env: Env, discrete: bool = False) -> None:
     else:
         checks.continuous_control(name, config, env)
     require(
-        config.target_subset <= config.num_critics,
+        config.num_quantiles > 0 or config.target_subset <= config.num_critics,
         f"target_subset = {config.target_subset} must be at most num_critics = "
         f"{config.num_critics}.",
     )
@@ -117,7 +118,7 @@ def validate(name: str, config: Any, env: Env, discrete: bool = False) -> None:
     require(
         config.dropout is None
         or isinstance(networks.resolve(config, env.observation_space).torso, MLP),
-        f"dropout = {config.dropout} needs fully connected critics: leave network at "
+        f"dropout = {config.dropout} needs fully connected critics: use network = "
         f"'mlp', not {config.network!r}.",
     )
     off_policy.check(config, env)
@@ -177,16 +178,19 @@ def target_value(config: Any, q: Array, key: Array) -> Array:
 
 
 def policy_value(config: Any, q: Array) -> Array:
-    """What the policy follows, of critics `[K, B, ...]`: `[B, ...]`.
+    """What critics `[K, B, ...]` say of a policy's action: `[B]`, or `[B, A]`.
 
-    The mean of quantiles and of an ensemble of which the target sees a subset; otherwise
-    the smallest.
+    The mean where `follows_mean`, and the smallest otherwise.
     """
     if config.num_quantiles:
         return q.mean((0, -1))
-    if config.target_subset < config.num_critics:
-        return q.mean(0)
-    return q.min(0)
+    return q.mean(0) if follows_mean(config) else q.min(0)
+
+
+def follows_mean(config: Any) -> bool:
+    """Whether the policy follows the mean of all critics, as in REDQ, TQC and DroQ."""
+    is_subset = config.target_subset < config.num_critics
+    return bool(config.num_quantiles) or is_subset or config.dropout is not None
 
 
 def target(batch: Batch, value: Array) -> Array:

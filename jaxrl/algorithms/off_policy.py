@@ -116,21 +116,31 @@ def check(config: Any, env: Env) -> None:
         f"n_step = {config.n_step} steps of num_envs = {config.num_envs} environments "
         f"must fit into buffer_size = {config.buffer_size}.",
     )
-    space = env.observation_space
-    has_goals = (
-        isinstance(space, spaces.Dict) and {x for x, _ in space.items} == GOAL_KEYS
-    )
     require(
-        config.hindsight == "none" or (has_goals and env.goal_reward is not None),
+        config.hindsight == "none" or has_goals(env),
         f"hindsight = {config.hindsight!r} needs observations of "
-        f"{', '.join(sorted(GOAL_KEYS))}, and a goal_reward; those of {env.id} are "
-        f"{space}: leave it at 'none'.",
+        f"{', '.join(sorted(GOAL_KEYS))}, the goals as arrays of one shape, and a "
+        f"goal_reward; those of {env.id} are {env.observation_space}: leave it at 'none'.",
     )
+    # Twice as many with hindsight, which adds two indices before it wraps around.
+    most = 2**30 if config.hindsight != "none" else 2**31
+    ahead = counts.env_steps + config.n_step * config.num_envs
     require(
-        config.buffer_size + counts.env_steps <= 2**31 - 1,
-        f"buffer_size = {config.buffer_size} must be less than 2^31 - "
-        f"{counts.env_steps}: a transition's index has 32 bits.",
+        config.buffer_size + ahead < most,
+        f"buffer_size = {config.buffer_size} must be less than {most - ahead}: a "
+        f"transition's index has 32 bits.",
     )
+
+
+def has_goals(env: Env) -> bool:
+    """Whether an environment's observations have goals, and a reward that follows them."""
+    space = env.observation_space
+    if env.goal_reward is None or not isinstance(space, spaces.Dict):
+        return False
+    if {name for name, _ in space.items} != GOAL_KEYS:
+        return False
+    goals = space["achieved_goal"], space["desired_goal"]
+    return spaces.is_compatible(*goals) and not isinstance(goals[0], spaces.Dict)
 
 
 def init(
@@ -217,24 +227,16 @@ def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
         discount = jnp.broadcast_to(config.gamma, index.shape)
         return Batch(obs, action, reward, terminated, next_obs, discount)
     data: Stored = replay.data
-
-    def take(columns: PyTree, at: Array) -> PyTree:
-        return ring.take(ring.Ring(columns, replay.head), at)
-
     index, *draws = index if config.hindsight != "none" else (index,)
     ahead, newest = ring.ahead(replay, index, config.n_step)
-    reward, terminated, truncated = take(
+    reward, terminated, truncated = ring.take_from(
         (data.reward, data.terminated, data.truncated), ahead
     )
     ends = terminated | truncated | newest
-    obs, action = take((data.obs, data.action), index)
+    obs, action = ring.take_from((data.obs, data.action), index)
     if draws:
-        reached = take(data.next_obs["achieved_goal"], ahead)
         goal = wanted(config, replay, index, obs["desired_goal"], draws)
-        goal_reward: Any = env.goal_reward
-        of_step = jax.vmap(goal_reward, (0, 0, None))
-        of_steps = jax.vmap(of_step, (0, None, None))
-        reward, terminated = of_steps(reached, goal, env.params)
+        reward, terminated = relabel(env, replay, ahead, goal, terminated)
         ends |= terminated
         obs = obs | {"desired_goal": goal}
     reward, steps = estimators.n_step_return(reward, ends, config.gamma)
@@ -242,11 +244,30 @@ def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
     def last(x: Array) -> Array:
         return jnp.take_along_axis(x, steps[None] - 1, axis=0)[0]
 
-    next_obs = take(data.next_obs, last(ahead))
+    next_obs = ring.take_from(data.next_obs, last(ahead))
     if draws:
         next_obs = next_obs | {"desired_goal": goal}
     discount = config.gamma**steps
     return Batch(obs, action, reward, last(terminated), next_obs, discount)
+
+
+def relabel(
+    env: Env, replay: ring.Ring, index: Array, goal: Array, terminated: Array
+) -> tuple[Array, Array]:
+    """Rewards and ends `[n, B]` of transitions at `[n, B]` with goals `[B, ...]`.
+
+    An end that the goal of that time does not explain, such as a fall, stays one.
+    """
+    goal_reward: Any = env.goal_reward
+    of_step = jax.vmap(jax.vmap(goal_reward, (0, 0, None)), (0, 0, None))
+    data: Any = replay.data
+    reached, before = ring.take_from(
+        (data.next_obs["achieved_goal"], data.obs["desired_goal"]), index
+    )
+    _, explained = of_step(reached, before, env.params)
+    goals = jnp.broadcast_to(goal[None], before.shape)
+    reward, ends = of_step(reached, goals, env.params)
+    return reward, ends | (terminated & ~explained)
 
 
 def wanted(

@@ -45,7 +45,8 @@ class Config(critics.Config):
     learn_temperature: bool = static(True)
     """Whether α follows the entropy of the policy."""
     target_entropy: float | None = traced(None)
-    """H̄ of actions in [-1, 1], in nats; none: -D, or half of log A of Discrete ones."""
+    """H̄ of actions in [-1, 1], in nats; none: -D, or half of log A of (legal) Discrete
+    ones."""
 
 
 def distribution(
@@ -94,17 +95,25 @@ def init(config: Config, env: Env, key: Array) -> State:
     return off_policy.init(config, env, agent, key_world, acting.unroll_randomly)
 
 
-def target_entropy(config: Config, env: Env) -> types.Scalar:
-    """H̄: -D of a Box (Haarnoja et al., 2018, appendix D), half of log A otherwise."""
+def target_entropy(config: Config, env: Env, obs: PyTree) -> types.Scalar:
+    """H̄: -D of a Box (Haarnoja et al., 2018, appendix D).
+
+    Of Discrete actions half of the logarithm of their number, of the legal ones `[B]`
+    where there is a mask: of all of them it might be more than any policy has.
+    """
     if config.target_entropy is not None:
         return config.target_entropy
-    if isinstance(env.action_space, spaces.Discrete):
+    if isinstance(env.action_space, spaces.Box):
+        return -float(env.action_space.size)
+    mask = networks.action_mask(env.observation_space, obs)
+    if mask is None:
         return 0.5 * float(np.log(env.action_space.n))
-    return -float(env.action_space.size)
+    return 0.5 * jnp.log(mask.sum(-1).astype(jnp.float32))
 
 
 LEAST = -1e4
-"""A logarithm of probabilities that are exactly 0 anyway: of illegal actions."""
+"""The logarithm of an illegal action's probability, which is 0 anyway; with less, α times
+it would swallow the values of the others."""
 
 
 class Learner(NamedTuple):
@@ -121,8 +130,8 @@ class Draws(NamedTuple):
 
     next_action: Array  # [B, D], standard normal; D = 0 for Discrete actions
     action: Array
-    subset: Array  # keys
-    dropout: Array
+    subset: Array  # key
+    dropout: Array  # keys [3], of target, critics and policy
 
 
 def soft_value(
@@ -180,7 +189,6 @@ def update(
     stats = agent.obs_stats
     optimizer = off_policy.optimizer()
     fitted, tree = off_policy.fitted(agent)
-    wanted = target_entropy(config, env)
 
     def params_of(learner: Learner) -> dict[str, PyTree]:
         return {name: tree[name](getattr(learner, name).vector) for name in tree}
@@ -194,7 +202,7 @@ def update(
             params_of(learner) | {"critics": tree["critics"](learner.target_critics)},
             stats,
             batch.next_obs,
-            (draws.next_action, draws.dropout),
+            (draws.next_action, draws.dropout[0]),
             lambda q: critics.target_value(config, q, draws.subset),
         )
         fitted, metrics = critics.step(
@@ -205,7 +213,7 @@ def update(
             stats,
             batch,
             critics.target(batch, value),
-            draws.dropout,
+            draws.dropout[1],
             learning_rate,
         )
         target_critics = optim.polyak(learner.target_critics, fitted.vector, config.tau)
@@ -224,7 +232,7 @@ def update(
                 params | {"actor": tree["actor"](vector)},
                 stats,
                 batch.obs,
-                (draws.action, draws.dropout),
+                (draws.action, draws.dropout[2]),
                 partial(critics.policy_value, config),
             )
             return -value.mean(), (value, log_prob)
@@ -240,10 +248,13 @@ def update(
             "optim/actor_grad_norm": mean(norm),
         }
         if config.learn_temperature:
-            learner = temperature_step(learner, log_prob)
+            wanted = target_entropy(config, env, batch.obs)
+            learner = temperature_step(learner, log_prob, wanted)
         return learner, metrics
 
-    def temperature_step(learner: Learner, log_prob: Array) -> Learner:
+    def temperature_step(
+        learner: Learner, log_prob: Array, wanted: types.Scalar
+    ) -> Learner:
         def loss(vector: Array) -> tuple[Array, tuple]:
             log_alpha = tree["temperature"](vector)
             return losses.temperature(log_alpha, log_prob, wanted).mean(), ()
@@ -266,10 +277,14 @@ def update(
 def draw(config: Config, env: Env, key: Array) -> Draws:
     """The randomness of all gradient steps of a train step."""
     shape = off_policy.plan(config, env).updates, config.batch_size
-    keys = jax.random.split(key, 4)
+    key_next, key_now, key_subset, key_dropout = jax.random.split(key, 4)
     size = 0 if isinstance(env.action_space, spaces.Discrete) else env.action_space.size
-    noise = (jax.random.normal(x, (*shape, size)) for x in keys[:2])
-    return Draws(*noise, *(jax.random.split(x, shape[0]) for x in keys[2:]))
+    return Draws(
+        jax.random.normal(key_next, (*shape, size)),
+        jax.random.normal(key_now, (*shape, size)),
+        jax.random.split(key_subset, shape[0]),
+        jax.random.split(key_dropout, (shape[0], 3)),
+    )
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:

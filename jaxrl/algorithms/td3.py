@@ -14,8 +14,8 @@ The details that matter, in the order of the code:
 2. y = r + γ min_k Q'_k(s', ã) unless s' is *terminal*; a truncated episode's last
    successor has a value, as `next_obs` is the true one.
 3. ã = clip(μ'(s') + clip(σ ε, -c, c)): both clips, the outer one at the bounds.
-4. The actor follows the first critic alone, after every `policy_delay` steps of the
-   critics, and the target networks follow then too.
+4. The actor follows the first critic alone (or the mean: `critics.follows_mean`), after
+   every `policy_delay` steps of the critics, and the target networks follow then too.
 5. A train step makes whole numbers of actor steps, so no branch is in the loop.
 6. Correlated noise starts at 0 in every episode: its state is the world's memory.
 """
@@ -130,8 +130,8 @@ class Draws(NamedTuple):
     """The randomness of a gradient step."""
 
     smoothing: Array  # [B, D], standard normal
-    subset: Array  # keys
-    dropout: Array
+    subset: Array  # key
+    dropout: Array  # keys [3], of target, critics and policy
 
 
 def critic_target(
@@ -150,7 +150,7 @@ def critic_target(
     )
     action = jnp.clip(action, -1.0, 1.0)
     ask = partial(critics.values, config, env, params["critics"], stats)
-    q = ask(batch.next_obs, action, draws.dropout)
+    q = ask(batch.next_obs, action, draws.dropout[0])
     return critics.target(batch, critics.target_value(config, q, draws.subset))
 
 
@@ -184,7 +184,7 @@ def update(
             stats,
             batch,
             target,
-            draws.dropout,
+            draws.dropout[1],
             learning_rate,
         )
         return learner._replace(critics=fitted), metrics
@@ -197,7 +197,7 @@ def update(
         def loss(vector: Array) -> tuple[Array, tuple[Array, Array]]:
             action: Any = net.apply(tree["actor"](vector), batch.obs, stats)
             q = critics.values(
-                one, env, params, stats, batch.obs, action, draws.dropout
+                one, env, params, stats, batch.obs, action, draws.dropout[2]
             )
             loss = losses.deterministic_policy(critics.policy_value(one, q))
             return loss.mean(), (loss, action)
@@ -237,7 +237,7 @@ def update(
 
 def first_critic(config: Config, params: PyTree) -> tuple[Config, PyTree]:
     """What the policy follows: the first critic alone, unless it is the mean of all."""
-    if config.num_quantiles or config.target_subset < config.num_critics:
+    if critics.follows_mean(config):
         return config, params
     one = config.replace(num_critics=1, target_subset=1)
     return one, jax.tree.map(lambda x: x[:1], params)
@@ -246,9 +246,12 @@ def first_critic(config: Config, params: PyTree) -> tuple[Config, PyTree]:
 def draw(config: Config, env: Env, key: Array) -> Draws:
     """The randomness of all gradient steps of a train step."""
     shape = off_policy.plan(config, env).updates, config.batch_size
-    key_noise, *keys = jax.random.split(key, 3)
-    noise = jax.random.normal(key_noise, (*shape, env.action_space.size))
-    return Draws(noise, *(jax.random.split(x, shape[0]) for x in keys))
+    key_noise, key_subset, key_dropout = jax.random.split(key, 3)
+    return Draws(
+        jax.random.normal(key_noise, (*shape, env.action_space.size)),
+        jax.random.split(key_subset, shape[0]),
+        jax.random.split(key_dropout, (shape[0], 3)),
+    )
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:

@@ -51,7 +51,18 @@ def sticky_actions(env: Env, prob: float | Array) -> Env:
     """
     reset, step = _sticky_functions(env.reset, env.step, env.action_space)
     params = StickyParams(env.params, jnp.asarray(prob, jnp.float32))
-    return env.replace(params=params, reset=reset, step=step, model=None)
+    goal_reward = env.goal_reward and _sticky_goal_reward(env.goal_reward)
+    return env.replace(
+        params=params, reset=reset, step=step, model=None, goal_reward=goal_reward
+    )
+
+
+@functools.cache
+def _sticky_goal_reward(goal_reward: Callable) -> Callable:
+    def wrapped(achieved: Array, desired: Array, params: StickyParams) -> Any:
+        return goal_reward(achieved, desired, params.env)
+
+    return wrapped
 
 
 @functools.cache
@@ -141,7 +152,13 @@ def stack_history(env: Env, length: int, actions: bool | None = None) -> Env:
     )
     reset, step = _history_functions(spec)
     space = _history_space(spec)
-    return env.replace(reset=reset, step=step, observation_space=space, model=None)
+    return env.replace(
+        reset=reset,
+        step=step,
+        observation_space=space,
+        model=None,
+        goal_reward=None,  # of goals without a history
+    )
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 They take raw observations and encode them inside: `net.apply(params, memory, obs, stats)`
 is one step in time, with `done` it runs along time as a rollout did. `stats` are running
-statistics of observations or None; `memory` is `()` without a recurrent cell.
+statistics of observations or None; `memory` is `()` without a recurrent cell. Those that
+replay trains have no memory: `net.apply(params, obs, ..., stats)`.
 """
 
 from typing import Any

@@ -48,15 +48,14 @@ def steps_left(memory: ring.Ring, step: Array, index: Array) -> Array:
       int32 `[B]`, 0 where an episode ends or its next step is not stored yet.
     """
     rows, num_envs = step.shape
-    steps = ring.Ring(step, memory.head)
-    begun = ring.take(steps, index)
+    begun = ring.take_from(step, index)
     age = (memory.head.position - 1 - index // num_envs) % rows  # rows written since
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         inside, outside = bounds
         middle = (inside + outside) // 2
         there = (index + middle * num_envs) % (rows * num_envs)
-        same = ring.take(steps, there) == begun + middle
+        same = ring.take_from(step, there) == begun + middle
         return jnp.where(same, middle, inside), jnp.where(same, outside, middle)
 
     bounds = jnp.zeros_like(index), age + 1
@@ -92,4 +91,4 @@ def goals(
     if strategy == "future":
         ahead = jnp.minimum((draw * (ahead + 1)).astype(jnp.int32), ahead)
     there = (index + ahead * num_envs) % (rows * num_envs)
-    return ring.take(ring.Ring(achieved, memory.head), there)
+    return ring.take_from(achieved, there)

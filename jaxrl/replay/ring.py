@@ -6,8 +6,8 @@ is the number of rows, so a write never straddles the end of the buffer. The hea
 `Shared`: all members of a population write at the same position. With separate heads the
 write would become a scatter under `vmap`.
 
-A transition holds its own `next_obs`, so no pair of rows is ever read across the end of
-an episode or across the head.
+A transition holds its own `next_obs`, so one-step targets never read a pair of rows.
+`ahead` gives the rows that follow, and leaves it to its caller where to stop.
 """
 
 from functools import partial
@@ -134,12 +134,17 @@ def sample_indices(ring: Ring, key: Array, shape: tuple[int, ...]) -> Array:
 
 def take(ring: Ring, index: Array) -> PyTree:
     """The transitions at these indices, `[*index.shape, ...]`."""
+    return take_from(ring.data, index)
+
+
+def take_from(data: PyTree, index: Array) -> PyTree:
+    """The same from some columns `[rows, N, ...]` of a ring's data."""
 
     def pick(x: Array) -> Array:
         flat = x.reshape(-1, *x.shape[2:])
         return flat.at[index].get(mode="promise_in_bounds")
 
-    return jax.tree.map(pick, ring.data)
+    return jax.tree.map(pick, data)
 
 
 def ahead(ring: Ring, index: Array, num_steps: int) -> tuple[Array, Array]:
