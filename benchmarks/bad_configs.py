@@ -302,6 +302,8 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
         "baseline",
         *SMALL,
     }
+    left_alone |= {"hindsight", "dropout", "num_quantiles", "dropped_quantiles"}
+    left_alone |= {"num_critics", "target_subset"}
     left_alone |= {"weight", "critic"} | ({"loss"} if algorithm.teacher else set())
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):

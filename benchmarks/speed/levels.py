@@ -197,9 +197,9 @@ def dqn_parts(config: Any, env: Env, state: Any) -> tuple:
     """A gradient of one batch with its target pass, and the forward passes."""
     counts = off_policy.plan(config, env)
     index = ring.sample_indices(state.replay, key(1), (config.batch_size,))
-    rows = ring.take(state.replay, index)
+    rows = off_policy.read(config, env, state.replay, index)
 
-    def gradient(params: PyTree, rows: off_policy.Stored) -> PyTree:
+    def gradient(params: PyTree, rows: off_policy.Batch) -> PyTree:
         # The target network follows the parameters, or its pass would leave the loop.
         target = jax.lax.stop_gradient(params)
         return jax.grad(lambda p: dqn.loss(p, config, env, target, rows)[0])(params)

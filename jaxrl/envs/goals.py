@@ -38,7 +38,7 @@ def reached_within(
 ) -> tuple[Array, Array]:
     """Reward 0 and the end where the goal is near enough, reward -1 elsewhere."""
     reached = jnp.linalg.norm(achieved - desired) <= tolerance
-    return jnp.where(reached, 0.0, -1.0), reached
+    return jnp.where(reached, jnp.float32(0.0), -1.0), reached
 
 
 def _space(goal: spaces.Box) -> spaces.Dict:

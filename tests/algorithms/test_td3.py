@@ -63,7 +63,7 @@ def test_the_target_of_td3_by_hand(terminated):
         obs,
         discount=jnp.full(2, 0.5),
     )
-    draws = td3.Draws(jnp.array([[9.0], [-0.5]]), KEY, KEY)
+    draws = td3.Draws(jnp.array([[9.0], [-0.5]]), KEY, jax.random.split(KEY, 3))
     found = td3.critic_target(config, env, params, None, batch, draws)
     actor = networks.deterministic_actor(config, env).apply(params["actor"], obs)
     moved = np.asarray(actor) + np.array([[0.3], [-0.1]])

@@ -81,6 +81,16 @@ def trained(algorithm, settings_, num_seeds, steps, **options):
     return loop.advance(job, loop.first_progress(job), steps)
 
 
+def world(algorithm, force):
+    """CartPole, or Pendulum for an algorithm that takes no discrete actions."""
+    env = make("CartPole-v1", force_mag=force)
+    try:
+        algorithm.validate(tiny(algorithm), with_teacher(algorithm, env))
+    except InvalidInput:
+        env = make("Pendulum-v1", max_torque=force / 5)
+    return env
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_member_of_a_sweep_is_the_run_alone(name):
@@ -90,7 +100,7 @@ def test_a_member_of_a_sweep_is_the_run_alone(name):
     pairs = [
         pair(
             algorithm,
-            with_teacher(algorithm, make("CartPole-v1", force_mag=f)),
+            with_teacher(algorithm, world(algorithm, f)),
             **{"learning_rate": r, number: g},
         )
         for f, r, g in ((10.0, 1e-3, 0.99), (5.0, 1e-2, 0.9), (20.0, 1e-4, 0.5))
