@@ -87,7 +87,7 @@ def world(algorithm, force):
     try:
         algorithm.validate(tiny(algorithm), with_teacher(algorithm, env))
     except InvalidInput:
-        env = make("Pendulum-v1", max_torque=force / 5)
+        env = make("Pendulum-v1", g=force)
     return env
 
 
