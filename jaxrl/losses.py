@@ -323,20 +323,26 @@ def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
     Source: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance",
     section 3: shifted data.
     """
-    if where is None:
+    x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    if where is None and x.size:
         mask, one = jnp.ones(x.shape, bool), x.ravel()[0]
     else:
-        mask, one = where, jnp.max(x, initial=-jnp.inf, where=where)
-    one = parallel.largest(one)
+        mask = jnp.ones(x.shape, bool) if where is None else where
+        one = jnp.max(x, initial=-jnp.inf, where=mask)
+        one = jnp.where(jnp.isneginf(one), 0.0, one)  # of no numbers
+    # Which one makes no difference, nor to the gradient.
+    one = parallel.largest(jax.lax.stop_gradient(one))
     shifted = jnp.where(mask, x - one, 0.0)
     mean = masked_mean(shifted, mask)
     return jnp.where(mask, shifted - mean, 0.0), one + mean
 
 
-def moments(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
+def moments(
+    x: Array, where: Array | None = None, magnitude: Scalar = 0.0
+) -> tuple[Array, Array, Array]:
     """Deviations from the mean, their (biased) variance, and the variance of rounding.
 
-    rounding = (2^-17 mean(x))²
+    rounding = (2^-17 max(|mean(x)|, magnitude))²
 
     A variance is told from that of equal numbers if it is larger than `rounding`. Every
     division by the spread of a batch is made with these three.
@@ -344,6 +350,8 @@ def moments(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
     Args:
       x: `[...]`.
       where: bool `[...]`, the elements that count.
+      magnitude: how large the numbers are whose differences x are, a scalar: these are
+        rounded, however small x is.
 
     Returns:
       (deviations `[...]`, variance, rounding), the last two scalars, over all devices.
@@ -353,20 +361,25 @@ def moments(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
     centred, mean = centre(x, where)
     mask = jnp.ones(x.shape, bool) if where is None else where
     variance = masked_mean(jnp.square(centred), mask)
-    return centred, variance, jnp.square(RESOLUTION * mean)
+    largest = jnp.maximum(jnp.abs(mean), parallel.largest(magnitude))
+    return centred, variance, jnp.square(RESOLUTION * largest)
 
 
-def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
+def normalize_advantage(
+    advantage: Array, where: Array | None = None, magnitude: Scalar = 0.0
+) -> Array:
     """Advantages with zero mean and unit (biased) standard deviation over all axes.
 
-    Â = (A - mean(A)) / √(var(A) + ε²),    ε = 2^-17 |mean(A)|
+    Â = (A - mean(A)) / √(var(A) + ε²),    ε = 2^-17 max(|mean(A)|, magnitude)
 
-    ε is what float32 cannot tell from 0 at the magnitude of A: equal advantages, or equal
-    but for rounding, are normalised to about 0, others as if ε were 0.
+    ε is a few of the steps of float32 at the magnitude of A: advantages that are equal,
+    or equal but for rounding, are normalised to about 0, those whose deviation is above
+    20 ε (1 / 6,500 of the magnitude) as if ε were 0.
 
     Args:
       advantage: `[...]` A. A single advantage is normalised to 0, not to NaN.
       where: bool `[...]`, the elements that count; the others become 0.
+      magnitude: how large the returns and values are whose differences A are, a scalar.
 
     Returns:
       `[...]` Â.
@@ -374,7 +387,7 @@ def normalize_advantage(advantage: Array, where: Array | None = None) -> Array:
     Source: Huang et al. (2022), "The 37 implementation details of proximal policy
     optimization", detail 7, where ε is 1e-8 and stands outside of the root.
     """
-    centred, variance, rounding = moments(advantage, where)
+    centred, variance, rounding = moments(advantage, where, magnitude)
     return centred / jnp.sqrt(variance + rounding + TINY)
 
 

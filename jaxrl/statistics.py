@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jaxrl.errors import require
+from jaxrl.errors import require, shorten
 
 FEW_SEEDS = 10
 """Below this number a bootstrap interval is too narrow: one of 95 % contains the IQM of
@@ -80,13 +80,19 @@ def bootstrap_difference(
       (low, high), two numbers. Two samples of equal numbers have their difference.
 
     Raises:
-      InvalidInput: a sample is empty, or one of a single number beside one that varies.
+      InvalidInput: a sample is empty or not finite, or one of a single number beside one
+        that varies.
 
     Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     for name, sample in (("x", x), ("y", y)):
         require(sample.size > 0, f"{name} = [] holds no number: give one per seed.")
+        require(
+            bool(np.isfinite(sample).all()),
+            f"{name} = {shorten(sample.tolist())} must be finite numbers: leave out the "
+            f"seeds that broke.",
+        )
     varies = np.ptp(x) > 0.0 or np.ptp(y) > 0.0
     for name, sample in (("x", x), ("y", y)):
         require(

@@ -216,6 +216,7 @@ def test_the_interval_excludes_what_is_biased(name):
     assert found > 2 * bound
 
 
+@pytest.mark.full
 def test_each_rung_has_less_variance():
     """None > moving average > V, of the return-to-go; and Q - V beneath them all."""
     variance = {name: float(statistics(name).variance.sum()) for name in UNBIASED}

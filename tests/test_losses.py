@@ -269,3 +269,41 @@ def test_action_mse_is_the_likelihood_of_a_normal_up_to_a_constant():
     pi = distributions.diag_normal(mean, jnp.zeros(2))
     nll = losses.negative_log_likelihood(pi.log_prob(expert))
     close(nll - losses.action_mse(mean, expert), [np.log(2 * np.pi)] * 2)
+
+
+def test_rounding_of_values_is_no_advantage():
+    """(1 - γ) V + γ V - V is 0 but for the rounding of float32."""
+    rng = np.random.default_rng(0)
+    value = jnp.float32(123.456)
+    advantage = jnp.float32(1e-5 * rng.normal(size=256))
+    size = jnp.abs(value)
+    found = losses.normalize_advantage(advantage, magnitude=size)
+    assert jnp.abs(found).max() < 0.1
+    ordinary = jnp.float32(rng.normal(size=256))
+    found = losses.normalize_advantage(ordinary, magnitude=size)
+    assert float(found.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_deviations_of_half_precision_are_of_float32(dtype, masked):
+    x = jnp.asarray(300.0 * np.random.default_rng(0).normal(size=4_096), dtype)
+    where = jnp.ones(x.shape, bool) if masked else None
+    found, mean = losses.centre(x, where)
+    assert found.dtype == jnp.float32
+    expected = np.asarray(x, np.float64)
+    np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-3)
+    assert float(mean) == pytest.approx(expected.mean(), abs=1e-3)
+
+
+def test_of_no_numbers_the_mean_is_zero():
+    assert losses.centre(jnp.zeros(0))[1] == 0.0
+    nothing = jnp.zeros(3, bool)
+    found, mean = losses.centre(jnp.array([1.0, jnp.nan, jnp.inf]), nothing)
+    assert (found == 0.0).all() and mean == 0.0
+
+
+def test_deviations_have_the_gradient_of_the_formula():
+    x = jnp.array([3.0, -1.0, 4.0])
+    found = jax.jacobian(lambda x: losses.centre(x)[0])(x)
+    np.testing.assert_allclose(found, np.eye(3) - 1 / 3, atol=1e-6)

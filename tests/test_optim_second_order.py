@@ -121,6 +121,7 @@ def explicit_fisher(kind, theta, pi_of):
     return jax.jit(fisher)(theta)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "masked"), [("discrete", True), ("continuous", False)]
 )
@@ -167,6 +168,7 @@ def test_in_float32_they_are_within_a_ten_thousandth_too():
         np.testing.assert_allclose(x, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.full
 def test_on_several_devices_the_product_is_that_of_all_states():
     obs, v = jnp.asarray(RNG.normal(size=(8, 3))), jnp.array([1.0, -2.0, 0.5])
     theta = jnp.array([0.3, 0.1, -0.2])

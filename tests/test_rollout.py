@@ -193,6 +193,7 @@ def test_every_episode_starts_anew_however_short():
     assert distinct(np.concatenate(found))
 
 
+@pytest.mark.full
 def test_starts_drawn_as_seldom_as_they_can_be_are_all_distinct():
     env = random_start_env(3, 3)
     world = init_world(env, KEY, 3)

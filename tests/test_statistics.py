@@ -211,3 +211,8 @@ def test_the_interval_of_few_seeds_says_so():
     assert "too narrow" in iqm_in_words(4.5, 2.0, 7.0, 9) and "9" in interval_caveat(9)
     assert iqm_in_words(4.5, 2.0, 7.0, 10) == "4.50 (IQM, 95 % interval [2.00, 7.00])"
     assert "episodes" in interval_caveat(1)
+
+
+def test_a_difference_with_a_broken_seed_is_refused():
+    with pytest.raises(InvalidInput, match=r"x = .* must be finite numbers"):
+        bootstrap_difference([1.0, np.nan], [2.0, 2.0])

@@ -227,7 +227,8 @@ def loss(
     pi, value, _ = networks.apply_actor_critic(config, env, params, *at)
     weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
     if config.normalize_advantage:
-        weight = losses.normalize_advantage(weight, mask)
+        size = losses.masked_mean(jnp.abs(reward_to_go), mask)
+        weight = losses.normalize_advantage(weight, mask, size)
     score_loss = losses.policy_gradient(
         pi.log_prob(acting.sample_of(trajectory)), weight
     )

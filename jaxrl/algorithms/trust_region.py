@@ -213,7 +213,8 @@ def make_batch(
         config.gae_lambda,
     )
     if config.normalize_advantage:
-        advantage = losses.normalize_advantage(advantage)
+        size = jnp.abs(target).mean()
+        advantage = losses.normalize_advantage(advantage, magnitude=size)
     return Batch(
         obs=trajectory.obs,
         action=acting.sample_of(trajectory),

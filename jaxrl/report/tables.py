@@ -139,7 +139,7 @@ def to_latex(entries: Sequence[Entry]) -> str:
         [_tex(label), *[_tex_cell(cells.get((label, env)), best[env]) for env in envs]]
         for label in labels
     ]
-    seeds = sorted({len(entry.returns) for entry in entries})
+    seeds = sorted({len(entry.finite_returns) for entry in entries})
     caveat = interval_caveat(seeds[0]) * (seeds[0] > 1)
     return _tabular(
         map(_tex, envs),

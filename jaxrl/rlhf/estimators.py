@@ -116,10 +116,14 @@ def rloo_advantage(reward: Array) -> Array:
     return size / (size - 1) * _centre_groups(reward)
 
 
-def grpo_advantage(reward: Array, scale: bool = True) -> Array:
+def grpo_advantage(
+    reward: Array, scale: bool = True, magnitude: Array | None = None
+) -> Array:
     """Each response against the mean of its group, divided by the group's deviation or not.
 
-    A_i = r_i - mean(r),    / √(var(r) + ε²) where scaled,    ε = 2^-17 |mean(r)|
+    A_i = r_i - mean(r),    / √(var(r) + ε²) where scaled
+
+    ε = 2^-17 max(|mean(r)|, mean(magnitude))
 
     Scaled it is `losses.normalize_advantage` of each group: rewards that differ by rounding
     alone have advantages of about 0.
@@ -130,6 +134,8 @@ def grpo_advantage(reward: Array, scale: bool = True) -> Array:
     Args:
       reward: `[B, K]` r of K responses to each prompt.
       scale: whether to divide by the (biased) standard deviation.
+      magnitude: `[B, K]`, how large the terms are that r is the sum of, where it has a KL
+        penalty: equal scores and rounding are otherwise taken for a spread. None for |r|.
 
     Returns:
       `[B, K]` A.
@@ -137,9 +143,12 @@ def grpo_advantage(reward: Array, scale: bool = True) -> Array:
     Source: Shao et al. (2024), https://arxiv.org/abs/2402.03300, section 4.1.2; not scaled,
     Liu et al. (2025), https://arxiv.org/abs/2503.20783.
     """
-    if scale:
-        return jax.vmap(losses.normalize_advantage)(reward)
-    return _centre_groups(reward)
+    if not scale:
+        return _centre_groups(reward)
+    size = jnp.abs(reward if magnitude is None else magnitude).mean(-1)
+    return jax.vmap(lambda r, s: losses.normalize_advantage(r, magnitude=s))(
+        reward, size
+    )
 
 
 def _centre_groups(reward: Array) -> Array:
@@ -241,6 +250,34 @@ def gain_and_bias(
     differ = jnp.asarray(own_std) > losses.RESOLUTION * jnp.abs(own_mean)
     gain = jnp.where(differ, std / jnp.where(differ, own_std, 1.0), 1.0)
     return gain, mean - gain * own_mean
+
+
+def decayed_moments(moments: Array, x: Array, decay: Scalar) -> Array:
+    """Weight, mean and centred second moment of batches of numbers, old ones fading.
+
+    n <- γ n + (1 - γ),    δ = mean(x) - m,    m <- m + δ (1 - γ) / n
+    S <- γ S + (1 - γ) var(x) + δ² (γ n_old) (1 - γ) / n,    the variance is S / n
+
+    Centred, a deviation that is small beside the mean is not lost as in E[x²] - m².
+
+    Args:
+      moments: `[3]` n, m, S; zeros at first.
+      x: `[...]`.
+      decay: γ, a scalar.
+
+    Returns:
+      `[3]`.
+
+    Source: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance".
+    """
+    before, middle, second = decay * moments[0], moments[1], decay * moments[2]
+    deviations, batch_mean = losses.centre(x)
+    weight = 1.0 - decay
+    total = before + weight
+    delta = batch_mean - middle
+    second += weight * jnp.square(deviations).mean()
+    second += jnp.square(delta) * before * weight / total
+    return jnp.stack([total, middle + delta * weight / total, second])
 
 
 # Diversity.

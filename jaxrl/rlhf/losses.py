@@ -261,7 +261,9 @@ def proportional_kl_coef(
 # Advantages.
 
 
-def whiten(x: Array, mask: Array, shift_mean: bool = True) -> Array:
+def whiten(
+    x: Array, mask: Array, shift_mean: bool = True, magnitude: Scalar = 0.0
+) -> Array:
     """Unit (biased) standard deviation over all counted elements; mean 0, or as it was.
 
     (x - mean) / std,    + mean where it is kept
@@ -272,6 +274,8 @@ def whiten(x: Array, mask: Array, shift_mean: bool = True) -> Array:
       x: `[...]`.
       mask: bool `[...]`.
       shift_mean: whether the mean becomes 0.
+      magnitude: how large the numbers are whose differences x are, a scalar; see
+        `losses.normalize_advantage`.
 
     Returns:
       `[...]`, 0 outside of the mask.
@@ -279,7 +283,7 @@ def whiten(x: Array, mask: Array, shift_mean: bool = True) -> Array:
     Source: Huang et al. (2024), https://arxiv.org/abs/2403.17031, reward and advantage
     whitening.
     """
-    white = losses.normalize_advantage(x, mask)
+    white = losses.normalize_advantage(x, mask, magnitude)
     if shift_mean:
         return white
     return jnp.where(mask, white + losses.masked_mean(x, mask), 0.0)

@@ -156,12 +156,14 @@ def collect(
         written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
     )
     if config.whiten_rewards:
-        reward = text_losses.whiten(reward, mask, shift_mean=False)
+        size = agent.kl_coef * losses.masked_mean(jnp.abs(written.log_prob), mask)
+        reward = text_losses.whiten(reward, mask, shift_mean=False, magnitude=size)
     value = values(config, task, agent.value, written)
     advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    advantage = text_losses.whiten(advantage, mask)
+    size = losses.masked_mean(jnp.abs(target), mask)
+    advantage = text_losses.whiten(advantage, mask, magnitude=size)
     return Batch(written, value, advantage, target), reward
 
 

@@ -65,7 +65,7 @@ class Agent(PyTreeNode):
 
     reward: dict[str, PyTree]  # model, or its adapters; head [D]; bias []
     opt_state: PyTree
-    moments: Array  # [3]: decayed sums of 1, r and r²
+    moments: Array  # [3], see `estimators.decayed_moments`
 
 
 def init(config: Config, task: Task, key: Array) -> State:
@@ -113,8 +113,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     of_rows = partial(loss, config=config, task=task, rows=rows)
     step = policies.gradient_step(config, of_rows, agent.reward, agent.opt_state, rate)
     r = step.aux
-    now = jnp.stack([jnp.ones(()), r.mean(), jnp.square(r).mean()])
-    moments = DECAY * agent.moments + (1.0 - DECAY) * now
+    moments = estimators.decayed_moments(agent.moments, r, DECAY)
     right = accuracy(r)
     metrics = {
         "rollout/episode_return": mean(right),

@@ -140,7 +140,7 @@ def trained(env, iterations, **changes):
     return config, state.agent
 
 
-@pytest.mark.fast_cases("q_minus_v")
+@pytest.mark.full
 @pytest.mark.parametrize(
     "changes",
     [

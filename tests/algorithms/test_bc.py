@@ -65,6 +65,7 @@ def learned(config, env, num_train_steps):
     return state.agent, metrics
 
 
+@pytest.mark.full
 def test_a_separable_expert_is_recovered_exactly():
     obs = jax.random.normal(KEY, (400, 2))
     margin = obs @ jnp.array([1.0, -2.0])
@@ -77,6 +78,7 @@ def test_a_separable_expert_is_recovered_exactly():
     np.testing.assert_array_equal(answer, action)
 
 
+@pytest.mark.full
 def test_without_hidden_layers_it_is_logistic_regression():
     """The maximum of the likelihood, found by another program in 64 bits."""
     rng = np.random.default_rng(0)

@@ -145,6 +145,7 @@ def test_it_learns_the_expert_and_comes_home():
     assert metrics["imitation/error"].value < 0.2
 
 
+@pytest.mark.full
 def test_the_gradient_is_that_of_the_likelihood_of_the_labels():
     config, env = tiny(DAGGER), line()
     params = DAGGER.init(config, env, KEY).agent.params

@@ -188,6 +188,7 @@ def test_the_memory_keeps_native_dtypes():
     assert state.replay.data.terminated.dtype == jnp.bool_
 
 
+@pytest.mark.full
 def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     env = make("probe/truncation")
     obs = jnp.ones((1, 1))
@@ -208,6 +209,7 @@ def test_learns_a_delayed_value():
     np.testing.assert_allclose(q.max(-1), [0.9, 1.0], atol=0.05)
 
 
+@pytest.mark.full
 def test_learns_a_shortest_path():
     env = make("probe/shortest-path")
     config, state, _ = trained(env, 1_500, gamma=1.0)

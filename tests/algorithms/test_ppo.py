@@ -53,7 +53,7 @@ def rollout(env, **changes):
     return config, state, trajectory, batch
 
 
-@pytest.mark.fast_cases("True-*")
+@pytest.mark.fast_cases("True-auto")
 @pytest.mark.parametrize("network", ["auto", "gru(size=4)"])
 @pytest.mark.parametrize("normalize_obs", [False, True])
 def test_the_ratio_is_one_before_the_first_update(network, normalize_obs):
@@ -112,6 +112,7 @@ def test_the_metrics_of_an_update_are_means_over_all_its_minibatches():
     assert_trees_equal(after.params, state.agent.params)
 
 
+@pytest.mark.full
 def test_a_kl_penalty_and_a_surrogate_have_the_same_gradient_at_the_start():
     """At ratio 1 clipping is inactive and the KL is at its minimum."""
     env = make("probe/action-observation")
@@ -127,6 +128,7 @@ def test_a_kl_penalty_and_a_surrogate_have_the_same_gradient_at_the_start():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.full
 def test_target_kl_stops_the_updates_of_a_batch():
     env = make("probe/action-observation")
 
@@ -161,6 +163,7 @@ def test_the_adaptive_coefficient_follows_the_divergence():
     assert metrics["policy/kl_coef"].value == pytest.approx(0.1)
 
 
+@pytest.mark.full
 def test_learning_rate_anneals_to_zero_over_total_steps():
     env = make("probe/constant")
     _, _, metrics = trained(env, 4, learning_rate=1.0)
@@ -170,6 +173,7 @@ def test_learning_rate_anneals_to_zero_over_total_steps():
     assert metrics["optim/learning_rate"].value == 1.0
 
 
+@pytest.mark.full
 def test_normalisers_are_part_of_the_agent_and_right_at_episode_ends():
     env = make("probe/truncation")  # reward 1, five steps an episode
     _, agent, _ = trained(env, 5, normalize_obs=True, normalize_reward=True)
@@ -180,6 +184,7 @@ def test_normalisers_are_part_of_the_agent_and_right_at_episode_ends():
     np.testing.assert_allclose(agent.reward_stats.returns.var, traces.var(), rtol=1e-4)
 
 
+@pytest.mark.full
 def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     env = make("probe/truncation")
     config, agent, _ = trained(env, 400, gae_lambda=0.95, learning_rate=0.02)
@@ -284,6 +289,7 @@ def test_dict_actions_are_refused():
         PPO.validate(tiny(PPO), env)
 
 
+@pytest.mark.full
 def test_a_variant_is_made_by_passing_a_loss():
     env, config = make("probe/action"), tiny(PPO)
     state = PPO.init(config.replace(ent_coef=0.0, vf_coef=0.0), env, KEY)

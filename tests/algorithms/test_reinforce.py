@@ -89,7 +89,7 @@ def gradient_of_bias(env, num_envs, num_batches, num_steps=5, **changes):
     return -np.asarray(bias.mean(0)) * num_steps
 
 
-@pytest.mark.fast_cases("*-1")
+@pytest.mark.fast_cases("return-none-1", "discounted-optimal-1")
 @pytest.mark.parametrize("num_envs", [1, 1_000])
 @pytest.mark.parametrize(
     ("weighting", "baseline"), [r for r in RUNGS if r != ("reward_to_go", "value")]
@@ -191,6 +191,7 @@ def test_moving_average_is_updated_after_the_gradient_step():
     np.testing.assert_allclose(averages, [0.25, 0.4375, 0.578125])
 
 
+@pytest.mark.full
 def test_the_best_constant_by_the_scores_of_each_episode():
     """Against sums over the steps of each episode, written out."""
     env = short_or_long()
@@ -253,6 +254,7 @@ def test_every_rung_learns_to_act_on_what_it_sees(weighting, baseline):
     assert mean_return(config, env, agent) == 1.0
 
 
+@pytest.mark.full
 def test_learns_the_value_of_a_truncated_task():
     env = make("probe/truncation")
     config, agent = trained(env, 600, learning_rate=0.05)
@@ -271,12 +273,14 @@ def test_learns_a_continuous_action():
     assert mean_return(config, env, agent) > -0.02
 
 
+@pytest.mark.full
 def test_never_takes_a_masked_action():
     env = make("probe/masked")
     config, agent = trained(env, 3)
     assert mean_return(config, env, agent, greedy=False) == 1.0
 
 
+@pytest.mark.full
 def test_whole_episodes_need_a_rollout_as_long_as_the_time_limit():
     env = make("probe/truncation")
     config = tiny(REINFORCE, baseline="none", num_steps=4)

@@ -45,6 +45,7 @@ def test_what_a_target_continues_with(successor):
         np.testing.assert_allclose(found[row, column], value, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_without_exploration_the_three_are_one():
     env = make("probe/action-observation")
     config = tiny(SARSA, epsilon_start=0.0, epsilon_end=0.0)
@@ -80,6 +81,7 @@ def forked():
     return tabular_env(finite_mdp(transition, reward, [False, False, True], 0))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("algorithm", "going_on"),
     [(SARSA, 0.45), (EXPECTED_SARSA, 0.45), (Q_LEARNING, 0.9)],

@@ -49,6 +49,7 @@ def rollout(config, env, num_steps):
     return state.agent, trajectory
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 def test_targets_continue_with_the_target_network(lam):
     """Step by step in float64; a cut episode continues with V' of its true successor."""
@@ -95,6 +96,7 @@ def _first(*trees):
     return [jax.tree.leaves(tree)[0] for tree in trees]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("whole", [True, False])
 def test_of_whole_episodes_only_the_first_is_learned_from(whole):
     """Rewards after it may be anything."""
@@ -288,6 +290,7 @@ def test_a_sweep_reports_the_score_of_each_agent(tmp_path):
     assert len(rms) == 2 and rms[0] != rms[1]
 
 
+@pytest.mark.full
 def test_a_run_whose_policy_has_changed_is_not_resumed(of_a_run, dqn_run, capsys):
     run = of_a_run / "again"
     words = ["--policy", str(of_a_run / "ppo"), "--stop-iterations", "1"]

@@ -62,7 +62,7 @@ def rollout(name, env, **changes):
     return config, state.agent, collect(state.world)
 
 
-@pytest.mark.fast_cases("Pendulum-v1")
+@pytest.mark.full
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_every_accepted_step_stays_within_the_trust_region(env_id):
     """Over 10,000 environment steps, with nine of ten steps accepted."""
@@ -93,6 +93,7 @@ def test_every_accepted_step_stays_within_the_trust_region(env_id):
     assert 0.7 < ratio < 1.1
 
 
+@pytest.mark.full
 def test_a_step_that_cannot_be_accepted_leaves_the_policy_as_it_is():
     config, agent, batch = rollout("trpo", make("probe/action-observation"))
     # Were the advantage a constant, no policy would be better: the gradient is noise.
@@ -166,6 +167,7 @@ def test_both_go_in_the_same_direction_and_trpo_to_the_border():
     assert cosine == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.full
 def test_natural_steps_follow_the_learning_rate_to_zero():
     env = make("probe/constant")
     changes = {"total_steps": 4 * 64.0, "learning_rate": 1.0, "anneal_lr": True}
@@ -190,6 +192,7 @@ def test_the_value_is_fitted_and_nothing_else():
     assert error(value) < 0.9 * error(before)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "right"), [("trpo", 2.7), ("natural_pg", 10.0)])
 def test_learns_the_value_of_a_truncated_task(name, right):
     """10 as a truncated task, as a terminal one 2.7 on average over its five steps."""
@@ -201,7 +204,7 @@ def test_learns_the_value_of_a_truncated_task(name, right):
     assert float(found[2]["value"][0]) == pytest.approx(right, abs=0.3)
 
 
-@pytest.mark.fast_cases("trpo")
+@pytest.mark.full
 @EVERY
 def test_learns_to_act_on_what_it_sees(name):
     env = make("probe/action-observation")
@@ -218,6 +221,7 @@ def test_learns_a_continuous_action(name, squash):
     assert mean_return(name, config, env, agent) > -0.01
 
 
+@pytest.mark.full
 def test_never_takes_a_masked_action():
     env = make("probe/masked")
     config, agent, metrics = trained("trpo", env, 3)

@@ -64,6 +64,7 @@ def test_a_run_on_code_of_ones_own_is_evaluated_by_naming_it_again(tmp_path, cap
     assert "give --env jaxrl.envs.probes:action" in refused(["evaluate", run], capsys)
 
 
+@pytest.mark.full
 def test_train_shows_how_it_goes_unless_quiet(tmp_path, capsys):
     assert main(train_argv("ppo", "--out", str(tmp_path / "a"))) == 0
     shown = capsys.readouterr()
@@ -104,6 +105,7 @@ def test_evaluate_with_json_prints_exactly_the_documented_object(
     assert -1 <= evaluation["episode_return_mean"] <= 1
 
 
+@pytest.mark.full
 def test_evaluate_prints_the_same_numbers_for_the_same_seed(gru_run, capsys):
     def evaluate(*more):
         argv = ["evaluate", str(gru_run), "--episodes", "32", "--stochastic", "--json"]
@@ -223,6 +225,7 @@ def test_an_environment_parameter_needs_a_name_and_a_value(arguments):
         split_env_params(arguments)
 
 
+@pytest.mark.full
 def test_environment_parameters_and_switches_are_recorded(empty_folder):
     more = ["--env.sticky-prob=0.5", "--no-anneal-lr", "--quiet", "--out", "run"]
     assert main(train_argv("reinforce", *more)) == 0
@@ -280,6 +283,7 @@ def test_list_alone_lists_all(capsys):
     ]
 
 
+@pytest.mark.full
 def test_plot_draws_the_runs(ppo_run, dqn_run, tmp_path, capsys):
     # Two folders with the same name are two curves.
     out = tmp_path / "curves.svg"

@@ -70,6 +70,7 @@ def test_train_step_keeps_structure_shapes_and_dtypes(name):
     assert all(m.sum.shape == m.count.shape == () for m in metrics.values())
 
 
+@pytest.mark.fast_cases("ppo", "dqn", "bc")
 def test_counts_environment_steps_as_planned(name):
     algorithm, config, env = subject(name)
     init, chunk = compiled(name)

@@ -111,6 +111,7 @@ def test_where_nothing_ends_an_episode_a_bound_truncates_it():
     assert record(counting_env(horizon=3), 1, max_steps=100).num_steps == 3
 
 
+@pytest.mark.full
 def test_every_environment_gives_one_episode_so_short_ones_are_not_favoured(lengths):
     lengths_of = np.diff(np.concatenate([[0], dataset.ends(lengths)]))
     assert len(lengths_of) == 299
@@ -245,6 +246,7 @@ def test_collect_writes_a_dataset_and_says_how_good_it_is(ppo_run, tmp_path, cap
     assert dataset.load(out, make("probe/action")).num_steps == 5
 
 
+@pytest.mark.full
 def test_collect_with_the_same_seed_gives_the_same_dataset(ppo_run, tmp_path):
     def collected(name, *more):
         out = tmp_path / name

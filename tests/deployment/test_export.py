@@ -181,6 +181,7 @@ def test_a_table_of_ones_own_is_exported(tmp_path):
     assert not (tmp_path / "table.onnx").exists()
 
 
+@pytest.mark.full
 def test_what_traces_after_an_export_finds_numpy_as_it_was():
     """jax2onnx 0.17 leaves a `jnp.cumsum` behind that takes no axis by its place."""
     before = jnp.cumsum

@@ -45,6 +45,7 @@ def test_returns_are_those_of_the_environment_trained_in(ppo_run, capsys):
     assert theirs == ours
 
 
+@pytest.mark.full
 def test_a_policy_with_a_memory_and_a_block_after_another(gru_run, monkeypatch):
     """Recalling the cue needs the memory, which is reset with every episode."""
     agents = load_agents(gru_run)

@@ -109,6 +109,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.full
 def test_a_vmapped_train_function_does_not_hang():
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],

@@ -75,6 +75,7 @@ def test_the_mask_may_lie_deep_in_the_dict():
     np.testing.assert_array_equal(action_mask(space, obs), mask)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(30, 40, 3), (2, 8, 3), (100, 100, 1)])
 def test_a_cnn_takes_images_of_any_size(shape):
     cnn = QNetwork(spaces.box(0, 1, shape), 3, Body(CNN((8,), "relu")))
@@ -128,6 +129,7 @@ RECURRENT = (
 )
 
 
+@pytest.mark.fast_cases("gru*", "lstm*")
 @pytest.mark.parametrize(
     "network", [*RECURRENT, "transformer(size=8, num_heads=2, num_layers=2, context=4)"]
 )
@@ -150,6 +152,7 @@ def test_along_time_equals_step_by_step_with_resets(network):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.fast_cases("gru*", "lstm*")
 @pytest.mark.parametrize("network", RECURRENT)
 def test_what_was_seen_before_an_episode_ended_is_forgotten(network):
     body = resolve(PPO.Config(network=network, hidden_sizes=(8,)), LINE)
@@ -167,6 +170,7 @@ def test_what_was_seen_before_an_episode_ended_is_forgotten(network):
     assert (values(obs, goes_on)[2:] != values(other, goes_on)[2:]).all()
 
 
+@pytest.mark.full
 def test_the_transformer_sees_its_context_and_no_further():
     body = resolve(PPO.Config(network=RECURRENT[2], hidden_sizes=()), LINE)
     net = ActorCritic(LINE, spaces.Discrete(2), body)
@@ -220,7 +224,7 @@ def test_a_network_comes_back_from_json(value):
         assert again == value
 
 
-@pytest.mark.fast_cases("mlp_layer_norm")
+@pytest.mark.full
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("auto", "mlp", "gru")])
 def test_every_named_network_trains(name):
     image = name in ("cnn", "cnn_layer_norm", "resnet")

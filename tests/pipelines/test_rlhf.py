@@ -198,6 +198,7 @@ def test_length_and_diversity_of_the_best():
     }
 
 
+@pytest.mark.full
 def test_a_score_that_is_no_number_is_refused(made, tmp_path):
     about, arrays = storage.read(Path(made["REWARD"]) / "policy")
     arrays["reward/bias"] = np.full_like(arrays["reward/bias"], np.nan)

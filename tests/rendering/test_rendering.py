@@ -50,6 +50,7 @@ def cart_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_what_is_watched_is_what_is_played():
     env = jaxrl.make("lecture/random-walk-5")
 
@@ -113,6 +114,7 @@ def test_a_greedy_action_is_the_best_explained_one(policy):
     np.testing.assert_array_equal(episode.value, q.max(-1))
 
 
+@pytest.mark.full
 def test_probabilities_are_those_that_actions_are_drawn_from(cart_run):
     policy = jaxrl.load_policy(cart_run)
     for greedy in (True, False):

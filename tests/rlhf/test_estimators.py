@@ -181,10 +181,38 @@ def test_equal_rewards_have_no_advantage():
         assert (advantage == 0.0).all()
 
 
-def test_rounding_of_the_penalty_is_no_advantage():
+@pytest.mark.parametrize("score", [0.0, 0.1, 1.0])
+def test_rounding_of_the_penalty_is_no_advantage(score):
+    """Of 32 tokens with probability 1/20, and log-probabilities that are rounded."""
     penalty = 0.05 * 1e-6 * np.random.default_rng(0).normal(size=(100, 8, 32)).sum(-1)
-    reward = jnp.float32(1.0 - penalty)
-    assert jnp.median(jnp.abs(estimators.grpo_advantage(reward)).max(-1)) < 0.1
+    reward = jnp.float32(score - penalty)
+    size = jnp.full(reward.shape, score + 0.05 * 32 * 3.0)
+    found = estimators.grpo_advantage(reward, magnitude=size)
+    assert jnp.median(jnp.abs(found).max(-1)) < 0.1
+
+
+def test_decayed_moments_keep_a_small_deviation_beside_a_large_mean():
+    rng = np.random.default_rng(0)
+    moments = jnp.zeros(3)
+    for _ in range(200):
+        moments = estimators.decayed_moments(
+            moments, jnp.float32(100.0 + 0.09 * rng.normal(size=64)), 0.95
+        )
+    weight, mean, second = map(float, moments)
+    assert weight == pytest.approx(1.0, abs=1e-3)
+    assert mean == pytest.approx(100.0, abs=0.01)
+    assert (second / weight) ** 0.5 == pytest.approx(0.09, rel=0.05)
+
+
+def test_decayed_moments_equal_a_weighted_loop():
+    batches = np.random.default_rng(1).normal(size=(4, 5)) + np.arange(4)[:, None]
+    moments = jnp.zeros(3)
+    for batch in batches:
+        moments = estimators.decayed_moments(moments, jnp.asarray(batch), 0.8)
+    weights = 0.2 * 0.8 ** np.arange(3, -1, -1)[:, None] * np.ones(5) / 5
+    mean = (weights * batches).sum() / weights.sum()
+    expected = [weights.sum(), mean, (weights * (batches - mean) ** 2).sum()]
+    np.testing.assert_allclose(moments, expected, rtol=1e-4)
 
 
 def test_best_of_n():

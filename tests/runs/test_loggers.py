@@ -84,6 +84,7 @@ def scalars(folder):
     return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}
 
 
+@pytest.mark.full
 def test_tensorboard_reads_the_rows_back(tmp_path):
     run = runs.train(tmp_path / "run", "ppo", "--log", "tensorboard")
     rows = read_metrics(run / "metrics.jsonl")

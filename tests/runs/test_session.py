@@ -129,6 +129,7 @@ def test_the_summary_holds_the_final_evaluation(name, request):
     assert set(by_seed) <= {-1.0, 1.0}  # a greedy policy always does the same here
 
 
+@pytest.mark.full
 @every_run
 def test_the_learning_curve_is_drawn(name, request):
     picture = imread(request.getfixturevalue(name) / "learning_curve.png")

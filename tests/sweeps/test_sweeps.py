@@ -635,6 +635,7 @@ def test_sweeps_on_eight_devices():
     assert lines[-2:] == ["16", "[8, 4]"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("change", ["key", "value", "type"])
 def test_a_damaged_summary_of_a_sweep_is_refused(swept, change, tmp_path):
     copy = shutil.copytree(swept, tmp_path / "copy")

@@ -163,6 +163,7 @@ def test_episodes_without_an_end_are_cut():
 # Problems
 
 
+@pytest.mark.full
 def test_the_maze_is_learnt():
     env = make("lecture/maze")
 
@@ -203,6 +204,7 @@ def test_reinforce_by_hand(baseline):
     assert (float(stats.episode_return), int(stats.length)) == (3.0, 2)
 
 
+@pytest.mark.full
 def test_the_step_of_reinforce_is_the_softmax_gradient():
     """From θ = 0, γ^t G_t (one-hot(a) - π) step by step; π changes with θ on the way."""
     env, alpha, gamma = two_choices(), 0.1, 0.5

@@ -19,6 +19,7 @@ from tests.support.small import tiny
 ENV = make("probe/action")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("algorithm", [PPO, DQN], ids=lambda a: a.name)
 def test_the_state_is_counted_byte_by_byte(algorithm):
     config = tiny(algorithm)

@@ -46,6 +46,7 @@ def test_rows_cover_the_run_in_chunks():
     assert int(result.state.world.env_steps) == 320
 
 
+@pytest.mark.full
 def test_the_number_of_chunks_changes_nothing():
     one = train(PPO, CONFIG, ENV, num_chunks=1)
     many = train(PPO, CONFIG, ENV, num_chunks=10)
@@ -124,6 +125,7 @@ def test_stop_ends_the_run_after_the_chunk():
     assert result.env_steps == 4 * 32
 
 
+@pytest.mark.full
 def test_warm_up_counts_as_environment_steps():
     config = tiny(DQN, total_steps=40.0)
     result = train(DQN, config, ENV, num_chunks=2)

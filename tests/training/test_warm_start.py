@@ -44,6 +44,7 @@ def begin(folder, algorithm=PPO, env=ENV, num_seeds=2, fields=(), **options):
     return storage.named_arrays(loop.first_progress(job).state.agent)
 
 
+@pytest.mark.fast_cases("ppo")
 @pytest.mark.parametrize("algorithm", [PPO, TRPO, DQN], ids=lambda a: a.name)
 def test_all_but_the_optimiser_begins_as_in_the_source(tmp_path, algorithm):
     folder, source = write_source(tmp_path / "run", algorithm)
@@ -91,6 +92,7 @@ def test_which_agent_each_begins_as(tmp_path):
         begin(folder, init_agent=2)
 
 
+@pytest.mark.full
 def test_another_environment_with_the_same_spaces(tmp_path):
     folder, source = write_source(tmp_path / "run", env=make("CartPole-v1"))
     found = begin(folder, env=make("CartPole-v1", gravity=20.0))
@@ -141,6 +143,7 @@ def test_through_the_command_line(ppo_run, tmp_path, capsys):
     assert "init_from" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
+@pytest.mark.full
 def test_a_run_is_resumed_without_its_source(tmp_path):
     folder, _ = write_source(tmp_path / "source", hidden_sizes=(4,))
     run = train(tmp_path / "run", "ppo", "--init", str(folder))
@@ -150,6 +153,7 @@ def test_a_run_is_resumed_without_its_source(tmp_path):
     assert_trees_equal(load_agents(run).agents, before)
 
 
+@pytest.mark.full
 def test_agents_of_a_sweep_do_not_depend_on_its_blocks(tmp_path):
     folder, source = write_source(tmp_path / "run")
     for block in (1, 2, 4):

@@ -149,15 +149,12 @@ def normalize(params: RewardParams, moments: np.ndarray) -> RewardParams:
 
     Args:
       params: the model that gives r.
-      moments: `[3]`, weighted sums of 1, r and r² over responses.
+      moments: `[3]` of `estimators.decayed_moments`, over responses.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
-    number, first, second = np.asarray(moments, float)
-    mean, square = (x / max(number, 1e-8) for x in (first, second))
-    # A difference of two float32 means, which below this is their rounding.
-    variance = square - mean**2 if square - mean**2 > 1e-6 * square else 0.0
-    gain, bias = estimators.gain_and_bias(mean, variance**0.5)
+    number, mean, second = np.asarray(moments, float)
+    gain, bias = estimators.gain_and_bias(mean, (second / max(number, 1e-8)) ** 0.5)
     return params._replace(head=gain * params.head, bias=gain * params.bias + bias)
 
 
