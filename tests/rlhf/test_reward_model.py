@@ -35,7 +35,7 @@ def test_a_reward_models_moments_are_those_of_its_batches(pairs):
     step = jax.jit(partial(reward_model.train_step, config, pairs))
     for _ in range(3):
         state, metrics = step(state)
-    total, middle, second = np.asarray(state.agent.moments)
+    total, middle, second = np.asarray(state.agent.score_moments)
     close(total, 1 - reward_model.DECAY**3)
     rows = pairs.teacher.rows
     scores = jax.jit(reward_model.scores)(config, pairs, reward, rows)
