@@ -65,7 +65,7 @@ class Agent(PyTreeNode):
 
     reward: dict[str, PyTree]  # model, or its adapters; head [D]; bias []
     opt_state: PyTree
-    moments: Array  # [3], see `estimators.decayed_moments`
+    score_moments: Array  # [3], see `estimators.decayed_moments`
 
 
 def init(config: Config, task: Task, key: Array) -> State:
@@ -113,7 +113,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     of_rows = partial(loss, config=config, task=task, rows=rows)
     step = policies.gradient_step(config, of_rows, agent.reward, agent.opt_state, rate)
     r = step.aux
-    moments = estimators.decayed_moments(agent.moments, r, DECAY)
+    moments = estimators.decayed_moments(agent.score_moments, r, DECAY)
     right = accuracy(r)
     metrics = {
         "rollout/episode_return": mean(right),
@@ -177,7 +177,7 @@ def score(config: Config, task: Task, agents: Agent) -> dict[str, Array]:
     """Metrics of an evaluation beside the accuracy, of agents `[K]`."""
     error = [
         calibration(config, task, jax.tree.map(lambda x, k=k: x[k], agents)).error
-        for k in range(len(agents.moments))
+        for k in range(len(agents.score_moments))
     ]
     return {"calibration_error": jnp.stack(error)}
 
