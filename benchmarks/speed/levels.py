@@ -21,7 +21,7 @@ from jaxrl import networks, optim, spaces
 from jaxrl.acting import in_blocks
 from jaxrl.algorithms import ALGORITHMS, dqn, off_policy, ppo
 from jaxrl.core.prng import key
-from jaxrl.replay import ring
+from jaxrl.replay import ring, transitions
 from jaxrl.rollout import init_world, unroll
 from jaxrl.types import Array, Env, PyTree
 
@@ -197,9 +197,9 @@ def dqn_parts(config: Any, env: Env, state: Any) -> tuple:
     """A gradient of one batch with its target pass, and the forward passes."""
     counts = off_policy.plan(config, env)
     index = ring.sample_indices(state.replay, key(1), (config.batch_size,))
-    rows = off_policy.read(config, env, state.replay, index)
+    rows = transitions.read(config, env, state.replay, index)
 
-    def gradient(params: PyTree, rows: off_policy.Batch) -> PyTree:
+    def gradient(params: PyTree, rows: transitions.Batch) -> PyTree:
         # The target network follows the parameters, or its pass would leave the loop.
         target = jax.lax.stop_gradient(params)
         return jax.grad(lambda p: dqn.loss(p, config, env, target, rows)[0])(params)

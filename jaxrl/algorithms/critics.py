@@ -22,10 +22,10 @@ from flax.struct import PyTreeNode
 
 from jaxrl import estimators, losses, networks, normalize, optim, spaces, types
 from jaxrl.algorithms import checks, off_policy
-from jaxrl.algorithms.off_policy import Batch
 from jaxrl.errors import require
 from jaxrl.networks import MLP, Activation, Network
 from jaxrl.replay.hindsight import Hindsight
+from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Metrics, PyTree, Scalar, mean, static, traced
 
 

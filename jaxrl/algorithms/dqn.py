@@ -24,10 +24,11 @@ from flax.struct import PyTreeNode
 
 from jaxrl import acting, estimators, exploration, losses, networks, optim, types
 from jaxrl.algorithms import checks, off_policy, on_policy
-from jaxrl.algorithms.off_policy import Batch, State
+from jaxrl.algorithms.off_policy import State
 from jaxrl.networks import Activation, Network
-from jaxrl.replay import ring
+from jaxrl.replay import ring, transitions
 from jaxrl.replay.hindsight import Hindsight
+from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
 
@@ -162,7 +163,7 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
         epsilon=epsilon,
     )
     first = state.world.episode_length
-    replay = ring.add(state.replay, off_policy.stored(config, trajectory, first))
+    replay = ring.add(state.replay, transitions.make_rows(config, trajectory, first))
     batches = off_policy.batches(config, env, replay, key_sample)
     agent, metrics = update(config, env, agent, batches, learning_rate)
     agent, clock = off_policy.renew_target(

@@ -1,19 +1,18 @@
 """What learning from replay shares: warm-up, vector steps, storing, the target network."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, networks, optim, rollout, spaces, types
+from jaxrl import networks, optim, rollout, types
 from jaxrl.acting import Acting
 from jaxrl.errors import require
-from jaxrl.replay import hindsight, ring
+from jaxrl.replay import ring, transitions
 from jaxrl.types import (
     Array,
     Batches,
@@ -29,39 +28,10 @@ from jaxrl.types import (
 )
 
 
-class Stored(NamedTuple):
-    """A transition in the replay memory."""
-
-    obs: PyTree
-    action: Array
-    reward: Array
-    terminated: Array
-    next_obs: PyTree
-    truncated: Array | None = None
-    """Only where targets have several rewards, or hindsight."""
-    step: Array | None = None
-    """Of its episode, int32; only with hindsight."""
-
-
-class Batch(NamedTuple):
-    """What a target of k rewards is made of, at most `config.n_step`; `[B, ...]`."""
-
-    obs: PyTree
-    action: Array
-    reward: Array  # the discounted sum of k rewards
-    terminated: Array  # whether `next_obs` is terminal
-    next_obs: PyTree  # k steps later
-    discount: Array  # γ^k
-
-
 class TargetClock(PyTreeNode, Shared):
     """Environment steps since a boundary of `target_update_interval` was crossed."""
 
     steps: Array  # int32 []
-
-
-GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
-"""What an observation consists of where there are goals."""
 
 
 class State(types.State, kw_only=True):
@@ -117,10 +87,11 @@ def check(config: Any, env: Env) -> None:
         f"must fit into buffer_size = {config.buffer_size}.",
     )
     require(
-        config.hindsight == "none" or has_goals(env),
+        config.hindsight == "none" or transitions.has_goals(env),
         f"hindsight = {config.hindsight!r} needs observations of "
-        f"{', '.join(sorted(GOAL_KEYS))}, the goals as arrays of one shape, and a "
-        f"goal_reward; those of {env.id} are {env.observation_space}: leave it at 'none'.",
+        f"{', '.join(sorted(transitions.GOAL_KEYS))}, the goals as arrays of one shape, "
+        f"and a goal_reward; those of {env.id} are {env.observation_space}: leave it at "
+        f"'none'.",
     )
     # Twice as many with hindsight, which adds two indices before it wraps around.
     most = 2**30 if config.hindsight != "none" else 2**31
@@ -130,17 +101,6 @@ def check(config: Any, env: Env) -> None:
         f"buffer_size = {config.buffer_size} must be less than {most - ahead}: a "
         f"transition's index has 32 bits.",
     )
-
-
-def has_goals(env: Env) -> bool:
-    """Whether an environment's observations have goals, and a reward that follows them."""
-    space = env.observation_space
-    if env.goal_reward is None or not isinstance(space, spaces.Dict):
-        return False
-    if {name for name, _ in space.items} != GOAL_KEYS:
-        return False
-    goals = space["achieved_goal"], space["desired_goal"]
-    return spaces.is_compatible(*goals) and not isinstance(goals[0], spaces.Dict)
 
 
 def init(
@@ -167,7 +127,9 @@ def init(
     warmup = plan(config, env).warmup_env_steps // config.num_envs
     world, trajectory, _ = unroll(config, env, agent, world, warmup)
     agent = with_stats(config, env, agent, trajectory)
-    rows = stored(config, trajectory, jnp.zeros(config.num_envs, jnp.int32))
+    rows = transitions.make_rows(
+        config, trajectory, jnp.zeros(config.num_envs, jnp.int32)
+    )
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
     chunk = vector_steps(config)
     replay = ring.init(example, config.buffer_size, config.num_envs, chunk)
@@ -185,107 +147,10 @@ def with_stats(config: Any, env: Env, agent: Any, trajectory: Transition) -> Any
     return agent.replace(obs_stats=stats)
 
 
-def stored(config: Any, trajectory: Transition, first: Array) -> Stored:
-    """The part of a trajectory `[T, N]` that replay keeps.
-
-    `first` int32 `[N]` are the steps of the episodes before it.
-    """
-    has_goals = config.hindsight != "none"
-    step = hindsight.episode_steps(trajectory.done, first) if has_goals else None
-    needs_ends = config.n_step > 1 or has_goals
-    return Stored(
-        obs=trajectory.obs,
-        action=trajectory.action,
-        reward=trajectory.reward,
-        terminated=trajectory.terminated,
-        next_obs=trajectory.next_obs,
-        truncated=trajectory.truncated if needs_ends else None,
-        step=step,
-    )
-
-
 def batches(config: Any, env: Env, replay: ring.Ring, key: Array) -> Batches:
-    """The batches of a train step, each a `Batch`."""
+    """The batches of a train step, each a `transitions.Batch`."""
     shape = plan(config, env).updates, config.batch_size
-    if config.hindsight == "none":
-        index: PyTree = ring.sample_indices(replay, key, shape)
-    else:
-        key, *keys = jax.random.split(key, 3)
-        draws = (jax.random.uniform(x, shape) for x in keys)
-        index = (ring.sample_indices(replay, key, shape), *draws)
-    return Batches(index, partial(read, config, env, replay), math.prod(shape))
-
-
-def read(config: Any, env: Env, replay: ring.Ring, index: PyTree) -> Batch:
-    """The transitions at `[B]` indices, with what follows each of them.
-
-    With hindsight an index has two uniform draws beside it: which of the goals reached
-    later, and whether one of them takes the place of the goal wanted.
-    """
-    if config.n_step == 1 and config.hindsight == "none":
-        obs, action, reward, terminated, next_obs, *_ = ring.take(replay, index)
-        discount = jnp.broadcast_to(config.gamma, index.shape)
-        return Batch(obs, action, reward, terminated, next_obs, discount)
-    data: Stored = replay.data
-    index, *draws = index if config.hindsight != "none" else (index,)
-    ahead, newest = ring.ahead(replay, index, config.n_step)
-    reward, terminated, truncated = ring.take_from(
-        (data.reward, data.terminated, data.truncated), ahead
-    )
-    ends = terminated | truncated | newest
-    obs, action = ring.take_from((data.obs, data.action), index)
-    if draws:
-        goal = wanted(config, replay, index, obs["desired_goal"], draws)
-        reward, terminated = relabel(env, replay, ahead, goal, terminated)
-        ends |= terminated
-        obs = obs | {"desired_goal": goal}
-    reward, steps = estimators.n_step_return(reward, ends, config.gamma)
-
-    def last(x: Array) -> Array:
-        return jnp.take_along_axis(x, steps[None] - 1, axis=0)[0]
-
-    next_obs = ring.take_from(data.next_obs, last(ahead))
-    if draws:
-        next_obs = next_obs | {"desired_goal": goal}
-    discount = config.gamma**steps
-    return Batch(obs, action, reward, last(terminated), next_obs, discount)
-
-
-def relabel(
-    env: Env, replay: ring.Ring, index: Array, goal: Array, terminated: Array
-) -> tuple[Array, Array]:
-    """Rewards and ends `[n, B]` of transitions at `[n, B]` with goals `[B, ...]`.
-
-    An end that the goal of that time does not explain, such as a fall, stays one.
-    """
-    goal_reward: Any = env.goal_reward
-    of_step = jax.vmap(jax.vmap(goal_reward, (0, 0, None)), (0, 0, None))
-    data: Any = replay.data
-    reached, before = ring.take_from(
-        (data.next_obs["achieved_goal"], data.obs["desired_goal"]), index
-    )
-    _, explained = of_step(reached, before, env.params)
-    goals = jnp.broadcast_to(goal[None], before.shape)
-    reward, ends = of_step(reached, goals, env.params)
-    return reward, ends | (terminated & ~explained)
-
-
-def wanted(
-    config: Any, replay: ring.Ring, index: Array, goal: Array, draws: Sequence[Array]
-) -> Array:
-    """Goals `[B, ...]`, of which a fraction is one that the episode reached later."""
-    which, whether = draws
-    data: Any = replay.data
-    later = hindsight.goals(
-        replay,
-        data.step,
-        data.next_obs["achieved_goal"],
-        index,
-        which,
-        config.hindsight,
-    )
-    chosen = whether < config.hindsight_fraction
-    return jnp.where(chosen.reshape(-1, *[1] * (goal.ndim - 1)), later, goal)
+    return transitions.batches(config, env, replay, key, shape)
 
 
 def optimizer() -> optax.GradientTransformation:
@@ -341,7 +206,8 @@ def train_step(
     )
     agent = with_stats(config, env, agent, trajectory)
     first = state.world.episode_length
-    replay = ring.add(state.replay, stored(config, trajectory, first))
+    rows = transitions.make_rows(config, trajectory, first)
+    replay = ring.add(state.replay, rows)
     agent, metrics = update(
         config,
         env,
@@ -381,14 +247,13 @@ def alternate(
         lambda x: x.reshape(groups, delay, *x.shape[1:]), (batches.index, noise)
     )
 
-    def of_critics(learner: PyTree, row: tuple) -> tuple[PyTree, Metrics]:
-        index, drawn = row
-        return critic_step(learner, batches.read(index), drawn)
-
     def iterate(learner: PyTree, rows: tuple) -> tuple[PyTree, Metrics]:
-        learner, metrics = jax.lax.scan(of_critics, learner, rows)
-        index, drawn = jax.tree.map(lambda x: x[-1], rows)
-        learner, found = actor_step(learner, batches.read(index), drawn)
+        index, drawn = rows
+        group = jax.vmap(batches.read)(index), drawn
+        learner, metrics = jax.lax.scan(
+            lambda x, row: critic_step(x, *row), learner, group
+        )
+        learner, found = actor_step(learner, *jax.tree.map(lambda x: x[-1], group))
         return learner, jax.tree.map(lambda x: x.sum(0), metrics) | found
 
     learner, metrics = jax.lax.scan(iterate, learner, rows)

@@ -31,7 +31,8 @@ import numpy as np
 from jaxrl import acting, estimators, losses, networks, normalize, optim, spaces, types
 from jaxrl.algorithms import critics, off_policy
 from jaxrl.algorithms.critics import Agent
-from jaxrl.algorithms.off_policy import Batch, State
+from jaxrl.algorithms.off_policy import State
+from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 from jaxrl import acting, exploration, losses, networks, normalize, optim, types
 from jaxrl.algorithms import critics, off_policy
 from jaxrl.algorithms.critics import Agent
-from jaxrl.algorithms.off_policy import Batch, State
+from jaxrl.algorithms.off_policy import State
+from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 

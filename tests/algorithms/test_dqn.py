@@ -17,7 +17,7 @@ from jaxrl.algorithms.off_policy import TargetClock, renew_target
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
-from jaxrl.replay import ring
+from jaxrl.replay import ring, transitions
 from jaxrl.training import loop, population
 from tests.support.small import assert_trees_equal, tiny
 from tools.program import compiled_text
@@ -101,7 +101,7 @@ def test_crossing_many_boundaries_at_once_is_renewing_as_often():
 def batch_of_one(env, terminated):
     obs = jnp.ones((1, 1))
     row = obs, jnp.array([0]), jnp.array([2.0]), jnp.array([terminated]), obs
-    return off_policy.Batch(*row, discount=jnp.array([0.5]))
+    return transitions.Batch(*row, discount=jnp.array([0.5]))
 
 
 @pytest.mark.parametrize("kind", ["squared", "huber"])
@@ -143,7 +143,7 @@ def test_an_update_is_adam_on_batches_from_the_memory():
     optimizer = optim.adam(config.max_grad_norm)
     params, opt_state = agent.params, optimizer.init(agent.params)
     rows = []
-    for batch in (off_policy.read(config, env, replay, i) for i in index):
+    for batch in (transitions.read(config, env, replay, i) for i in index):
         grads, reported = jax.grad(dqn.loss, has_aux=True)(
             params, config, env, agent.target_params, batch
         )

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from jaxrl import networks, spaces
-from jaxrl.algorithms import ALGORITHMS, critics, off_policy, sac, td3
+from jaxrl.algorithms import ALGORITHMS, critics, sac, td3
 from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.td3 import DDPG, TD3
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
+from jaxrl.replay import transitions
 from jaxrl.training import loop, population
-from tests.support.small import counting_env, tiny
+from tests.support.small import tiny
 from tools.program import compiled_text
 
 KEY = jax.random.key(0)
@@ -55,7 +56,7 @@ def test_the_target_of_td3_by_hand(terminated):
     # An action so near to the bound that the outer clip matters too.
     params["actor"] = jax.tree.map(lambda x: x + 0.5, params["actor"])
     obs = jnp.ones((2, 1))
-    batch = off_policy.Batch(
+    batch = transitions.Batch(
         obs,
         jnp.zeros((2, 1)),
         jnp.array([2.0, -1.0]),
@@ -300,35 +301,6 @@ def test_learns_a_value_with_every_option(name, option):
     assert all(jnp.isfinite(m.sum) for m in metrics.values())
     found = values(algorithm, config, env, state, obs)
     np.testing.assert_allclose(found, [0.9, 1.0], atol=0.1)
-
-
-@pytest.mark.parametrize("ends", [{"ends_after": 4}, {"horizon": 4}])
-def test_targets_of_several_rewards_end_with_the_episode(ends):
-    """By a loop, on a memory that has wrapped around."""
-    env = counting_env(**ends).replace(action_space=BOX)
-    changes = {"num_envs": 2, "train_frequency": 2, "buffer_size": 14}
-    config = tiny(TD3, n_step=3, gamma=0.5, **changes, learning_starts=20)
-    state = jax.jit(TD3.init)(config, env, KEY)
-    replay = state.replay
-    data = jax.tree.map(np.asarray, replay.data)
-    rows = len(data.reward)
-    newest = (int(replay.head.position) - 1) % rows
-    assert 0 < newest < rows - 1
-    batch = off_policy.read(config, env, replay, jnp.arange(rows * 2))
-    for row in range(rows):
-        for e in range(2):
-            total, k, at = 0.0, 0, row
-            while True:
-                total, k = total + 0.5**k * data.reward[at, e], k + 1
-                over = data.terminated[at, e] or data.truncated[at, e] or at == newest
-                if k == 3 or over:
-                    break
-                at = (at + 1) % rows
-            found = off_policy.Batch(*[x[row * 2 + e] for x in batch])
-            assert found.reward == pytest.approx(total)
-            assert found.discount == pytest.approx(0.5**k)
-            assert found.terminated == data.terminated[at, e]
-            np.testing.assert_array_equal(found.next_obs, data.next_obs[at, e])
 
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.1}, {"num_critics": 3}])

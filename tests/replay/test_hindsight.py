@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl import DQN
-from jaxrl.algorithms import ALGORITHMS, off_policy
+from jaxrl.algorithms import ALGORITHMS
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.replay import hindsight, ring
@@ -71,54 +71,6 @@ def test_goals_are_of_the_same_episode_and_not_before(strategy):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("n_step", [1, 3])
-def test_relabelled_rewards_are_those_of_the_goal(n_step):
-    env = make("goal/bit-flip", length=3)
-    changes = {"hindsight": "future", "hindsight_fraction": 1.0, "n_step": n_step}
-    config = tiny(DQN, **changes, learning_starts=64, gamma=0.5)
-    state = jax.jit(DQN.init)(config, env, KEY)
-    batches = off_policy.batches(config, env, state.replay, KEY)
-    batch = batches.read(jax.tree.map(lambda x: x[0], batches.index))
-    goal = batch.obs["desired_goal"]
-    np.testing.assert_array_equal(batch.next_obs["desired_goal"], goal)
-    reached = (batch.next_obs["achieved_goal"] == goal).all(-1)
-    np.testing.assert_array_equal(batch.terminated, reached)
-    data = jax.tree.map(np.asarray, state.replay.data)
-    index, goals = np.asarray(batches.index[0][0]), np.asarray(goal)
-    for found, at, wanted in zip(range(len(index)), index, goals, strict=True):
-        row, e = divmod(int(at), config.num_envs)
-        total, k = 0.0, 0
-        while True:
-            hit = (data.next_obs["achieved_goal"][row, e] == wanted).all()
-            total, k = total - (0.0 if hit else 0.5**k), k + 1
-            over = hit or data.terminated[row, e] or data.truncated[row, e]
-            if k == n_step or over or row == len(data.reward) - 1:
-                break
-            row += 1
-        assert float(batch.reward[found]) == pytest.approx(total)
-        assert float(batch.discount[found]) == pytest.approx(0.5**k)
-    assert reached.any() and not reached.all()
-
-
-def test_an_end_that_no_goal_explains_stays_one():
-    """Here the time limit, made an end; and not the limit of the goal wanted before."""
-    env = make("goal/bit-flip", length=3, horizon_is="terminal")
-    config = tiny(DQN, hindsight="future", learning_starts=64)
-    state = jax.jit(DQN.init)(config, env, KEY)
-    data = state.replay.data
-    size = int(state.replay.head.size)
-    reached = (data.next_obs["achieved_goal"] == data.obs["desired_goal"]).all(-1)
-    index = jnp.arange(size * config.num_envs)[None]
-    goal = 9.0 + data.obs["desired_goal"].reshape(-1, 3)[index[0]]  # never reached
-    _, ends = off_policy.relabel(
-        env, state.replay, index, goal, data.terminated.reshape(-1)[index]
-    )
-    expected = (data.terminated & ~reached).reshape(-1)[index]
-    np.testing.assert_array_equal(ends, expected)
-    assert expected.any()
-
-
-@pytest.mark.full
 @pytest.mark.parametrize("name", ["ddpg", "sac"])
 def test_continuous_actions_learn_from_goals_with_sticky_actions_too(name):
     algorithm = ALGORITHMS[name]
@@ -127,19 +79,6 @@ def test_continuous_actions_learn_from_goals_with_sticky_actions_too(name):
     state = jax.jit(algorithm.init)(config, env, KEY)
     _, metrics = jax.jit(algorithm.train_step)(config, env, state)
     assert all(jnp.isfinite(m.sum) for m in metrics.values())
-
-
-def test_none_is_relabelled_at_fraction_0():
-    env = make("goal/bit-flip", length=3)
-    config = tiny(DQN, hindsight="final", hindsight_fraction=0.0, learning_starts=64)
-    state = jax.jit(DQN.init)(config, env, KEY)
-    batches = off_policy.batches(config, env, state.replay, KEY)
-    index = jax.tree.map(lambda x: x[0], batches.index)
-    row, batch = ring.take(state.replay, index[0]), batches.read(index)
-    for name in ("obs", "action", "reward", "terminated", "next_obs"):
-        jax.tree.map(
-            np.testing.assert_array_equal, getattr(row, name), getattr(batch, name)
-        )
 
 
 def test_hindsight_without_goals_is_refused():
