@@ -404,11 +404,11 @@ def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
 
 
 def moments(
-    x: Array, where: Array | None = None, magnitude: Scalar = 0.0
+    x: Array, where: Array | None = None, terms: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Deviations from the mean, their (biased) variance, and the variance of rounding.
 
-    rounding = (2^-17 max(|mean(x)|, magnitude))²
+    rounding = (2^-17 max(|mean(x)|, mean(|terms|)))²
 
     A variance is told from that of equal numbers if it is larger than `rounding`. Every
     division by the spread of a batch is made with these three.
@@ -416,7 +416,7 @@ def moments(
     Args:
       x: `[...]`.
       where: bool `[...]`, the elements that count.
-      magnitude: how large the numbers are whose differences x are, a scalar: these are
+      terms: `[...]`, numbers as large as those whose differences x are: these are
         rounded, however small x is.
 
     Returns:
@@ -427,16 +427,18 @@ def moments(
     centred, mean = centre(x, where)
     mask = jnp.ones(x.shape, bool) if where is None else where
     variance = masked_mean(jnp.square(centred), mask)
-    largest = jnp.maximum(jnp.abs(mean), parallel.largest(magnitude))
-    return centred, variance, jnp.square(RESOLUTION * largest)
+    size = jnp.abs(mean)
+    if terms is not None:
+        size = jnp.maximum(size, masked_mean(jnp.abs(terms), mask))
+    return centred, variance, jnp.square(RESOLUTION * size)
 
 
 def normalize_advantage(
-    advantage: Array, where: Array | None = None, magnitude: Scalar = 0.0
+    advantage: Array, where: Array | None = None, terms: Array | None = None
 ) -> Array:
     """Advantages with zero mean and unit (biased) standard deviation over all axes.
 
-    Â = (A - mean(A)) / √(var(A) + ε²),    ε = 2^-17 max(|mean(A)|, magnitude)
+    Â = (A - mean(A)) / √(var(A) + ε²),    ε = 2^-17 max(|mean(A)|, mean(|terms|))
 
     ε is a few of the steps of float32 at the magnitude of A: advantages that are equal,
     or equal but for rounding, are normalised to about 0, those whose deviation is above
@@ -445,7 +447,7 @@ def normalize_advantage(
     Args:
       advantage: `[...]` A. A single advantage is normalised to 0, not to NaN.
       where: bool `[...]`, the elements that count; the others become 0.
-      magnitude: how large the returns and values are whose differences A are, a scalar.
+      terms: `[...]`, the returns or values whose differences A are.
 
     Returns:
       `[...]` Â.
@@ -453,7 +455,7 @@ def normalize_advantage(
     Source: Huang et al. (2022), "The 37 implementation details of proximal policy
     optimization", detail 7, where ε is 1e-8 and stands outside of the root.
     """
-    centred, variance, rounding = moments(advantage, where, magnitude)
+    centred, variance, rounding = moments(advantage, where, terms)
     return centred / jnp.sqrt(variance + rounding + TINY)
 
 
@@ -462,7 +464,10 @@ def explained_variance(
 ) -> Array:
     """Share of the targets' variance that the values explain: a scalar, at most 1.
 
-    1 - Var(G - V) / Var(G)
+    q (1 - Var(G - V) / (Var(G) + ε²)),    q = Var(G) / (Var(G) + ε²)
+
+    ε² is the variance of rounding, see `moments`: far above it this is the usual
+    1 - Var(G - V) / Var(G), and where the targets do not vary it is 0.
 
     Args:
       value: `[...]` V(s).
@@ -470,15 +475,15 @@ def explained_variance(
       where: bool `[...]`, the elements that count.
 
     Returns:
-      float32 scalar; 0 if the targets do not vary by more than rounding, see `moments`.
+      float32 scalar.
 
     Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
     """
     chex.assert_equal_shape([value, target])
     _, variance, rounding = moments(target, where)
     _, unexplained, _ = moments(target - value, where)
-    varies = variance > rounding
-    return jnp.where(varies, 1.0 - unexplained / jnp.where(varies, variance, 1.0), 0.0)
+    told = variance + rounding + TINY
+    return variance / told * (1.0 - unexplained / told)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

@@ -32,6 +32,8 @@ from jaxrl.losses import RESOLUTION, TINY
 from jaxrl.types import Array, Scalar
 
 EPS = 1e-8
+ULP = 2.0**-23
+"""A unit in the last place of float32 is at most this share of a number."""
 
 
 class RunningStats(flax.struct.PyTreeNode):
@@ -112,8 +114,13 @@ def _subtract(x: Array, mean: Array, rest: Array) -> Array:
 
 
 def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
-    """Normalise to zero mean and unit variance: (x - mean) / √(var + 1e-8), clipped.
+    """Normalise to zero mean and unit variance: (x - mean) / √(v (1 + q⁴)), clipped.
 
+    v = var + 1e-8,    q = ε² / v,    ε = 2^-23 |mean|
+
+    ε is one step of float32 at the mean: numbers that are equal but for their rounding are
+    normalised to about 0, those whose deviation is above 4 ε as if ε were 0. (Advantages
+    are sums of many rounded terms, an observation is rounded once or twice.)
     Before any data this is `x`, clipped to ±clip.
 
     Args:
@@ -129,7 +136,9 @@ def normalize(stats: RunningStats, x: Array, clip: Scalar = 10.0) -> Array:
     """
     x = jnp.asarray(x, jnp.float32)
     axes = tuple(range(x.ndim - stats.mean.ndim))
-    scale = jax.lax.rsqrt(stats.var + EPS)
+    var = stats.var + EPS
+    rounding = jnp.square(ULP * stats.mean) / var
+    scale = jax.lax.rsqrt(var * (1.0 + rounding**4))
     centred = _subtract(x, stats.mean, stats.rest)
     return jnp.clip(centred * jnp.expand_dims(scale, axes), -clip, clip)
 

@@ -4,7 +4,7 @@ Each series has its own colour, line style and marker, so that series can be dis
 without colour. All matters of taste are in `STYLE`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
@@ -15,8 +15,10 @@ import numpy as np
 from jaxrl.core.files import replacing
 from jaxrl.errors import shorten
 from jaxrl.statistics import (
+    FEW_SEEDS,
     aggregate_iqm,
     bootstrap_interval,
+    interval_caveat,
     iqm,
     performance_profile,
     stratified_interval,
@@ -241,6 +243,13 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(loc="outside lower left", fontsize="small", ncols=columns)
 
 
+def _say_few_seeds(axes: Any, counts: Iterable[int]) -> None:
+    """Say below the label of the x axis if an interval is over too few seeds."""
+    fewest = min((count for count in counts if count > 1), default=FEW_SEEDS)
+    if caveat := interval_caveat(fewest):
+        axes.set_xlabel(f"{axes.get_xlabel()}\n95 % interval{caveat}")
+
+
 @_with_style
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Row]],
@@ -257,9 +266,11 @@ def plot_learning_curves(
       title: the title above the axes.
     """
     figure, axes = make_figure(title)
+    counts = []
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
         num_seeds = values.shape[1] if len(values) else 0
+        counts.append(num_seeds)
         name = f"{label} ({num_seeds} seed{'s' if num_seeds != 1 else ''})"
         if not len(values):
             continue
@@ -269,6 +280,7 @@ def plot_learning_curves(
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     steps_axis(axes)
     axes.set_ylabel(axis_label(metric))
+    _say_few_seeds(axes, counts)
     _legend(figure, axes)
     save_figure(figure, out)
 
@@ -302,6 +314,7 @@ def plot_slices(table: Table, names: Sequence[str], out: Path, title: str = "") 
     for axes in list(panels)[len(names) :]:
         axes.set_visible(False)
     figure.suptitle(plain(title), fontsize="medium")
+    _say_few_seeds(figure.axes[0], (len(returns) for _, returns in table))
     save_figure(figure, out)
 
 
@@ -422,6 +435,7 @@ def plot_intervals(
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel("return")
+    _say_few_seeds(axes, map(len, scores.values()))
     save_figure(figure, out)
 
 
@@ -458,6 +472,7 @@ def plot_aggregates(
     panels[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
     panels[0].invert_yaxis()
     figure.suptitle(plain(title), fontsize="medium")
+    _say_few_seeds(panels[0], (row["seeds"] for row in rows))
     save_figure(figure, out)
 
 
@@ -490,6 +505,7 @@ def plot_profiles(
             )
     axes.set_xlabel("return")
     axes.set_ylabel("share of seeds above")
+    _say_few_seeds(axes, map(len, scores.values()))
     _legend(figure, axes)
     save_figure(figure, out)
 
@@ -552,6 +568,8 @@ def plot_efficiency(
         )
     steps_axis(axes)
     axes.set_ylabel(f"normalised {axis_label(metric)}")
+    tasks = (task for by_env in curves.values() for task in by_env.values())
+    _say_few_seeds(axes, (values.shape[1] for _, values in tasks))
     _legend(figure, axes)
     save_figure(figure, out)
 

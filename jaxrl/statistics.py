@@ -222,7 +222,7 @@ def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
     row: dict[str, Any] = {"seeds": len(returns), "broken": len(returns) - len(healthy)}
     names = ("iqm", "mean", "std")
     row |= {f"episode_return_{name}": None for name in names}
-    row |= {"ci95_low": None, "ci95_high": None}
+    row |= {"ci95_low": None, "ci95_high": None, "ci95_caveat": None}
     if healthy:
         low, high = bootstrap_interval(healthy)
         row |= {
@@ -230,9 +230,11 @@ def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
             "episode_return_mean": float(np.mean(healthy)),
             "ci95_low": float(low),
             "ci95_high": float(high),
+            "ci95_caveat": "one seed",
         }
     if len(healthy) > 1:
         row["episode_return_std"] = float(np.std(healthy, ddof=1))
+        row["ci95_caveat"] = interval_caveat(len(healthy)).lstrip(", ")
     return row
 
 

@@ -39,7 +39,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--third",
         choices=rotation.CHOICES,
-        help="of the slow tests only a third: this one, or the turn of the last commit",
+        help="of the full and the slow tests only a third: this one, or, for `auto`, that "
+        "of the last commit",
     )
 
 
@@ -89,12 +90,14 @@ def mark_cases(config, items):
 
 
 def keep_a_third(config, items):
-    """Of the slow tests; neighbours, which cost alike, are dealt out."""
+    """Of the full and the slow tests; neighbours, which cost alike, are dealt out."""
     number = rotation.third(config.option.third)
     if number is None:
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    left_out = set(slow) - set(slow[number::3])
+    left_out = set()
+    for tier in ("full", "slow"):
+        tests = [item for item in items if item.get_closest_marker(tier)]
+        left_out |= set(tests) - set(tests[number::3])
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
@@ -103,7 +106,7 @@ def pytest_terminal_summary(terminalreporter, config):
     number = rotation.third(config.option.third)
     if number is not None:
         terminalreporter.write_line(
-            f"of the slow tests third {number} of 0, 1 and 2: `pytest -m slow --third N`"
+            f"third {number} of 0, 1 and 2: `--third {number}` runs these again"
         )
 
 

@@ -228,6 +228,7 @@ def test_each_rung_has_less_variance():
     assert variance["GAE"] < variance["reward-to-go, V"]
 
 
+@pytest.mark.full
 def test_no_constant_has_less_variance_than_the_optimal_baseline():
     names = list(WEIGHTS)
     plain = estimates()[:, names.index("reward-to-go")]

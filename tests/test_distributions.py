@@ -269,6 +269,7 @@ def test_tanh_normal_entropy_is_as_accurate_as_it_says(mean, std, accuracy):
     assert error < accuracy + 4e-7 * abs(expected)
 
 
+@pytest.mark.full
 def test_tanh_normal_entropy_equals_monte_carlo():
     policy = distributions.tanh_normal(MEAN, LOG_STD, LOW, HIGH)
     actions = policy.sample(seed=KEY, sample_shape=200_000)

@@ -214,6 +214,19 @@ def test_explained_variance():
     close(losses.explained_variance(target, jnp.ones((2, 2))), 0.0)
 
 
+def test_explained_variance_fades_where_targets_vary_by_rounding_alone():
+    deviation = 123.0 * np.geomspace(2.0**-23, 2.0**-10, 200)
+    noise = np.float32([-1.0, 1.0] * 128)
+
+    def explained(deviation):
+        target = 123.0 + deviation * noise
+        return losses.explained_variance(target - 1.0, target)
+
+    found = np.asarray(jax.vmap(explained)(jnp.float32(deviation)))
+    assert found[0] < 0.05 and found[-1] == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(np.diff(found)).max() < 0.1
+
+
 def test_masked_mean():
     x = jnp.array([1.0, 3.0, jnp.nan])
     close(losses.masked_mean(x, jnp.array([True, True, False])), 2.0)
@@ -313,11 +326,11 @@ def test_rounding_of_values_is_no_advantage():
     rng = np.random.default_rng(0)
     value = jnp.float32(123.456)
     advantage = jnp.float32(1e-5 * rng.normal(size=256))
-    size = jnp.abs(value)
-    found = losses.normalize_advantage(advantage, magnitude=size)
+    terms = jnp.full(256, value)
+    found = losses.normalize_advantage(advantage, terms=terms)
     assert jnp.abs(found).max() < 0.1
     ordinary = jnp.float32(rng.normal(size=256))
-    found = losses.normalize_advantage(ordinary, magnitude=size)
+    found = losses.normalize_advantage(ordinary, terms=terms)
     assert float(found.std()) == pytest.approx(1.0, abs=1e-3)
 
 

@@ -113,9 +113,17 @@ def test_equal_numbers_are_normalised_to_exactly_zero(value):
     assert normalize.normalize(stats, jnp.float32(value)) == 0.0
 
 
+@pytest.mark.parametrize("value", [0.1, -7.7, 1e4, 1e6])
+def test_a_constant_that_is_rounded_differently_is_normalised_to_about_zero(value):
+    value = np.float32(value)
+    data = np.where(np.arange(256) % 2, value, np.nextafter(value, np.float32(np.inf)))
+    stats = update(normalize.init(), jnp.asarray(data))
+    assert jnp.abs(normalize.normalize(stats, data)).max() < 0.1
+
+
 @pytest.mark.parametrize("size", [1, 64])
 def test_an_offset_of_a_million_deviations_costs_no_precision(size):
-    data = np.float32(1e6 + 0.5 * np.random.default_rng(0).normal(size=(4096, 2)))
+    data = np.float32(1e6 + np.random.default_rng(0).normal(size=(4096, 2)))
 
     def merge(stats, batch):
         return normalize.update(stats, batch), None

@@ -147,6 +147,7 @@ def test_fisher_vector_products_are_those_of_the_explicit_matrix(float64, kind, 
     np.testing.assert_allclose(x, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.full
 def test_in_float32_they_are_within_a_ten_thousandth_too():
     theta, pi_of = policy_of("discrete")
     theta = theta.astype(jnp.float32)

@@ -33,6 +33,29 @@ def pixels(path, colour):
     return int(close.all(axis=-1).sum())
 
 
+@pytest.mark.parametrize(
+    ("draw", "of_seeds"),
+    [
+        (plot_learning_curves, lambda values: rows(values)),
+        (plotting.plot_intervals, list),
+        (plotting.plot_profiles, list),
+        (plotting.plot_efficiency, lambda values: {"env": rows(values, values)}),
+    ],
+    ids=["curves", "intervals", "profiles", "efficiency"],
+)
+def test_a_figure_says_where_an_interval_is_of_few_seeds(monkeypatch, draw, of_seeds):
+    figures = []
+    monkeypatch.setattr(
+        plotting, "save_figure", lambda figure, _: figures.append(figure)
+    )
+    for count in (1, 3, 10):
+        draw(
+            {"ten": of_seeds([1.0, 2.0] * 5), "label": of_seeds([1.0] * count)}, "x.png"
+        )
+    caveats = [figure.axes[0].get_xlabel().partition("\n")[2] for figure in figures]
+    assert caveats == ["", "95 % interval, too narrow for 3 seeds", ""]
+
+
 def test_a_curve_is_steps_and_one_column_for_each_seed():
     steps, values = curve(rows([1.0, 2.0], [3.0, 4.0]), METRIC)
     np.testing.assert_array_equal(steps, [10, 20])

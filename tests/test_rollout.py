@@ -232,6 +232,7 @@ def random_policy(obs, memory, noise):
     return (noise < 0.5).astype(jnp.int32), memory, {"noise": noise}
 
 
+@pytest.mark.full
 def test_the_policy_gets_its_row_of_the_noise_and_every_step_a_key_of_its_own():
     env = random_start_env(2, 5)
     shapes = []
@@ -264,6 +265,7 @@ def test_by_default_the_noise_is_a_key_for_each_step():
     assert distinct(np.ravel(trajectory.extras["drawn"]))
 
 
+@pytest.mark.full
 def test_rollout_episode_counts_first_episodes_of_any_length():
     env = random_start_env(1, 9)
     world = init_world(env, KEY, 32)
@@ -337,6 +339,7 @@ def test_cartpole_with_other_parameters_may_be_shorter():
     assert make("Acrobot-v1").shortest_episode == 1
 
 
+@pytest.mark.full
 def test_the_starts_of_cartpole_are_uniform_and_distinct():
     from jaxrl.envs import make
 

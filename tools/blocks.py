@@ -37,7 +37,8 @@ from typing import Any, NamedTuple
 from tools import rotation
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 NO_CODE = ("text", "bibtex")
 FENCE = r"^(?:<!-- not run: ([^\n]+) -->\n)?```(\w*)[^\n]*\n(.*?)^```$"
 
@@ -301,7 +302,8 @@ def a_third(pages: list[Path], number: int | None) -> list[Path]:
     if number is None:
         return pages
     size = {page: sum(map(runs_here, blocks(page))) for page in pages}
-    first, others = pages[:1], sorted(pages[1:], key=size.__getitem__)
+    first = [page for page in pages if page == README]
+    others = sorted((page for page in pages if page != README), key=size.__getitem__)
     return first + others[number::3]
 
 

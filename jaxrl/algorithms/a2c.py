@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
 from jaxrl import acting, estimators, losses, networks, optim, types
@@ -168,8 +167,7 @@ def train_step(
         config.gae_lambda,
     )
     if config.normalize_advantage:
-        size = jnp.abs(target).mean()
-        advantage = losses.normalize_advantage(advantage, magnitude=size)
+        advantage = losses.normalize_advantage(advantage, terms=target)
     params, opt_state = dict(agent.params), dict(agent.opt_state)
     learned = (("actor", actor_loss, advantage), ("critic", critic_loss, target))
     for name, loss, goal in learned:

@@ -304,7 +304,7 @@ def update_actor(
     now = values(config, env, agent.params, trajectory)
     weight = score_weight(config, trajectory, now)
     if config.normalize_advantage:
-        weight = losses.normalize_advantage(weight)
+        weight = losses.normalize_advantage(weight, terms=now.estimate)
     params, opt_state, metrics, norm = optim.gradient_step(
         lambda params: actor_loss(params, config, env, trajectory, weight),
         agent.params["actor"],

@@ -227,8 +227,7 @@ def policy_loss(
     """The objective to minimise, of every step: clipped, or with a KL penalty."""
     advantage = batch.advantage
     if config.normalize_advantage:
-        size = jnp.abs(batch.target).mean()
-        advantage = losses.normalize_advantage(advantage, magnitude=size)
+        advantage = losses.normalize_advantage(advantage, terms=batch.target)
     if config.objective == "clip":
         return losses.clipped_surrogate(
             log_prob, batch.log_prob, advantage, config.clip_eps

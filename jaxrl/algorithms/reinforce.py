@@ -227,8 +227,7 @@ def loss(
     pi, value, _ = networks.apply_actor_critic(config, env, params, *at)
     weight = score_weight(config, agent, reward_to_go, jax.lax.stop_gradient(value))
     if config.normalize_advantage:
-        size = losses.masked_mean(jnp.abs(reward_to_go), mask)
-        weight = losses.normalize_advantage(weight, mask, size)
+        weight = losses.normalize_advantage(weight, mask, terms=reward_to_go)
     score_loss = losses.policy_gradient(
         pi.log_prob(acting.sample_of(trajectory)), weight
     )

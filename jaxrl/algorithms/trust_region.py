@@ -213,8 +213,7 @@ def make_batch(
         config.gae_lambda,
     )
     if config.normalize_advantage:
-        size = jnp.abs(target).mean()
-        advantage = losses.normalize_advantage(advantage, magnitude=size)
+        advantage = losses.normalize_advantage(advantage, terms=target)
     return Batch(
         obs=trajectory.obs,
         action=acting.sample_of(trajectory),

@@ -88,6 +88,7 @@ def aggregates(entries: Sequence[Entry], given: Reference) -> list[dict[str, Any
     for label, by_env in scores.items():
         tasks = list(by_env.values())
         row: dict[str, Any] = {"label": label, "environments": len(tasks)}
+        row["seeds"] = min(map(len, tasks))  # of the environment with the fewest
         for name, statistic in (("iqm", aggregate_iqm), ("gap", optimality_gap)):
             low, high = stratified_interval(statistic, tasks)
             row |= {

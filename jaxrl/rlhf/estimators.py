@@ -117,13 +117,13 @@ def rloo_advantage(reward: Array) -> Array:
 
 
 def grpo_advantage(
-    reward: Array, scale: bool = True, magnitude: Array | None = None
+    reward: Array, scale: bool = True, terms: Array | None = None
 ) -> Array:
     """Each response against the mean of its group, divided by the group's deviation or not.
 
     A_i = r_i - mean(r),    / √(var(r) + ε²) where scaled
 
-    ε = 2^-17 max(|mean(r)|, mean(magnitude))
+    ε = 2^-17 max(|mean(r)|, mean(|terms|))
 
     Scaled it is `losses.normalize_advantage` of each group: rewards that differ by rounding
     alone have advantages of about 0.
@@ -134,8 +134,8 @@ def grpo_advantage(
     Args:
       reward: `[B, K]` r of K responses to each prompt.
       scale: whether to divide by the (biased) standard deviation.
-      magnitude: `[B, K]`, how large the terms are that r is the sum of, where it has a KL
-        penalty: equal scores and rounding are otherwise taken for a spread. None for |r|.
+      terms: `[B, K]`, numbers as large as those that r is the sum of, where it has a KL
+        penalty: equal scores and rounding are otherwise taken for a spread. None for r.
 
     Returns:
       `[B, K]` A.
@@ -145,9 +145,8 @@ def grpo_advantage(
     """
     if not scale:
         return _centre_groups(reward)
-    size = jnp.abs(reward if magnitude is None else magnitude).mean(-1)
-    return jax.vmap(lambda r, s: losses.normalize_advantage(r, magnitude=s))(
-        reward, size
+    return jax.vmap(lambda r, of: losses.normalize_advantage(r, terms=of))(
+        reward, reward if terms is None else terms
     )
 
 
@@ -233,7 +232,11 @@ def gain_and_bias(
 ) -> tuple[Array, Array]:
     """The line that gives rewards of reference responses a mean and a standard deviation.
 
-    g = std / std(r),    b = mean - g mean(r),    then g r + b is used for r
+    g = (std / std(r))^q,    q = var(r) / (var(r) + ε²),    ε = 2^-17 |mean(r)|
+    b = mean - g mean(r),    then g r + b is used for r
+
+    q is 1 where rewards vary by more than rounding, and falls to 0 where they do not:
+    rewards that are all alike keep their scale.
 
     Args:
       own_mean: mean(r) over responses of the reference policy, a scalar.
@@ -242,13 +245,14 @@ def gain_and_bias(
       std: wanted.
 
     Returns:
-      (g, b), scalars. Rewards that are all alike, or differ by rounding alone (a deviation
-      of at most 2^-17 of the mean), keep their scale: g = 1.
+      (g, b), scalars.
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
-    differ = jnp.asarray(own_std) > losses.RESOLUTION * jnp.abs(own_mean)
-    gain = jnp.where(differ, std / jnp.where(differ, own_std, 1.0), 1.0)
+    variance = jnp.square(own_std)
+    rounding = jnp.square(losses.RESOLUTION * own_mean)
+    varies = variance / (variance + rounding + losses.TINY)
+    gain = jnp.power(own_std / std, -varies)  # 0 to the power 0 is 1
     return gain, mean - gain * own_mean
 
 

@@ -97,13 +97,13 @@ class Batch(NamedTuple):
 def advantages(config: Config, batch: Responses) -> Array:
     """The advantage of each response `[B]`, after subtracting the KL penalty if it is
     applied to the reward."""
-    reward, size = batch.score, jnp.abs(batch.score)
+    reward, terms = batch.score, jnp.abs(batch.score)
     if config.kl_penalty == "reward":
         reward = reward - config.kl_coef * responses.divergence(batch)
         surprise = text_losses.masked_sum(jnp.abs(batch.log_prob), batch.response)
-        size = size + config.kl_coef * surprise
-    grouped, sizes = (x.reshape(-1, config.group_size) for x in (reward, size))
-    return estimators.grpo_advantage(grouped, config.scale_rewards, sizes).reshape(-1)
+        terms = terms + config.kl_coef * surprise
+    reward, terms = (x.reshape(-1, config.group_size) for x in (reward, terms))
+    return estimators.grpo_advantage(reward, config.scale_rewards, terms).reshape(-1)
 
 
 REPORTED = ("loss/policy", "policy/entropy", "policy/clip_fraction", "policy/approx_kl")

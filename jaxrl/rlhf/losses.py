@@ -262,7 +262,7 @@ def proportional_kl_coef(
 
 
 def whiten(
-    x: Array, mask: Array, shift_mean: bool = True, magnitude: Scalar = 0.0
+    x: Array, mask: Array, shift_mean: bool = True, terms: Array | None = None
 ) -> Array:
     """Unit (biased) standard deviation over all counted elements; mean 0, or as it was.
 
@@ -274,7 +274,7 @@ def whiten(
       x: `[...]`.
       mask: bool `[...]`.
       shift_mean: whether the mean becomes 0.
-      magnitude: how large the numbers are whose differences x are, a scalar; see
+      terms: `[...]`, the numbers whose differences x are; see
         `losses.normalize_advantage`.
 
     Returns:
@@ -283,7 +283,7 @@ def whiten(
     Source: Huang et al. (2024), https://arxiv.org/abs/2403.17031, reward and advantage
     whitening.
     """
-    white = losses.normalize_advantage(x, mask, magnitude)
+    white = losses.normalize_advantage(x, mask, terms)
     if shift_mean:
         return white
     return jnp.where(mask, white + losses.masked_mean(x, mask), 0.0)

@@ -156,14 +156,13 @@ def collect(
         written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
     )
     if config.whiten_rewards:
-        size = agent.kl_coef * losses.masked_mean(jnp.abs(written.log_prob), mask)
-        reward = text_losses.whiten(reward, mask, shift_mean=False, magnitude=size)
+        penalty = agent.kl_coef * written.log_prob
+        reward = text_losses.whiten(reward, mask, shift_mean=False, terms=penalty)
     value = values(config, task, agent.value, written)
     advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    size = losses.masked_mean(jnp.abs(target), mask)
-    advantage = text_losses.whiten(advantage, mask, magnitude=size)
+    advantage = text_losses.whiten(advantage, mask, terms=target)
     return Batch(written, value, advantage, target), reward
 
 

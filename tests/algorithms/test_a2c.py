@@ -29,6 +29,7 @@ def stepped():
     return lambda **rates: (state, *step(tiny(A2C, **rates), env, state))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("rates", "still", "moved"),
     [
@@ -95,6 +96,7 @@ def mean_return(config, env, agent):
     return float(episodes.episode_return.mean())
 
 
+@pytest.mark.full
 def test_learns_to_act_on_what_it_sees():
     env = make("probe/action-observation")
     config, agent = trained(env, 100, normalize_advantage=True)
@@ -116,6 +118,7 @@ def test_learns_a_continuous_action():
     assert mean_return(config, env, agent) > -0.02
 
 
+@pytest.mark.full
 def test_never_takes_a_masked_action():
     env = make("probe/masked")
     config = tiny(A2C)

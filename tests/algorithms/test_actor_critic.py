@@ -108,6 +108,7 @@ def test_what_targets_bootstrap_from(monkeypatch, critic, truncated, following):
     np.testing.assert_allclose(found.next_estimate[:, 0], following)
 
 
+@pytest.mark.full
 def test_the_best_action_is_a_legal_one():
     env = make("probe/masked")
     config = tiny(ACTOR_CRITIC, critic="q_learning")

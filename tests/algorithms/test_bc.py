@@ -104,6 +104,7 @@ def test_without_hidden_layers_it_is_logistic_regression():
     np.testing.assert_allclose(logit, x @ best.x[:2] + best.x[2], atol=0.08)
 
 
+@pytest.mark.full
 def test_a_normal_finds_mean_and_spread_of_the_expert():
     action = 0.5 + 0.25 * jax.random.normal(KEY, (2_000, 1))
     env = plane(spaces.box(-2, 2, (1,)))
@@ -115,6 +116,7 @@ def test_a_normal_finds_mean_and_spread_of_the_expert():
     assert pi.distribution.scale[0] == pytest.approx(float(action.std()), rel=0.05)
 
 
+@pytest.mark.full
 def test_with_mse_the_spread_stays_as_it_was_and_no_action_is_sampled():
     env = plane(spaces.box(-2, 2, (1,)))
     env = taught_by(jnp.zeros((50, 2)), jnp.full((50, 1), 0.7), env)

@@ -78,6 +78,7 @@ def after_one_step(agent, decay=0.0, env_steps=32, **changes):
     )
 
 
+@pytest.mark.full
 def test_the_ring_holds_the_learners_states_with_the_experts_labels():
     state, metrics = after_one_step(always(1))
     start = np.asarray(DAGGER.init(tiny(DAGGER), line(), KEY).world.obs)[:, 0]

@@ -131,6 +131,7 @@ def test_no_gradient_flows_into_the_target():
     assert not any(x.any() for x in jax.tree.leaves(jax.grad(of_target)(params)))
 
 
+@pytest.mark.full
 def test_an_update_is_adam_on_batches_from_the_memory():
     env = make("probe/action-observation")
     config = tiny(DQN, gamma=0.5, num_updates=3)
@@ -200,6 +201,7 @@ def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     assert float(q.max()) == pytest.approx(3.6, abs=0.5)  # TD(0): what the probe says
 
 
+@pytest.mark.full
 def test_learns_a_delayed_value():
     env = make("probe/delay")
     config, state, _ = trained(env, 600)
@@ -226,6 +228,7 @@ def test_learns_to_act_on_what_it_sees(num_envs):
     assert mean_return(config, env, state.agent) == 1.0
 
 
+@pytest.mark.full
 def test_illegal_actions_are_neither_explored_nor_chosen():
     env = make("probe/masked")
     config, state, _ = trained(env, 20, epsilon_end=1.0)

@@ -70,6 +70,7 @@ def test_the_ratio_is_one_before_the_first_update(network, normalize_obs):
     assert not reported["policy/clip_fraction"].any()
 
 
+@pytest.mark.full
 def test_values_of_the_rollout_are_those_of_the_batch():
     env = make("probe/memory")
     config, state, trajectory, batch = rollout(env, network="gru(size=4)")
@@ -79,6 +80,7 @@ def test_values_of_the_rollout_are_those_of_the_batch():
     np.testing.assert_allclose(values, trajectory.extras["value"], atol=1e-6)
 
 
+@pytest.mark.fast_cases("changes0")
 @pytest.mark.parametrize("changes", [{}, {"network": "gru(size=4)"}])
 def test_the_values_of_a_batch_are_those_of_its_states(changes):
     env = make("probe/truncation", horizon=3)  # two cuts within the rollout
@@ -99,6 +101,7 @@ def test_the_values_of_a_batch_are_those_of_its_states(changes):
         before = jax.tree.map(lambda m, o=over: jnp.where(o[:, None], 0, m), after)
 
 
+@pytest.mark.full
 def test_the_metrics_of_an_update_are_means_over_all_its_minibatches():
     env = make("probe/action-observation")
     config, state, _, batch = rollout(env, num_epochs=3, normalize_advantage=False)
@@ -194,6 +197,7 @@ def test_learns_the_value_of_a_truncated_task_and_not_of_its_wrong_reading():
     assert float(value(config, env, agent, [[1.0]])[0]) == pytest.approx(2.7, abs=0.3)
 
 
+@pytest.mark.full
 def test_learns_a_delayed_value():
     env = make("probe/delay")
     config, agent, _ = trained(env, 200)
@@ -226,6 +230,7 @@ def test_learns_a_continuous_action(squash):
     assert mean_return(config, env, agent) > -0.01
 
 
+@pytest.mark.full
 def test_never_takes_a_masked_action():
     env = make("probe/masked")
     config, agent, _ = trained(env, 3)

@@ -89,7 +89,7 @@ def gradient_of_bias(env, num_envs, num_batches, num_steps=5, **changes):
     return -np.asarray(bias.mean(0)) * num_steps
 
 
-@pytest.mark.fast_cases("return-none-1", "discounted-optimal-1")
+@pytest.mark.fast_cases("return-none-1")
 @pytest.mark.parametrize("num_envs", [1, 1_000])
 @pytest.mark.parametrize(
     ("weighting", "baseline"), [r for r in RUNGS if r != ("reward_to_go", "value")]
@@ -112,6 +112,7 @@ def test_every_rung_of_whole_episodes_has_the_exact_gradient(
     np.testing.assert_allclose(gradient, [-0.125, 0.125], atol=0.03)
 
 
+@pytest.mark.full
 def test_the_default_rung_does_not_favour_short_episodes():
     """It bootstraps what the batch cuts off, so it is only as exact as its value; but it
     too must learn that the long way pays more."""
@@ -120,6 +121,7 @@ def test_the_default_rung_does_not_favour_short_episodes():
     assert mean_return(config, env, agent) == 1.5
 
 
+@pytest.mark.full
 def test_whole_episodes_do_not_favour_short_ones_even_two_at_a_time():
     env = short_or_long()
     config, agent = trained(
@@ -136,6 +138,7 @@ def test_whole_episodes_do_not_favour_short_ones_even_two_at_a_time():
     assert mean_return(config, env, agent) == 1.5
 
 
+@pytest.mark.full
 def test_counting_all_episodes_that_fit_would_be_wrong():
     """The trap that the mask avoids: in a window as long as the time limit, the episodes
     that ended are mostly short ones."""
@@ -267,6 +270,7 @@ def test_learns_the_value_of_a_truncated_task():
     assert float(value[0]) == pytest.approx(2.7, abs=0.3)
 
 
+@pytest.mark.full
 def test_learns_a_continuous_action():
     env = make("probe/continuous")
     config, agent = trained(env, 400, ent_coef=0.0)

@@ -103,6 +103,7 @@ def test_learns_the_value_of_a_truncated_task(td_lambda):
     np.testing.assert_allclose(q, 10.0, atol=0.3)
 
 
+@pytest.mark.full
 def test_never_takes_a_masked_action_nor_counts_it():
     env = make("probe/masked")
     config, agent = trained(Q_LEARNING, env, 20)

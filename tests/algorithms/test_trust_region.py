@@ -176,6 +176,7 @@ def test_natural_steps_follow_the_learning_rate_to_zero():
     assert metrics["optim/learning_rate"].value == pytest.approx(0.625)
 
 
+@pytest.mark.full
 def test_the_value_is_fitted_and_nothing_else():
     env = make("probe/truncation")
     config, agent, batch = rollout("trpo", env, num_epochs=50)

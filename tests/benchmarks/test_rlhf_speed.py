@@ -23,6 +23,7 @@ def found(module):
     return origin | module.measure(module.QUICK, None)
 
 
+@pytest.mark.full
 def test_ours_is_measured_and_the_peer_is_left_out(module, found):
     assert len(found["ours"]["rewards"]) == module.QUICK.iterations
     assert all(0.0 <= x <= 1.0 for x in found["ours"]["rewards"])

@@ -74,6 +74,7 @@ def test_train_shows_how_it_goes_unless_quiet(tmp_path, capsys):
     assert shown.err == "" and len(shown.out.splitlines()) == 2
 
 
+@pytest.mark.full
 def test_train_with_json_prints_the_evaluation_last(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(train_argv("ppo", "--json", "--out", str(run))) == 0

@@ -69,6 +69,7 @@ def test_losses(name):
     assert_gradient_is_right(lambda x: LOSSES[name](x).sum(), normal(N))
 
 
+@pytest.mark.full
 def test_next_token_loss():
     tokens = jnp.array([[0, 2, 1], [1, 1, 2]])
     mask = jnp.array([[True, True, True], [True, True, False]])

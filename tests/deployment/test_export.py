@@ -202,6 +202,7 @@ def test_the_program_of_the_card_runs(folder):
         assert re.fullmatch(r"\[[01] [01]\]", lines[-1])
 
 
+@pytest.mark.full
 def test_the_card_says_what_is_known(ppo_run, tmp_path, capsys):
     out = tmp_path / "it"
     argv = ["export", str(ppo_run), "--out", str(out), "--agent", "1", "--json"]

@@ -400,6 +400,7 @@ def test_our_own_environments_keep_every_rule(id):
     assert broken(make(id), 50) == {}
 
 
+@pytest.mark.fast_cases("Acrobot-v1")
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "DeepSea-bsuite"])
 def test_a_key_that_is_used_and_changes_nothing_is_no_defect(env_id):
     """Noise of size 0, a choice between equal starts: the key is still used."""

@@ -367,6 +367,7 @@ def test_mountain_car_continuous_agrees_with_gymnasium():
     np.testing.assert_array_equal(steps.terminated, expected[3])
 
 
+@pytest.mark.full
 def test_asterix_spawns_in_a_free_slot_or_not_at_all():
     """Where gymnax deletes an entity: all slots full, or the free one missed."""
     env = make("Asterix-MinAtar")

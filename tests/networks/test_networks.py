@@ -99,6 +99,7 @@ def test_the_torso_is_chosen_by_observation_shape(space, network, expected):
     assert isinstance(resolve(config, space).torso, expected)
 
 
+@pytest.mark.full
 def test_a_cnn_sees_an_image_and_an_mlp_a_vector():
     obs = jnp.zeros((2, *IMAGE.shape), bool)
     cnn = QNetwork(IMAGE, 3, Body(CNN((8,), "relu")))

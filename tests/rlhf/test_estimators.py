@@ -61,8 +61,15 @@ def test_gain_and_bias_normalise_the_reference_samples():
     gain, bias = estimators.gain_and_bias(reward.mean(), reward.std(), 2.0, 0.5)
     close((gain * reward + bias).mean(), 2.0)
     close((gain * reward + bias).std(), 0.5)
-    for rounding in (0.0, 7e-6):  # all alike
-        close(estimators.gain_and_bias(7.0, rounding), (1.0, -7.0))
+    close(estimators.gain_and_bias(7.0, 0.0), (1.0, -7.0))  # all alike
+
+
+def test_the_gain_fades_where_rewards_vary_by_rounding_alone():
+    deviation = 7.0 * np.geomspace(2.0**-30, 2.0**-10, 2_000)
+    gain, _ = estimators.gain_and_bias(7.0, deviation)
+    assert gain[0] == pytest.approx(1.0, rel=1e-2)
+    assert gain[-1] * deviation[-1] == pytest.approx(1.0, rel=1e-2)
+    assert np.abs(np.diff(np.log(gain))).max() < 0.1
 
 
 def test_token_rewards_against_a_loop():
@@ -136,6 +143,7 @@ def test_rloo_by_hand_and_as_a_mean_baseline():
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "advantage, share",
     [
@@ -186,8 +194,8 @@ def test_rounding_of_the_penalty_is_no_advantage(score):
     """Of 32 tokens with probability 1/20, and log-probabilities that are rounded."""
     penalty = 0.05 * 1e-6 * np.random.default_rng(0).normal(size=(100, 8, 32)).sum(-1)
     reward = jnp.float32(score - penalty)
-    size = jnp.full(reward.shape, score + 0.05 * 32 * 3.0)
-    found = estimators.grpo_advantage(reward, magnitude=size)
+    terms = jnp.full(reward.shape, score + 0.05 * 32 * 3.0)
+    found = estimators.grpo_advantage(reward, terms=terms)
     assert jnp.median(jnp.abs(found).max(-1)) < 0.1
 
 

@@ -45,6 +45,7 @@ def test_the_log_probs_of_the_rollout_are_those_of_a_full_pass(ppo_batch, grpo_b
         close(responses.divergence(batch), 0.0)
 
 
+@pytest.mark.full
 def test_kl_estimates_come_near_the_exact_divergence(gold):
     params = perturb(gold.teacher.params, 0.05)
     config = rloo.Config(**WRITING | {"temperature": 1.0})
@@ -119,6 +120,7 @@ def not_a_number(params, tokens, mask, response):
     return jnp.where(tokens[:, 0] == 1, jnp.nan, 0.0)
 
 
+@pytest.mark.full
 def test_a_judge_that_gives_nan_is_named(gold):
     task = gold.replace(judge=not_a_number)
     config = rloo.Config(**WRITING, total_steps=64.0)

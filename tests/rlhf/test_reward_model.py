@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl.rlhf import (
     data,
@@ -53,6 +54,7 @@ def test_length_bias_by_hand():
     close(reward_model.length_bias(-found, rows), [0.0, 1.0, 0.5])
 
 
+@pytest.mark.full
 def test_calibration_does_not_see_the_order_of_the_rows(pairs):
     config = reward_model.Config()
     agent = reward_model.init(config, pairs, KEY).agent

@@ -188,6 +188,7 @@ def test_what_was_trained_before_is_logged_too(tmp_path):
     assert session._name(tmp_path) == tmp_path.name
 
 
+@pytest.mark.full
 def test_wandb_offline_holds_the_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -90,6 +90,7 @@ def test_a_run_that_is_resumed_is_the_run_at_once(own_module):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 def test_a_registered_algorithm_is_found_by_its_name(own_module, capsys):
     jaxrl.register_algorithm(PPO._replace(name="mine"))
     assert main(argv("mine", "--stop-iterations", "1", "--out", "run")) == 0

@@ -152,6 +152,7 @@ def test_what_cannot_be_is_refused():
         run(alpha=0.1, epsilon=0.1, max_steps=0)
 
 
+@pytest.mark.full
 def test_episodes_without_an_end_are_cut():
     env = make("lecture/baird")
     _, stats = td_control_episode(

@@ -368,6 +368,7 @@ def baird_run(weights, one_hot=False):
     return td(weights, steps, 0.01, 0.99, rho)
 
 
+@pytest.mark.full
 def test_baird_diverges_with_the_features_and_not_with_a_table():
     diverged = baird_run(jnp.array(BAIRD_WEIGHTS))
     assert jnp.abs(diverged).max() > 50

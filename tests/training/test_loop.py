@@ -53,6 +53,7 @@ def test_the_number_of_chunks_changes_nothing():
     assert_trees_equal(one.agent, many.agent)
 
 
+@pytest.mark.full
 def test_where_the_device_is_interrupted_changes_nothing(monkeypatch):
     """Metrics too: they go on adding up where they were."""
     whole = train(PPO, CONFIG, ENV, num_chunks=2)

@@ -70,7 +70,7 @@ def test_what_the_environment_gives_is_named(algorithm, what, name):
     assert start.world.env_state[1][index]
 
 
-@pytest.mark.fast_cases("ppo")
+@pytest.mark.full
 @EVERY
 def test_a_step_size_that_is_far_too_large_is_named(algorithm):
     env = counting_env(horizon=10)
@@ -90,6 +90,7 @@ def test_a_step_size_that_is_far_too_large_is_named(algorithm):
     assert "of seed 0: try a smaller learning_rate" in message
 
 
+@pytest.mark.full
 def test_a_parameter_is_named_though_no_loss_shows_it():
     def spoil(config, env, state):
         state, metrics = PPO.train_step(config, env, state)
@@ -161,6 +162,7 @@ def test_the_others_go_on_as_if_alone(monkeypatch, cut):
     )
 
 
+@pytest.mark.full
 def test_with_nobody_left_the_run_stops():
     with pytest.raises(NonFiniteError, match="train step 5 of seed 3"):
         loop.train(

@@ -130,6 +130,7 @@ def test_a_folder_without_a_policy_is_refused(tmp_path):
         begin(tmp_path)
 
 
+@pytest.mark.full
 def test_through_the_command_line(ppo_run, tmp_path, capsys):
     run = train(tmp_path / "run", "ppo", "--init", str(ppo_run), "--learning-rate", "0")
     assert read_json(run / "config.json")["init_from"] == str(ppo_run)

@@ -357,6 +357,7 @@ def better(state):
     return int(score("", state["first"]) < score("", state["second"]))
 
 
+@pytest.mark.full
 def test_the_page_takes_every_choice_once(tmp_path):
     out = tmp_path / "labels.jsonl"
     with labelling(QUESTIONS, out) as (address, labels, thread):

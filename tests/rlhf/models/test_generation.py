@@ -54,6 +54,7 @@ def test_log_probs_are_those_of_a_full_pass(drawn):
     np.testing.assert_allclose(drawn.log_probs[real], expected[real], atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_batch_is_each_row_alone(drawn):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(4))
     for row in range(4):

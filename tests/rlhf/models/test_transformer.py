@@ -196,6 +196,7 @@ def test_an_attention_layer_against_a_loop():
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_gradients_are_those_of_rematerialisation():
     config = dataclasses.replace(GPT2, num_layers=1)
     tokens, params = random_tokens(2, 5), make_params(config)
