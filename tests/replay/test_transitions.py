@@ -47,9 +47,9 @@ def test_targets_of_several_rewards_end_with_the_episode(ends):
 @pytest.mark.full
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_relabelled_rewards_are_those_of_the_goal(n_step):
-    env = make("goal/bit-flip", length=3)
+    env = make("goal/bit-flip", length=6)
     changes = {"hindsight": "future", "hindsight_fraction": 1.0, "n_step": n_step}
-    config = tiny(DQN, **changes, learning_starts=64, gamma=0.5)
+    config = tiny(DQN, **changes, learning_starts=64, batch_size=64, gamma=0.5)
     state = jax.jit(DQN.init)(config, env, KEY)
     batches = off_policy.batches(config, env, state.replay, KEY)
     batch = batches.read(jax.tree.map(lambda x: x[0], batches.index))
