@@ -51,6 +51,7 @@ class Row:
 CLEANRL = "CleanRL docs, 3 seeds, 500k steps"
 BLINES = "gymnax-blines, 1 seed"
 ZOO = "SB3 RL Zoo, 1 model, 100k steps"
+ZOO_20K = "SB3 RL Zoo, 1 model, 20k steps"
 
 ROWS = (
     Row(
@@ -162,6 +163,46 @@ ROWS = (
         -174.6,
         ZOO,
         bar=-200,
+    ),
+    Row(
+        "pendulum-sac",
+        "sac",
+        "--env Pendulum-v1",
+        -157.0,
+        ZOO_20K,
+        bar=-160,
+    ),
+    Row(
+        "pendulum-td3",
+        "td3",
+        "--env Pendulum-v1",
+        -151.9,
+        ZOO_20K,
+        bar=-160,
+    ),
+    Row(
+        "pendulum-ddpg",
+        "ddpg",
+        "--env Pendulum-v1",
+        -152.1,
+        ZOO_20K,
+        bar=-170,
+    ),
+    Row(
+        "cartpole-sac",
+        "sac",
+        f"--config {CONFIGS}/cartpole-sac.toml",
+        None,
+        "no table is published; 500 is the most",
+        bar=475,
+    ),
+    Row(
+        "mountain-car-continuous-ppo",
+        "ppo",
+        "--env MountainCarContinuous-v0 --total-steps 1000000",
+        -0.1,
+        BLINES + ", 1M steps",
+        note="control: the published failure of untuned PPO",
     ),
     Row(
         "catch-dqn",

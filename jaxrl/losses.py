@@ -395,9 +395,10 @@ def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
     else:
         mask = jnp.ones(x.shape, bool) if where is None else where
         one = jnp.max(x, initial=-jnp.inf, where=mask)
-        one = jnp.where(jnp.isneginf(one), 0.0, one)  # of no numbers
     # Which one makes no difference, nor to the gradient.
     one = parallel.largest(jax.lax.stop_gradient(one))
+    if where is not None:
+        one = jnp.where(jnp.isneginf(one), 0.0, one)  # of no numbers
     shifted = jnp.where(mask, x - one, 0.0)
     mean = masked_mean(shifted, mask)
     return jnp.where(mask, shifted - mean, 0.0), one + mean
@@ -429,6 +430,7 @@ def moments(
     variance = masked_mean(jnp.square(centred), mask)
     size = jnp.abs(mean)
     if terms is not None:
+        terms = jnp.asarray(terms, centred.dtype)
         size = jnp.maximum(size, masked_mean(jnp.abs(terms), mask))
     return centred, variance, jnp.square(RESOLUTION * size)
 
@@ -464,10 +466,7 @@ def explained_variance(
 ) -> Array:
     """Share of the targets' variance that the values explain: a scalar, at most 1.
 
-    q (1 - Var(G - V) / (Var(G) + ε²)),    q = Var(G) / (Var(G) + ε²)
-
-    ε² is the variance of rounding, see `moments`: far above it this is the usual
-    1 - Var(G - V) / Var(G), and where the targets do not vary it is 0.
+    1 - Var(G - V) / Var(G)
 
     Args:
       value: `[...]` V(s).
@@ -475,15 +474,15 @@ def explained_variance(
       where: bool `[...]`, the elements that count.
 
     Returns:
-      float32 scalar.
+      float32 scalar; 0 if the targets do not vary by more than rounding, see `moments`.
 
     Source: the field's standard diagnostic (openai/baselines, `explained_variance`).
     """
     chex.assert_equal_shape([value, target])
     _, variance, rounding = moments(target, where)
     _, unexplained, _ = moments(target - value, where)
-    told = variance + rounding + TINY
-    return variance / told * (1.0 - unexplained / told)
+    varies = variance > rounding
+    return jnp.where(varies, 1.0 - unexplained / jnp.where(varies, variance, 1.0), 0.0)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

@@ -15,12 +15,11 @@ import numpy as np
 from jaxrl.core.files import replacing
 from jaxrl.errors import shorten
 from jaxrl.statistics import (
-    FEW_SEEDS,
     aggregate_iqm,
     bootstrap_interval,
-    interval_caveat,
     iqm,
     performance_profile,
+    seeds_caveat,
     stratified_interval,
 )
 from jaxrl.types import Row
@@ -245,8 +244,7 @@ def _legend(figure: Any, axes: Any) -> None:
 
 def _say_few_seeds(axes: Any, counts: Iterable[int]) -> None:
     """Say below the label of the x axis if an interval is over too few seeds."""
-    fewest = min((count for count in counts if count > 1), default=FEW_SEEDS)
-    if caveat := interval_caveat(fewest):
+    if caveat := seeds_caveat(counts):
         axes.set_xlabel(f"{axes.get_xlabel()}\n95 % interval{caveat}")
 
 
@@ -270,12 +268,12 @@ def plot_learning_curves(
     for i, (label, rows) in enumerate(runs.items()):
         steps, values = curve(rows, metric)
         num_seeds = values.shape[1] if len(values) else 0
-        counts.append(num_seeds)
         name = f"{label} ({num_seeds} seed{'s' if num_seeds != 1 else ''})"
         if not len(values):
             continue
         colour = draw_line(axes, i, len(runs), steps, iqm(values, axis=1), name)
         if num_seeds > 1:
+            counts.append(num_seeds)
             low, high = bootstrap_interval(values, axis=1, num_resamples=2_000)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     steps_axis(axes)

@@ -1,12 +1,12 @@
 """Statistics over random seeds, with confidence intervals, for tables and figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from jaxrl.errors import require, shorten
+from jaxrl.errors import count_noun, require, shorten
 
 FEW_SEEDS = 10
 """Below this number a bootstrap interval is too narrow: one of 95 % contains the IQM of
@@ -198,11 +198,17 @@ def interval_caveat(num_seeds: int) -> str:
 
     The interval of a single seed is over its episodes.
     """
-    if num_seeds >= FEW_SEEDS:
-        return ""
     if num_seeds < 2:
         return " over the episodes of one seed"
-    return f", too narrow for {num_seeds} seeds"
+    return seeds_caveat([num_seeds])
+
+
+def seeds_caveat(counts: Iterable[int]) -> str:
+    """Remark on 95 % intervals over these numbers of seeds, for the least of them."""
+    fewest = min(counts, default=FEW_SEEDS)
+    if fewest >= FEW_SEEDS:
+        return ""
+    return f", too narrow for {count_noun(fewest, 'seed')}"
 
 
 def iqm_in_words(middle: float, low: float, high: float, num_seeds: int) -> str:
@@ -230,11 +236,10 @@ def row_of_seeds(returns: Sequence[float | None]) -> dict[str, Any]:
             "episode_return_mean": float(np.mean(healthy)),
             "ci95_low": float(low),
             "ci95_high": float(high),
-            "ci95_caveat": "one seed",
+            "ci95_caveat": seeds_caveat([len(healthy)]).lstrip(", "),
         }
     if len(healthy) > 1:
         row["episode_return_std"] = float(np.std(healthy, ddof=1))
-        row["ci95_caveat"] = interval_caveat(len(healthy)).lstrip(", ")
     return row
 
 

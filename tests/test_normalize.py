@@ -113,7 +113,7 @@ def test_equal_numbers_are_normalised_to_exactly_zero(value):
     assert normalize.normalize(stats, jnp.float32(value)) == 0.0
 
 
-@pytest.mark.parametrize("value", [0.1, -7.7, 1e4, 1e6])
+@pytest.mark.parametrize("value", [1e4, 1e6, -1048577.0, 1e30])
 def test_a_constant_that_is_rounded_differently_is_normalised_to_about_zero(value):
     value = np.float32(value)
     data = np.where(np.arange(256) % 2, value, np.nextafter(value, np.float32(np.inf)))
@@ -121,9 +121,11 @@ def test_a_constant_that_is_rounded_differently_is_normalised_to_about_zero(valu
     assert jnp.abs(normalize.normalize(stats, data)).max() < 0.1
 
 
+@pytest.mark.parametrize(("deviation", "error"), [(1.0, 2e-5), (0.5, 4e-5)])
 @pytest.mark.parametrize("size", [1, 64])
-def test_an_offset_of_a_million_deviations_costs_no_precision(size):
-    data = np.float32(1e6 + np.random.default_rng(0).normal(size=(4096, 2)))
+def test_an_offset_of_a_million_deviations_costs_no_precision(size, deviation, error):
+    noise = np.random.default_rng(0).normal(size=(4096, 2))
+    data = np.float32(1e6 + deviation * noise)
 
     def merge(stats, batch):
         return normalize.update(stats, batch), None
@@ -133,7 +135,7 @@ def test_an_offset_of_a_million_deviations_costs_no_precision(size):
     exact = np.float64(data)
     expected = (exact - exact.mean(0)) / exact.std(0)
     # A mean in one float32 is off by a quarter of a deviation, by updates of one.
-    np.testing.assert_allclose(normalize.normalize(stats, data), expected, atol=2e-5)
+    np.testing.assert_allclose(normalize.normalize(stats, data), expected, atol=error)
 
 
 def test_rewards_pass_unscaled_before_any_data():

@@ -48,12 +48,25 @@ def test_a_figure_says_where_an_interval_is_of_few_seeds(monkeypatch, draw, of_s
     monkeypatch.setattr(
         plotting, "save_figure", lambda figure, _: figures.append(figure)
     )
-    for count in (1, 3, 10):
+    for count in (3, 10):
         draw(
             {"ten": of_seeds([1.0, 2.0] * 5), "label": of_seeds([1.0] * count)}, "x.png"
         )
     caveats = [figure.axes[0].get_xlabel().partition("\n")[2] for figure in figures]
-    assert caveats == ["", "95 % interval, too narrow for 3 seeds", ""]
+    assert caveats == ["95 % interval, too narrow for 3 seeds", ""]
+
+
+def test_so_do_figures_of_settings_and_of_several_environments(monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        plotting, "save_figure", lambda figure, _: figures.append(figure)
+    )
+    plotting.plot_slices([({"gamma": 0.9}, [1.0, 2.0])], ["gamma"], "x.png")
+    ends = {"score_iqm_low": 0.1, "score_iqm_high": 0.3, "score_gap_low": 0.6}
+    ends |= {"score_iqm": 0.2, "score_gap": 0.8, "score_gap_high": 0.9}
+    plotting.plot_aggregates([{"label": "ppo", "seeds": 2} | ends], "x.png")
+    for figure in figures:
+        assert figure.axes[0].get_xlabel().endswith("too narrow for 2 seeds")
 
 
 def test_a_curve_is_steps_and_one_column_for_each_seed():

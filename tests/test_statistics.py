@@ -193,7 +193,7 @@ def test_a_row_of_seeds_leaves_out_what_broke():
     assert row["episode_return_std"] == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
     assert row["ci95_low"] <= 2.5 <= row["ci95_high"]
     assert row["ci95_caveat"] == "too narrow for 4 seeds"
-    assert row_of_seeds([1.0])["ci95_caveat"] == "one seed"
+    assert row_of_seeds([1.0])["ci95_caveat"] == "too narrow for 1 seed"
     assert row_of_seeds([1.0, 2.0] * 5)["ci95_caveat"] == ""
     nothing = row_of_seeds([None])
     assert nothing["broken"] == 1 and nothing["episode_return_iqm"] is None

@@ -99,7 +99,7 @@ WITHOUT_SOURCE = {
     "table_logits make_table response_token_log_probs response_log_probs "
     "table_log_probs expected_reward sample_responses label_accuracy",
     "rlhf.models.transformer": "init_cache",
-    "statistics": "row_of_seeds interval_caveat iqm_in_words",
+    "statistics": "row_of_seeds interval_caveat seeds_caveat iqm_in_words",
 }
 """Plumbing among them: making, indexing, reshaping, counting has no source by nature."""
 

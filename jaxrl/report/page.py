@@ -13,7 +13,12 @@ from jaxrl.report.entries import Entry
 from jaxrl.report.figures import Figure
 from jaxrl.report.papers import bibtex
 from jaxrl.report.tables import Reference, aggregates, make_row, references, to_latex
-from jaxrl.statistics import iqm, probability_of_improvement, stratified_interval
+from jaxrl.statistics import (
+    iqm,
+    probability_of_improvement,
+    seeds_caveat,
+    stratified_interval,
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
@@ -131,7 +136,8 @@ def _aggregates(entries: Sequence[Entry], reference: Reference) -> str:
         lines.append(_cells([row["label"]], numbers))
     return (
         f"<h2>All environments</h2><p>Scores: 0 and 1 are, on {html.escape(limits)}. "
-        f"Intervals: stratified bootstrap. The optimality gap is the shortfall from 1."
+        f"Intervals: stratified bootstrap{seeds_caveat(row['seeds'] for row in rows)}. The "
+        f"optimality gap is the shortfall from 1."
         f"</p>{_table(lines)}"
     )
 

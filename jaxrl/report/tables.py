@@ -10,9 +10,9 @@ from jaxrl.errors import InvalidInput
 from jaxrl.report.entries import Entry
 from jaxrl.statistics import (
     aggregate_iqm,
-    interval_caveat,
     optimality_gap,
     row_of_seeds,
+    seeds_caveat,
     stratified_interval,
 )
 from jaxrl.sweeps.results import csv_text
@@ -141,12 +141,12 @@ def to_latex(entries: Sequence[Entry]) -> str:
         for label in labels
     ]
     seeds = sorted({len(entry.finite_returns) for entry in entries})
-    caveat = interval_caveat(seeds[0]) * (seeds[0] > 1)
     return _tabular(
         map(_tex, envs),
         body,
         f"Interquartile mean of greedy evaluation returns over {_range(seeds)} seeds,",
-        f"with 95\\% bootstrap intervals{caveat}; made by jaxrl {jaxrl.__version__}.",
+        f"with 95\\% bootstrap intervals{seeds_caveat(seeds)}; "
+        f"made by jaxrl {jaxrl.__version__}.",
     )
 
 
@@ -174,7 +174,8 @@ def aggregates_to_latex(rows: Sequence[dict[str, Any]]) -> str:
         ["IQM $\\uparrow$", "optimality gap $\\downarrow$"],
         body,
         f"Normalised scores over {rows[0]['environments']} environments, with 95\\%",
-        f"stratified bootstrap intervals; made by jaxrl {jaxrl.__version__}.",
+        f"stratified bootstrap intervals{seeds_caveat(row['seeds'] for row in rows)}; "
+        f"made by jaxrl {jaxrl.__version__}.",
     )
 
 

@@ -249,10 +249,10 @@ def gain_and_bias(
 
     Source: Ziegler et al. (2019), https://arxiv.org/abs/1909.08593, section 2.1.
     """
-    variance = jnp.square(own_std)
-    rounding = jnp.square(losses.RESOLUTION * own_mean)
-    varies = variance / (variance + rounding + losses.TINY)
-    gain = jnp.power(own_std / std, -varies)  # 0 to the power 0 is 1
+    own_std = jnp.asarray(own_std, jnp.float32)
+    rounding = losses.RESOLUTION * own_mean / jnp.maximum(own_std, losses.TINY)
+    varies = jnp.where(own_std > 0.0, 1.0 / (1.0 + jnp.square(rounding)), 0.0)
+    gain = jnp.power(own_std / std, -varies)  # anything to the power 0 is 1
     return gain, mean - gain * own_mean
 
 

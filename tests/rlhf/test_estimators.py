@@ -62,6 +62,8 @@ def test_gain_and_bias_normalise_the_reference_samples():
     close((gain * reward + bias).mean(), 2.0)
     close((gain * reward + bias).std(), 0.5)
     close(estimators.gain_and_bias(7.0, 0.0), (1.0, -7.0))  # all alike
+    close(estimators.gain_and_bias(0.0, 0.0), (1.0, 0.0))
+    assert estimators.gain_and_bias(0.0, 1e20)[0] == pytest.approx(1e-20)
 
 
 def test_the_gain_fades_where_rewards_vary_by_rounding_alone():
