@@ -1,9 +1,9 @@
 """Acting: from one policy function, all the ways in which an algorithm's agents act.
 
-An algorithm writes `policy` (or `q_values`) once. `stochastic` and `epsilon_greedy` make
-of it `act` and `explain` of the contract, and the policy that a rollout is given. All
-random numbers of a rollout are drawn before its loop (see `jaxrl.rollout`), so there a
-policy is given noise and not a key.
+An algorithm writes `policy` (or `q_values`) once. `stochastic`, `deterministic` and
+`epsilon_greedy` make of it `act` and `explain` of the contract, and the policy that a
+rollout is given. All random numbers of a rollout are drawn before its loop (see
+`jaxrl.rollout`), so there a policy is given noise and not a key.
 """
 
 from collections.abc import Callable

@@ -384,7 +384,7 @@ def truncated_mixture(quantiles: Array, dropped: int) -> Array:
     return jnp.sort(together, axis=-1)[..., : num_critics * (size - dropped)]
 
 
-def n_step_return(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Array]:
+def return_until(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Array]:
     """Discounted sum of at most n rewards, cut where an episode ends.
 
     R = r_0 + γ r_1 + ... + γ^(k-1) r_(k-1),    k = 1 + (the first step that ends), or n

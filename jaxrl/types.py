@@ -214,8 +214,9 @@ class Env(flax.struct.PyTreeNode):
     teacher: PyTree = None
     """What an algorithm learns from beside rewards (`Algorithm.teacher`); None for most."""
     goal_reward: Callable | None = static(None)
-    """`(achieved_goal, desired_goal, params) -> (reward, terminated)` of a step, where the
-    observation is a dict of these two and "observation"; None: there are no goals."""
+    """`(achieved_goal, desired_goal, params) -> (reward, terminated)`: the whole reward of
+    a step, and whether its goal ends the episode, where the observation is a dict of
+    these two and "observation"; None: there are no goals."""
     draw: Callable | None = static(None)
     """`(env_state, params, size) -> uint8 [H, W, 3]`: a picture, about `size` pixels high,
     all of one shape. Called on the host, with numpy arrays of one environment, by

@@ -596,7 +596,7 @@ def test_n_step_returns_equal_a_loop():
     rng = np.random.default_rng(0)
     reward = rng.normal(size=(4, 200))
     ends = rng.random((4, 200)) < 0.3
-    found, steps = estimators.n_step_return(
+    found, steps = estimators.return_until(
         jnp.asarray(reward, jnp.float32), jnp.asarray(ends), 0.9
     )
     for i in range(200):

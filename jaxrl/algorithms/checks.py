@@ -111,7 +111,7 @@ def check_discrete_actions(name: str, env: Env) -> None:
     require(
         isinstance(env.action_space, Discrete),
         f"{name} needs a Discrete action space, but that of {env.id} is a "
-        f"{type(env.action_space).__name__}: use ppo or reinforce.",
+        f"{type(env.action_space).__name__}: use sac, td3 or ppo.",
     )
 
 

@@ -14,19 +14,19 @@ data; together with any policy:
   SAC's entropies only that at their end is in them.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, networks, normalize, optim, spaces, types
-from jaxrl.algorithms import checks, off_policy
+from jaxrl import estimators, losses, networks, normalize, spaces, types
+from jaxrl.algorithms import checks, learning, off_policy
 from jaxrl.errors import require
 from jaxrl.networks import MLP, Activation, Network
 from jaxrl.replay.hindsight import Hindsight
 from jaxrl.replay.transitions import Batch
-from jaxrl.types import Array, Env, Metrics, PyTree, Scalar, mean, static, traced
+from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
@@ -65,8 +65,8 @@ class Config(PyTreeNode):
     target_subset: int = static(2, low=1)
     """Critics, drawn at each step, whose smallest value is the target's."""
     num_quantiles: int = static(0, low=0)
-    """Quantiles of each critic's distribution, of which none is left out by
-    `target_subset`; 0 is the mean alone."""
+    """Quantiles of each critic's distribution, for which `target_subset` is ignored; 0 is
+    the mean alone."""
     dropped_quantiles: int = static(2, low=0)
     """The largest quantiles a critic that the target leaves out."""
     dropout: float | None = traced(None, low=0, high=0.99)
@@ -87,8 +87,20 @@ class Config(PyTreeNode):
 class Agent(types.Agent, kw_only=True):
     """All that the policy artefact holds: parameters by the name of a network."""
 
-    target_params: PyTree
+    target_params: dict[str, PyTree]
     obs_stats: normalize.RunningStats | None
+
+
+def init_agent(
+    config: Any, env: Env, params: dict[str, PyTree], targets: Sequence[str]
+) -> Agent:
+    """An agent of new networks, with targets of those that are named."""
+    return Agent(
+        params=params,
+        opt_state=learning.init_optimizers(params),
+        target_params={name: params[name] for name in targets},
+        obs_stats=networks.init_stats(config, env),
+    )
 
 
 def validate(name: str, config: Any, env: Env, discrete: bool = False) -> None:
@@ -132,6 +144,7 @@ def values(
     obs: PyTree,
     action: Array | None,
     key: Array | None,
+    num_critics: int | None = None,
 ) -> Array:
     """Q_k(s, a) `[K, B]`, quantiles `[K, B, M]`, or `[K, B, A]` without actions.
 
@@ -143,9 +156,10 @@ def values(
       obs: `[B, ...]`.
       action: `[B, D]` in [-1, 1]; None for all of a Discrete space.
       key: of the dropout; None for none, where the policy acts.
+      num_critics: K, by default that of the config.
     """
     rngs = {"dropout": key} if key is not None and config.dropout is not None else None
-    net = networks.critics(config, env)
+    net = networks.critics(config, env, num_critics)
     q: Any = net.apply(params, obs, action, stats, rngs=rngs)
     return q
 
@@ -205,51 +219,32 @@ def target(batch: Batch, value: Array) -> Array:
     )
 
 
-def loss(config: Any, q: Array, target: Array) -> Array:
-    """Loss of each critic `[K, B]`, of `values_taken` and the `target`."""
-    if config.num_quantiles:
-        return losses.quantile_huber(
-            q, jnp.broadcast_to(target, (len(q), *target.shape))
-        )
-    return losses.squared_td(q, jnp.broadcast_to(target, q.shape))
-
-
-def step(
+def loss(
     config: Any,
     env: Env,
-    fitted: optim.Fitted,
-    tree: Callable[[Array], PyTree],
+    params: PyTree,
     stats: normalize.RunningStats | None,
     batch: Batch,
     target: Array,
     key: Array,
-    learning_rate: Scalar,
-) -> tuple[optim.Fitted, Metrics]:
-    """A gradient step of the critics towards a `target`.
+) -> tuple[Array, tuple[Array, Array]]:
+    """The critics' errors towards a target `[B]`, or of quantiles `[B, M']`.
 
-    Args:
-      config: of the algorithm.
-      env: the environment.
-      fitted: the critics as a vector.
-      tree: makes their parameters of the vector.
-      stats: of observations.
-      batch: what is learned from.
-      target: `[B]`, or `[B, M']`.
-      key: of the dropout.
-      learning_rate: of Adam.
+    Returns:
+      Σ_k of their means, and of each critic the error `[K, B]` and what it said.
     """
-
-    def loss_of(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-        q = values_taken(config, env, tree(vector), stats, batch.obs, batch.action, key)
-        error = loss(config, q, target)
-        return error.sum(0).mean(), (error, q)
-
-    fitted, (error, q), norm = optim.step(
-        loss_of, fitted, off_policy.optimizer(), learning_rate
+    q = values_taken(config, env, params, stats, batch.obs, batch.action, key)
+    each = jnp.broadcast_to(target, (len(q), *target.shape))
+    error = (losses.quantile_huber if config.num_quantiles else losses.squared_td)(
+        q, each
     )
-    metrics = {
+    return error.sum(0).mean(), (error, q)
+
+
+def loss_metrics(error: Array, q: Array, norm: Array) -> Metrics:
+    """What is reported of a gradient step of the critics."""
+    return {
         "loss/critic": mean(error),
         "value/q": mean(q),
         "optim/critic_grad_norm": mean(norm),
     }
-    return fitted, metrics

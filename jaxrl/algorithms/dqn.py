@@ -26,7 +26,6 @@ from jaxrl import acting, estimators, exploration, losses, networks, optim, type
 from jaxrl.algorithms import checks, off_policy, on_policy
 from jaxrl.algorithms.off_policy import State
 from jaxrl.networks import Activation, Network
-from jaxrl.replay import ring, transitions
 from jaxrl.replay.hindsight import Hindsight
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
@@ -149,26 +148,15 @@ def update(
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """Steps of every environment, and the updates that are due."""
-    agent, world = state.agent, state.world
-    counts = off_policy.plan(config, env)
-    epsilon = exploration.scheduled_epsilon(config, world.env_steps)
-    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
-    key, key_sample = jax.random.split(world.key)
-    world, trajectory, stats = acts.unroll(
-        config,
-        env,
-        agent,
-        world.replace(key=key),
-        off_policy.vector_steps(config),
-        epsilon=epsilon,
-    )
-    first = state.world.episode_length
-    replay = ring.add(state.replay, transitions.make_rows(config, trajectory, first))
+    env_steps = off_policy.plan(config, env).env_steps
+    epsilon = exploration.scheduled_epsilon(config, state.world.env_steps)
+    learning_rate = optim.annealed(config, config.learning_rate, state.world.env_steps)
+    key, key_sample = jax.random.split(state.world.key)
+    explore = partial(acts.unroll, epsilon=epsilon)
+    world, _, replay, stats = off_policy.collect(config, env, state, key, explore)
     batches = off_policy.batches(config, env, replay, key_sample)
-    agent, metrics = update(config, env, agent, batches, learning_rate)
-    agent, clock = off_policy.renew_target(
-        config, agent, state.target_clock, counts.env_steps
-    )
+    agent, metrics = update(config, env, state.agent, batches, learning_rate)
+    agent, clock = off_policy.renew_target(config, agent, state.target_clock, env_steps)
     metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax.struct import PyTreeNode
 
 from jaxrl import networks, optim, rollout, types
@@ -45,8 +44,9 @@ class State(types.State, kw_only=True):
 def vector_steps(config: Any) -> int:
     """Steps of each environment in one train step.
 
-    The smallest whole number after which whole updates are due, of the actor too if that
-    has only every `policy_delay`-th: lcm(num_envs, train_frequency) environment steps.
+    The smallest whole number after which whole updates are due: lcm(num_envs,
+    train_frequency) environment steps, or more where the actor learns only after every
+    `policy_delay` of them and they are not a multiple.
     """
     delay = getattr(config, "policy_delay", 1)
     frequency = config.train_frequency * (delay // math.gcd(delay, config.num_updates))
@@ -80,6 +80,12 @@ def check(config: Any, env: Env) -> None:
         f"learning_starts = {config.learning_starts} (in whole train steps: "
         f"{counts.warmup_env_steps}) must be less than total_steps = "
         f"{config.total_steps:g}, or nothing is learned.",
+    )
+    filled = min(counts.warmup_env_steps, config.buffer_size)
+    require(
+        config.batch_size <= filled,
+        f"batch_size = {config.batch_size} must be at most the {filled} transitions in "
+        f"the memory at the first update: raise learning_starts or buffer_size.",
     )
     require(
         config.n_step * config.num_envs <= config.buffer_size,
@@ -153,37 +159,27 @@ def batches(config: Any, env: Env, replay: ring.Ring, key: Array) -> Batches:
     return transitions.batches(config, env, replay, key, shape)
 
 
-def optimizer() -> optax.GradientTransformation:
-    """Adam as the papers of continuous control have it."""
-    return optim.adam(None, eps=1e-8)
+def collect(
+    config: Any, env: Env, state: State, key: Array, unroll: Callable
+) -> tuple[World, Transition, ring.Ring, Metrics]:
+    """Steps of every environment, and the memory with them.
 
+    Args:
+      config: of the algorithm.
+      env: the environment.
+      state: of training.
+      key: of the world, from now on.
+      unroll: `(config, env, agent, world, num_steps)`, as `Acting.unroll`.
 
-def init_optimizers(params: dict[str, PyTree]) -> dict[str, PyTree]:
-    """The state of an optimiser for each of several networks."""
-    return {n: optimizer().init(optim.flat(x)[0]) for n, x in params.items()}
-
-
-def fitted(
-    agent: Any,
-) -> tuple[dict[str, optim.Fitted], dict[str, Callable[[Array], PyTree]]]:
-    """An agent's networks as vectors by name, and the functions back to the trees."""
-    flat = {name: optim.flat(params) for name, params in agent.params.items()}
-    vectors = {n: optim.Fitted(x, agent.opt_state[n]) for n, (x, _) in flat.items()}
-    return vectors, {name: tree for name, (_, tree) in flat.items()}
-
-
-def refit(
-    agent: Any,
-    learner: Any,
-    tree: dict[str, Callable[[Array], PyTree]],
-    target_params: PyTree,
-) -> Any:
-    """The agent with the networks of a learner, whose fields have their names."""
-    return agent.replace(
-        params={name: tree[name](getattr(learner, name).vector) for name in tree},
-        opt_state={name: getattr(learner, name).opt_state for name in tree},
-        target_params=target_params,
+    Returns:
+      (world, trajectory `[T, N]`, replay, metrics of finished episodes).
+    """
+    first = state.world.episode_length
+    world, trajectory, metrics = unroll(
+        config, env, state.agent, state.world.replace(key=key), vector_steps(config)
     )
+    rows = transitions.make_rows(config, trajectory, first)
+    return world, trajectory, ring.add(state.replay, rows), metrics
 
 
 def train_step(
@@ -198,66 +194,14 @@ def train_step(
       acts: how the agent acts.
       update: `(config, env, agent, batches, key, learning_rate) -> (agent, metrics)`.
     """
-    agent, world = state.agent, state.world
-    learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
-    key, key_sample, key_update = jax.random.split(world.key, 3)
-    world, trajectory, stats = acts.unroll(
-        config, env, agent, world.replace(key=key), vector_steps(config)
-    )
-    agent = with_stats(config, env, agent, trajectory)
-    first = state.world.episode_length
-    rows = transitions.make_rows(config, trajectory, first)
-    replay = ring.add(state.replay, rows)
-    agent, metrics = update(
-        config,
-        env,
-        agent,
-        batches(config, env, replay, key_sample),
-        key_update,
-        learning_rate,
-    )
-    metrics |= stats | {"optim/learning_rate": mean(learning_rate)}
+    learning_rate = optim.annealed(config, config.learning_rate, state.world.env_steps)
+    key, key_sample, key_update = jax.random.split(state.world.key, 3)
+    world, trajectory, replay, metrics = collect(config, env, state, key, acts.unroll)
+    agent = with_stats(config, env, state.agent, trajectory)
+    drawn = batches(config, env, replay, key_sample)
+    agent, found = update(config, env, agent, drawn, key_update, learning_rate)
+    metrics |= found | {"optim/learning_rate": mean(learning_rate)}
     return State(agent, world, replay=replay, target_clock=None), metrics
-
-
-def alternate(
-    config: Any,
-    batches: Batches,
-    noise: PyTree,
-    learner: PyTree,
-    critic_step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Metrics]],
-    actor_step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Metrics]],
-) -> tuple[PyTree, Metrics]:
-    """Gradient steps of critics, and one of the actor after every `policy_delay` of them.
-
-    Args:
-      config: with `policy_delay`.
-      batches: what is learned from, a multiple of `policy_delay`.
-      noise: `[S, ...]`, for each batch.
-      learner: what the steps change.
-      critic_step: `(learner, batch, noise) -> (learner, metrics)`.
-      actor_step: the same, with the batch and the noise of the last critic step.
-
-    Returns:
-      The learner, and the metrics of all steps.
-    """
-    delay = config.policy_delay
-    groups = len(jax.tree.leaves(batches.index)[0]) // delay
-    rows = jax.tree.map(
-        lambda x: x.reshape(groups, delay, *x.shape[1:]), (batches.index, noise)
-    )
-
-    def iterate(learner: PyTree, rows: tuple) -> tuple[PyTree, Metrics]:
-        index, drawn = rows
-        group = jax.vmap(batches.read)(index), drawn
-        learner, metrics = jax.lax.scan(
-            lambda x, row: critic_step(x, *row), learner, group
-        )
-        learner, found = actor_step(learner, *jax.tree.map(lambda x: x[-1], group))
-        return learner, jax.tree.map(lambda x: x.sum(0), metrics) | found
-
-    learner, metrics = jax.lax.scan(iterate, learner, rows)
-    return learner, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
 def renew_target(

@@ -28,9 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import acting, estimators, losses, networks, normalize, optim, spaces, types
-from jaxrl.algorithms import critics, off_policy
+from jaxrl import acting, estimators, losses, networks, normalize, spaces, types
+from jaxrl.algorithms import critics, learning, off_policy
 from jaxrl.algorithms.critics import Agent
+from jaxrl.algorithms.learning import Learner
 from jaxrl.algorithms.off_policy import State
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
@@ -85,22 +86,18 @@ def init(config: Config, env: Env, key: Array) -> State:
     params = {
         "actor": networks.init(networks.spread_actor(config, env), key_actor),
         "critics": networks.init(networks.critics(config, env), key_critics),
-        "temperature": jnp.log(jnp.asarray(config.temperature, jnp.float32)),
+        "log_temperature": jnp.log(jnp.asarray(config.temperature, jnp.float32)),
     }
-    agent = Agent(
-        params=params,
-        opt_state=off_policy.init_optimizers(params),
-        target_params=params["critics"],
-        obs_stats=networks.init_stats(config, env),
-    )
+    agent = critics.init_agent(config, env, params, targets=("critics",))
     return off_policy.init(config, env, agent, key_world, acting.unroll_randomly)
 
 
 def target_entropy(config: Config, env: Env, obs: PyTree) -> types.Scalar:
     """H̄: -D of a Box (Haarnoja et al., 2018, appendix D).
 
-    Of Discrete actions half of the logarithm of their number, of the legal ones `[B]`
-    where there is a mask: of all of them it might be more than any policy has.
+    Of Discrete actions half of the logarithm of their number (Christodoulou, 2019, has
+    0.98 of it), of the legal ones `[B]` where there is a mask: of all of them it might be
+    more than any policy has.
     """
     if config.target_entropy is not None:
         return config.target_entropy
@@ -117,22 +114,34 @@ LEAST = -1e4
 it would swallow the values of the others."""
 
 
-class Learner(NamedTuple):
-    """What the gradient steps change, as vectors."""
+class Draw(NamedTuple):
+    """The randomness of a critics' step."""
 
-    actor: optim.Fitted
-    critics: optim.Fitted
-    temperature: optim.Fitted
-    target_critics: Array
-
-
-class Draws(NamedTuple):
-    """The randomness of a gradient step."""
-
-    next_action: Array  # [B, D], standard normal; D = 0 for Discrete actions
-    action: Array
+    action: Array  # [B, D], standard normal; D = 0 for Discrete actions
     subset: Array  # key
-    dropout: Array  # keys [3], of target, critics and policy
+    dropout: Array  # keys [2], of target and critics
+
+
+class ActorDraw(NamedTuple):
+    """The randomness of an actor's step."""
+
+    action: Array  # as above
+    dropout: Array  # key
+
+
+def temperature(config: Config, params: dict[str, PyTree]) -> Array:
+    """α: what is learned, or the config's."""
+    if not config.learn_temperature:
+        return jnp.asarray(config.temperature, jnp.float32)
+    return jnp.exp(params["log_temperature"])
+
+
+class SoftValue(NamedTuple):
+    """V(s) and what it is made of; of Discrete actions sums over all."""
+
+    value: Array  # [B], or its quantiles [B, M']
+    log_prob: Array  # [B]: log π of the sample
+    saturated: Array | None  # bool [B, D], whether it is within 1 % of a bound
 
 
 def soft_value(
@@ -141,25 +150,23 @@ def soft_value(
     params: dict[str, PyTree],
     stats: normalize.RunningStats | None,
     obs: PyTree,
-    draw: tuple[Array, Array],
+    noise: Array,
+    dropout: Array,
     combine: Callable[[Array], Array],
-) -> tuple[Array, Array]:
-    """V(s) `[B]` or its quantiles `[B, M']`, and log π of the sample `[B]`.
-
-    Of Discrete actions both are sums over all.
+) -> SoftValue:
+    """V(s) = E[Q(s, a) - α log π(a|s)], by a sample or, of Discrete actions, exactly.
 
     Args:
       config: of the algorithm.
       env: the environment.
-      params: "actor", "critics" and "temperature", the last as log α.
+      params: "actor", "critics" and "log_temperature".
       stats: of observations.
       obs: `[B, ...]`.
-      draw: standard normal noise `[B, D]` of the sample, and the key of the dropout.
+      noise: `[B, D]`, standard normal, of the sample.
+      dropout: key of the critics' dropout.
       combine: makes one value of those of all critics.
     """
-    noise, dropout = draw
-    alpha = jnp.exp(params["temperature"])
-    space = env.action_space
+    alpha, space = temperature(config, params), env.action_space
     if isinstance(space, spaces.Box):
         space = spaces.box(-1.0, 1.0, space.shape)
     pi = distribution(config, env, params["actor"], stats, obs, space)
@@ -167,15 +174,17 @@ def soft_value(
     if isinstance(space, spaces.Discrete):
         log_prob = jnp.maximum(pi.logits, LEAST)
         value = estimators.soft_value(combine(ask(None, dropout)), log_prob, alpha)
-        return (
+        return SoftValue(
             estimators.expected_value(value, pi.probs),
             estimators.expected_value(log_prob, pi.probs),
+            None,
         )
     sample = pi.pre_tanh(noise)
-    log_prob = pi.log_prob(sample)
-    q = combine(ask(pi.squash(sample), dropout))
+    action, log_prob = pi.squash(sample), pi.log_prob(sample)
+    q = combine(ask(action, dropout))
     of_each = log_prob if q.ndim == 1 else jnp.broadcast_to(log_prob[:, None], q.shape)
-    return estimators.soft_value(q, of_each, alpha), log_prob
+    value = estimators.soft_value(q, of_each, alpha)
+    return SoftValue(value, log_prob, jnp.abs(action) > 0.99)
 
 
 def update(
@@ -188,104 +197,81 @@ def update(
 ) -> tuple[Agent, Metrics]:
     """Gradient steps of the critics on all batches, and those of the actor among them."""
     stats = agent.obs_stats
-    optimizer = off_policy.optimizer()
-    fitted, tree = off_policy.fitted(agent)
-
-    def params_of(learner: Learner) -> dict[str, PyTree]:
-        return {name: tree[name](getattr(learner, name).vector) for name in tree}
 
     def critic_step(
-        learner: Learner, batch: Batch, draws: Draws
+        learner: Learner, batch: Batch, draw: Draw
     ) -> tuple[Learner, Metrics]:
-        value, _ = soft_value(
-            config,
-            env,
-            params_of(learner) | {"critics": tree["critics"](learner.target_critics)},
-            stats,
-            batch.next_obs,
-            (draws.next_action, draws.dropout[0]),
-            lambda q: critics.target_value(config, q, draws.subset),
-        )
-        fitted, metrics = critics.step(
-            config,
-            env,
-            learner.critics,
-            tree["critics"],
-            stats,
-            batch,
-            critics.target(batch, value),
-            draws.dropout[1],
+        params = learner.params | learner.target_params  # the actor has no target
+        of_all = partial(critics.target_value, config, key=draw.subset)
+        at = batch.next_obs, draw.action, draw.dropout[0]
+        value = soft_value(config, env, params, stats, *at, of_all).value
+        target = critics.target(batch, value)
+        learner, (error, q), norm = learning.step(
+            learner,
+            "critics",
+            lambda params: critics.loss(
+                config, env, params, stats, batch, target, draw.dropout[1]
+            ),
             learning_rate,
         )
-        target_critics = optim.polyak(learner.target_critics, fitted.vector, config.tau)
-        learner = learner._replace(critics=fitted, target_critics=target_critics)
-        return learner, metrics
+        learner = learning.follow(learner, config.tau)
+        return learner, critics.loss_metrics(error, q, norm)
 
     def actor_step(
-        learner: Learner, batch: Batch, draws: Draws
+        learner: Learner, batch: Batch, draw: ActorDraw
     ) -> tuple[Learner, Metrics]:
-        params = params_of(learner)
+        others = learner.params
 
-        def loss(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-            value, log_prob = soft_value(
-                config,
-                env,
-                params | {"actor": tree["actor"](vector)},
-                stats,
-                batch.obs,
-                (draws.action, draws.dropout[2]),
-                partial(critics.policy_value, config),
-            )
-            return -value.mean(), (value, log_prob)
+        def loss(actor: PyTree) -> tuple[Array, SoftValue]:
+            of_all = partial(critics.policy_value, config)
+            at = batch.obs, draw.action, draw.dropout, of_all
+            soft = soft_value(config, env, others | {"actor": actor}, stats, *at)
+            return -soft.value.mean(), soft
 
-        actor, (value, log_prob), norm = optim.step(
-            loss, learner.actor, optimizer, learning_rate
-        )
-        learner = learner._replace(actor=actor)
+        learner, soft, norm = learning.step(learner, "actor", loss, learning_rate)
         metrics = {
-            "loss/policy": mean(-value),
-            "policy/entropy": mean(-log_prob),
-            "policy/temperature": mean(jnp.exp(params["temperature"])),
+            "loss/policy": mean(-soft.value),
+            "policy/entropy": mean(-soft.log_prob),
+            "policy/temperature": mean(temperature(config, others)),
             "optim/actor_grad_norm": mean(norm),
         }
-        if config.learn_temperature:
-            wanted = target_entropy(config, env, batch.obs)
-            learner = temperature_step(learner, log_prob, wanted)
-        return learner, metrics
+        if soft.saturated is not None:
+            metrics["policy/saturation"] = mean(soft.saturated)
+        return temperature_step(learner, batch, soft.log_prob), metrics
 
-    def temperature_step(
-        learner: Learner, log_prob: Array, wanted: types.Scalar
-    ) -> Learner:
-        def loss(vector: Array) -> tuple[Array, tuple]:
-            log_alpha = tree["temperature"](vector)
+    def temperature_step(learner: Learner, batch: Batch, log_prob: Array) -> Learner:
+        if not config.learn_temperature:
+            return learner
+        wanted = target_entropy(config, env, batch.obs)
+
+        def loss(log_alpha: Array) -> tuple[Array, tuple]:
             return losses.temperature(log_alpha, log_prob, wanted).mean(), ()
 
-        fitted, _, _ = optim.step(loss, learner.temperature, optimizer, learning_rate)
-        return learner._replace(temperature=fitted)
+        return learning.step(learner, "log_temperature", loss, learning_rate)[0]
 
-    learner, metrics = off_policy.alternate(
-        config,
-        batches,
-        draw(config, env, key),
-        Learner(**fitted, target_critics=optim.flat(agent.target_params)[0]),
-        critic_step,
-        actor_step,
+    draws = draw_all(config, env, key)
+    learner, metrics = learning.alternate(
+        learning.begin(agent), batches, draws, critic_step, actor_step
     )
-    targets = tree["critics"](learner.target_critics)
-    return off_policy.refit(agent, learner, tree, targets), metrics
+    return learning.end(learner, agent), metrics
 
 
-def draw(config: Config, env: Env, key: Array) -> Draws:
-    """The randomness of all gradient steps of a train step."""
-    shape = off_policy.plan(config, env).updates, config.batch_size
-    key_next, key_now, key_subset, key_dropout = jax.random.split(key, 4)
-    size = 0 if isinstance(env.action_space, spaces.Discrete) else env.action_space.size
-    return Draws(
-        jax.random.normal(key_next, (*shape, size)),
-        jax.random.normal(key_now, (*shape, size)),
-        jax.random.split(key_subset, shape[0]),
-        jax.random.split(key_dropout, (shape[0], 3)),
+def draw_all(config: Config, env: Env, key: Array) -> tuple[Draw, ActorDraw]:
+    """The randomness of all steps of the critics, and of the actor's."""
+    count, size = off_policy.plan(config, env).updates, config.batch_size
+    turns = count // config.policy_delay
+    dims = 0 if isinstance(env.action_space, spaces.Discrete) else env.action_space.size
+    keys = jax.random.split(key, 5)
+    of_critics = Draw(
+        jax.random.normal(keys[0], (count, size, dims)),
+        jax.random.split(keys[1], count),
+        jax.random.split(keys[2], (count, 2)),
     )
+    of_actor = ActorDraw(
+        jax.random.normal(keys[3], (turns, size, dims)),
+        jax.random.split(keys[4], turns),
+    )
+    return of_critics, of_actor
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:

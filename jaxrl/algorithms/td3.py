@@ -26,9 +26,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrl import acting, exploration, losses, networks, normalize, optim, types
-from jaxrl.algorithms import critics, off_policy
+from jaxrl import acting, exploration, losses, networks, normalize, types
+from jaxrl.algorithms import critics, learning, off_policy
 from jaxrl.algorithms.critics import Agent
+from jaxrl.algorithms.learning import Learner
 from jaxrl.algorithms.off_policy import State
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
@@ -106,33 +107,19 @@ def init(config: Config, env: Env, key: Array) -> State:
         "actor": networks.init(networks.deterministic_actor(config, env), key_actor),
         "critics": networks.init(networks.critics(config, env), key_critics),
     }
-    agent = Agent(
-        params=params,
-        opt_state=off_policy.init_optimizers(params),
-        target_params=params,
-        obs_stats=networks.init_stats(config, env),
-    )
+    agent = critics.init_agent(config, env, params, targets=tuple(params))
     memory = init_memory(config, env, config.num_envs)
     return off_policy.init(
         config, env, agent, key_world, acting.unroll_randomly, memory
     )
 
 
-class Learner(NamedTuple):
-    """What the gradient steps change, as vectors."""
-
-    actor: optim.Fitted
-    critics: optim.Fitted
-    target_actor: Array
-    target_critics: Array
-
-
-class Draws(NamedTuple):
-    """The randomness of a gradient step."""
+class Draw(NamedTuple):
+    """The randomness of a critics' step."""
 
     smoothing: Array  # [B, D], standard normal
     subset: Array  # key
-    dropout: Array  # keys [3], of target, critics and policy
+    dropout: Array  # keys [2], of target and critics
 
 
 def critic_target(
@@ -141,18 +128,39 @@ def critic_target(
     params: dict[str, PyTree],
     stats: normalize.RunningStats | None,
     batch: Batch,
-    draws: Draws,
+    draw: Draw,
 ) -> Array:
-    """y, from the target networks and a smoothed action."""
+    """y, from the target networks' `params` and a smoothed action."""
     net = networks.deterministic_actor(config, env)
     action: Any = net.apply(params["actor"], batch.next_obs, stats)
     action = action + exploration.smoothing_noise(
-        draws.smoothing, config.target_noise, config.target_noise_clip
+        draw.smoothing, config.target_noise, config.target_noise_clip
     )
-    action = jnp.clip(action, -1.0, 1.0)
-    ask = partial(critics.values, config, env, params["critics"], stats)
-    q = ask(batch.next_obs, action, draws.dropout[0])
-    return critics.target(batch, critics.target_value(config, q, draws.subset))
+    at = batch.next_obs, jnp.clip(action, -1.0, 1.0), draw.dropout[0]
+    q = critics.values(config, env, params["critics"], stats, *at)
+    return critics.target(batch, critics.target_value(config, q, draw.subset))
+
+
+def actor_loss(
+    params: PyTree,
+    config: Config,
+    env: Env,
+    of_critics: PyTree,
+    stats: normalize.RunningStats | None,
+    obs: PyTree,
+    key: Array,
+) -> tuple[Array, tuple[Array, Array]]:
+    """-Q(s, μ(s)) of the first critic, which alone is computed, or of the mean of all."""
+    action: Any = networks.deterministic_actor(config, env).apply(params, obs, stats)
+    if critics.follows_mean(config):
+        q = critics.values(config, env, of_critics, stats, obs, action, key)
+        value = critics.policy_value(config, q)
+    else:
+        first = jax.tree.map(lambda x: x[:1], of_critics)
+        at = obs, action, key
+        value = critics.values(config, env, first, stats, *at, num_critics=1)[0]
+    loss = losses.deterministic_policy(value)
+    return loss.mean(), (loss, action)
 
 
 def update(
@@ -165,94 +173,57 @@ def update(
 ) -> tuple[Agent, Metrics]:
     """Gradient steps of the critics on all batches, and those of the actor among them."""
     stats = agent.obs_stats
-    net = networks.deterministic_actor(config, env)
-    optimizer = off_policy.optimizer()
-    fitted, tree = off_policy.fitted(agent)
 
     def critic_step(
-        learner: Learner, batch: Batch, draws: Draws
+        learner: Learner, batch: Batch, draw: Draw
     ) -> tuple[Learner, Metrics]:
-        target_params = {
-            "actor": tree["actor"](learner.target_actor),
-            "critics": tree["critics"](learner.target_critics),
-        }
-        target = critic_target(config, env, target_params, stats, batch, draws)
-        fitted, metrics = critics.step(
-            config,
-            env,
-            learner.critics,
-            tree["critics"],
-            stats,
-            batch,
-            target,
-            draws.dropout[1],
+        target = critic_target(config, env, learner.target_params, stats, batch, draw)
+        learner, (error, q), norm = learning.step(
+            learner,
+            "critics",
+            lambda params: critics.loss(
+                config, env, params, stats, batch, target, draw.dropout[1]
+            ),
             learning_rate,
         )
-        return learner._replace(critics=fitted), metrics
+        return learner, critics.loss_metrics(error, q, norm)
 
     def actor_step(
-        learner: Learner, batch: Batch, draws: Draws
+        learner: Learner, batch: Batch, key: Array
     ) -> tuple[Learner, Metrics]:
-        one, params = first_critic(config, tree["critics"](learner.critics.vector))
-
-        def loss(vector: Array) -> tuple[Array, tuple[Array, Array]]:
-            action: Any = net.apply(tree["actor"](vector), batch.obs, stats)
-            q = critics.values(
-                one, env, params, stats, batch.obs, action, draws.dropout[2]
-            )
-            loss = losses.deterministic_policy(critics.policy_value(one, q))
-            return loss.mean(), (loss, action)
-
-        actor, (policy_loss, action), norm = optim.step(
-            loss, learner.actor, optimizer, learning_rate
-        )
-        learner = learner._replace(
-            actor=actor,
-            target_actor=optim.polyak(learner.target_actor, actor.vector, config.tau),
-            target_critics=optim.polyak(
-                learner.target_critics, learner.critics.vector, config.tau
+        of_critics = learner.params["critics"]
+        learner, (loss, action), norm = learning.step(
+            learner,
+            "actor",
+            lambda params: actor_loss(
+                params, config, env, of_critics, stats, batch.obs, key
             ),
+            learning_rate,
         )
         metrics = {
-            "loss/policy": mean(policy_loss),
+            "loss/policy": mean(loss),
             "policy/saturation": mean(jnp.abs(action) > 0.99),
             "optim/actor_grad_norm": mean(norm),
         }
-        return learner, metrics
+        return learning.follow(learner, config.tau), metrics
 
-    learner, metrics = off_policy.alternate(
-        config,
-        batches,
-        draw(config, env, key),
-        Learner(
-            **fitted,
-            target_actor=optim.flat(agent.target_params["actor"])[0],
-            target_critics=optim.flat(agent.target_params["critics"])[0],
-        ),
-        critic_step,
-        actor_step,
+    draws = draw_all(config, env, key)
+    learner, metrics = learning.alternate(
+        learning.begin(agent), batches, draws, critic_step, actor_step
     )
-    targets = {x: tree[x](getattr(learner, f"target_{x}")) for x in tree}
-    return off_policy.refit(agent, learner, tree, targets), metrics
+    return learning.end(learner, agent), metrics
 
 
-def first_critic(config: Config, params: PyTree) -> tuple[Config, PyTree]:
-    """What the policy follows: the first critic alone, unless it is the mean of all."""
-    if critics.follows_mean(config):
-        return config, params
-    one = config.replace(num_critics=1, target_subset=1)
-    return one, jax.tree.map(lambda x: x[:1], params)
-
-
-def draw(config: Config, env: Env, key: Array) -> Draws:
-    """The randomness of all gradient steps of a train step."""
-    shape = off_policy.plan(config, env).updates, config.batch_size
-    key_noise, key_subset, key_dropout = jax.random.split(key, 3)
-    return Draws(
-        jax.random.normal(key_noise, (*shape, env.action_space.size)),
-        jax.random.split(key_subset, shape[0]),
-        jax.random.split(key_dropout, (shape[0], 3)),
+def draw_all(config: Config, env: Env, key: Array) -> tuple[Draw, Array]:
+    """The randomness of all steps of the critics, and the keys of the actor's."""
+    count, size = off_policy.plan(config, env).updates, config.batch_size
+    key_noise, key_subset, key_dropout, key_actor = jax.random.split(key, 4)
+    of_critics = Draw(
+        jax.random.normal(key_noise, (count, size, env.action_space.size)),
+        jax.random.split(key_subset, count),
+        jax.random.split(key_dropout, (count, 2)),
     )
+    return of_critics, jax.random.split(key_actor, count // config.policy_delay)
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:

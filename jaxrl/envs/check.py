@@ -17,6 +17,7 @@ from jaxrl import spaces
 from jaxrl.core.user_code import find_line
 from jaxrl.errors import InvalidInput
 from jaxrl.networks.encoding import is_image
+from jaxrl.replay import transitions
 from jaxrl.types import Array, Env, PyTree, TimeStep
 
 COPIES = 64
@@ -544,6 +545,31 @@ def _invalid_actions(subject: Subject) -> str | None:
     return None
 
 
+def _goal_rewards(subject: Subject) -> str | None:
+    env = subject.env
+    if env.goal_reward is None:
+        return None
+    if not transitions.has_goals(env):
+        keys = ", ".join(sorted(transitions.GOAL_KEYS))
+        return f"observations are {env.observation_space}, not {keys} with equal goals"
+    states, _ = subject.starts
+    count = len(jax.tree.leaves(states)[0])
+    keys = jax.random.split(subject.key, count)
+    actions = spaces.sample(env.action_space, subject.key, (count,))
+    _, found = jax.jit(jax.vmap(subject.step))(keys, states, actions)
+    of_goals = jax.vmap(lambda *goals: env.goal_reward(*goals, env.params))
+    reward, ends = of_goals(found.obs["achieved_goal"], found.obs["desired_goal"])
+    differ = ~np.isclose(found.reward, reward, rtol=1e-5, atol=1e-6)
+    if differ.any():
+        i = int(np.argmax(differ))
+        return (
+            f"a step gives {float(found.reward[i]):g}, its goals {float(reward[i]):g}"
+        )
+    if np.any(ends & ~found.terminated):
+        return "the goals end an episode that its step does not"
+    return None
+
+
 TRACED = (_reset_traces, _step_traces)
 PURE = (_no_callbacks, _reset_is_pure, _step_is_pure)
 TYPED = (
@@ -712,6 +738,12 @@ RULES = (
         "an action outside its space acts like one inside",
         _invalid_actions,
         "jnp.clip the action",
+        needs=(*PURE, *TYPED, _action_bounds),
+    ),
+    Rule(
+        "rewards are those of the goals",
+        _goal_rewards,
+        "compute reward and terminated of the step with goal_reward too",
         needs=(*PURE, *TYPED, _action_bounds),
     ),
 )

@@ -88,8 +88,8 @@ def deterministic_actor(config: Any, env: Env) -> DeterministicActor:
     return DeterministicActor(env.observation_space, env.action_space, torso)
 
 
-def critics(config: Any, env: Env) -> Critics:
-    """`config.num_critics` action values of `config.network`.
+def critics(config: Any, env: Env, num_critics: int | None = None) -> Critics:
+    """`num_critics` action values of `config.network`, by default as many as it says.
 
     `config.dropout` regularises them and not the policy, with layer normalisation.
     """
@@ -98,7 +98,7 @@ def critics(config: Any, env: Env) -> Critics:
         torso: Any = body.torso
         body = Body(torso.clone(dropout=config.dropout, layer_norm=True))
     found = (env.observation_space, env.action_space, body)
-    return Critics(*found, config.num_critics, config.num_quantiles)
+    return Critics(*found, num_critics or config.num_critics, config.num_quantiles)
 
 
 def apply_actor(

@@ -188,7 +188,8 @@ class Critics(nn.Module):
             in_axes=(None, None),
             axis_size=self.num_critics,
         )
-        size = getattr(self.action_space, "n", self.num_quantiles)
+        is_discrete = isinstance(self.action_space, spaces.Discrete)
+        size = self.action_space.n if is_discrete else self.num_quantiles
         return each(self.body, size, name="critics")(x, action)
 
 

@@ -123,7 +123,9 @@ def read_with_hindsight(
     """The same with goals of which a fraction was reached later in the episode."""
     data: Any = memory.data
     ahead, newest = ring.ahead(memory, index, config.n_step)
-    terminated, truncated = ring.take_from((data.terminated, data.truncated), ahead)
+    reward, terminated, truncated = ring.take_from(
+        (data.reward, data.terminated, data.truncated), ahead
+    )
     obs, action = ring.take_from((data.obs, data.action), index)
     later = hindsight.goals(
         memory,
@@ -133,11 +135,14 @@ def read_with_hindsight(
         which,
         config.hindsight,
     )
-    goal = _where(whether < config.hindsight_fraction, later, obs["desired_goal"])
-    reward, ends_there = relabel(env, memory, ahead, goal, terminated)
-    ends = terminated | ends_there | truncated | newest
+    chosen = whether < config.hindsight_fraction
+    goal = _where(chosen, later, obs["desired_goal"])
+    new_reward, new_end = relabel(env, memory, ahead, goal, terminated)
+    reward = jnp.where(chosen, new_reward, reward)
+    new_end = jnp.where(chosen, new_end, terminated)
+    ends = terminated | new_end | truncated | newest
     obs = obs | {"desired_goal": goal}
-    batch = _cut(config, memory, obs, action, ahead, reward, ends_there, ends)
+    batch = _cut(config, memory, obs, action, ahead, reward, new_end, ends)
     return batch._replace(next_obs=batch.next_obs | {"desired_goal": goal})
 
 
@@ -152,7 +157,7 @@ def _cut(
     ends: Array,
 ) -> Batch:
     """A batch of rows `[n, B]` that follow each other, of each those up to its end."""
-    reward, steps = estimators.n_step_return(reward, ends, config.gamma)
+    reward, steps = estimators.return_until(reward, ends, config.gamma)
 
     def last(x: Array) -> Array:
         return jnp.take_along_axis(x, steps[None] - 1, axis=0)[0]

@@ -103,3 +103,24 @@ def test_none_is_relabelled_at_fraction_0():
         jax.tree.map(
             np.testing.assert_array_equal, getattr(row, name), getattr(batch, name)
         )
+
+
+@pytest.mark.parametrize("num_envs", [2, 4])
+def test_the_step_of_an_episode_is_stored_across_train_steps(num_envs):
+    """Also where the memory wraps around, and where an episode ends within a rollout."""
+    env = make("goal/bit-flip", length=3)
+    sizes = {"num_envs": num_envs, "train_frequency": 8, "learning_starts": 16}
+    config = tiny(DQN, hindsight="final", buffer_size=14 * num_envs, **sizes)
+    state = jax.jit(DQN.init)(config, env, KEY)
+    train_step = jax.jit(DQN.train_step)
+    for _ in range(9):
+        state, _ = train_step(config, env, state)
+    data = jax.tree.map(np.asarray, state.replay.data)
+    rows, newest = len(data.step), int(state.replay.head.position) - 1
+    done = data.terminated | data.truncated
+    assert int(state.replay.head.size) == rows and done.any()
+    for row in range(rows):
+        if row == newest % rows:
+            continue
+        expected = np.where(done[row], 0, data.step[row] + 1)
+        np.testing.assert_array_equal(data.step[(row + 1) % rows], expected)

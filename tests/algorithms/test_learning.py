@@ -1,0 +1,137 @@
+"""Networks that learn by turns: updates against a plain loop, and how many are due."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrl import networks
+from jaxrl.algorithms import ALGORITHMS, off_policy, sac, td3
+from jaxrl.algorithms.td3 import TD3
+from jaxrl.envs import make
+from tests.support.control import BOX, KEY, probe
+from tests.support.small import tiny
+
+
+def descended(params, opt_state, loss):
+    """A step of Adam on a loss of parameters."""
+    adam = optax.adam(1e-2, eps=1e-8)
+    changes, opt_state = adam.update(jax.grad(loss)(params), opt_state)
+    return optax.apply_updates(params, changes), opt_state
+
+
+def followed(targets, params, tau):
+    return jax.tree.map(lambda old, new: (1 - tau) * old + tau * new, targets, params)
+
+
+def update_by_hand(config, agent, batches, draws, step):
+    """A plain loop over the batches: `step` changes parameters, targets and optimisers."""
+    of_critics, of_actor = draws
+    params, targets = dict(agent.params), dict(agent.target_params)
+    states = {n: optax.adam(1e-2, eps=1e-8).init(x) for n, x in params.items()}
+    for s in range(len(of_critics.subset)):
+        draw = jax.tree.map(lambda x, s=s: x[s], of_critics)
+        turn, due = s // config.policy_delay, (s + 1) % config.policy_delay == 0
+        own = jax.tree.map(lambda x, turn=turn: x[turn], of_actor) if due else None
+        step(params, targets, states, batches.read(batches.index[s]), draw, own)
+    return params, targets
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["td3", "sac"])
+def test_an_update_is_that_of_a_plain_loop(name):
+    """Targets that are not the online networks, and an actor that learns every second."""
+    algorithm = ALGORITHMS[name]
+    env = make("probe/continuous").replace(action_space=BOX)
+    changes = {"num_updates": 4, "train_frequency": 4, "policy_delay": 2, "tau": 0.3}
+    config = tiny(algorithm, **changes, activation="tanh")
+    state = jax.jit(algorithm.init)(config, env, KEY)
+    moved = jax.tree.map(lambda x: 0.9 * x + 0.05, state.agent.target_params)
+    agent = state.agent.replace(target_params=moved)
+    batches = off_policy.batches(config, env, state.replay, KEY)
+    module = {"td3": td3, "sac": sac}[name]
+    critic = networks.critics(config, env)
+
+    def fit(params, states, network, loss):
+        params[network], states[network] = descended(
+            params[network], states[network], loss
+        )
+
+    def fit_critics(params, states, batch, value):
+        y = batch.reward + config.gamma * jnp.where(batch.terminated, 0.0, value)
+        unit = (batch.action - 1.0) / 2.0
+
+        def loss(p):
+            error = 0.5 * (critic.apply(p, batch.obs, unit) - y) ** 2
+            return error.sum(0).mean()
+
+        fit(params, states, "critics", loss)
+
+    def step_td3(params, targets, states, batch, draw, own):
+        actor = networks.deterministic_actor(config, env)
+        clip = config.target_noise_clip
+        noise = jnp.clip(config.target_noise * draw.smoothing, -clip, clip)
+        action = actor.apply(targets["actor"], batch.next_obs) + noise
+        q = critic.apply(targets["critics"], batch.next_obs, jnp.clip(action, -1, 1))
+        fit_critics(params, states, batch, q.min(0))
+        if own is None:
+            return
+
+        def loss(p):
+            action = actor.apply(p, batch.obs)
+            return -critic.apply(params["critics"], batch.obs, action)[0].mean()
+
+        fit(params, states, "actor", loss)
+        for n in targets:
+            targets[n] = followed(targets[n], params[n], config.tau)
+
+    def soft(actor, of_critics, log_alpha, obs, noise):
+        mean, log_std = networks.spread_actor(config, env).apply(actor, obs)
+        x = mean + jnp.exp(log_std) * noise
+        normal = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+        log_prob = (normal - jnp.log(1 - jnp.tanh(x) ** 2)).sum(-1)
+        q = critic.apply(of_critics, obs, jnp.tanh(x)).min(0)
+        return q - jnp.exp(log_alpha) * log_prob, log_prob
+
+    def step_sac(params, targets, states, batch, draw, own):
+        log_alpha = params["log_temperature"]
+        at = log_alpha, batch.next_obs, draw.action
+        fit_critics(
+            params, states, batch, soft(params["actor"], targets["critics"], *at)[0]
+        )
+        targets["critics"] = followed(targets["critics"], params["critics"], config.tau)
+        if own is None:
+            return
+        at = params["critics"], log_alpha, batch.obs, own.action
+        _, log_prob = soft(params["actor"], *at)
+        fit(params, states, "actor", lambda p: -soft(p, *at)[0].mean())
+        fit(params, states, "log_temperature", lambda x: -x * (log_prob - 1.0).mean())
+
+    step = {"td3": step_td3, "sac": step_sac}[name]
+    draws = module.draw_all(config, env, KEY)
+    expected = update_by_hand(config, agent, batches, draws, step)
+    found, _ = jax.jit(module.update)(config, env, agent, batches, KEY, 1e-2)
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, (found.params, found.target_params), expected)
+
+
+@pytest.mark.parametrize("delay, updates", [(1, 1), (2, 1), (2, 2), (3, 2), (4, 6)])
+def test_whole_steps_of_the_actor_are_due(delay, updates):
+    config = tiny(
+        TD3, policy_delay=delay, num_updates=updates, num_envs=3, train_frequency=4
+    )
+    plan = TD3.plan(config, probe("truncation"))
+    assert plan.updates % delay == 0
+    assert plan.updates * 4 == plan.env_steps * updates
+
+
+def test_the_actor_learns_after_every_so_many_steps_of_the_critics():
+    env = probe("truncation")
+    config = tiny(TD3, policy_delay=2, num_updates=4, train_frequency=4)
+    state = TD3.init(config, env, KEY)
+    _, metrics = jax.jit(TD3.train_step)(config, env, state)
+    assert metrics["optim/critic_grad_norm"].count == 4
+    assert metrics["optim/actor_grad_norm"].count == 2
