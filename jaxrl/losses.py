@@ -397,7 +397,7 @@ def centre(x: Array, where: Array | None = None) -> tuple[Array, Array]:
         one = jnp.max(x, initial=-jnp.inf, where=mask)
     # Which one makes no difference, nor to the gradient.
     one = parallel.largest(jax.lax.stop_gradient(one))
-    if where is not None:
+    if where is not None or not x.size:
         one = jnp.where(jnp.isneginf(one), 0.0, one)  # of no numbers
     shifted = jnp.where(mask, x - one, 0.0)
     mean = masked_mean(shifted, mask)

@@ -113,7 +113,7 @@ def test_equal_numbers_are_normalised_to_exactly_zero(value):
     assert normalize.normalize(stats, jnp.float32(value)) == 0.0
 
 
-@pytest.mark.parametrize("value", [1e4, 1e6, -1048577.0, 1e30])
+@pytest.mark.parametrize("value", [1e4, 1e6, -1048577.0])
 def test_a_constant_that_is_rounded_differently_is_normalised_to_about_zero(value):
     value = np.float32(value)
     data = np.where(np.arange(256) % 2, value, np.nextafter(value, np.float32(np.inf)))

@@ -552,10 +552,9 @@ def _goal_rewards(subject: Subject) -> str | None:
     if not transitions.has_goals(env):
         keys = ", ".join(sorted(transitions.GOAL_KEYS))
         return f"observations are {env.observation_space}, not {keys} with equal goals"
-    states, _ = subject.starts
-    count = len(jax.tree.leaves(states)[0])
-    keys = jax.random.split(subject.key, count)
-    actions = spaces.sample(env.action_space, subject.key, (count,))
+    keys = jax.random.split(subject.key, 4 * COPIES)
+    states, _ = jax.jit(jax.vmap(subject.reset))(keys)
+    actions = spaces.sample(env.action_space, subject.key, keys.shape)
     _, found = jax.jit(jax.vmap(subject.step))(keys, states, actions)
     of_goals = jax.vmap(lambda *goals: env.goal_reward(*goals, env.params))
     reward, ends = of_goals(found.obs["achieved_goal"], found.obs["desired_goal"])

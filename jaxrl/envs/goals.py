@@ -81,6 +81,7 @@ def _bits_reset(length: int, key: Array, params: PyTree) -> tuple[PyTree, PyTree
 def _bits_step(key: Array, state: PyTree, action: Array, params: PyTree):
     del key
     bits, goal = state
+    action = jnp.clip(action, 0, len(bits) - 1)
     bits = bits.at[action].set(1.0 - bits[action])
     return goal_step((bits, goal), bits, bits, goal, params)
 

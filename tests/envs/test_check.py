@@ -395,7 +395,9 @@ def test_an_error_of_the_environment_names_its_line():
 
 
 @pytest.mark.fast_cases("probe/action", "probe/truncation", "probe/masked")
-@pytest.mark.parametrize("id", [id for id in env_ids() if id.startswith("probe/")])
+@pytest.mark.parametrize(
+    "id", [id for id in env_ids() if id.startswith(("probe/", "goal/"))]
+)
 def test_our_own_environments_keep_every_rule(id):
     assert broken(make(id), 50) == {}
 

@@ -31,5 +31,5 @@ def test_normalized_moments_by_hand():
     close(found.head, gain * REWARD.head)
     close(found.bias, gain * (REWARD.bias - r.mean()))
     # Scores that are all alike, and a model that has not begun: the scale stays.
-    for moments in (np.array([1.0, 2.0, 1e-12]), np.zeros(3)):
+    for moments in (np.array([1.0, 2.0, 1e-18]), np.zeros(3)):
         close(language_model.normalize(REWARD, moments).head, REWARD.head)
