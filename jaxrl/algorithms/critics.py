@@ -30,7 +30,7 @@ from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
 
 class Config(PyTreeNode):
-    """Hyper-parameters of them all; the defaults are those of the Pendulum row."""
+    """Hyper-parameters of them all; the defaults are those of SB3 RL Zoo for Pendulum."""
 
     total_steps: float = traced(20_000.0, low=1, high=1e12)
     """Environment steps of the whole run, `learning_starts` included."""

@@ -38,7 +38,7 @@ from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, trace
 
 
 class Config(critics.Config):
-    """Hyper-parameters of SAC. The defaults are those of the Pendulum benchmark row."""
+    """Hyper-parameters of SAC."""
 
     gamma: float = traced(0.99, low=0, high=1)
     """Discount factor per environment step."""

@@ -36,7 +36,7 @@ from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, trace
 
 
 class Config(critics.Config):
-    """Hyper-parameters of TD3. The defaults are those of the Pendulum benchmark row."""
+    """Hyper-parameters of TD3; the defaults are those of SB3 RL Zoo for Pendulum."""
 
     policy_delay: int = static(2, low=1)
     """Steps of the critics for one of the policy and of the target networks."""
