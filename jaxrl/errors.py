@@ -17,6 +17,9 @@ _LONG = re.compile(
     re.DOTALL,
 )
 
+_PROSE = re.compile(r"\([^\W\d]")
+"""A parenthesis that begins with a word: one of the message's own."""
+
 
 class InvalidInput(ValueError):
     """Bad input from the user: one sentence naming the field, the value and the fix."""
@@ -61,7 +64,25 @@ def shorten_values(message: str) -> str:
         quote = found["quote"] or ""
         return text[: LONGEST - 3 - len(quote)] + "..." + quote
 
-    return _LONG.sub(cut, message)
+    return _cut_lists(_LONG.sub(cut, message))
+
+
+def _cut_lists(message: str) -> str:
+    """Cut lists, tables and tuples that are longer, whatever they hold."""
+    opened: list[int] = []
+    cuts: list[tuple[int, int]] = []
+    for bracket in re.finditer(r"[\[{(\]})]", message):
+        if bracket.group() in "[{(":
+            opened.append(bracket.start())
+        elif opened:
+            start, end = opened.pop(), bracket.end()
+            if end - start > LONGEST and not _PROSE.match(message, start):
+                while cuts and cuts[-1][0] > start:  # those inside of it
+                    cuts.pop()
+                cuts.append((start, end))
+    for start, end in reversed(cuts):
+        message = f"{message[: start + LONGEST - 4]}...{message[end - 1 :]}"
+    return message
 
 
 def install_command(extra: str) -> str:

@@ -64,6 +64,9 @@ def test_what_steers_a_terminal_is_shown():
         list(range(20_000)),
         tuple([0.5, -1e-7] * 9_000),
         {"sizes": [1, 2] * 9_000},
+        ["aaaa"] * 1_000,
+        ("aaaa", None) * 1_000,
+        {"names": [["a b", "c"], {"d": True}] * 1_000},
     ],
 )
 def test_a_message_repeats_no_more_than_200_characters_of_a_value(value):
@@ -80,6 +83,7 @@ def test_a_message_repeats_no_more_than_200_characters_of_a_value(value):
         + "are prose " * 40
         + "isn't it's.",
         "there are: " + ", ".join(f"name-{i}" for i in range(200)) + ".",
+        "a value (as it is said " + "in prose " * 40 + "[1, 2]) of ['a'] is ('b',).",
         "seeds [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] of 'x': 1, 2 and 3.",
     ],
 )

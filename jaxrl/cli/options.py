@@ -17,7 +17,7 @@ import click
 from jaxrl.core import config as configs
 from jaxrl.core import files
 from jaxrl.envs.problem import problem_of
-from jaxrl.errors import InvalidInput, did_you_mean, require
+from jaxrl.errors import InvalidInput, did_you_mean, require, shorten
 from jaxrl.networks import Network
 from jaxrl.runs import presets
 from jaxrl.runs.artifact import map_paths
@@ -418,9 +418,13 @@ def _check_settings(content: Any, path: str, more: Sequence[str] = ()) -> None:
                 f"(hyper-parameters belong in the table `config`)."
             )
         if name in tables and not isinstance(value, Mapping):
-            raise InvalidInput(f"{name} = {value!r} in {path} must be a table.")
+            raise InvalidInput(
+                f"{name} = {shorten(repr(value))} in {path} must be a table."
+            )
         if name in texts and not isinstance(value, str):
-            raise InvalidInput(f"{name} = {value!r} in {path} must be a name.")
+            raise InvalidInput(
+                f"{name} = {shorten(repr(value))} in {path} must be a name."
+            )
 
 
 def _rllib_stop(text: str | None) -> dict[str, Any]:

@@ -172,9 +172,15 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
         f"{num_seeds} seed{'s' * (num_seeds != 1)} x {evaluation['episodes']} episodes"
     )
     for name, values in evaluation.get("scores", {}).items():
+        finite = [x for x in values if x is not None]
+        if not finite:
+            yield f"{name}: not a finite number for any seed"
+            continue
+        broken = len(values) - len(finite)
+        left_out = f", without {broken} that are not finite" if broken else ""
         yield (
-            f"{name}: {sum(values) / len(values):.4g} (mean over seeds), from "
-            f"{min(values):.4g} to {max(values):.4g}"
+            f"{name}: {sum(finite) / len(finite):.4g} (mean over seeds), from "
+            f"{min(finite):.4g} to {max(finite):.4g}{left_out}"
         )
     for part in evaluation.get("variants", ()):
         yield f"{setting_in_words(part['overrides'])}: return {middle(part)}"

@@ -314,12 +314,3 @@ def open_no_link(path: Path | str, flags: int) -> int:
         os.close(descriptor)
         raise InvalidInput(f"{path} is {_kind(mode)}: remove it.")
     return descriptor
-
-
-def truncate(path: Path, size: int) -> None:
-    """Cut a file to so many bytes. Errors of `open_append`."""
-    descriptor = open_no_link(path, os.O_RDWR)
-    try:
-        os.ftruncate(descriptor, size)
-    finally:
-        os.close(descriptor)

@@ -129,7 +129,9 @@ cache, and `jaxrl.runs.checkpoint` touches only what it has made itself."""
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder with a link that leaves it: what is written would land elsewhere.
+    """Refuse a folder with a link that leaves it.
+
+    What is written would land elsewhere, and what is copied come from elsewhere.
 
     Raises:
       InvalidInput: it names the link.
@@ -142,6 +144,6 @@ def refuse_links(folder: Path) -> None:
             if os.path.islink(path) and os.path.commonpath([root, target]) != root:
                 raise InvalidInput(
                     f"{path} is a link that leaves {str(folder)!r}, and nothing is written "
-                    f"elsewhere: remove it, or replace it by what it leads to."
+                    f"or copied elsewhere: remove it, or replace it by what it leads to."
                 )
         folders[:] = [name for name in folders if name not in NOT_OURS]

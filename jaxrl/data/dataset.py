@@ -9,6 +9,7 @@ order in which they were played: `obs`, `action`, `reward`, `terminated`, `trunc
 of `jaxrl.core.storage`: protected by digests, complete or refused, and free of code.
 """
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from flax.struct import PyTreeNode
 
 from jaxrl import spaces
-from jaxrl.core import run_folders, storage
+from jaxrl.core import run_folders, schema, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.evaluation import MAX_STEPS
 from jaxrl.rollout import init_world, unroll
@@ -31,6 +32,16 @@ BLOCK = 64
 """Steps between two checks of which episodes have ended."""
 MOST_ENVS = 256
 """Maximum number of parallel environments; more episodes take several rounds."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is relied on in the metadata of a dataset."""
+
+    OPEN = True
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    policy: dict[str, Any] = field(default_factory=dict)
 
 
 class Dataset(PyTreeNode):
@@ -243,15 +254,10 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
       InvalidInput: there is no dataset, a file is damaged (`storage.Damaged`), or its
         spaces are not the environment's.
     """
-    about = read_about(folder)
-    try:
-        observation_space = spaces.from_description(about["observation_space"])
-        action_space = spaces.from_description(about["action_space"])
-        num_steps = int(about["steps"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise storage.Damaged(
-            f"{Path(folder) / storage.MANIFEST} does not describe a dataset ({error!r})."
-        ) from error
+    about, path = read_about(folder), Path(folder) / storage.MANIFEST
+    observation_space, action_space = recorded_spaces(about, path)
+    schema.check(schema.Count, about.get("steps"), path, storage.Damaged)
+    num_steps = about["steps"]
     _, arrays = storage.read(Path(folder))
     template = jax.eval_shape(
         lambda: from_columns(
@@ -273,6 +279,22 @@ def load(folder: Path | str, env: Env | None = None) -> Dataset:
     if env is not None:
         check_spaces(dataset, env, f"{str(folder)!r}")
     return dataset
+
+
+def recorded_spaces(about: Any, path: Path | str) -> tuple[spaces.Space, spaces.Space]:
+    """The observation and action space of metadata of a dataset.
+
+    Raises:
+      Damaged: these are none; the message names `path`.
+    """
+    schema.check(About, about, path, storage.Damaged)
+    try:
+        observation_space = spaces.from_description(about["observation_space"])
+        return observation_space, spaces.from_description(about["action_space"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise storage.Damaged(
+            f"{path} does not describe a dataset ({error!r})."
+        ) from error
 
 
 def read_about(folder: Path | str) -> dict[str, Any]:
@@ -299,6 +321,7 @@ def read_about(folder: Path | str) -> dict[str, Any]:
         f"the dataset in {str(folder)!r} has format {version}, this version of jaxrl reads "
         f"{FORMAT}: use the version that wrote it.",
     )
+    schema.check(About, about, path / storage.MANIFEST, storage.Damaged)
     result: dict[str, Any] = about
     return result
 

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl import spaces
 from jaxrl.core import files
 from jaxrl.data import dataset
 from jaxrl.data.dataset import Dataset
@@ -83,24 +82,26 @@ def from_minari(name: str, out: Path | str) -> dict[str, Any]:
     try:
         source = minari.load_dataset(name)
     except (OSError, ValueError, TypeError) as error:
-        raise InvalidInput(
+        message = (
             f"name = {name!r}: Minari cannot load it ({error}); `minari download` "
             f"fetches one that is published."
-        ) from error
+        )
+        if isinstance(error, OSError):
+            files.refuse(error, message)
+        raise InvalidInput(message) from error
     metadata = source.storage.metadata
-    names = ("observation_space", "action_space")
     if ABOUT in metadata:
         about = files.parse_json(metadata[ABOUT], name)
-        both = [spaces.from_description(about[name]) for name in names]
+        both = dataset.recorded_spaces(about, name)
     else:
         about = {
             "env": source.env_spec.id if source.env_spec else None,
             "policy": {"algorithm": metadata.get("algorithm_name")},
         }
-        both = [
+        both = (
             from_space(source.observation_space),
             from_action_space(source.action_space),
-        ]
+        )
     episodes = map(_rows, source.iterate_episodes())
     columns = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     target = dataset.from_columns(columns, *both)

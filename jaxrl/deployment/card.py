@@ -10,7 +10,7 @@ from jaxrl import spaces, statistics
 from jaxrl.core import config as configs
 from jaxrl.core import storage
 from jaxrl.runs.artifact import Agents
-from jaxrl.runs.experiment import commit, read_summary, versions
+from jaxrl.runs.experiment import RunSummary, commit, read_summary, versions
 from jaxrl.runs.policy import Policy
 
 
@@ -36,7 +36,8 @@ def describe(
     """
     files = storage.read_manifest(Path(run) / "policy")["files"]
     place = agents.members[k] if agents.members else k
-    summary = _read_summary(Path(run) / "summary.json")
+    # An interrupted run may have none.
+    summary = read_summary(Path(run), RunSummary) or {}
     returns = summary.get("evaluation_by_member") or []
     memory = policy.init_memory()
     return {
@@ -212,8 +213,3 @@ def _evaluation(about: dict[str, Any]) -> str:
         f"bootstrap interval [{low:.2f}, {high:.2f}] over {over}{narrow}. "
         f"Undiscounted, played in jaxrl's environment.\n"
     )
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    """Read the summary; empty for a run that was interrupted before it had one."""
-    return read_summary(path.parent) or {}

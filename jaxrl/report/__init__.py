@@ -54,7 +54,7 @@ def write_report(
     warnings = collect_warnings(folders, entries)
     out = Path(out)
     for folder in folders:
-        if out.parent == folder:
+        if _is_within(out, folder):
             run_folders.refuse_links(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -75,3 +75,9 @@ def write_report(
     for name, text in texts.items():
         storage.write_text(out / name, text)
     return warnings
+
+
+def _is_within(out: Path, folder: Path) -> bool:
+    """Whether a path, however it is typed, is in a folder; one that is a link counts."""
+    places = (out.resolve(), out.parent.resolve() / out.name)
+    return any(place.is_relative_to(folder.resolve()) for place in places)

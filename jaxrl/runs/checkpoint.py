@@ -1,14 +1,14 @@
 """Checkpoints: RUN/checkpoints/ITERATION/, with all that a run needs to go on exactly.
 
 Parameters, targets, optimiser, normalisers, environments, replay memory, keys, counters,
-the tally of an unfinished chunk, and how much of `metrics.jsonl` was written by then.
+the tally of an unfinished chunk, and what `metrics.jsonl` was by then: bytes, digests.
 A damaged one is refused and an older one offered: nothing is passed over in silence.
 """
 
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ class Saver:
         self,
         run: Path,
         about: dict[str, Any],
-        sync_metrics: Callable[[], int],
+        sync_metrics: Callable[[], dict[str, Any]],
         every: float,
         keep: int,
         last: int | None = None,
     ) -> None:
         """`about` is the experiment; `sync_metrics` puts the metrics file on the disk and
-        returns its size; `last` is the checkpoint that the run goes on from."""
+        returns what `About` says of it; `last` is the checkpoint that the run goes on
+        from."""
         self._run, self._about, self._sync_metrics = run, about, sync_metrics
         self._every, self._keep = every, keep
         self._last = last
@@ -68,8 +69,8 @@ class Saver:
         about = self._about | {
             "iteration": progress.iteration,
             "seconds": progress.seconds,
-            "metrics_bytes": self._sync_metrics(),
         }
+        about |= self._sync_metrics()
         folder = self._run / FOLDER
         folder.mkdir(exist_ok=True)
         storage.write(folder / str(progress.iteration), arrays, about)
@@ -103,6 +104,8 @@ class About:
     seconds: schema.Seconds
     metrics_bytes: schema.Count
     versions: dict[str, str]
+    metrics_digests: list[str] | None = None
+    """Of the rows in these bytes (`loggers.row_digests`); older checkpoints have none."""
 
 
 def chosen(run: Path, iteration: int | None) -> int | None:
@@ -124,7 +127,7 @@ def chosen(run: Path, iteration: int | None) -> int | None:
 
 def load(
     run: Path, shapes: Progress, about: dict[str, Any], iteration: int
-) -> tuple[Progress, int, dict[str, str]]:
+) -> tuple[Progress, About]:
     """A checkpoint, verified before anything of it is used.
 
     Args:
@@ -134,8 +137,7 @@ def load(
       iteration: which checkpoint.
 
     Returns:
-      (progress, metrics_bytes, versions): arrays on the host; how long `metrics.jsonl`
-      was; what it was written with.
+      (progress, about): arrays on the host; what the checkpoint says of itself.
 
     Raises:
       Damaged: it is not what was written; the message names the file, and the newest
@@ -161,7 +163,8 @@ def load(
         )
     tree = storage.fill(_arrays(shapes), arrays, folder)
     progress = Progress(**tree, iteration=found["iteration"], seconds=found["seconds"])
-    return progress, found["metrics_bytes"], found["versions"]
+    known = [field.name for field in fields(About)]
+    return progress, About(**{name: found[name] for name in known if name in found})
 
 
 def _completed(found: Any, now: Any) -> Any:

@@ -22,7 +22,7 @@ from jaxrl.core import files, schema, storage
 from jaxrl.core.config import option
 from jaxrl.core.variants import Variant
 from jaxrl.envs.problem import problem_of
-from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require
+from jaxrl.errors import InvalidInput, count_noun, did_you_mean, require, shorten
 from jaxrl.runs import loggers
 from jaxrl.runs.artifact import (
     Overrides,
@@ -246,10 +246,19 @@ def json_text(content: dict[str, Any]) -> str:
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
+        name, value = next(item for item in content.items() if not _is_json(item))
         raise InvalidInput(
-            f"{content.get('env_params')} cannot be recorded as JSON ({error}): give "
-            f"plain, finite numbers."
+            f"{name} = {shorten(value)} cannot be recorded as JSON ({error}): give plain, "
+            f"finite numbers."
         ) from error
+
+
+def _is_json(item: tuple[Any, Any]) -> bool:
+    try:
+        json.dumps(dict([item]), allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 Described = TypeVar("Described")
@@ -371,7 +380,7 @@ class Evaluation(Returns):
     algorithm: str
     env: str
     seeds: list[schema.Count]
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, list[float | None]] = field(default_factory=dict)
     variants: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,22 +27,29 @@ class MetricsFile:
         """`path` is None for a process that writes no file."""
         self._path = path or Path(os.devnull)
         self._file = files.open_append(path) if path else self._path.open("ab")
+        self.digests: list[str] = []
+        """Of the rows, as `row_digests`: those that are written, not what the file has."""
 
     def write(self, row: Row) -> None:
+        line = json.dumps(_finite(row), allow_nan=False).encode()
         # One write call of a whole line: a kill leaves no half a line behind.
         with files.naming(self._path):
-            self._file.write(json.dumps(_finite(row), allow_nan=False).encode() + b"\n")
+            self._file.write(line + b"\n")
             self._file.flush()
+        self.digests.append(_line_digest(line))
 
     def truncate(self, size: int) -> None:
-        """Removes what comes after so many bytes."""
-        self._file.truncate(size)
+        """Removes what comes after so many bytes; call it before rows are written."""
+        with files.naming(self._path):
+            self._file.truncate(size)
+        self.digests = row_digests(self._path) if size else []
 
-    def sync(self) -> int:
-        """Makes sure that all is on the disk; returns the number of bytes."""
+    def sync(self) -> dict[str, Any]:
+        """Makes sure that all is on the disk; returns what a checkpoint says of it."""
         with files.naming(self._path):
             os.fsync(self._file.fileno())
-            return self._file.seek(0, os.SEEK_END)
+            size = self._file.seek(0, os.SEEK_END)
+        return {"metrics_bytes": size, "metrics_digests": list(self.digests)}
 
     def close(self) -> None:
         self._file.close()
@@ -70,9 +77,9 @@ def read_metrics(
       InvalidInput: it cannot be read, is shorter, a line is no row of metrics, or a row is
         not the one that was written; the message names the file and the rows.
     """
-    lines = _first_lines(path, size)
+    lines: Iterable[bytes] = _first_lines(path, size)
     if digests is not None:
-        _check_digests(path, lines, digests)
+        lines = _check_digests(path, lines, digests)
     rows: list[Row] = []
     for number, line in enumerate(lines, 1):
         row = files.parse_json(line, f"{path}, line {number}")
@@ -94,34 +101,42 @@ def _line_digest(line: bytes) -> str:
     return storage.digest_of(line)[:16]
 
 
-def _first_lines(path: Path, size: int | None) -> list[bytes]:
-    lines, left = [], float("inf") if size is None else size
+def _first_lines(path: Path, size: int | None) -> Iterator[bytes]:
+    """The lines of the first bytes, one at a time: a file may have any number."""
+    if size is not None and path.is_file() and path.stat().st_size < size:
+        raise files.Unreadable(
+            f"{path} has {path.stat().st_size:,} bytes, there were {size:,}."
+        )
+    left = math.inf if size is None else size
     for line in files.read_lines(path):
         if left <= 0:
             break
-        lines.append(line[: int(min(left, len(line)))].rstrip(b"\n"))
+        yield line[: int(min(left, len(line)))].rstrip(b"\n")
         left -= len(line)
-    if size is not None and left > 0:
-        raise files.Unreadable(
-            f"{path} has {size - int(left):,} bytes, there were {size:,}."
-        )
-    return lines
 
 
-def _check_digests(path: Path, lines: list[bytes], digests: Sequence[str]) -> None:
-    if len(lines) != len(digests):
+def _check_digests(
+    path: Path, lines: Iterable[bytes], digests: Sequence[str]
+) -> list[bytes]:
+    """The lines, if they are those of the digests."""
+    count, whole, changed = 0, [], []
+    for count, line in enumerate(lines, 1):
+        if count <= len(digests) and _line_digest(line) == digests[count - 1]:
+            whole.append(line)
+        elif count <= len(digests):
+            changed.append(str(count))
+    if count != len(digests):
         raise InvalidInput(
-            f"{path} has {count_noun(len(lines), 'row')} instead of {len(digests):,}: "
+            f"{path} has {count_noun(count, 'row')} instead of {len(digests):,}: "
             f"restore it, or train anew."
         )
-    both = enumerate(zip(lines, digests, strict=True), 1)
-    changed = [str(i) for i, (line, digest) in both if _line_digest(line) != digest]
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise InvalidInput(
             f"{path} is not what was written, in line {', '.join(changed[:5])}{more}: "
             f"restore it, or train anew."
         )
+    return whole
 
 
 COUNTERS = ("iteration", "env_steps")

@@ -28,7 +28,7 @@ from jaxrl.core import config as configs
 from jaxrl.core import distributed, files, prng, run_folders, storage
 from jaxrl.core.variants import stacked
 from jaxrl.envs.problem import problem_of
-from jaxrl.errors import InvalidInput, require
+from jaxrl.errors import InvalidInput, require, shorten
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs import artifact, checkpoint, live, loggers
 from jaxrl.runs.artifact import Overrides
@@ -122,9 +122,9 @@ def run_experiment(
     with run_folders.lock(folder):
         if distributed.is_first():
             storage.write_text(folder / "config.json", json_text(description))
-        result = _train(session, None, start)
+        result, digests = _train(session, None, start)
         on_result(result)
-        return folder, _finish(session, result)
+        return folder, _finish(session, result, digests)
 
 
 def resume_experiment(
@@ -181,9 +181,9 @@ def resume_experiment(
             report(f"{folder} has no checkpoint yet: training from the start.")
             job = resolve(experiment)
         session = Session(folder, experiment, job, progress, report, interrupted)
-        result = _train(session, iteration, start)
+        result, digests = _train(session, iteration, start)
         on_result(result)
-        return _finish(session, result)
+        return _finish(session, result, digests)
 
 
 def check_saving(experiment: Experiment, job: Job) -> None:
@@ -198,8 +198,8 @@ def check_saving(experiment: Experiment, job: Job) -> None:
     for name, value in content.items():
         require(
             _is_same(value, again[name]),
-            f"{name} = {value} would be read again as {again[name]}: use text as the "
-            f"names in tables.",
+            f"{name} = {shorten(value)} would be read again as {shorten(again[name])}: "
+            f"use text as the names in tables.",
         )
     storage.check_names(state_shapes(job))
 
@@ -235,18 +235,20 @@ def _agents(
     )
 
 
-def _train(session: Session, iteration: int | None, start: Start | None) -> Result:
-    """`train`, its rows going to the metrics file and the live view.
+def _train(
+    session: Session, iteration: int | None, start: Start | None
+) -> tuple[Result, list[str]]:
+    """`train`, its rows going to the metrics file and the live view; their digests.
 
     From the checkpoint of that iteration, or from the start.
     """
     experiment, job, folder = session.experiment, session.job, session.folder
     about = describe_training(experiment)
     first = distributed.is_first()
-    if iteration is not None:
-        start = partial(_restored, folder, about, iteration, session.report)
     with ExitStack() as stack:
         metrics = loggers.MetricsFile(folder / "metrics.jsonl" if first else None)
+        if iteration is not None:
+            start = partial(_restored, session, about, iteration, metrics)
         view = _view(session)
         others = _other_loggers(session, iteration or 0) if first else []
         for logger in (metrics, view, *others):
@@ -285,7 +287,7 @@ def _train(session: Session, iteration: int | None, start: Start | None) -> Resu
             report=view.beside(session.report),
         )
         saver.save(result.progress)
-        return result
+        return result, metrics.digests
 
 
 def _view(session: Session) -> live.View:
@@ -392,27 +394,31 @@ def _begun(
 
 
 def _restored(
-    folder: Path,
+    session: Session,
     about: dict[str, Any],
     iteration: int,
-    report: Callable[[str], None],
+    metrics: loggers.MetricsFile,
     job: Job,
 ) -> tuple[Progress, list[Row]]:
     """A checkpoint on the devices of the job, and the rows before it."""
-    progress, rows, metrics_bytes, written_with = _read(folder, about, iteration, job)
-    changed = {k: v for k, v in versions().items() if written_with.get(k) != v}
+    folder, report = session.folder, session.report
+    progress, rows, found = _read(folder, about, iteration, job)
+    changed = {k: v for k, v in versions().items() if found.versions.get(k) != v}
     if changed:
         report(f"the checkpoint was written with other versions than {changed}")
     distributed.broadcast(0)  # all have read
     if distributed.is_first():
         checkpoint.remove_after(folder, iteration)
-        files.truncate(folder / "metrics.jsonl", metrics_bytes)
+        metrics.truncate(found.metrics_bytes)
     report(f"resuming {folder} after train step {iteration}")
     return placed_progress(job, progress), rows
 
 
-def _finish(session: Session, result: Result) -> dict[str, Any]:
-    """Artefact, evaluation, figure and, when all that is there, the summary."""
+def _finish(session: Session, result: Result, digests: list[str]) -> dict[str, Any]:
+    """Artefact, evaluation, figure and, when all that is there, the summary.
+
+    `digests` are those of the rows that were written.
+    """
     folder, experiment = session.folder, session.experiment
     whole = [k for k in range(len(result.seeds)) if k not in result.broken]
     overrides = _final_overrides(experiment, result)
@@ -451,8 +457,7 @@ def _finish(session: Session, result: Result) -> dict[str, Any]:
             folder / "learning_curve.png",
             title=experiment.env,
         )
-        metrics_digests = loggers.row_digests(folder / "metrics.jsonl")
-        write_summary(folder, summary | {"metrics_digests": metrics_digests})
+        write_summary(folder, summary | {"metrics_digests": digests})
     distributed.broadcast(0)  # the others may read what the first has written
     return summary
 
@@ -509,25 +514,22 @@ def newest_progress(experiment: Experiment, folder: Path) -> tuple[Progress, lis
     if iteration is None:
         raise InvalidInput(f"{str(folder)!r} has no checkpoint.")
     about = describe_training(experiment)
-    progress, rows, _, _ = _read(
-        folder, about, iteration, resolve(experiment, begins=False)
-    )
+    job = resolve(experiment, begins=False)
+    progress, rows, _ = _read(folder, about, iteration, job)
     return progress, rows
 
 
 def _read(
     folder: Path, about: dict[str, Any], iteration: int, job: Job
-) -> tuple[Progress, list[Row], int, dict[str, str]]:
-    """A checkpoint on the host, the rows before it, their bytes, and the versions."""
-    progress, size, written_with = checkpoint.load(
-        folder, progress_shapes(job), about, iteration
-    )
+) -> tuple[Progress, list[Row], checkpoint.About]:
+    """A checkpoint on the host, the rows before it, and what it says of itself."""
+    progress, found = checkpoint.load(folder, progress_shapes(job), about, iteration)
     path = folder / "metrics.jsonl"
     try:
-        rows = loggers.read_metrics(path, size)
+        rows = loggers.read_metrics(path, found.metrics_bytes, found.metrics_digests)
     except InvalidInput as error:
         raise storage.Damaged(f"{error} It is damaged: train anew.") from error
-    return progress, rows, size, written_with
+    return progress, rows, found
 
 
 def evaluate_agents(
@@ -548,8 +550,8 @@ def evaluate_agents(
         there are others.
 
     Returns:
-      The fields that `--json` prints, and the mean return of each agent `[K]`, None for
-      one that is left out.
+      The fields that `--json` prints, where a score that is not finite is None, and the
+      mean return of each agent `[K]`, None for one that is left out.
 
     Raises:
       NonFiniteError: a return is NaN or infinite.
@@ -590,7 +592,8 @@ def evaluation_of(
     scores = _scores(agents)
     if scores:
         evaluation["scores"] = {
-            name: [float(v) for v in x[finite]] for name, x in scores.items()
+            name: [float(v) if np.isfinite(v) else None for v in x[finite]]
+            for name, x in scores.items()
         }
     if agents.overrides:
         evaluation["variants"] = _by_variant(agents.overrides, returns, finite)

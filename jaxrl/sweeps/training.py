@@ -424,10 +424,13 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
 
 
 def _copy_runs(source: Path, target: Path) -> None:
-    """Copies run folders without their checkpoints; an error names the file."""
+    """Copies run folders without their checkpoints; an error names the file.
+
+    A link is copied as one, and not what it leads to.
+    """
     ignore = shutil.ignore_patterns(checkpoint.FOLDER)
     try:
-        shutil.copytree(source, target, ignore=ignore)
+        shutil.copytree(source, target, symlinks=True, ignore=ignore)
     except shutil.Error as error:  # a list of (source, target, reason)
         name, _, reason = error.args[0][0]
         raise OSError(None, reason, name) from error
@@ -441,9 +444,11 @@ def merge(shards: Sequence[Path | str], out: Path | str) -> SweepResult:
       out: a new folder; the runs are copied into it, without their checkpoints.
 
     Raises:
-      InvalidInput: they are not all shards of one sweep.
+      InvalidInput: they are not all shards of one sweep, or a link leaves one.
     """
     parts = [Path(shard) for shard in shards]
+    for part in parts:
+        run_folders.refuse_links(part)
     sweeps = [read_sweep(part, named_env(part / "sweep.json")) for part in parts]
     wholes = {
         json.dumps(

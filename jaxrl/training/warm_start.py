@@ -12,10 +12,20 @@ import jax
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import storage
-from jaxrl.errors import InvalidInput, require
+from jaxrl.core import schema, storage
+from jaxrl.errors import require
 from jaxrl.training.population import member
 from jaxrl.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What is relied on in the manifest of a source."""
+
+    OPEN = True
+    seeds: list[int]
+    members: list[schema.Count] = dataclasses.field(default_factory=list)
+
 
 OPTIMIZER = "opt_state"
 """The field of an agent that begins afresh unless that is asked for; those marked with
@@ -60,6 +70,13 @@ def read_initial(
             f"give a run of an algorithm and config like this one's.",
         )
     shared = {n for n, x in _named(agents, left).items() if x == one[n]}
+    number = len(_members(run, about))
+    for name in sorted(found.keys() - shared):
+        require(
+            found[name].shape[:1] == (number,),
+            f"init_from = {str(run)!r}: {name} is not of {number} agents, as its manifest "
+            f"says: it is damaged.",
+        )
     initial = {n: x if n in shared else x[places] for n, x in found.items()}
     for name, x in initial.items():
         kind = x.shape if name in shared else x.shape[1:]
@@ -115,14 +132,11 @@ def _policy(run: Path | str) -> Path:
 
 
 def _members(run: Path | str, about: Any) -> list[int]:
-    """The places of the agents that the artefact holds."""
-    try:
-        return list(about.get("members") or range(len(about["seeds"])))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"init_from = {str(run)!r} holds no policy of jaxrl: its manifest has no valid "
-            f"'seeds'."
-        ) from error
+    """The places of the agents that the artefact holds, one or more."""
+    path = _policy(run) / storage.MANIFEST
+    schema.check(About, about, path, storage.Damaged)
+    require(len(about["seeds"]) > 0, f"init_from = {str(run)!r} has no seeds.")
+    return list(about.get("members") or range(len(about["seeds"])))
 
 
 def _begun_anew(agents: PyTree, with_optimizer: bool) -> set[str]:

@@ -1,5 +1,7 @@
 """`jaxrl.data.minari`: datasets survive a round trip through Minari."""
 
+import errno
+import json
 import sys
 import warnings
 
@@ -147,3 +149,29 @@ def test_without_minari_a_sentence_says_how_to_install_it(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(InvalidInput, match=r"pip install 'jaxrl\[minari\]'"):
         to_minari(data, "test/images-v0")
+
+
+@pytest.mark.parametrize("policy", [["ppo"], "ppo", None])
+def test_metadata_of_another_shape_are_refused(data, tmp_path, policy):
+    about = dataset.read_about(data) | {"policy": policy}
+    dataset.save(tmp_path / "odd", dataset.load(data), about)
+    with pytest.raises(InvalidInput, match="policy"):
+        to_minari(tmp_path / "odd", "test/images-v0")
+
+
+@pytest.mark.parametrize("about", [5, [], {}, {"observation_space": {}}])
+def test_our_metadata_of_another_shape_are_refused(data, tmp_path, about):
+    to_minari(data, "test/images-v0")
+    stored = minari.load_dataset("test/images-v0").storage
+    stored.update_metadata({"jaxrl": json.dumps(about)})
+    with pytest.raises(InvalidInput, match="images-v0"):
+        from_minari("test/images-v0", tmp_path / "back")
+
+
+def test_a_disk_that_fails_is_no_bad_name(tmp_path, monkeypatch):
+    def fail(name):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(minari, "load_dataset", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        from_minari("test/images-v0", tmp_path / "data")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +15,8 @@ import jaxrl
 from jaxrl import spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
+from jaxrl.deployment import card, hub, onnx
 from jaxrl.deployment import export as exporting
-from jaxrl.deployment import hub, onnx
 from jaxrl.deployment.export import export, export_function
 from jaxrl.deployment.outputs import (
     check_has_policy,
@@ -24,6 +25,7 @@ from jaxrl.deployment.outputs import (
 )
 from jaxrl.errors import InvalidInput
 from jaxrl.networks.tiles import tile_features, tiling
+from jaxrl.runs.experiment import read_summary, write_summary
 from jaxrl.runs.policy import Policy
 from tests.cli.test_cli import refused
 from tests.support.runs import run_python
@@ -226,6 +228,14 @@ def test_the_card_says_what_is_known(ppo_run, tmp_path, capsys):
     text = (tmp_path / "it.md").read_text()
     assert "holds no evaluation" in text and "| trained with |" not in text
     assert "| licence of the weights | not stated |" in text
+
+
+@pytest.mark.parametrize("field", ["evaluation", "evaluation_by_member"])
+def test_a_summary_of_another_shape_is_refused(ppo_run, tmp_path, field):
+    run = shutil.copytree(ppo_run, tmp_path / "run")
+    write_summary(run, read_summary(run) | {field: 5})
+    with pytest.raises(InvalidInput, match=field):
+        card.describe(run, SimpleNamespace(members=()), 0, None, "onnx", {})
 
 
 def test_a_program_that_differs_is_not_written(ppo_run, tmp_path, monkeypatch):

@@ -624,3 +624,13 @@ def test_a_model_that_repeats_itself_makes_no_pairs(made):
     found = ask(sampling=Sampling(5), pairs=70)
     assert len(found) == 70 and all(q.first != q.second for q in found)
     assert {q.prompt for q in found} == set("abc")
+
+
+def test_a_run_without_a_model_is_no_reward_model(tmp_path):
+    about = {"algorithm": "ppo", "config": {}, "env_params": {}, "seeds": [0]}
+    for more in ({}, {"language_model": None}):
+        storage.write(tmp_path / "policy", {}, about | more)
+        assert not stages._holds(tmp_path, "reward")
+    storage.write(tmp_path / "policy", {}, about | {"language_model": [1]})
+    with pytest.raises(InvalidInput, match="language_model"):
+        stages._holds(tmp_path, "reward")

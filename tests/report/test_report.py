@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
+from jaxrl.report import write_report
 from jaxrl.report.entries import Entry, collect_warnings, read_entries
 from jaxrl.report.papers import PAPERS, bibtex
 from jaxrl.report.tables import aggregates, aggregates_to_latex, to_latex
@@ -137,6 +139,15 @@ def test_the_command_of_a_sweep_asks_for_it_again(monkeypatch, swept):
     assert plan.described(again) == plan.described(
         dataclasses.replace(sweep, block=None)
     )
+
+
+@pytest.mark.parametrize("out", ["report", "../run/report", "figures/report", "."])
+def test_a_report_in_a_run_with_a_link_that_leaves_is_refused(ppo_run, tmp_path, out):
+    run = shutil.copytree(ppo_run, tmp_path / "run")
+    (run / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match=str(run / "link")):
+        write_report([run], f"{run}/{out}")
+    assert not (run / "report").exists()
 
 
 def test_what_is_not_finished_is_refused(tmp_path, capsys):

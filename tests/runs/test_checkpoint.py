@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -368,6 +369,7 @@ def test_a_foreign_file_in_a_checkpoint_outlives_it(stopped, ppo_run):
         {"iteration": 1},
         {"seconds": None},
         {"metrics_bytes": -1},
+        {"metrics_digests": [1]},
         {"versions": []},
     ],
 )
@@ -377,6 +379,15 @@ def test_a_forged_checkpoint_is_refused(stopped, change, capsys):
     manifest["about"] |= change
     (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))
     assert str(folder) in refusal(stopped, capsys=capsys)
+
+
+def test_a_digit_that_changed_in_the_metrics_is_refused_by_its_line(stopped, capsys):
+    path = stopped / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[1] = re.sub(r'("env_steps": )\d', r"\g<1>9", lines[1])
+    path.write_text("".join(lines))
+    line = refusal(stopped, capsys=capsys)
+    assert str(path) in line and "line 2" in line
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`jaxrl.runs.loggers`: the metrics file, TensorBoard and Weights & Biases."""
 
+import errno
 import json
 import re
 import struct
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from jaxrl.cli import main
+from jaxrl.core import files
+from jaxrl.errors import InvalidInput
 from jaxrl.runs import loggers, session
 from jaxrl.runs.loggers import (
     MetricsFile,
@@ -64,6 +67,48 @@ def test_half_a_line_is_an_error(path):
     path.write_text('{"iteration": 1}\n{"iterat')
     with pytest.raises(ValueError):
         read_metrics(path)
+
+
+def test_digests_are_those_of_what_was_written(path):
+    metrics = MetricsFile(path)
+    for iteration in (1, 2, 3):
+        metrics.write(ROW | {"iteration": iteration})
+    whole = path.read_bytes()
+    said = metrics.sync()
+    assert said["metrics_bytes"] == len(whole)
+    assert said["metrics_digests"] == loggers.row_digests(path)
+    read_metrics(path, len(whole), said["metrics_digests"])
+    path.write_bytes(whole.replace(b"50", b"51"))
+    assert metrics.sync() == said
+    with pytest.raises(InvalidInput, match=r"metrics\.jsonl .* line 1, 2, 3"):
+        read_metrics(path, len(whole), said["metrics_digests"])
+    path.write_bytes(whole)
+    metrics.truncate(len(whole) // 3)
+    assert metrics.digests == loggers.row_digests(path) == said["metrics_digests"][:1]
+    metrics.close()
+
+
+def test_lines_are_not_gathered_before_one_is_refused(path, monkeypatch):
+    path.touch()
+
+    def read_lines(path):
+        yield b"\n"
+        pytest.fail("reads on")
+
+    monkeypatch.setattr(files, "read_lines", read_lines)
+    with pytest.raises(InvalidInput, match="line 1"):
+        read_metrics(path)
+
+
+def test_a_full_disk_is_named_where_a_file_is_cut(path, monkeypatch):
+    metrics = MetricsFile(path)
+
+    def truncate(size):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(metrics, "_file", SimpleNamespace(truncate=truncate))
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        metrics.truncate(0)
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,17 @@ from safetensors.numpy import load_file
 from jaxrl import make, spaces
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.cli import main
-from jaxrl.cli.running import remember_signals
+from jaxrl.cli.running import evaluation_in_words, remember_signals
+from jaxrl.core import schema
 from jaxrl.envs import register
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs import loggers
-from jaxrl.runs.artifact import load_agents
+from jaxrl.runs.artifact import Agents, load_agents
 from jaxrl.runs.checkpoint import saved
-from jaxrl.runs.experiment import Experiment
+from jaxrl.runs.experiment import Evaluation, Experiment, json_text
 from jaxrl.runs.loggers import read_metrics
-from jaxrl.runs.session import evaluate_agents, run_experiment
+from jaxrl.runs.session import evaluate_agents, evaluation_of, run_experiment
 from jaxrl.training.loop import NonFiniteError
 from tests.support.runs import read_json, train, train_argv
 from tests.support.small import tiny
@@ -454,6 +455,26 @@ def test_evaluation_keys_are_not_those_of_training(ppo_run, monkeypatch):
     monkeypatch.setattr("jaxrl.runs.session.evaluate_population", record)
     evaluate_agents(load_agents(ppo_run), 4, seed=0, greedy=True)
     assert not np.array_equal(used[0], jax.random.key_data(jax.random.key(0)))
+
+
+def test_a_score_that_is_not_finite_is_recorded_as_none():
+    def score(*_):
+        return {"fit": np.array([np.nan, 2.0, np.inf])}
+
+    algorithm = ALGORITHMS["ppo"]._replace(score=score)
+    agents = Agents(algorithm, None, None, {}, None, [0, 1, 2])
+    evaluation, _ = evaluation_of(agents, "probe/action", np.ones((3, 2)))
+    assert evaluation["scores"] == {"fit": [None, 2.0, None]}
+    schema.check(Evaluation, json.loads(json_text(evaluation)), "summary.json")
+    _, line = evaluation_in_words(evaluation)
+    assert line.startswith("fit: 2 (mean over seeds)") and "2 that are not" in line
+    evaluation["scores"] = {"fit": [None] * 3}
+    assert "not a finite number" in list(evaluation_in_words(evaluation))[1]
+
+
+def test_what_cannot_be_recorded_is_named():
+    with pytest.raises(InvalidInput, match="evaluation = nan"):
+        json_text({"env": "probe/action", "evaluation": float("nan")})
 
 
 def odd_env(layout=None, space=None):

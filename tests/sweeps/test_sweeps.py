@@ -14,7 +14,7 @@ from jaxrl.cli import main
 from jaxrl.errors import InvalidInput
 from jaxrl.runs.experiment import Experiment, read_experiment, write_summary
 from jaxrl.runs.loggers import read_metrics
-from jaxrl.sweeps import plan, space
+from jaxrl.sweeps import plan, space, training
 from jaxrl.sweeps.results import best_trial, read_confirmed, read_trials, trial_rows
 from jaxrl.sweeps.training import merge, resume_sweep, run_sweep
 from jaxrl.training import pbt, population
@@ -413,6 +413,32 @@ def test_shards_make_the_whole(tmp_path, swept):
         merge(folders[:1], tmp_path / "half")
     with pytest.raises(InvalidInput, match="not shards of one sweep"):
         merge([folders[0], swept], tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("place", ["runs/000/extra", "runs/000/policy/extra", "runs"])
+def test_a_link_out_of_a_shard_is_refused_before_anything_is_copied(
+    swept, tmp_path, place
+):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    (tmp_path / "secret").write_text("mine")
+    link = copy / place
+    if link.exists():
+        link.rename(tmp_path / "moved")
+    link.symlink_to(tmp_path / ("moved" if place == "runs" else "secret"))
+    with pytest.raises(InvalidInput, match=str(link)):
+        merge([copy], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_links_within_runs_are_copied_as_links(tmp_path):
+    source = tmp_path / "runs"
+    (source / "wandb").mkdir(parents=True)
+    (tmp_path / "cache").write_text("not ours")
+    (source / "wandb" / "log").symlink_to(tmp_path / "cache")
+    (source / "loop").symlink_to(".")
+    training._copy_runs(source, tmp_path / "copy")
+    found = [path for path in (tmp_path / "copy").rglob("*") if path.is_symlink()]
+    assert sorted(path.name for path in found) == ["log", "loop"]
 
 
 # Halving and pbt.

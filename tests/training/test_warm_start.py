@@ -16,7 +16,7 @@ from jaxrl.runs.experiment import Experiment, resolve
 from jaxrl.sweeps import plan
 from jaxrl.sweeps.plan import Sweep
 from jaxrl.sweeps.space import as_space
-from jaxrl.training import loop
+from jaxrl.training import loop, warm_start
 from tests.support.runs import read_json, train, train_argv
 from tests.support.small import assert_trees_equal, tiny
 
@@ -181,3 +181,21 @@ def test_an_experiment_says_it_too(tmp_path):
     for name in source:
         if name.startswith("params/"):
             np.testing.assert_array_equal(found[name], source[name])
+
+
+@pytest.mark.parametrize(
+    ("about", "field"),
+    [
+        ({"seeds": [7, 8, 9]}, "w is not of 3 agents"),
+        ({"seeds": [7, 8], "members": [0, 1, 4]}, "w is not of 3 agents"),
+        ({"seeds": [7, 8], "members": [0, "1"]}, "members"),
+        ({"seeds": 2}, "seeds"),
+        ({"seeds": []}, "seeds"),
+        ({}, "seeds"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(tmp_path, about, field):
+    storage.write(tmp_path / "policy", {"w": np.zeros((2, 3), np.float32)}, about)
+    agents = {"w": jax.ShapeDtypeStruct((3, 3), np.float32)}
+    with pytest.raises(InvalidInput, match=field):
+        warm_start.read_initial(tmp_path, agents, 3, False, None)

@@ -174,7 +174,7 @@ def _holds(folder: Path, kind: str) -> bool:
     if not (folder / "policy").is_dir():
         return False
     about = storage.read_manifest(folder / "policy")["about"]
-    return bool(about.get("language_model", {}).get("kind") == kind)
+    return language_model.check_about(about, folder) == kind
 
 
 def load_scorer(reward: str) -> Callable[[list[tuple[str, str]]], np.ndarray]:

@@ -100,7 +100,7 @@ def open_append(
         storage.sync_folder(path.parent)
 
         def append(row: Mapping[str, Any]) -> None:
-            _append(file, _to_line("the new row", row).encode())
+            _append(path, file, _to_line("the new row", row).encode())
 
         yield rows, append
 
@@ -109,7 +109,7 @@ def _read_jsonl(path: Path) -> list[Row]:
     try:
         return _json_rows(path, files.read_bytes(path, MOST_BYTES))
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error.strerror}).") from error
+        files.refuse(error, f"{path} cannot be read ({error.strerror}).")
 
 
 def _json_rows(path: Path, content: bytes) -> list[Row]:
@@ -141,19 +141,21 @@ def _read_parquet(path: Path) -> list[Row]:
 
 def _read_complete(path: Path, file: FileIO, report: Report) -> list[Row]:
     """The rows of a growing file, after what a kill left of a last one is cut off."""
-    file.seek(0)
-    content = file.readall()
+    with files.naming(path):
+        file.seek(0)
+        content = file.readall()
     end = content.rfind(b"\n") + 1
     whole, last = _json_rows(path, content[:end]), content[end:]
     if not last.strip():
         return whole
     if last.startswith(b"{") and not _is_json(last):
-        file.truncate(end)
-        os.fsync(file.fileno())
+        with files.naming(path):
+            file.truncate(end)
+            os.fsync(file.fileno())
         report(f"{path}: its last line was written in part, and is cut off.")
         return whole
     rows = _json_rows(path, content)
-    _append(file, b"\n")
+    _append(path, file, b"\n")
     return rows
 
 
@@ -165,11 +167,12 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _append(file: FileIO, content: bytes) -> None:
+def _append(path: Path, file: FileIO, content: bytes) -> None:
     """Writes all of it and syncs to the disk."""
-    while content:
-        content = content[file.write(content) :]
-    os.fsync(file.fileno())
+    with files.naming(path):
+        while content:
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
 
 
 def _to_line(where: str, row: Mapping[str, Any]) -> str:

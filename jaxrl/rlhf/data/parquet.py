@@ -8,6 +8,7 @@ are added up before there are rows.
 from pathlib import Path
 from typing import Any
 
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput, install_command, one_line, require
 
 LEAST, FACTOR = 1 << 30, 64
@@ -42,9 +43,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     except InvalidInput:
         raise
     except Exception as error:  # pyarrow's, and those of Python's types
-        raise InvalidInput(
-            f"{path} cannot be read as Parquet ({one_line(str(error))[:200]})."
-        ) from error
+        message = f"{path} cannot be read as Parquet ({one_line(str(error))[:200]})."
+        if isinstance(error, OSError):
+            with files.naming(path):
+                files.refuse(error, message)
+        raise InvalidInput(message) from error
 
 
 def _check_size(path: Path, size: int) -> None:

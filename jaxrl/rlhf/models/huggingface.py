@@ -320,7 +320,10 @@ def _weights(
                     if not name.endswith(BUFFERS):
                         bare = name.removeprefix("transformer.").removeprefix("model.")
                         yield bare, read(file, name)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            with files.naming(path):
+                files.refuse(error, f"{path} cannot be read: {error}.")
+        except SafetensorError as error:
             raise InvalidInput(f"{path} cannot be read: {error}.") from error
 
 

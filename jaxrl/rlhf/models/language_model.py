@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.core import config as configs
-from jaxrl.core import files, storage
+from jaxrl.core import files, schema, storage
 from jaxrl.errors import InvalidInput, require
 from jaxrl.rlhf import estimators
 from jaxrl.rlhf import losses as text_losses
@@ -41,6 +41,40 @@ class RewardParams(NamedTuple):
     model: PyTree
     head: Array  # [D]
     bias: Array  # []
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What the manifest of a run says of its model."""
+
+    OPEN = True
+    kind: str
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What is relied on in the manifest of a run; one without a model has no entry."""
+
+    OPEN = True
+    algorithm: str
+    config: dict[str, Any]
+    env_params: dict[str, Any]
+    seeds: list[int]
+    language_model: Entry | None = None
+
+
+def check_about(about: dict[str, Any], run: Path) -> str | None:
+    """Check a run's manifest; the kind of its model, None if it has none.
+
+    Raises:
+      Damaged: it is not the manifest of a run.
+    """
+    path = run / "policy" / storage.MANIFEST
+    schema.check(About, about, path, storage.Damaged)
+    entry = about.get("language_model")
+    return None if entry is None else str(entry["kind"])
 
 
 def describe(
@@ -197,16 +231,19 @@ def _model_type(path: Path) -> str | None:
 
 def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     about, arrays = storage.read(path / "policy")
-    entry = about.get("language_model") or {}
     require(
-        entry.get("kind") == kind,
-        f"{str(path)!r} holds no {_WORDS[kind]}: it is a run of "
-        f"{about.get('algorithm')!r}.",
+        check_about(about, path) == kind,
+        f"{str(path)!r} holds no {_WORDS[kind]}: it is a run of {about['algorithm']!r}.",
     )
-    count = len(about["seeds"])
+    entry, count = about["language_model"], len(about["seeds"])
     require(
         0 <= agent < count,
         f"agent = {agent}: {str(path)!r} has {count}, the first is 0.",
+    )
+    short = [name for name, x in arrays.items() if x.shape[:1] != (count,)]
+    require(
+        not short,
+        f"{str(path)!r}: {''.join(short[:1])} is not of {count} agents: it is damaged.",
     )
     own = {name: x[agent] for name, x in arrays.items()}
     try:

@@ -1,8 +1,10 @@
 """Rows of files to arrays, and what is refused."""
 
+import errno
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl.core import files
 from jaxrl.errors import InvalidInput
 from jaxrl.rlhf import data
 from jaxrl.rlhf import losses as text_losses
@@ -209,6 +212,33 @@ def test_a_line_written_in_part_is_cut_off(tmp_path, cut):
     whole = cut >= len(line) - 1
     assert lines == [{"n": "é"}] * (1 + whole) and len(said) == (not whole)
     assert data.read(path) == [*lines, {"n": 2}]
+
+
+def fail(number):
+    """A function that fails as the disk does."""
+
+    def function(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return function
+
+
+def test_a_full_disk_is_named_where_a_row_is_added(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    with data.open_append(path) as (_, append):
+        monkeypatch.setattr(os, "fsync", fail(errno.ENOSPC))
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            append({"n": 0})
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_disk_that_fails_is_no_bad_file(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    path.touch()
+    monkeypatch.setattr("pyarrow.parquet.read_metadata", fail(errno.EIO))
+    monkeypatch.setattr(files, "read_bytes", fail(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        data.read(path)
 
 
 def test_a_file_that_is_another_is_left_as_it_is(tmp_path):

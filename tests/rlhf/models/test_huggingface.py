@@ -3,6 +3,7 @@
 `tests/golden/make_language_models.py` made both.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -194,3 +195,12 @@ def test_logits_are_those_that_transformers_gives_now(loaded, kind):
         expected = model(torch.tensor(tokens)).logits.numpy()
     logits = apply(config, params, jnp.int32(tokens)).logits
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_disk_that_fails_is_no_bad_file(copied, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("safetensors.safe_open", fail)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_gpt2(copied("gpt2"))

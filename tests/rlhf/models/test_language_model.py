@@ -2,7 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
+from jaxrl.core import storage
+from jaxrl.errors import InvalidInput
 from jaxrl.rlhf.models import language_model
 from jaxrl.rlhf.models.transformer import GPT
 from tests.support.language import (
@@ -33,3 +36,39 @@ def test_normalized_moments_by_hand():
     # Scores that are all alike, and a model that has not begun: the scale stays.
     for moments in (np.array([1.0, 2.0, 1e-18]), np.zeros(3)):
         close(language_model.normalize(REWARD, moments).head, REWARD.head)
+
+
+ABOUT = {
+    "algorithm": "rlhf-sft",
+    "config": {},
+    "env_params": {},
+    "seeds": [0, 1],
+    "language_model": {
+        "kind": "policy",
+        "config": {"vocab_size": 258, "max_length": 8, "num_layers": 1},
+        "tokenizer": {"kind": "bytes"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"language_model": [1]}, "language_model"),
+        ({"language_model": 5}, "language_model"),
+        ({"language_model": None}, "holds no language model"),
+        (
+            {"language_model": {"kind": "policy", "config": 1}},
+            r"language_model\.config",
+        ),
+        ({"seeds": None}, "seeds"),
+        ({"seeds": [0, 1, 2]}, "policy/x"),
+        ({"env_params": []}, "env_params"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(tmp_path, changes, field):
+    arrays = {"policy": {"x": np.zeros((2, 3))}}
+    storage.write(tmp_path / "policy", arrays, ABOUT | changes)
+    with pytest.raises(InvalidInput, match=field) as refused:
+        language_model.load(tmp_path, agent=len((ABOUT | changes)["seeds"] or "0") - 1)
+    assert str(tmp_path) in str(refused.value)
