@@ -253,7 +253,7 @@ def _check_discrete(space: Discrete, name: str) -> None:
 
 
 def _check_box(space: Box, name: str) -> None:
-    _dtype(space.dtype, name)
+    kind = _dtype(space.dtype, name)
     try:
         sizes = [operator.index(n) for n in space.shape]
         low, high = (np.array(x, np.float64) for x in (space.low, space.high))
@@ -276,6 +276,28 @@ def _check_box(space: Box, name: str) -> None:
         f"{low[wrong][:1].tolist()} and high = {high[wrong][:1].tolist()}: low must be at "
         f"most high.",
     )
+    least, most = limits(kind)
+    bounds = np.concatenate([low, high])
+    beyond = bounds[np.isfinite(bounds) & ~((bounds >= least) & (bounds <= most))]
+    require(
+        not len(beyond),
+        f"{name} is a Box of {kind} with the bound {beyond[:1].tolist()}: {kind} holds "
+        f"{least} to {most}; use a wider dtype, or -inf and inf where there is no bound.",
+    )
+
+
+def limits(dtype: Any) -> tuple[float, float]:
+    """The least and the largest number of a dtype of integers or bools.
+
+    Real numbers have none.
+    """
+    kind = np.dtype(dtype).kind
+    if kind == "b":
+        return 0, 1
+    if kind in "iu":
+        info = np.iinfo(dtype)
+        return int(info.min), int(info.max)
+    return -math.inf, math.inf
 
 
 def _dtype(dtype: Any, name: str) -> np.dtype:
@@ -351,6 +373,38 @@ def narrow(x: Any, dtype: Any, name: str) -> np.ndarray:
             f"{result.dtype} cannot hold: declare a space of another dtype, or rescale it."
         )
     return result
+
+
+def cast(x: Any, dtype: Any, name: str) -> Array:
+    """Convert numbers to an array of JAX with a dtype that holds them.
+
+    Within a compiled program, where numbers are not known, they are cast unchecked.
+
+    Args:
+      x: an array, or what `np.asarray` takes.
+      dtype: the dtype wanted.
+      name: of the numbers, for messages.
+
+    Raises:
+      InvalidInput: a number does not fit.
+    """
+    is_array = isinstance(x, jax.Array)
+    if not is_array or not (x.dtype == dtype or isinstance(x, jax.core.Tracer)):
+        x = narrow(x, dtype, name)
+    return jnp.asarray(x, dtype)
+
+
+def round_to(x: Any, dtype: Any) -> np.ndarray:
+    """Round real numbers on the host to the nearest ones of integers or bools."""
+    least, most = limits(dtype)
+    numbers = np.asarray(x, np.float64)
+    if np.dtype(dtype).kind == "b":
+        return numbers >= 0.5
+    with np.errstate(invalid="ignore"):
+        whole = np.asarray(np.rint(numbers).astype(dtype))
+    # The limits of 64 bits are rounded in a cast from or to real numbers.
+    whole[numbers >= most], whole[numbers <= least] = most, least
+    return whole
 
 
 def is_compatible(one: Space, other: Space) -> bool:

@@ -32,6 +32,9 @@ NO_SPACES = {
     "low > high": (spaces.box(1.0, -1.0, (2,)), "low = [1.0] and high = [-1.0]"),
     "NaN": (spaces.box(np.nan, 1.0, (2,)), "low = [nan]"),
     "too few bounds": (spaces.Box((0.0,), (1.0,), (2,)), "1 and 1 bounds"),
+    "a bound beyond uint8": (spaces.box(0, 300, (1,), np.uint8), "bound [300.0]"),
+    "a bound beyond bool": (spaces.box(-1, 1, (1,), bool), "bound [-1.0]"),
+    "a bound beyond int32": (spaces.box(0, 2**31, (1,), np.int32), "2147483648"),
     "a shape of floats": (spaces.Box((0.0,), (1.0,), (1.0,)), "shape (1.0,)"),
     "a number as shape": (spaces.Box((0.0,), (1.0,), 1), "shape 1"),
     "lists": (spaces.Box([0.0], [1.0], [1]), "hash"),
@@ -73,6 +76,13 @@ def test_actions_with_any_other_bounds_are_taken():
     for low, high in ((-1, 1), (0, inf), (-inf, inf), (-1e25, 1e25), (-1e-25, 1e-25)):
         spaces.check_actions(spaces.box(low, high, (3,)), "action_space")
     spaces.check_actions(spaces.dict_space(a=UNIT, b=spaces.Discrete(2)), "both")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.uint32, np.int64])
+def test_observations_have_every_bound_that_their_dtype_holds(dtype):
+    low, high = spaces.limits(dtype)
+    for bounds in ((low, high), (-np.inf, np.inf)):
+        spaces.check(spaces.box(*bounds, (1,), dtype), "observation_space")
 
 
 def test_a_description_is_json_whatever_the_numbers_are_made_of():
@@ -119,3 +129,28 @@ def test_numbers_that_fit_are_cast(given, dtype):
     narrowed = spaces.narrow(given, dtype, "obs")
     assert narrowed.dtype == dtype
     np.testing.assert_allclose(narrowed, np.asarray(given, float))
+
+
+def test_arrays_of_jax_are_cast_as_any_others():
+    for given, dtype in (([300], "uint8"), ([-1], "uint32"), ([0.5], "int32")):
+        with pytest.raises(InvalidInput, match=f"obs has the value .* {dtype} cannot"):
+            spaces.cast(jnp.array(given), dtype, "obs")
+    assert spaces.cast(jnp.array([3.0]), "uint8", "obs").dtype == jnp.uint8
+    traced = jax.eval_shape(lambda x: spaces.cast(x, "uint8", "obs"), jnp.array([300]))
+    assert traced.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "nearest"),
+    [
+        (bool, [0.2, 0.5, 0.9, -3.0, 7.0], [False, True, True, False, True]),
+        (np.uint8, [-0.6, 254.6, 300.0], [0, 255, 255]),
+        (np.int32, [-1.6, np.inf, 2.0**31], [-2, 2**31 - 1, 2**31 - 1]),
+        (np.int64, [-np.inf, 2.0**63, 3.0], [-(2**63), 2**63 - 1, 3]),
+        (np.uint64, [-1.0, 2.0**64, 2.0**40], [0, 2**64 - 1, 2**40]),
+        (np.int64, 2.0**63, 2**63 - 1),
+    ],
+)
+def test_real_numbers_are_rounded_to_the_nearest_ones_of_a_dtype(dtype, given, nearest):
+    rounded = spaces.round_to(given, dtype)
+    assert rounded.dtype == dtype and rounded.tolist() == nearest

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import click
 
 from jaxrl.cli.groups import LazyGroup, import_command
+from jaxrl.cli.running import echo
 from jaxrl.core.files import DISK_ERRORS
 from jaxrl.core.user_code import describe_error, is_users, original
 from jaxrl.errors import InvalidInput, one_line, shorten_values
@@ -80,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
         return _run(argv)
     except Exception as failure:
         if is_users(failure):
-            click.echo(f"jaxrl: your code raised {type(failure).__name__}:", err=True)
-            click.echo(describe_error(failure), err=True)
+            echo(f"jaxrl: your code raised {type(failure).__name__}:", err=True)
+            echo(describe_error(failure), err=True)
         elif _is_distributed():
             traceback.print_exception(failure)
         else:
@@ -94,7 +95,7 @@ def _run(argv: Sequence[str]) -> int:
         code = program.main(list(argv), prog_name="jaxrl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "")
+        echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.Abort:
         return _exit(130)
@@ -106,7 +107,7 @@ def _run(argv: Sequence[str]) -> int:
         if explained is None:
             raise cause from None
         message, code = explained
-        click.echo(f"jaxrl: {shorten_values(one_line(message))}", err=True)
+        echo(f"jaxrl: {shorten_values(one_line(message))}", err=True)
         return _exit(code)
 
 

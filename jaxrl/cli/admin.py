@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jaxrl.cli.groups import EnvParamsCommand
-from jaxrl.cli.running import exit_code, host_options, remember_signals
+from jaxrl.cli.running import echo, exit_code, host_options, remember_signals
 
 
 @click.command("list")
@@ -28,7 +28,7 @@ def _list_algorithms() -> None:
     from jaxrl.algorithms import ALGORITHMS
 
     for name, algorithm in ALGORITHMS.items():
-        click.echo(f"{name:12} {algorithm.Config.__doc__}")
+        echo(f"{name:12} {algorithm.Config.__doc__}")
 
 
 def _list_envs() -> None:
@@ -37,11 +37,11 @@ def _list_envs() -> None:
 
     for env_id in env_ids():
         note = known_issues(env_id)
-        click.echo(f"{env_id:28} {note}" if note else env_id)
-    click.echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
+        echo(f"{env_id:28} {note}" if note else env_id)
+    echo(f"{'gymnasium/ID':28} any of Gymnasium, stepped on the host: slow")
     for library, content in SUITES.items():
         name = f"{library}/NAME"
-        click.echo(f"{name:28} {content} (the extra {library})")
+        echo(f"{name:28} {content} (the extra {library})")
 
 
 def _list_presets() -> None:
@@ -50,7 +50,7 @@ def _list_presets() -> None:
     for name in presets.names():
         preset = presets.content(name)
         command = f"jaxrl train {preset['algorithm']} --env {preset['env']} --preset"
-        click.echo(f"{name:28} {command}")
+        echo(f"{name:28} {command}")
 
 
 @click.command("check-env", cls=EnvParamsCommand)
@@ -75,9 +75,9 @@ def check_env(env: str, steps: int) -> int:
         if finding.problem:
             kind = "WARNING" if finding.is_warning else "BROKEN"
             result = f"{kind}: {finding.problem}\n    fix: {finding.fix}"
-        click.echo(f"{finding.rule:50} {result}")
+        echo(f"{finding.rule:50} {result}")
     broken = [f.rule for f in findings if f.problem and not f.is_warning]
-    click.echo(f"{env}: {', '.join(broken) + ' broken' if broken else 'ok'}")
+    echo(f"{env}: {', '.join(broken) + ' broken' if broken else 'ok'}")
     return 1 if broken else 0
 
 
@@ -95,13 +95,13 @@ def doctor(as_json: bool) -> int:
 
     findings = diagnose()
     for finding in findings:
-        click.echo(f"{finding.state:4} {finding.what:22} {finding.words}")
+        echo(f"{finding.state:4} {finding.what:22} {finding.words}")
         if finding.fix:
-            click.echo(f"     {'':22} fix: {finding.fix}")
+            echo(f"     {'':22} fix: {finding.fix}")
     bad = [finding.what for finding in findings if finding.state == "BAD"]
-    click.echo(f"bad: {', '.join(bad)}" if bad else "nothing is known to be bad")
+    echo(f"bad: {', '.join(bad)}" if bad else "nothing is known to be bad")
     if as_json:
-        click.echo(json.dumps([finding._asdict() for finding in findings]))
+        echo(json.dumps([finding._asdict() for finding in findings]))
     return 1 if bad else 0
 
 
@@ -137,12 +137,12 @@ def zoo(
         if tune:
             for name in names or reference.SEARCHES:
                 path = reference.tune(name, out, **host)
-                click.echo(path or f"{name}: interrupted")
+                echo(path or f"{name}: interrupted")
         else:
             rows = reference.build(names, out, seed=seed, num_seeds=num_seeds, **host)
             for name, row in rows.items():
-                click.echo(_zoo_line(name, row))
-            click.echo(Path(out) / "report" / "report.html")
+                echo(_zoo_line(name, row))
+            echo(Path(out) / "report" / "report.html")
     return exit_code(received)
 
 

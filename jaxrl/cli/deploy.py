@@ -12,6 +12,7 @@ from jaxrl.cli.running import (
     JSON,
     NETWORK,
     STOCHASTIC,
+    echo,
     remember_signals,
 )
 
@@ -52,16 +53,16 @@ def export(run: str, kind: Any, out: str, as_json: bool, **choice: Any) -> None:
     use_compilation_cache()
     about = write(run, out, kind, **choice)
     agreement = about["agreement"]
-    click.echo(
+    echo(
         f"{about['algorithm']} on {about['env']}, seed {about['seed']}: agrees with the "
         f"policy on {agreement['within']} of {agreement['observations']} observations, "
         f"largest difference {agreement['largest']:.1e}"
     )
     for name in ("file", "card", "hub"):
         if name in about:
-            click.echo(about[name])
+            echo(about[name])
     if as_json:
-        click.echo(json.dumps(about))
+        echo(json.dumps(about))
 
 
 @click.command()
@@ -104,7 +105,7 @@ def serve(
             run,
             greedy=not stochastic,
             limits=Limits(max_batch, max_body, max_connections),
-            report=click.echo,
+            report=echo,
             interrupted=lambda: bool(received),
             **choice,
         )

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from jaxrl.cli import options
+from jaxrl.cli.running import echo
 from jaxrl.core import config as configs
 from jaxrl.core import run_folders, storage
-from jaxrl.errors import InvalidInput, did_you_mean, printable
+from jaxrl.errors import InvalidInput, did_you_mean
 from jaxrl.pipelines.rlhf import demo as demonstration
 from jaxrl.pipelines.rlhf import loop as loops
 from jaxrl.pipelines.rlhf import stages, writing
@@ -185,7 +186,7 @@ def best_of_n(**given: Any) -> None:
     data.write_rows(folder / "responses.jsonl", rows)
     summary = {"prompts": len(rows), "n": given["n"], **summary}
     storage.write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    click.echo(
+    echo(
         f"{len(rows):,} prompts: score {summary['score']:.3f} of the best of "
         f"{given['n']}, {summary['mean_score']:.3f} on average"
     )
@@ -262,10 +263,10 @@ def label(**given: Any) -> None:
     out = Path(given["out"])
     loops.begin(out, asked, "label.json")
     labels = labelers.label(
-        questions, labeler, out / "pairs.jsonl", click.echo, given["seed"]
+        questions, labeler, out / "pairs.jsonl", echo, given["seed"]
     )
-    click.echo(f"{len(labels):,} of {len(questions):,} pairs are labelled")
-    click.echo(out / "pairs.jsonl")
+    echo(f"{len(labels):,} of {len(questions):,} pairs are labelled")
+    echo(out / "pairs.jsonl")
 
 
 @click.command(cls=_FromFile)
@@ -327,12 +328,12 @@ def loop(**given: Any) -> None:
         _prompt_params(given),
         given["seed"],
     )
-    host = {"report": click.echo, "progress": not given["quiet"]}
+    host = {"report": echo, "progress": not given["quiet"]}
     out = Path(given["out"])
     named = {n: given[n] for n in ("labeler", "noise", "judge_template", "verdicts")}
     done = loops.run(wanted, _labeler(given), out, named, **host)
     for row in done:
-        click.echo(
+        echo(
             f"round {row['round']}: reward model right on {row['reward_accuracy']:.1%} of "
             f"pairs kept back; score of the new policy {row['score']:.3f}"
         )
@@ -364,9 +365,9 @@ def generate(
         rows = [{"prompt": prompt, "response": text} for text in texts]
         data.write_rows(run_folders.new(out, "generate") / "responses.jsonl", rows)
     for text in texts:
-        click.echo(printable(text))
+        echo(text)
     if as_json:
-        click.echo(json.dumps({"prompt": prompt, "responses": texts}))
+        echo(json.dumps({"prompt": prompt, "responses": texts}))
 
 
 @click.command(cls=_FromFile)
@@ -389,9 +390,9 @@ def demo(
     _tables()
     _start()
     size = demonstration.QUICK if quick else demonstration.FULL
-    host = {"report": click.echo, "progress": not quiet}
+    host = {"report": echo, "progress": not quiet}
     rows = demonstration.run(Path(out), size, **host)
-    click.echo(demonstration.format_table(rows))
+    echo(demonstration.format_table(rows))
     _end(str(Path(out) / "demo.png"), as_json, {"table": rows})
 
 
@@ -412,9 +413,9 @@ def _start() -> None:
 
 
 def _end(path: str, as_json: bool, result: dict[str, Any]) -> None:
-    click.echo(path)
+    echo(path)
     if as_json:
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
 
 
 def _sampling(given: dict[str, Any]) -> Sampling:
@@ -445,5 +446,5 @@ def _labeler(given: dict[str, Any]) -> labelers.Labeler:
         seed=given["seed"],
         template=given["judge_template"],
         verdicts=(words[0], words[1]),
-        report=click.echo,
+        report=echo,
     )

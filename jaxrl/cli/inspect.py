@@ -14,6 +14,7 @@ from jaxrl.cli.running import (
     JSON,
     NETWORK,
     STOCHASTIC,
+    echo,
     print_evaluation,
 )
 
@@ -82,13 +83,13 @@ def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) 
     about = record(run, out, choice.pop("episodes"), greedy=not stochastic, **choice)
     stderr = about["return_stderr"]
     error = "" if stderr is None else f" ± {stderr:.2f} (standard error)"
-    click.echo(
+    echo(
         f"{about['policy']['algorithm']} on {about['env']}: {about['episodes']:,} "
         f"episodes, {about['steps']:,} steps, return {about['return_mean']:.2f}{error}"
     )
-    click.echo(out)
+    echo(out)
     if as_json:
-        click.echo(json.dumps(about))
+        echo(json.dumps(about))
 
 
 @click.command()
@@ -112,11 +113,11 @@ def render(run: str, out: str, stochastic: bool, **choice: Any) -> None:
 
     use_compilation_cache()
     for k, episode in enumerate(draw(run, out, greedy=not stochastic, **choice)):
-        click.echo(
+        echo(
             f"episode {k}: return {episode.reward.sum():.2f}, "
             f"{len(episode.reward):,} steps, {episode.end}"
         )
-    click.echo(out)
+    echo(out)
 
 
 KINDS = (
@@ -150,7 +151,7 @@ def plot(runs: tuple[str, ...], out: str, kind: str, metric: str) -> None:
             plot_results(runs, Path(out), kind, metric)
     except OSError as error:
         files.refuse(error, f"out = {out!r} cannot be written ({error}).")
-    click.echo(out)
+    echo(out)
 
 
 def _plot_curves(runs: tuple[str, ...], out: Path, metric: str) -> None:
@@ -216,6 +217,6 @@ def report(runs: tuple[str, ...], out: str | None, reference: tuple[str, ...]) -
 
     folder = Path(out) if out else Path(runs[0]) / "report"
     for line in write_report(runs, folder, dict(map(read_reference, reference))):
-        click.echo(f"note: {line}")
+        echo(f"note: {line}")
     for name in ("report.html", "table.tex", "results.csv", "jaxrl.bib"):
-        click.echo(folder / name)
+        echo(folder / name)

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from jaxrl.errors import printable
+
 AGENT = click.option(
     "--agent", type=int, help="Place of the agent in the run.  [default: the first]"
 )
@@ -60,6 +62,12 @@ STOCHASTIC = click.option(
 JSON = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object, last line."
 )
+
+
+def echo(message: Any, err: bool = False) -> None:
+    """Print a line, in which what would steer a terminal is shown, whoever wrote it."""
+    click.echo(printable(str(message)), err=err)  # noqa: TID251
+
 
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -121,7 +129,7 @@ def host_options(quiet: bool, received: list[int]) -> dict[str, Any]:
     silent = quiet or not distributed.is_first()
     return {
         "progress": not quiet,
-        "report": (lambda line: None) if silent else click.echo,
+        "report": (lambda line: None) if silent else echo,
         "interrupted": lambda: bool(received),
     }
 
@@ -149,14 +157,15 @@ def print_evaluation(
 ) -> None:
     """Print how good the agents are, the next command, and the JSON object last."""
     for line in evaluation_in_words(evaluation):
-        click.echo(line)
+        echo(line)
     print_next(next_command, as_json)
     if as_json:
-        click.echo(json.dumps(evaluation))
+        echo(json.dumps(evaluation))
 
 
 def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
     """One line for all agents, one for each score and one for each setting."""
+    from jaxrl.evaluation import MAX_STEPS
     from jaxrl.statistics import iqm_in_words
     from jaxrl.sweeps.results import setting_in_words
 
@@ -171,6 +180,11 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
         f"{evaluation['episode_return_mean']:.2f} (mean), "
         f"{num_seeds} seed{'s' * (num_seeds != 1)} x {evaluation['episodes']} episodes"
     )
+    if "episodes_cut" in evaluation:
+        yield (
+            f"{evaluation['episodes_cut']:,} of these episodes did not end and were cut "
+            f"after {MAX_STEPS:,} steps: give the environment a time limit"
+        )
     for name, values in evaluation.get("scores", {}).items():
         finite = [x for x in values if x is not None]
         if not finite:
@@ -202,4 +216,4 @@ def next_command(
 def print_next(command: str | None, as_json: bool) -> None:
     """Print the command on a line of its own, marked where JSON is the last line."""
     if command is not None:
-        click.echo(f"next: {command}" if as_json else command)
+        echo(f"next: {command}" if as_json else command)

@@ -12,6 +12,7 @@ from jaxrl.cli.running import (
     ALGORITHM,
     NETWORK,
     PROCESS_FLAGS,
+    echo,
     exit_code,
     host_options,
     next_command,
@@ -139,16 +140,16 @@ def _print_sweep(result: Any, env: str, as_json: bool) -> None:
     if not distributed.is_first():
         return
     if result.trials:
-        click.echo(table_in_words(result.trials))
+        echo(table_in_words(result.trials))
     for line in _outcome_in_words(result.summary):
-        click.echo(line)
+        echo(line)
     algorithm = result.summary.get("algorithm", "")
     following = next_command("resume", result.folder, algorithm, env)
     if result.summary["finished"]:
         following = next_command("report", result.folder, algorithm, "")
     print_next(following, as_json)
     if as_json:
-        click.echo(json.dumps({"best": result.summary.get("best")}))
+        echo(json.dumps({"best": result.summary.get("best")}))
 
 
 def _outcome_in_words(summary: dict[str, Any]) -> Iterator[str]:

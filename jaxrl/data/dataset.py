@@ -187,16 +187,14 @@ def from_columns(
 
     def in_dtype(space: Any, values: PyTree, name: str) -> PyTree:
         def cast(leaf: Any, x: Any) -> Array:
-            if not isinstance(x, jax.Array):  # which has 32 bits already
-                x = spaces.narrow(x, leaf.dtype, f"{name} of the dataset")
-            return jnp.asarray(x, leaf.dtype)
+            return spaces.cast(x, leaf.dtype, f"{name} of the dataset")
 
         return jax.tree.map(cast, spaces.tree(space), values)
 
     return Dataset(
         obs=in_dtype(observation_space, columns.obs, "obs"),
         action=in_dtype(action_space, columns.action, "action"),
-        reward=jnp.asarray(columns.reward, jnp.float32),
+        reward=spaces.cast(columns.reward, jnp.float32, "reward of the dataset"),
         terminated=jnp.asarray(columns.terminated, bool),
         truncated=jnp.asarray(columns.truncated, bool),
         next_obs=in_dtype(observation_space, columns.next_obs, "next_obs"),

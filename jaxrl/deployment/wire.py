@@ -110,7 +110,7 @@ def _parse_observations(
         )
         _check_bounds(name, array, leaf, len(batch))
         batches.add(batch)
-        arrays.append(array.astype(leaf.dtype))
+        arrays.append(spaces.narrow(array, leaf.dtype, name))
     require(len(batches) == 1, "obs has parts of different lengths.")
     (batch,) = batches
     rows = [x[None] for x in arrays] if batch == () else arrays
@@ -168,12 +168,16 @@ def _parse_strictly(name: str, value: Any, dtype: Any) -> np.ndarray:
 def _check_bounds(name: str, array: np.ndarray, leaf: Any, axes: int) -> None:
     low: Any
     high: Any
+    # Real numbers are compared as the policy sees them; whole ones must not be rounded.
+    kind = np.float64 if np.dtype(leaf.dtype).kind in "iub" else np.float32
     if isinstance(leaf, spaces.Discrete):
-        low, high = np.zeros((), np.float32), np.float32(leaf.n - 1)
+        low, high = np.zeros((), kind), kind(leaf.n - 1)
+    elif kind is np.float64:
+        low, high = (np.reshape(bound, leaf.shape) for bound in (leaf.low, leaf.high))
     else:
         low, high = leaf.low_array(), leaf.high_array()
     with np.errstate(over="ignore"):
-        numbers = array.astype(np.float32)
+        numbers = array.astype(kind)
     in_bounds = (numbers >= low) & (numbers <= high) & np.isfinite(numbers)
     if in_bounds.all():
         return
@@ -205,7 +209,5 @@ def _parse_memory(
         f"memory has shape {list(array.shape)}: must be {list(expected)}, as in the "
         f"response before.",
     )
-    with np.errstate(over="ignore"):
-        memory = array.astype(schema.memory.dtype)
-    require(bool(np.isfinite(memory).all()), "memory must be finite.")
+    memory = spaces.narrow(array, schema.memory.dtype, "memory")
     return memory[None] if is_single else memory

@@ -37,11 +37,10 @@ def to_space(space: Any) -> Any:
 
 def _bound(bound: Any, space: spaces.Box) -> np.ndarray:
     """A bound in the dtype of the space; infinite bounds become an integer's limits."""
-    numbers = np.asarray(bound, np.float64)
-    if np.issubdtype(space.dtype, np.integer):
-        limits = np.iinfo(space.dtype)
-        numbers = np.clip(numbers, limits.min, limits.max)
-    return numbers.astype(space.dtype).reshape(space.shape)
+    numbers = np.reshape(np.asarray(bound, np.float64), space.shape)
+    if np.dtype(space.dtype).kind in "iub":
+        return spaces.round_to(numbers, space.dtype)
+    return numbers.astype(space.dtype)
 
 
 def from_space(space: Any) -> Any:
@@ -80,8 +79,8 @@ def _dtype_of(space: Any) -> str:
 def from_action_space(space: Any) -> Any:
     """Convert an action space of Gymnasium's to ours.
 
-    A Box of integers becomes one of float32, since policies give real numbers, which
-    `as_action` rounds.
+    A Box of integers or bools becomes one of float32, since policies give real numbers,
+    which `as_action` rounds.
 
     Raises:
       InvalidInput: the space has no counterpart in jaxrl.
@@ -177,9 +176,11 @@ def gymnasium_env(id: str, /, shortest_episode: int = 1, **arguments: Any) -> En
     )
     observation_space = from_space(host.one.observation_space)
     host.check_seeds()
+    # No episode reaches a limit beyond 32 bits.
+    limit = None if host.limit is None else np.int32(min(host.limit, spaces.MAX_INT))
     return Env(
         params=(),
-        horizon=None if host.limit is None else np.int32(host.limit),
+        horizon=limit,
         reset=functools.partial(_reset, host, observation_space),
         step=functools.partial(_step, host, observation_space),
         observation_space=observation_space,
@@ -279,13 +280,16 @@ class Host:
                 zip(seeds.reshape(-1), counts.reshape(-1), actions, strict=True)
             )
         ]
-        obs, *numbers = zip(*rows, strict=True)
-        kinds = (np.float32, bool, bool, np.int32)
-        columns = [
-            np.asarray(x, kind).reshape(shape)
-            for x, kind in zip(numbers, kinds, strict=True)
-        ]
-        return (stack_observations(self.space, list(obs), shape, self.id), *columns)
+        obs, reward, terminated, truncated, steps = zip(*rows, strict=True)
+        numbers = np.asarray(reward, np.float64)
+        columns = (
+            spaces.narrow(numbers, np.float32, f"a reward of {self.id}"),
+            np.asarray(terminated, bool),
+            np.asarray(truncated, bool),
+            np.asarray(steps, np.int32),
+        )
+        batch = stack_observations(self.space, list(obs), shape, self.id)
+        return (batch, *(x.reshape(shape) for x in columns))
 
     def _step(self, i: int, seed: int, count: int, action: np.ndarray) -> tuple:
         while len(self._envs) <= i:
@@ -332,11 +336,12 @@ def stack_observations(
 def as_action(action: np.ndarray, space: Any) -> Any:
     """Convert an action to the type of a Gymnasium space.
 
-    For a Box it is clipped to the bounds, and rounded if they are integers.
+    For a Box it is rounded to integers or bools if these are its numbers, and clipped to
+    the bounds.
     """
     if not hasattr(space, "low"):
         return int(action)
     action = action.reshape(space.shape)
-    if np.issubdtype(space.dtype, np.integer):
-        action = np.rint(np.asarray(action, np.float64))
+    if np.dtype(space.dtype).kind in "iub":
+        action = spaces.round_to(action, space.dtype)
     return np.clip(action, space.low, space.high).astype(space.dtype)

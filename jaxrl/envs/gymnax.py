@@ -82,7 +82,8 @@ KNOWN_ISSUES = {
     "CartPole-v1": "total_mass and polemass_length are parameters of their own: they "
     "do not follow masscart, masspole and length",
     "MountainCarContinuous-v0": "corrected here: gymnax does not stop the car at the "
-    "left wall",
+    "left wall; as in gymnax the reward charges the clipped action, Gymnasium's the one "
+    "that is given",
     "Asterix-MinAtar": "corrected here: gymnax spawns over living entities when the "
     f"slots are (nearly) full; otherwise {_MINATAR}",
     "Breakout-MinAtar": _MINATAR,

@@ -59,14 +59,15 @@ def evaluate_on_gymnasium(
     try:
         check_spaces(agents.env, envs[0], id)
         envs += [make_gymnasium(id) for _ in range(1, min(num_episodes, MAX_ENVS))]
-        returns = [
-            _returns(make_policy(agents, k), envs, num_episodes, (seed, k), greedy)
+        played = [
+            _play_all(make_policy(agents, k), envs, num_episodes, (seed, k), greedy)
             for k in range(len(agents.seeds))
         ]
     finally:
         for env in envs:
             env.close()
-    return evaluation_of(agents, f"gymnasium/{id}", np.stack(returns))[0]
+    returns, ended = map(np.stack, zip(*played, strict=True))
+    return evaluation_of(agents, f"gymnasium/{id}", returns, ended)[0]
 
 
 def check_spaces(trained: Any, env: Any, id: str) -> None:
@@ -112,25 +113,27 @@ def _words(space: Any) -> str:
     return f"Box({', '.join(map(str, space.shape))}) of {space.dtype}"
 
 
-def _returns(
+def _play_all(
     policy: Policy, envs: list[Any], count: int, seed: tuple[int, int], greedy: bool
-) -> np.ndarray:
-    """Compute the returns `[count]` of episodes, as many at a time as there are envs."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Play `count` episodes, as many at a time as there are envs; see `_play`."""
     starts = np.random.SeedSequence((EVALUATION, *seed)).generate_state(count)
     key = jax.random.fold_in(prng.key(seed[0]), EVALUATION)
-    returns = []
+    parts = []
     for first in range(0, count, len(envs)):
         batch = starts[first : first + len(envs)]
         batch_key = jax.random.fold_in(jax.random.fold_in(key, seed[1]), first)
-        returns.append(_play(policy, envs, batch, batch_key, greedy))
-    return np.concatenate(returns)
+        parts.append(_play(policy, envs, batch, batch_key, greedy))
+    returns, ended = map(np.concatenate, zip(*parts, strict=True))
+    return returns, ended
 
 
 def _play(
     policy: Policy, envs: list[Any], seeds: np.ndarray, key: Array, greedy: bool
-) -> np.ndarray:
-    """Play one episode for each seed `[n]`, n <= len(envs); return the returns `[n]`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Play one episode for each seed `[n]`, n <= len(envs).
 
+    Returns the returns `[n]`, and whether the episodes ended `[n]` or were cut.
     The batch always has the size of `envs`, so that one program serves every call.
     """
     count = len(seeds)
@@ -151,4 +154,4 @@ def _play(
             live[i] = not (terminated or truncated)
         if not live.any():
             break
-    return returns
+    return returns, ~live

@@ -70,7 +70,7 @@ def record(
       seed: seed of the episodes.
       greedy: the likeliest action instead of a sampled one.
       max_steps: steps after which an episode is cut; by default the environment's time
-        limit, or `MAX_STEPS` if it has none.
+        limit, at most `MOST_STEPS`, or `evaluation.MAX_STEPS` if it has none.
 
     Raises:
       InvalidInput: a number is out of range.
@@ -221,7 +221,7 @@ def render_frames(
       seed: seed of the episodes.
       greedy: the likeliest action instead of a sampled one.
       max_steps: steps after which an episode is cut; by default the environment's time
-        limit.
+        limit, see `record`.
       size: height in pixels, approximately.
       overlay: draw the actions (probabilities, Q or spread) and the value beside it.
 
@@ -260,7 +260,7 @@ def render(
       greedy: the likeliest action instead of a sampled one.
       agent: its place in the run; by default the first.
       max_steps: steps after which an episode is cut; by default the environment's time
-        limit.
+        limit, see `record`.
       fps: pictures per second; by default what suits the environment.
       size: height in pixels, approximately.
       overlay: draw the actions (probabilities, Q or spread) and the value beside it.

@@ -80,7 +80,7 @@ class Policy:
         leaves, structure = jax.tree.flatten(spaces.tree(self.env.observation_space))
         try:
             arrays = [
-                _as_array(x, leaf.dtype)
+                spaces.cast(x, leaf.dtype, "obs")
                 for leaf, x in zip(leaves, structure.flatten_up_to(obs), strict=True)
             ]
         except InvalidInput:
@@ -153,13 +153,6 @@ def select_agent(agents: Agents, run: Path | str, agent: int | None = None) -> i
         f"agent = {agent}: {str(run)!r} has {', '.join(map(str, places))}.",
     )
     return 0 if agent is None else places.index(agent)
-
-
-def _as_array(x: Any, dtype: Any) -> Array:
-    """An array of an observation, which fits the dtype of its space."""
-    if not isinstance(x, jax.Array):
-        x = spaces.narrow(x, dtype, "obs")
-    return jnp.asarray(x, dtype)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "greedy"))

@@ -569,14 +569,21 @@ def evaluate_agents(
         greedy=greedy,
         values=values,
     )
-    returns = jax.device_get(episodes.episode_return)
-    return evaluation_of(agents, agents.env.id, returns, on_nan)
+    returns, ended = jax.device_get((episodes.episode_return, episodes.ended))
+    return evaluation_of(agents, agents.env.id, returns, ended, on_nan)
 
 
 def evaluation_of(
-    agents: artifact.Agents, env: str, returns: np.ndarray, on_nan: OnNan = "stop"
+    agents: artifact.Agents,
+    env: str,
+    returns: np.ndarray,
+    ended: np.ndarray,
+    on_nan: OnNan = "stop",
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """What `evaluate_agents` says of the returns `[K, E]` of agents in an environment."""
+    """What `evaluate_agents` says of the returns `[K, E]` of agents in an environment.
+
+    `ended` `[K, E]` is false where an episode was cut after `evaluation.MAX_STEPS`.
+    """
     finite = np.isfinite(returns).all(axis=1)
     if not (finite.all() or (on_nan == "continue" and finite.any())):
         raise NonFiniteError(
@@ -589,6 +596,9 @@ def evaluation_of(
             seed for seed, fine in zip(agents.seeds, finite, strict=True) if fine
         ],
     } | summarize_returns(returns[finite])
+    cut = int((~ended[finite]).sum())
+    if cut:
+        evaluation["episodes_cut"] = cut
     scores = _scores(agents)
     if scores:
         evaluation["scores"] = {

@@ -94,6 +94,40 @@ def test_every_accepted_step_stays_within_the_trust_region(env_id):
 
 
 @pytest.mark.full
+def test_the_bound_holds_for_the_statistics_that_the_search_used():
+    """`policy/kl` is measured anew, with these and with the ones of the next rollout."""
+    env, algorithm = make("Pendulum-v1"), ALGORITHMS["trpo"]
+    config = tiny(algorithm, normalize_obs=True)
+    step = jax.jit(partial(algorithm.train_step, config, env))
+
+    @jax.jit
+    def divergence(before, params, statistics):
+        agent, (key, _) = before.agent, jax.random.split(before.world.key)
+        world = before.world.replace(key=key)
+        rows = trust_region.acts.unroll(config, env, agent, world, config.num_steps)[1]
+        acting = agent.replace(obs_stats=statistics)
+        after, _ = trust_region.forward(config, env, acting, params, rows.obs)
+        old, new = (
+            networks.distribution(config, env, x, rows.obs)
+            for x in (rows.extras["policy"], after)
+        )
+        return old.kl_divergence(new).mean()
+
+    before, accepted = jax.jit(algorithm.init)(config, env, KEY), 0
+    for _ in range(5):
+        after, metrics = step(before)
+        kl = divergence(before, after.agent.params, before.agent.obs_stats)
+        assert kl <= config.max_kl * (1 + 1e-4)
+        if metrics["policy/accepted"].sum == 1:
+            accepted += 1
+            np.testing.assert_allclose(kl, metrics["policy/kl"].sum, rtol=1e-3)
+            moved = divergence(before, after.agent.params, after.agent.obs_stats)
+            assert abs(moved - kl) > 1e-3 * config.max_kl
+        before = after
+    assert accepted
+
+
+@pytest.mark.full
 def test_a_step_that_cannot_be_accepted_leaves_the_policy_as_it_is():
     config, agent, batch = rollout("trpo", make("probe/action-observation"))
     # Were the advantage a constant, no policy would be better: the gradient is noise.

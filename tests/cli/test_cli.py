@@ -2,9 +2,13 @@
 
 import errno
 import functools
+import importlib.util
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -20,6 +24,7 @@ from jaxrl.envs import env_ids
 from jaxrl.envs.suites import SUITES
 from jaxrl.runs import presets
 from jaxrl.training import devices
+from tests.support.paths import ROOT
 from tests.support.runs import COMMON, FLAGS, read_json, train_argv
 
 EVALUATION_KEYS = [
@@ -647,6 +652,41 @@ def test_jax_that_cannot_start_is_doctors_sentence(monkeypatch, capsys, error):
         monkeypatch.setattr(name, fail)
     line = refused(["list", "envs"], capsys)
     assert "JAX does not start" in line and "JAX_PLATFORMS" in line
+
+
+@pytest.mark.full
+@pytest.mark.skipif(
+    any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))),
+    reason="CUDA is installed",
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train ppo --env CartPole-v1 --out new",
+        "evaluate RUN",
+        "resume RUN",
+        "check-env CartPole-v1",
+    ],
+)
+def test_a_platform_that_is_not_installed_is_doctors_sentence(
+    command, ppo_run, empty_folder
+):
+    """In a process of its own, where JAX itself fails."""
+    program = "from jaxrl.cli import entry_point; entry_point()"
+    shutil.copytree(ppo_run, "run")
+    Path("run/summary.json").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command.replace("RUN", "run").split()],
+        env=os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("jaxrl: JAX does not start")
+    assert "unset JAX_PLATFORMS, which is 'cuda'" in line
+    assert [path.name for path in empty_folder.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("length", [300, 20_000])

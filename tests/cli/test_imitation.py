@@ -1,13 +1,15 @@
 """Imitation through the command line: an expert, its episodes, and those who learn."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from jaxrl.cli import main
 from jaxrl.data import dataset
 from tests.cli.test_cli import refused
-from tests.support.runs import train, train_argv
+from tests.support.runs import read_json, train, train_argv
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,26 @@ def test_a_run_is_evaluated_without_its_teacher(name, request, capsys):
     assert main(["evaluate", str(run), "--episodes", "4", "--json"]) == 0
     evaluation = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert f"{evaluation['algorithm']}_run" == name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "flag"), [("bc", "--data"), ("dagger", "--expert")])
+def test_a_run_is_resumed_and_evaluated_from_another_folder(
+    name, flag, ppo_run, tmp_path, monkeypatch
+):
+    """Its teacher is given by a relative path, and both are moved together."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    monkeypatch.chdir(first)
+    shutil.copytree(ppo_run, "expert")
+    assert main(["collect", "expert", "--episodes", "5", "--out", "data"]) == 0
+    run = train(Path("run"), name, flag, flag[2:], "--stop-iterations", "1")
+    (run / "summary.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    first.rename(second)
+    for command in ("resume", "evaluate"):
+        assert main([command, str(second / run)]) == 0
+    assert read_json(second / run / "summary.json")["finished"]
 
 
 @pytest.mark.full

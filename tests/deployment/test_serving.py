@@ -302,6 +302,30 @@ def test_a_request_of_whole_numbers_is_held_to_them(policy):
             read(form, f'{{"obs": {body}}}'.encode())
 
 
+@pytest.mark.parametrize(
+    ("space", "largest", "beyond"),
+    [
+        (spaces.box(-np.inf, np.inf, (), np.int32), 2**31 - 1, 2**40 + 5),
+        (spaces.box(0, 2**31 - 1, (), np.int32), 2**31 - 1, 2**31),
+        (spaces.box(0, 2**32 - 1, (), np.uint32), 2**32 - 1, 2**32),
+        (spaces.box(0, 2**24, (), np.int32), 2**24, 2**24 + 1),
+        (spaces.Discrete(2**31 - 1), 2**31 - 2, 2**31 - 1),
+        (spaces.box(-np.inf, np.inf, ()), 3e38, 1e39),
+    ],
+)
+def test_no_number_of_a_request_is_wrapped(policy, space, largest, beyond):
+    env = policy.env.replace(observation_space=space)
+    form = make_schema(
+        jaxrl.runs.policy.Policy(policy.algorithm, policy.config, env, ()), 4
+    )
+    found = read(form, f'{{"obs": {largest}}}'.encode())
+    assert found.obs.dtype == space.dtype and found.obs[0] == np.asarray(
+        largest, space.dtype
+    )
+    with pytest.raises(InvalidInput, match=r"^obs"):
+        read(form, f'{{"obs": {beyond}}}'.encode())
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order(number, dqn_run):

@@ -11,7 +11,15 @@ import pytest
 
 from jaxrl import DQN, PPO, init_world, make, spaces, train, unroll
 from jaxrl.cli import main
-from jaxrl.envs.gymnasium import Host, from_action_space, make_gymnasium, time_limit
+from jaxrl.envs.gymnasium import (
+    Host,
+    as_action,
+    from_action_space,
+    gymnasium_env,
+    make_gymnasium,
+    time_limit,
+    to_space,
+)
 from jaxrl.errors import InvalidInput
 from tests.interop.test_evaluation import registered
 from tests.support.env_api import api_test
@@ -167,6 +175,51 @@ def test_actions_of_integers_are_rounded_and_clipped(numbers):
     taken = host._envs[0].unwrapped.taken
     assert all(action in integers for action in taken)
     assert [action.tolist() for action in taken] == [[1, -1], [2, -1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "taken"),
+    [
+        (gymnasium.spaces.Box(0, 1, (3,), bool), [0.2, 0.5, 9], [False, True, True]),
+        (
+            gymnasium.spaces.Box(-1, 2**63 - 1, (2,), np.int64),
+            [-5, 1e19],
+            [-1, 2**63 - 1],
+        ),
+        (
+            gymnasium.spaces.Box(0, 2**64 - 1, (2,), np.uint64),
+            [-5, 1e20],
+            [0, 2**64 - 1],
+        ),
+    ],
+)
+def test_actions_of_every_whole_dtype_are_the_nearest(space, given, taken):
+    assert from_action_space(space).dtype == "float32"
+    action = as_action(np.float32(given), space)
+    assert action in space and action.tolist() == taken
+
+
+def test_a_space_of_64_bits_keeps_its_bounds_in_gymnasium():
+    wide = to_space(spaces.box(-np.inf, np.inf, (1,), np.int64))
+    assert (wide.low[0], wide.high[0]) == (-(2**63), 2**63 - 1)
+
+
+def test_a_reward_that_float32_cannot_hold_is_named(numbers, monkeypatch):
+    host = Host(numbers, {})
+    step = (np.uint32([1]), np.int32([0]), np.int32([0]))
+    reply = (np.array([3]), 1e39, False, False, {})
+    monkeypatch.setattr(Numbers, "step", lambda self, action: reply)
+    with pytest.raises(InvalidInput, match=r"a reward of .* 1e\+39"):
+        host.steps(*step)
+
+
+def test_a_time_limit_beyond_32_bits_is_the_largest(numbers):
+    gymnasium.register("test/Endless-v0", entry_point=Numbers, max_episode_steps=10**10)
+    try:
+        with pytest.warns(UserWarning, match="stepped in Python"):
+            assert gymnasium_env("test/Endless-v0").horizon == 2**31 - 1
+    finally:
+        del gymnasium.registry["test/Endless-v0"]
 
 
 @pytest.mark.parametrize("module_limit", [None, 50])

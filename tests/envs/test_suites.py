@@ -1,6 +1,6 @@
 """Adapters of other JAX libraries, which are extras: skipped if they are missing.
 
-`pip install 'jaxrl[suites]'`, and `pytest -m 'slow or not slow' tests/envs/test_suites.py`.
+`pip install -e '.[suites]'`, and `pytest -m 'slow or not slow' tests/envs/test_suites.py`.
 """
 
 import importlib
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def needs(library):
     if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed: pip install 'jaxrl[{library}]'")
+        pytest.skip(f"{library} is not installed: pip install -e '.[{library}]'")
 
 
 def ids():

@@ -82,6 +82,7 @@ def test_an_episode_without_an_end_is_cut(ppo_run, monkeypatch):
             load_agents(ppo_run), "test/Endless-v0", 2
         )
     assert result["episode_return_mean"] == 28.0
+    assert result["episodes_cut"] == 2 * len(result["seeds"])
     assert MAX_STEPS == 10_000
 
 
@@ -94,7 +95,7 @@ def test_a_time_limit_beyond_the_usual_one_is_kept(ppo_run, monkeypatch):
         result = evaluation.evaluate_on_gymnasium(
             load_agents(ppo_run), "test/Long-v0", 2
         )
-    assert result["episode_return_mean"] == 28.0
+    assert result["episode_return_mean"] == 28.0 and "episodes_cut" not in result
 
 
 @pytest.mark.parametrize(

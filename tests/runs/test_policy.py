@@ -64,6 +64,10 @@ def test_an_observation_that_does_not_fit_is_refused(ppo_run):
     policy = replace(policy, env=policy.env.replace(observation_space=space))
     with pytest.raises(InvalidInput, match=f"obs has the value {2**33}"):
         policy.act(np.array([2**33]))
+    small = spaces.box(0, 255, (1,), np.uint8)
+    policy = replace(policy, env=policy.env.replace(observation_space=small))
+    with pytest.raises(InvalidInput, match="obs has the value 300"):
+        policy.act(jnp.array([300]))
 
 
 ACT = """
