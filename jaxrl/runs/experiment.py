@@ -459,10 +459,10 @@ def commit() -> str:
     here = str(Path(__file__).parent)
     command = ["git", "-C", here, "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, check=False)
     except OSError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
 
 
 def train_command(experiment: Experiment) -> str:
