@@ -442,7 +442,8 @@ def read_rows(folder: Path) -> list[Row]:
       InvalidInput: a file is damaged, or a row is not what was written.
     """
     summary = finished_summary(folder)
-    digests = None if summary is None else summary["metrics_digests"]
+    # A sweep, to which a damaged one may lead, has none.
+    digests = None if summary is None else summary.get("metrics_digests")
     return loggers.read_metrics(folder / "metrics.jsonl", digests=digests)
 
 

@@ -160,12 +160,18 @@ OTHERS = {"files", "os", "storage", "webbrowser"}
 """Modules whose functions of these names are the reader, or read no text."""
 
 
+READING = {"read_text", "read_bytes", "loads", "load", "open", "write_text"}
+STARTING = {"run", "Popen", "check_output"}
+
+
 def _calls(path):
     """(call, module or "", name) of each call of a function that may read or write."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            *of, name = ast.unparse(node.func).rsplit(".", 1)
-            yield node, "".join(of), name
+        func = getattr(node, "func", None)
+        name = getattr(func, "attr", getattr(func, "id", ""))
+        if name in READING | STARTING:
+            of = ast.unparse(func.value) if isinstance(func, ast.Attribute) else ""
+            yield node, of, name
 
 
 def _mode(call):
@@ -184,7 +190,8 @@ def other_readers(path):
         opens = opens and ("b" not in _mode(call) or "r" in _mode(call))
         parses = name in ("loads", "load") and module in ("json", "tomllib", "pickle")
         is_copy = ast.unparse(call).startswith("json.loads(json")
-        if reads or opens or (parses and not is_copy):
+        is_text = module == "subprocess" and "text" in [x.arg for x in call.keywords]
+        if reads or opens or is_text or (parses and not is_copy):
             yield call.lineno
 
 
@@ -205,6 +212,8 @@ def test_there_is_one_reader_of_json_toml_and_text():
         ('path.with_name("x").open("r", encoding="utf-8")', True),
         ("Path(name).read_text()", True),
         ("json.load(file)", True),
+        ("subprocess.run(words, text=True)", True),
+        ("subprocess.run(words)", False),
         ("json.loads(json.dumps(x))", False),
         ("files.read_text(path)", False),
         ("os.open(path, flags)", False),

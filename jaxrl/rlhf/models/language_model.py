@@ -197,6 +197,24 @@ def _model_type(path: Path) -> str | None:
 
 def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
     about, arrays = storage.read(path / "policy")
+    try:
+        found = _from_stored(path, kind, agent, about, arrays)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InvalidInput(
+            f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "
+            f"no valid {error}."
+        ) from error
+    tokenizers.check_vocabulary(found.tokenizer, found.config)
+    return found
+
+
+def _from_stored(
+    path: Path,
+    kind: str,
+    agent: int,
+    about: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> LanguageModel:
     entry = about.get("language_model") or {}
     require(
         entry.get("kind") == kind,
@@ -209,24 +227,17 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
         f"agent = {agent}: {str(path)!r} has {count}, the first is 0.",
     )
     own = {name: x[agent] for name, x in arrays.items()}
-    try:
-        config = configs.from_dict(ModelConfig, entry["config"])
-        # Each layer has arrays: nothing is made of a depth that no file can have.
-        require(
-            config.num_layers <= len(own),
-            f"{str(path)!r}: num_layers = {config.num_layers:,}, where the arrays of its "
-            f"model are {len(own)}: it is damaged.",
-        )
-        words = tokenizers.from_about(entry["tokenizer"])
-        trained = _params(_with_base(about, path), config, own, f"{kind}/", path)
-        if kind == "reward" and about["config"]["normalize"]:
-            trained = normalize(trained, own["score_moments"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(
-            f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "
-            f"no valid {error}."
-        ) from error
-    tokenizers.check_vocabulary(words, config)
+    config = configs.from_dict(ModelConfig, entry["config"])
+    # Each layer has arrays: nothing is made of a depth that no file can have.
+    require(
+        config.num_layers <= len(own),
+        f"{str(path)!r}: num_layers = {config.num_layers:,}, where the arrays of its "
+        f"model are {len(own)}: it is damaged.",
+    )
+    words = tokenizers.from_about(entry["tokenizer"])
+    trained = _params(_with_base(about, path), config, own, f"{kind}/", path)
+    if kind == "reward" and about["config"]["normalize"]:
+        trained = normalize(trained, own["score_moments"])
     return LanguageModel(config, trained, words)
 
 
