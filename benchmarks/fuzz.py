@@ -1,14 +1,15 @@
 """Fuzzing of the readers of untrusted bytes.
 
-python -m benchmarks.fuzz --cases 5000            # spread over all readers
+python -m benchmarks.fuzz                         # 300 cases of each reader, in a minute
 python -m benchmarks.fuzz --reader zoo --cases 50 --seed 3
 
 A reader is a line of `READERS`: how its files are made, and what reads them. A case spoils
-one file of a fresh copy (bits, lengths, kinds of file, links, values of its JSON) and
-reads. It may be accepted, or refused with `InvalidInput` or an `OSError` that names a file.
-Anything else is a fault: another exception, the death of the process, more than `SECONDS`,
-more than `BYTES` of memory, a change of a file outside of the folder. Cases run in a child
-process; the same seed gives the same cases.
+one file of a fresh copy (bits, lengths, kinds of file, links, values of its JSON), or
+draws hostile files (`benchmarks/hostile.py`), and reads. It may be accepted, or refused
+with `InvalidInput` or an `OSError` that names a file. Anything else is a fault: another
+exception, the death of the process, more than `SECONDS`, more than `BYTES` of memory, a
+change of a file outside of the folder. Cases run in child processes, which are killed when
+they hang; the same seed gives the same cases.
 """
 
 import argparse
@@ -25,9 +26,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks import hostile
 
 SECONDS = 10.0
 BYTES = 2 * 2**30
@@ -53,6 +57,8 @@ class Reader:
     """Reads the folder."""
     sign: Nothing = keep
     """Makes the digest of a changed file right again, as someone would with intent."""
+    draw: Callable[[random.Random], dict[str, bytes]] | None = None
+    """Draws files by name, which are put in place of spoiling one."""
 
 
 @dataclass
@@ -213,28 +219,44 @@ def _places(value: Any, place: tuple) -> Iterator[tuple]:
 # The child.
 
 
-def work(pipe: Any, reader: Reader, base: Path) -> None:
-    """Makes the files of a reader, then reads a spoiled copy for each seed it is sent."""
-    whole = base / "whole"
-    whole.mkdir()
+def work(pipe: Any, base: Path) -> None:
+    """Replies to what it is sent: a reader, whose whole files are made and read; a seed, of
+    which a spoiled copy is read."""
+    made: dict[Nothing, Path] = {}
+    reader: Any = None
+    # A panic in Rust writes pages, also where it is caught and refused.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
-        reader.make(whole)
-        reader.read(whole)
-        _limit_memory()
-        pipe.send("ready")
         while True:
-            pipe.send(one_case(reader, whole, base / "case", pipe.recv()))
+            asked = pipe.recv()
+            if isinstance(asked, Reader):
+                reader = asked
+                pipe.send(prepare(reader, base, made))
+            else:
+                pipe.send(one_case(reader, made[reader.make], base / "case", asked))
     except BaseException:
         pipe.send(("fault", traceback.format_exc()))
     finally:
         os.chdir("/")
 
 
-def _limit_memory() -> None:
+def prepare(reader: Reader, base: Path, made: dict[Nothing, Path]) -> tuple[str, str]:
+    """Makes the files of a reader, once, and reads a copy; then limits the memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    if reader.make not in made:
+        whole = base / f"whole-{len(made)}"
+        whole.mkdir()
+        reader.make(whole)
+        made[reader.make] = whole
+    copy = base / "copy"
+    shutil.copytree(made[reader.make], copy)
+    reader.read(copy)
+    shutil.rmtree(copy)
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, hard))
+    return "ready", ""
 
 
 def one_case(reader: Reader, whole: Path, case: Path, seed: str) -> tuple[str, str]:
@@ -248,114 +270,135 @@ def one_case(reader: Reader, whole: Path, case: Path, seed: str) -> tuple[str, s
     here.mkdir()
     (outside / "victim").write_text("[1, 2, 3]\n")
     os.chdir(here)
-    rng = random.Random(seed)
-    pattern = rng.choice(reader.spoil)
-    file = rng.choice(sorted(inside.glob(pattern)) or [inside / pattern])
-    said = spoil(file, outside, rng, reader.sign)
-    about = f"{reader.name}, seed {seed}: {file.relative_to(inside)}, {said}"
+    about = change(reader, inside, outside, seed)
     try:
         reader.read(inside)
         result = ("accepted", about)
     except InvalidInput as error:
         result = ("refused", about)
-        if len(str(error)) > 2_000:
+        if not 0 < len(str(error).strip()) <= 2_000:
             result = ("fault", f"{about}: a message of {len(str(error)):,} characters")
     except OSError as error:
         named = error.filename is not None
         result = ("refused" if named else "fault", f"{about}: {error!r}")
-    except Exception:
+    except BaseException:  # a panic in Rust is no `Exception`
         result = ("fault", f"{about}\n{traceback.format_exc()}")
-    changed = (outside / "victim").read_text() != "[1, 2, 3]\n"
-    if changed or len(list(outside.iterdir())) > 1 or list(here.iterdir()):
+    is_whole = (outside / "victim").read_text() == "[1, 2, 3]\n"
+    places = sorted(
+        str(x.relative_to(case)) for x in [*case.iterdir(), *outside.iterdir()]
+    )
+    if not is_whole or places != PLACES or list(here.iterdir()):
         result = ("fault", f"{about}: wrote outside of the folder")
     return result
+
+
+PLACES = ["here", "inside", "outside", "outside/victim"]
+"""What there is beside the folder that is read."""
+
+
+def change(reader: Reader, inside: Path, outside: Path, seed: str) -> str:
+    """Spoils a file, or puts those that are drawn, and says what was done."""
+    rng = random.Random(seed)
+    if reader.draw:
+        drawn = reader.draw(rng)
+        for name, content in drawn.items():
+            (inside / name).write_bytes(content)
+        return f"drawn: {', '.join(drawn)}"
+    pattern = rng.choice(reader.spoil)
+    file = rng.choice(sorted(inside.glob(pattern)) or [inside / pattern])
+    said = spoil(file, outside, rng, reader.sign)
+    return f"{file.relative_to(inside)}, {said}"
 
 
 # The parent.
 
 
-def fuzz(reader: Reader, cases: int, seed: int) -> Outcome:
-    """Runs the cases of a reader in children; one that hangs or dies is replaced."""
-    outcome, child = Outcome(), None
-    for k in range(cases):
-        child = child or Child(reader)
-        kind, said = child.ask(f"{seed}/{k}")
-        outcome.counts[kind] += 1
-        if kind == "fault":
-            outcome.faults.append(f"{reader.name}, seed {seed}/{k}: {said}")
-            child = child if child.alive() else None
-    if child:
-        child.end()
-    return outcome
-
-
 class Child:
-    """A process that reads spoiled files."""
+    """A process that reads spoiled files; it is started when it is asked."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self) -> None:
+        self._base = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        self._process: Any = None
+        self._reader: Reader | None = None
+
+    def ask(self, reader: Reader, seed: str) -> tuple[str, str]:
+        """What became of the case of a reader with this seed."""
+        if self._process is None:
+            self._start()
+        if self._reader is not reader:
+            kind, said = self._reply(reader, 600.0)
+            if kind != "ready":
+                raise RuntimeError(f"{reader.name}: whole files are not read: {said}")
+            self._reader = reader
+        return self._reply(seed, SECONDS)
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._base = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        given = (theirs, reader, self._base)
-        self._process = context.Process(target=work, args=given, daemon=True)
+        base = Path(tempfile.mkdtemp(dir=self._base))
+        self._process = context.Process(target=work, args=(theirs, base), daemon=True)
         self._process.start()
         theirs.close()
-        first = self._receive(600.0)
-        if first != "ready":
-            raise RuntimeError(
-                f"{reader.name}: the files are not made or not read: {first[1]}"
-            )
 
-    def ask(self, seed: str) -> tuple[str, str]:
-        """What became of the case with this seed."""
-        self._pipe.send(seed)
-        found = self._receive(SECONDS)
-        return found[0], found[1]
-
-    def _receive(self, seconds: float) -> Any:
-        """An answer within so many seconds of computing, or six times as many of waiting:
-        other processes may keep this one from its work."""
-        begun, used = time.monotonic(), self._cpu_seconds()
-        reason = f"more than {seconds:.0f} s"
+    def _reply(self, asked: Reader | str, seconds: float) -> tuple[str, str]:
+        """A reply within so many seconds, not counting those without a core."""
+        begun, waited = time.monotonic(), self._waited()
+        reason = f"more than {seconds:g} s"
         try:
-            while time.monotonic() - begun < 6 * seconds:
+            self._pipe.send(asked)
+            while time.monotonic() - begun - (self._waited() - waited) < seconds:
                 if self._pipe.poll(0.2):
                     return self._pipe.recv()
-                if self._cpu_seconds() - used > seconds:
-                    break
         except (EOFError, ConnectionError):
             reason = "the process died"
-        self.end()
+        self.stop()
         return "fault", reason
 
-    def _cpu_seconds(self) -> float:
-        """Time that the process has computed."""
+    def _waited(self) -> float:
+        """Seconds in which the process was ready to run and other processes ran."""
         try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
-        except OSError:
+            place = Path(f"/proc/{self._process.pid}/schedstat")
+            return int(place.read_text(encoding="ascii").split()[1]) / 1e9
+        except (OSError, IndexError):
             return 0.0
-        ticks = text.rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
-    def alive(self) -> bool:
-        """Whether it takes another case."""
-        return self._process.is_alive()
+    def stop(self) -> None:
+        """Ends the process, if there is one; the next question starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = self._reader = None
 
     def end(self) -> None:
-        """Ends it, and removes its files."""
-        self._process.kill()
-        self._process.join()
+        """Ends the process, and removes its files."""
+        self.stop()
         shutil.rmtree(self._base, ignore_errors=True)
 
 
+def fuzz(readers: Sequence[Reader], cases: int, seed: int) -> dict[str, Outcome]:
+    """Runs so many cases of each reader in a child; one that hangs or dies is replaced."""
+    child, outcomes = Child(), {reader.name: Outcome() for reader in readers}
+    try:
+        for reader in readers:
+            outcome = outcomes[reader.name]
+            for k in range(cases):
+                kind, said = child.ask(reader, f"{seed}/{k}")
+                outcome.counts[kind] += 1
+                if kind == "fault":
+                    outcome.faults.append(f"{reader.name}, seed {seed}/{k}: {said}")
+    finally:
+        child.end()
+    return outcomes
+
+
 def fuzz_all(readers: Sequence[Reader], cases: int, seed: int) -> dict[str, Outcome]:
-    """Spreads the cases over the readers."""
-    shares = [cases // len(readers)] * len(readers)
-    for k in range(cases - sum(shares)):
-        shares[k] += 1
+    """The same, with a child for each core."""
+    jobs = min(os.cpu_count() or 1, len(readers), 4)
+    parts = [readers[k::jobs] for k in range(jobs)]
+    with ThreadPoolExecutor(jobs) as pool:
+        found = list(pool.map(lambda part: fuzz(part, cases, seed), parts))
     return {
-        reader.name: fuzz(reader, share, seed)
-        for reader, share in zip(readers, shares, strict=True)
+        reader.name: found[k % jobs][reader.name] for k, reader in enumerate(readers)
     }
 
 
@@ -407,6 +450,28 @@ def make_dataset(folder: Path) -> None:
     ends = np.array([0, 0, 1] * 2, bool)
     columns = Transition(obs, action, np.zeros(6), ends, ends & False, obs, {})
     dataset.save(folder / "data", dataset.from_columns(columns, *both))
+
+
+def make_model(folder: Path) -> None:
+    """What is loaded of a run that trains a language model."""
+    import jax
+
+    from jaxrl.core import storage
+    from jaxrl.rlhf.models import language_model
+    from tests.support import language
+
+    params = jax.tree.map(lambda x: x[None], language.make_params(language.SMALL))
+    about = language_model.describe("policy", language.SMALL, language.WORDS)
+    about = {"algorithm": "rlhf/sft", "seeds": [0], "language_model": about}
+    storage.write(folder / "run" / "policy", {"policy": params}, about)
+
+
+def make_rows(folder: Path) -> None:
+    """Pairs of responses, one a line."""
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5}
+    talk = [{"role": "user", "content": "is it so?"}]
+    lines = [json.dumps(row), json.dumps(row | {"prompt": talk}), json.dumps(row)]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def make_zoo(folder: Path) -> None:
@@ -488,6 +553,22 @@ def read_dataset(folder: Path) -> None:
     dataset.load(folder / "data")
 
 
+def read_model(folder: Path) -> None:
+    """What `--base RUN` reads."""
+    from jaxrl.rlhf.models import language_model
+
+    language_model.load(folder / "run")
+
+
+def read_rows(folder: Path) -> None:
+    """What `jaxrl rlhf dpo --data FILE` reads."""
+    from jaxrl.rlhf import data
+    from jaxrl.rlhf.models import tokenizers
+
+    rows = data.read(folder / "rows.jsonl")
+    data.preferences(rows, data.Format(tokenizers.bytes_of_text()))
+
+
 def write_run(folder: Path) -> None:
     """What is written when a run goes on: nothing of it may land elsewhere."""
     from jaxrl.core import run_folders, storage
@@ -524,13 +605,18 @@ def sign_manifest(file: Path) -> None:
 
 
 def sign_summary(file: Path) -> None:
-    """A forged summary has the right digest of itself."""
+    """A forged summary has the right digests of itself and of the metrics."""
+    from jaxrl.runs import loggers
     from jaxrl.runs.experiment import summary_digest
 
-    content = json.loads(file.read_text()) if file.name == "summary.json" else None
-    if isinstance(content, dict):
-        content["digest"] = summary_digest(content)
-        file.write_text(json.dumps(content))
+    path = file.with_name("summary.json")
+    content = json.loads(path.read_text()) if path.exists() else None
+    if not isinstance(content, dict):
+        return
+    if file.name == "metrics.jsonl":
+        content["metrics_digests"] = loggers.row_digests(file)
+    content["digest"] = summary_digest(content)
+    path.write_text(json.dumps(content))
 
 
 STORED = ("manifest.json", "manifest.json", "arrays.safetensors")
@@ -581,8 +667,20 @@ READERS = (
         sign_manifest,
     ),
     Reader("writing", make_run, WRITTEN, write_run),
+    Reader("rows of text", make_rows, ("rows.jsonl",), read_rows),
+    Reader(
+        "language model",
+        make_model,
+        [f"run/policy/{name}" for name in STORED],
+        read_model,
+        sign_manifest,
+    ),
+    *(
+        Reader(name, make, (), read, draw=draw)
+        for name, (make, draw, read) in hostile.READERS.items()
+    ),
 )
-"""One line for each reader; their files are spoiled alike."""
+"""One line for each reader."""
 
 
 def find(name: str) -> Reader:
@@ -590,25 +688,34 @@ def find(name: str) -> Reader:
     return next(reader for reader in READERS if reader.name == name)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the cases; exit code 1 if one of them is a fault."""
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads the flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, default=5_000)
+    parser.add_argument("--cases", type=int, default=300, help="of each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", choices=[reader.name for reader in READERS])
     parser.add_argument("--out", type=Path, help="JSON file for the counts")
-    given = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the cases; exit code 1 if one of them is a fault."""
+    given = options(argv)
     wanted = [find(given.reader)] if given.reader else READERS
     started = time.monotonic()
     outcomes = fuzz_all(wanted, given.cases, given.seed)
-    for fault in [fault for found in outcomes.values() for fault in found.faults]:
+    faults = [fault for found in outcomes.values() for fault in found.faults]
+    for name, found in outcomes.items():
+        if not found.counts["accepted"] or not found.counts["refused"]:
+            faults.append(f"{name}: cases that say little: {dict(found.counts)}")
+    for fault in faults:
         print(f"FAULT {fault}\n")
     rows = {name: dict(found.counts) for name, found in outcomes.items()}
     print(table(rows), f"{time.monotonic() - started:.0f} s", sep="")
     if given.out:
         content = {"about": {"cases": given.cases, "seed": given.seed}, "rows": rows}
         given.out.write_text(json.dumps(content, indent=1) + "\n")
-    return int(any(found.faults for found in outcomes.values()))
+    return int(bool(faults))
 
 
 def table(rows: dict[str, dict[str, int]]) -> str:

@@ -364,7 +364,8 @@ def plot_heatmap(table: Table, x: str, y: str, out: Path, title: str = "") -> No
 
     Args:
       table: the settings.
-      x, y: the names of the two hyper-parameters.
+      x: the name of the hyper-parameter of the columns.
+      y: the name of that of the rows.
       out: a PNG, PDF or SVG file.
       title: the title above the axes.
     """

@@ -113,7 +113,7 @@ SOURCE = re.compile(r"\bSource: \S|\(\d{4}\)")
 def tree(module: str) -> ast.Module:
     path = ROOT / "jaxrl" / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text())
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def docstrings(module: str) -> dict[str, str]:

@@ -75,7 +75,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     return [
         Block(page, text[: m.start(2)].count("\n") + 1, m[2], m[3], m[1] or "")
         for m in re.finditer(FENCE, text, re.M | re.S)
@@ -143,7 +143,8 @@ def save_toml(block: Block, page: str) -> None:
     )
     name = named[0] if named else "config.toml"
     Path(name).write_text(
-        re.sub(r"total_steps = [\d_]+", "total_steps = 64", block.text)
+        re.sub(r"total_steps = [\d_]+", "total_steps = 64", block.text),
+        encoding="utf-8",
     )
     if not named:
         algorithm = tomllib.loads(block.text)["algorithm"]
@@ -157,12 +158,12 @@ def run(block: Block, names: dict[str, Any]) -> None:
         where = f"{block.page.name}:{block.line}"
         exec(compile(cut_short(block.text), where, "exec"), names)
         module = block.text.partition("jaxrl.register(")[0]
-        Path("my_module.py").write_text(module)  # what pages call it
+        Path("my_module.py").write_text(module, encoding="utf-8")  # what pages call it
     elif block.language == "bash":
         for words in commands(block.text):
             run_command(words)
     elif block.language == "toml":
-        save_toml(block, block.page.read_text())
+        save_toml(block, block.page.read_text(encoding="utf-8"))
     elif block.language == "json":
         json.loads(block.text)
     else:

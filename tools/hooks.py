@@ -93,13 +93,14 @@ def targets(markdown: str, path: str) -> set[str]:
 
 def fenced(path: Path) -> str:
     language = LANGUAGES.get(path.suffix, "text")
-    return f"~~~~~~~~{language}\n{path.read_text().rstrip()}\n~~~~~~~~\n"
+    text = path.read_text(encoding="utf-8").rstrip()
+    return f"~~~~~~~~{language}\n{text}\n~~~~~~~~\n"
 
 
 def notebook(path: Path) -> str:
     """Its cells, without outputs: it has none."""
     cells = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         is_code = cell["cell_type"] == "code"
         cells.append(f"~~~~~~~~python\n{text}\n~~~~~~~~" if is_code else text)
@@ -110,7 +111,7 @@ def shown(path: str) -> str:
     """A file or a folder outside of docs/, as a page."""
     place = ROOT / path
     if place.suffix == ".md":
-        return place.read_text()
+        return place.read_text(encoding="utf-8")
     if place.suffix == ".ipynb":
         return notebook(place)
     if place.is_dir():
@@ -125,7 +126,7 @@ def outside() -> dict[str, str | bytes]:
     made: dict[str, str | bytes] = {}
     left = {"CONTRIBUTING.md", "CHANGELOG.md"}
     for page in sorted(DOCS.rglob("*.md")):
-        left |= targets(page.read_text(), str(page.relative_to(ROOT)))
+        left |= targets(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
     while left:
         path = left.pop()
         uri = place(path)
@@ -148,7 +149,7 @@ def reference(module: str, what: str) -> str:
 
 def exported() -> dict[str, str]:
     """The names of `jaxrl` and where they live."""
-    tree = ast.parse((ROOT / "jaxrl" / "__init__.py").read_text())
+    tree = ast.parse((ROOT / "jaxrl" / "__init__.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "_HOME":
             return ast.literal_eval(node.value)

@@ -86,7 +86,7 @@ def modules() -> str:
             path = ROOT / "jaxrl" / name
             is_package = path.is_dir()
             file = path / "__init__.py" if is_package else path.with_suffix(".py")
-            said = ast.get_docstring(ast.parse(file.read_text())) or ""
+            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             first = " ".join(said.split("\n\n")[0].split())
             shown = f"{name}/" if is_package else file.name
             lines.append(f"| {layer.name} | `{shown}` | {first} |")
@@ -159,5 +159,5 @@ def page(parts: list[str], height: float) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(drawing())
+    FILE.write_text(drawing(), encoding="utf-8")
     print(FILE.relative_to(ROOT))

@@ -135,7 +135,7 @@ def size_of(line: str) -> int:
 
 def recorded() -> dict[str, dict[str, Any]] | None:
     """Recorded figures for this version of jaxlib, or None."""
-    return json.loads(FILE.read_text()).get(VERSION)
+    return json.loads(FILE.read_text(encoding="utf-8")).get(VERSION)
 
 
 def rises(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -155,9 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {name: measure(name) for name in PROGRAMS}
     print(json.dumps({VERSION: found}, indent=1))
     if given.update:
-        versions = json.loads(FILE.read_text()) if FILE.exists() else {}
+        versions = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
         versions[VERSION] = found
-        FILE.write_text(json.dumps(versions, indent=1) + "\n")
+        FILE.write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

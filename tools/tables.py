@@ -163,7 +163,9 @@ def page_of(algorithm: Any) -> str:
 
 def title(page: str) -> str:
     """The heading of a page of docs/."""
-    return (DOCS / page).read_text().partition("\n")[0].removeprefix("# ")
+    return (
+        (DOCS / page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    )
 
 
 # --- Metrics
@@ -172,7 +174,9 @@ def title(page: str) -> str:
 @functools.cache
 def glossary() -> dict[str, tuple[str, ...]]:
     """Metric -> meaning, unit, what to look for, as docs/metrics.md has them."""
-    found = re.findall(r"^\| `(\w+/\w+)` \|(.*)\|$", GLOSSARY.read_text(), re.M)
+    found = re.findall(
+        r"^\| `(\w+/\w+)` \|(.*)\|$", GLOSSARY.read_text(encoding="utf-8"), re.M
+    )
     rows = ((name, re.split(r"(?<!\\)\|", cells)) for name, cells in found)
     return {name: tuple(cell.strip() for cell in cells) for name, cells in rows}
 
@@ -380,7 +384,7 @@ def results(name: str, part: str = "") -> str:
     script = importlib.import_module(f"benchmarks.{name}")
     file = RESULTS / f"{name}.json"
     file = file if file.exists() else RESULTS / name / f"{name}.json"
-    found = json.loads(file.read_text())
+    found = json.loads(file.read_text(encoding="utf-8"))
     rows = found.get("rows", found)
     if hasattr(script, "TABLES"):
         return script.TABLES[part](rows[part])
@@ -391,7 +395,7 @@ def results(name: str, part: str = "") -> str:
 
 def demo() -> str:
     """Policies of `jaxrl rlhf demo` beside the optimum."""
-    found = json.loads((RESULTS / "rlhf_demo.json").read_text())
+    found = json.loads((RESULTS / "rlhf_demo.json").read_text(encoding="utf-8"))
     columns = ("gold reward E r", "KL(π ‖ π_ref)", "J = E r - β KL", "KL(π\\* ‖ π)")
     numbers = ("reward", "kl", "value", "kl_from_optimum")
     rows = ([r["policy"], *(f"{r[n]:.3f}" for n in numbers)] for r in found["table"])

@@ -9,6 +9,7 @@ for JAX.
 """
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -70,6 +71,9 @@ def program() -> None:
 
 def entry_point() -> None:
     """Run the console script."""
+    # A terminal whose encoding has no λ shows \u03bb: nothing that is printed may fail.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -24,7 +24,7 @@ class Transformer(nn.RNNCellBase):
     their age, then applies a two-layer perceptron. Both residual branches join through a
     GRU gate that begins near the identity, and layers are normalised at their input.
 
-    Args:
+    Attributes:
       size: width of the model, and of the output.
       num_layers: blocks.
       num_heads: attention heads; a divisor of `size`.

@@ -451,7 +451,8 @@ def read_rows(folder: Path) -> list[Row]:
       InvalidInput: a file is damaged, or a row is not what was written.
     """
     summary = finished_summary(folder)
-    digests = None if summary is None else summary["metrics_digests"]
+    # A sweep, to which a damaged one may lead, has none.
+    digests = None if summary is None else summary.get("metrics_digests")
     return loggers.read_metrics(folder / "metrics.jsonl", digests=digests)
 
 
@@ -468,10 +469,10 @@ def commit() -> str:
     here = str(Path(__file__).parent)
     command = ["git", "-C", here, "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, check=False)
     except OSError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
 
 
 def train_command(experiment: Experiment) -> str:

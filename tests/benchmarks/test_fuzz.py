@@ -1,24 +1,15 @@
 """`benchmarks.fuzz`: nothing that a stranger writes into a file ends in a traceback."""
 
+import json
 import os
 import random
 import time
 
 import pytest
 
-from benchmarks import fuzz
+from benchmarks import fuzz, hostile
 from jaxrl.errors import InvalidInput
-
-CASES = 306
-
-
-@pytest.mark.full
-def test_no_spoiled_file_is_a_fault():
-    outcomes = fuzz.fuzz_all(fuzz.READERS, CASES, seed=19)
-    assert [fault for outcome in outcomes.values() for fault in outcome.faults] == []
-    counts = [outcome.counts for outcome in outcomes.values()]
-    assert sum(sum(count.values()) for count in counts) == CASES
-    assert all(count["refused"] for count in counts)
+from tests.support.paths import ROOT
 
 
 def make(folder):
@@ -56,6 +47,9 @@ def raising(error):
         (raising(InvalidInput("words " * 2_000)), "fault"),
         (lambda folder: (folder.parent / "outside/victim").write_text("x"), "fault"),
         (lambda folder: (folder.parent / "outside/new").touch(), "fault"),
+        (lambda folder: (folder.parent / "new").mkdir(), "fault"),
+        (raising(InvalidInput(" ")), "fault"),
+        (raising(BaseException("a panic")), "fault"),
         (lambda folder: open("new", "w").close(), "fault"),
     ],
 )
@@ -86,8 +80,33 @@ def die(folder):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("read", [hang, die])
-def test_a_reader_that_hangs_or_dies_is_a_fault(read, monkeypatch):
+def test_a_reader_that_hangs_or_dies_is_a_fault(monkeypatch):
     monkeypatch.setattr(fuzz, "SECONDS", 0.5)
-    outcome = fuzz.fuzz(fuzz.Reader("x", make, ["file"], read), 3, seed=0)
-    assert len(outcome.faults) >= 2
+    readers = [fuzz.Reader(f.__name__, make, ["file"], f) for f in (hang, die)]
+    outcomes = fuzz.fuzz_all(readers, 3, seed=0)
+    for name, reason in {"hang": "more than 0.5 s", "die": "died"}.items():
+        assert len(outcomes[name].faults) >= 2
+        assert all(f"{name}, seed 0/" in x for x in outcomes[name].faults)
+        assert all(reason in x for x in outcomes[name].faults)
+
+
+@pytest.mark.parametrize("name", hostile.READERS)
+def test_equal_seeds_draw_equal_files(name):
+    draw = hostile.READERS[name].draw
+    first, again, other = (
+        [draw(random.Random(seed + k)) for k in range(4)] for seed in (0, 0, 9)
+    )
+    assert first == again and first != other
+
+
+def test_ci_runs_300_cases_of_each_reader():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "\nstep fuzz python -m benchmarks.fuzz\n" in script
+    assert fuzz.options([]).cases >= 300
+
+
+def test_the_committed_long_form_has_no_fault():
+    rows = json.loads((ROOT / "benchmarks/results/fuzz.json").read_text())["rows"]
+    assert rows.keys() == {reader.name for reader in fuzz.READERS}
+    assert all(row.keys() == {"accepted", "refused"} for row in rows.values())
+    assert sum(sum(row.values()) for row in rows.values()) >= 5_000

@@ -3,6 +3,8 @@
 import ast
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import jaxrl
 from jaxrl.core import files
 from jaxrl.errors import InvalidInput
+from tests.support.paths import ROOT
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -152,25 +155,97 @@ OTHER_READERS = {
 }
 """Files that may read JSON and text in another way."""
 
-READING = {"read_text", "read_bytes", "loads", "load"}
-OWN = {"json", "tomllib", "pickle"}
+OTHERS = {"files", "os", "storage", "webbrowser"}
+"""Modules whose functions of these names are the reader, or read no text."""
+
+
+READING = {"read_text", "read_bytes", "loads", "load", "open", "write_text"}
+STARTING = {"run", "Popen", "check_output"}
+
+
+def _calls(path):
+    """(call, module or "", name) of each call of a function that may read or write."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        func = getattr(node, "func", None)
+        name = getattr(func, "attr", getattr(func, "id", ""))
+        if name in READING | STARTING:
+            of = ast.unparse(func.value) if isinstance(func, ast.Attribute) else ""
+            yield node, of, name
+
+
+def _mode(call):
+    """The mode of `open(path, mode)` or `path.open(mode)`."""
+    place = 1 if isinstance(call.func, ast.Name) else 0
+    named = [x.value for x in call.keywords if x.arg == "mode"]
+    found = [*call.args[place : place + 1], *named]
+    return ast.unparse(found[0]) if found else "r"
+
+
+def other_readers(path):
+    """Lines that read JSON, TOML or files in another way than `jaxrl.core.files`."""
+    for call, module, name in _calls(path):
+        reads = name in ("read_text", "read_bytes") and module not in OTHERS
+        opens = name == "open" and module not in OTHERS
+        opens = opens and ("b" not in _mode(call) or "r" in _mode(call))
+        parses = name in ("loads", "load") and module in ("json", "tomllib", "pickle")
+        is_copy = ast.unparse(call).startswith("json.loads(json")
+        is_text = module == "subprocess" and "text" in [x.arg for x in call.keywords]
+        if reads or opens or is_text or (parses and not is_copy):
+            yield call.lineno
 
 
 def test_there_is_one_reader_of_json_toml_and_text():
     package = Path(jaxrl.__file__).parent
     for path in package.rglob("*.py"):
-        if str(path.relative_to(package)) in OTHER_READERS:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(
-                node.func, ast.Attribute
-            ):
-                continue
-            of = node.func.value
-            module = of.id if isinstance(of, ast.Name) else ""
-            name = node.func.attr
-            reads = name in ("read_text", "read_bytes") and module != "files"
-            parses = name in ("loads", "load") and module in OWN
-            where = f"{path}:{node.lineno}: use jaxrl.core.files"
-            is_copy = ast.unparse(node).startswith(("json.loads(json", "json.loads(\n"))
-            assert not reads and (not parses or is_copy), where
+        if str(path.relative_to(package)) not in OTHER_READERS:
+            assert not list(other_readers(path)), f"{path}: use jaxrl.core.files"
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ('open("x")', True),
+        ('open("x", "rb")', True),
+        ('open("x", mode="r+b")', True),
+        ("path.open()", True),
+        ('path.with_name("x").open("r", encoding="utf-8")', True),
+        ("Path(name).read_text()", True),
+        ("json.load(file)", True),
+        ("subprocess.run(words, text=True)", True),
+        ("subprocess.run(words)", False),
+        ("json.loads(json.dumps(x))", False),
+        ("files.read_text(path)", False),
+        ("os.open(path, flags)", False),
+        ('path.open("ab")', False),
+    ],
+)
+def test_another_reader_is_found(line, is_found, tmp_path):
+    (tmp_path / "x.py").write_text(line)
+    assert list(other_readers(tmp_path / "x.py")) == [1] * is_found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=str)
+def test_tools_name_the_encoding_of_text(path):
+    for call, module, name in _calls(path):
+        is_text = name in ("read_text", "write_text") or (
+            name == "open" and module not in OTHERS and "b" not in _mode(call)
+        )
+        names = [keyword.arg for keyword in call.keywords]
+        assert not is_text or "encoding" in names, call.lineno
+
+
+def test_text_is_utf_8_in_any_locale(tmp_path):
+    (tmp_path / "x.toml").write_bytes("\ufeffname = 'Größe'".encode())
+    program = "import sys; from jaxrl.core import files; f = open(sys.argv[1])\n"
+    program += "print(f.encoding, ascii(files.read_toml(sys.argv[1])))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", program, str(tmp_path / "x.toml")],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    encoding, content = done.stdout.split(maxsplit=1)
+    assert encoding.lower() not in ("utf-8", "utf8"), "the locale is another's"
+    assert content.strip() == ascii({"name": "Größe"})

@@ -264,6 +264,14 @@ def test_ci_runs_the_commands_of_the_readme():
     assert script.endswith("\npytest\n")
 
 
+def test_ci_counts_the_warnings_of_the_site():
+    """`mkdocs build -q` drops them before `--strict` counts them."""
+    script = (ROOT / ".ci" / "run").read_text()
+    (words,) = re.findall(r"\bmkdocs build (.*)", script)
+    assert "--strict" in words.split()
+    assert not {"-q", "--quiet"} & set(words.split())
+
+
 def test_the_readme_counts_the_lines_of_the_new_algorithm():
     """Those of the notebook's cell, without blank lines."""
     notebook = json.loads(

@@ -169,3 +169,10 @@ def test_places_are_described_relative_to_the_file(tmp_path, monkeypatch):
     (tmp_path / "data").rmdir()
     with pytest.raises(InvalidInput, match="data is not there"):
         artifact.check_places(bc, found, "runs/a")
+
+
+def test_a_sweep_has_no_rows_of_a_run(tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    write_summary(tmp_path, {"algorithm": "ppo", "env": "x", "finished": True})
+    with pytest.raises(InvalidInput, match=r"metrics\.jsonl"):
+        read_rows(tmp_path)

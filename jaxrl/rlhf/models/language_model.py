@@ -258,7 +258,7 @@ def _load_run(path: Path, kind: str, agent: int) -> LanguageModel:
         trained = _params(_with_base(about, path), config, own, f"{kind}/", path)
         if kind == "reward" and about["config"]["normalize"]:
             trained = normalize(trained, own["score_moments"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise InvalidInput(
             f"{str(path)!r} holds no model of this version of jaxrl: its manifest has "
             f"no valid {error}."

@@ -316,14 +316,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A causal language model, `model.apply(params, tokens, mask, cache) -> Output`.
 
-    Args:
-      tokens: int32 `[B, T]`.
-      mask: bool `[B, T]`, True for a real token; none means all are. Padding is not
-        attended to and has no position: the first real token is at position 0.
-      cache: what `init_cache` or an earlier call gave, where there are earlier tokens.
-
-    Raises:
-      InvalidInput: there are more columns than `config.max_length`.
+    `tokens` are int32 `[B, T]`. `mask` is bool `[B, T]`, True for a real token; none means
+    that all are. Padding is not attended to and has no position: the first real token is
+    at position 0. `cache` is what `init_cache` or an earlier call gave, where there are
+    earlier tokens. More columns than `config.max_length` are refused (`InvalidInput`).
     """
 
     config: ModelConfig

@@ -1,20 +1,19 @@
 """Cases for the readers of text models and of HTTP, as strangers might send them.
 
-Each line of `READERS` has `cases(seed, n)`, which gives n values that are the same for the
-same seed, and `read(case)`, which returns where a case is accepted and raises
-`InvalidInput` where it is refused. Anything else is a fault: another exception, the death
-of the process, or more time and memory than a reader may take.
+Each line of `READERS` makes whole files in a folder, draws hostile ones by name, and reads
+the folder; `benchmarks/fuzz.py` runs them. Reading returns where a case is accepted and
+raises `InvalidInput` where it is refused; anything else is a fault.
 """
 
+import contextlib
 import functools
 import io
 import json
 import random
 import shutil
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -24,25 +23,16 @@ import numpy as np
 
 from tests.support.paths import GOLDEN
 
-Case = Any
 LANGUAGE = GOLDEN / "language"
+Files = dict[str, bytes]
 
 
 class Reader(NamedTuple):
-    """Cases, and what reads one."""
+    """Whole files, hostile ones, and what reads them."""
 
-    cases: Callable[[int, int], Iterator[Case]]
-    read: Callable[[Case], object]
-
-
-def draw(make: Callable[[random.Random], Case]) -> Callable[[int, int], Iterator[Case]]:
-    """`cases(seed, n)`, of which the k-th is made with a generator of seed and k."""
-
-    def cases(seed: int, n: int) -> Iterator[Case]:
-        for k in range(n):
-            yield make(random.Random(f"{seed}/{k}"))
-
-    return cases
+    make: Callable[[Path], object]
+    draw: Callable[[random.Random], Files]
+    read: Callable[[Path], object]
 
 
 # JSON and bytes.
@@ -119,14 +109,6 @@ def nested(rng: random.Random) -> bytes:
     return rng.choice((*texts, '{"a":' * 100_000, "1" * 5_000)).encode()
 
 
-@functools.cache
-def folder() -> Path:
-    """A folder for the files of this process, removed at its end."""
-    kept = tempfile.TemporaryDirectory(prefix="hostile-")
-    folder.kept = kept  # type: ignore[attr-defined]
-    return Path(kept.name)
-
-
 # Tokenizers.
 
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -156,9 +138,22 @@ SPLITS: tuple[dict[str, Any], ...] = (
 )
 
 
-def make_tokenizer(rng: random.Random) -> bytes:
+LETTERS = {x: i for i, x in enumerate("abcdexyz _01")}
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A tokenizer of a few letters."""
+    model = {"type": "BPE", "vocab": LETTERS, "merges": []}
+    content = {"version": "1.0", "added_tokens": [], "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def draw_tokenizer(rng: random.Random) -> Files:
     """A small tokenizer of some kind, with rules, one thing or several wrong with it."""
-    letters = {x: i for i, x in enumerate("abcdexyz _01")}
+    return {"tokenizer.json": _tokenizer(rng)}
+
+
+def _tokenizer(rng: random.Random) -> bytes:
     content: dict[str, Any] = {
         "version": "1.0",
         "truncation": rng.choice((None, {"max_length": 1, "stride": 10**9})),
@@ -172,11 +167,11 @@ def make_tokenizer(rng: random.Random) -> bytes:
         ),
         "model": rng.choice(
             (
-                {"type": "BPE", "vocab": letters, "merges": []},
-                {"type": "BPE", "vocab": letters | {"ab": 13}, "merges": [["a", "b"]]},
-                {"type": "WordLevel", "vocab": letters, "unk_token": "a"},
-                {"type": "WordPiece", "vocab": letters, "unk_token": "a"},
-                {"type": "Unigram", "vocab": [[x, -1.0] for x in letters], "unk_id": 0},
+                {"type": "BPE", "vocab": LETTERS, "merges": []},
+                {"type": "BPE", "vocab": LETTERS | {"ab": 13}, "merges": [["a", "b"]]},
+                {"type": "WordLevel", "vocab": LETTERS, "unk_token": "a"},
+                {"type": "WordPiece", "vocab": LETTERS, "unk_token": "a"},
+                {"type": "Unigram", "vocab": [[x, -1.0] for x in LETTERS], "unk_id": 0},
             )
         ),
     }
@@ -214,14 +209,12 @@ TEXTS = (
 )
 
 
-def read_tokenizer(content: bytes) -> None:
+def read_tokenizer(folder: Path) -> None:
     """Load it, encode texts, decode all tokens, and make it again from its `about`."""
     from jaxrl.errors import InvalidInput
     from jaxrl.rlhf.models import tokenizers
 
-    path = folder() / "tokenizer.json"
-    path.write_bytes(content)
-    tokenizer = tokenizers.from_file(path, eos=0)
+    tokenizer = tokenizers.from_file(folder / "tokenizer.json", eos=0)
     again = tokenizers.from_about(json.loads(tokenizer.about))
     assert again == tokenizer
     refused = []
@@ -271,7 +264,12 @@ BLOCKS = (
 )
 
 
-def make_template(rng: random.Random) -> str:
+def make_template(folder: Path) -> None:
+    """A template that shows the first message."""
+    (folder / "template").write_text("{{ messages[0].content }}")
+
+
+def draw_template(rng: random.Random) -> Files:
     """Expressions and blocks, one inside another, some of them damaged."""
 
     def expression(depth: int) -> str:
@@ -292,14 +290,15 @@ def make_template(rng: random.Random) -> str:
         found = "{{" + "(" * 5_000 + "1" + ")" * 5_000 + "}}"
     if rng.random() < 0.2:
         found = spoil_bytes(rng, found.encode()).decode(errors="replace")
-    return found + "{{ '' }}"
+    return {"template": (found + "{{ '' }}").encode()}
 
 
-def read_template(text: str) -> None:
+def read_template(folder: Path) -> None:
     """Render two messages; less time than users have, so that many cases are quick."""
     from jaxrl.rlhf.models import chat, jinja
 
     with mock.patch.object(jinja, "TIME", 0.5):
+        text = (folder / "template").read_text(encoding="utf-8")
         chat.template(text, eos="</s>")(
             [
                 {"role": "user", "content": "is it so?"},
@@ -312,7 +311,15 @@ def read_template(text: str) -> None:
 # Parquet.
 
 
-def make_parquet(rng: random.Random) -> bytes:
+def make_parquet(folder: Path) -> None:
+    """One row."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"prompt": ["a"]}), folder / "rows.parquet")
+
+
+def draw_parquet(rng: random.Random) -> Files:
     """A file whose rows are few, or far more than it has bytes, whole or damaged."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -346,16 +353,15 @@ def make_parquet(rng: random.Random) -> bytes:
         use_dictionary=rng.random() < 0.8 or rows * len(text) > 10**6,
     )
     content = stream.getvalue()
-    return spoil_bytes(rng, content) if rng.random() < 0.7 else content
+    content = spoil_bytes(rng, content) if rng.random() < 0.7 else content
+    return {"rows.parquet": content}
 
 
-def read_parquet(content: bytes) -> None:
+def read_parquet(folder: Path) -> None:
     """All rows."""
     from jaxrl.rlhf import data
 
-    path = folder() / "rows.parquet"
-    path.write_bytes(content)
-    data.read(path)
+    data.read(folder / "rows.parquet")
 
 
 # Folders of Hugging Face.
@@ -370,15 +376,22 @@ SIZES = (
 )
 
 
-def make_folder(rng: random.Random) -> dict[str, Any]:
-    """A golden folder by name, and the content of one of its files."""
+def make_folders(folder: Path) -> None:
+    """The golden folders, and which of them is read."""
+    for kind in KINDS:
+        shutil.copytree(LANGUAGE / kind, folder / kind)
+    (folder / "kind").write_text(KINDS[0])
+
+
+def draw_folder(rng: random.Random) -> Files:
+    """Which folder is read, and one of its files."""
     kind = rng.choice(KINDS)
     paths = sorted(path.name for path in (LANGUAGE / kind).iterdir())
     name = rng.choice([*paths, *(["config.json"] * len(paths))])
     content = (LANGUAGE / kind / name).read_bytes()
     if rng.random() < 0.05:
-        return {"kind": kind, "name": name, "content": nested(rng)}
-    if not name.endswith(".json"):
+        content = nested(rng)
+    elif not name.endswith(".json"):
         head = 8 + int.from_bytes(content[:8], "little")
         spoiled = spoil_bytes(rng, content[:head]) + content[head:]
         content = spoiled if rng.random() < 0.7 else spoil_bytes(rng, content)
@@ -391,18 +404,14 @@ def make_folder(rng: random.Random) -> dict[str, Any]:
         else:
             found = spoil_value(rng, found)
         content = json.dumps(found).encode()
-    return {"kind": kind, "name": name, "content": content}
+    return {"kind": kind.encode(), f"{kind}/{name}": content}
 
 
-def read_folder(case: dict[str, Any]) -> None:
+def read_folder(folder: Path) -> None:
     """The model with its tokenizer."""
     from jaxrl.rlhf.models import language_model
 
-    place = folder() / "model"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(LANGUAGE / case["kind"], place)
-    (place / case["name"]).write_bytes(case["content"])
-    language_model.load(place)
+    language_model.load(folder / (folder / "kind").read_text())
 
 
 # HTTP.
@@ -449,14 +458,53 @@ LINES = (
 )
 
 
-def make_request(rng: random.Random) -> bytes:
+PAGE_BODIES = (
+    b'{"number": 0, "choice": 1}',
+    b'{"number": 0, "choice": null}',
+    b'{"number": true, "choice": false}',
+    b'{"number": 1e999, "choice": 1' + b"0" * 600 + b"}",
+    b'{"number": 0}',
+    b"[" * 9_000,
+    *BODIES[-2:],
+)
+PAGE_LINES = (
+    *("POST /choice HTTP/1.1", "GET /question HTTP/1.1"),
+    *("GET /?token=TOKEN HTTP/1.1", "GET /?token=\xe9&token=TOKEN HTTP/1.1", *LINES),
+)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+QUESTION = b"GET /question HTTP/1.1\r\nHost: HOST\r\nX-Token: TOKEN\r\n\r\n"
+
+
+def make_request(folder: Path) -> None:
+    """A request of each kind."""
+    (folder / "policy.http").write_bytes(HEALTH)
+    (folder / "page.http").write_bytes(QUESTION)
+
+
+def draw_policy_request(rng: random.Random) -> Files:
+    """A request to `jaxrl serve`, or several in a row."""
+    return {"policy.http": _requests(rng, LINES, ("Host: localhost",), BODIES)}
+
+
+def draw_page_request(rng: random.Random) -> Files:
+    """A request to the labelling page, or several in a row."""
+    usual = ("Host: HOST", "X-Token: TOKEN")
+    return {"page.http": _requests(rng, PAGE_LINES, usual, PAGE_BODIES)}
+
+
+def _requests(
+    rng: random.Random,
+    choices: Sequence[str],
+    usual: Sequence[str],
+    bodies: Sequence[bytes],
+) -> bytes:
     """One request or several in a row, whole or damaged."""
     found = b""
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        body = rng.choice(BODIES)
-        lines = [rng.choice(LINES[:2] if rng.random() < 0.6 else LINES)]
+        body = rng.choice(bodies)
+        lines = [rng.choice(choices[:2] if rng.random() < 0.6 else choices)]
         if rng.random() < 0.8:
-            lines.append("Host: localhost")
+            lines += usual
         if rng.random() < 0.7:
             lines.append(f"Content-Length: {len(body)}")
         lines += rng.choices(HEADERS, k=rng.choice((0, 0, 1, 1, 3)))
@@ -491,41 +539,78 @@ def server() -> Any:
     return found
 
 
-def read_request(content: bytes) -> None:
-    """Send it, and read whole responses, each a success or a refusal."""
+@functools.cache
+def page_server() -> Any:
+    """A labelling page that waits for no one; it ends with the process."""
+    from jaxrl.rlhf.labels import page
+
+    page.PATIENCE = 0.01
+    found = page._server(page._Desk([page.Shown("a", "b", "c")]), "TOKEN", 0)
+    threading.Thread(target=found.serve_forever, args=(0.05,), daemon=True).start()
+    return found
+
+
+def read_policy_request(folder: Path) -> None:
+    """What `jaxrl serve` responds to."""
+    content = (folder / "policy.http").read_bytes()
+    _exchange(server().server_address, content, HEALTH)
+
+
+def read_page_request(folder: Path) -> None:
+    """What the labelling page responds to."""
+    address = page_server().server_address
+    host = f"{address[0]}:{address[1]}".encode()
+    content = (folder / "page.http").read_bytes()
+    _exchange(address, content.replace(b"HOST", host), QUESTION.replace(b"HOST", host))
+
+
+def _exchange(address: Any, content: bytes, good: bytes) -> None:
+    """Send it, and read whole responses, each a success or a refusal; a good request is
+    responded to afterwards."""
     from jaxrl.errors import require
 
-    address = server().server_address
-    with socket.create_connection(address, timeout=10) as connection:
-        received = b""
-        try:
-            connection.sendall(content)
-            connection.shutdown(socket.SHUT_WR)
-            while piece := connection.recv(1 << 16):
-                received += piece
-        except OSError:
-            pass  # refused before all of it was sent
+    statuses = _statuses(_responses(address, content))
+    assert _statuses(_responses(address, good)) == [200]
+    require(200 in statuses, f"the answers are {statuses}.")
+
+
+def _responses(address: Any, content: bytes) -> bytes:
+    received = b""
+    # A server that does not respond is stopped by the deadline of the case.
+    with (
+        socket.create_connection(address, timeout=60) as connection,
+        contextlib.suppress(OSError),  # refused before all of it was sent
+    ):
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(1 << 16):
+            received += piece
+    return received
+
+
+def _statuses(received: bytes) -> list[int]:
     stream, statuses = io.BytesIO(received), []
     while line := stream.readline():
         version, status, _ = line.split(b" ", 2)
-        assert version == b"HTTP/1.1" and status[:1] in b"124", received[:500]
+        assert version in (b"HTTP/1.0", b"HTTP/1.1"), received[:500]
+        # Not 500: a method or a version that is not known is refused with 501 or 505.
+        assert status[:1] in b"124" or status in (b"501", b"505"), received[:500]
         lines = iter(stream.readline, b"\r\n")
         headers = dict(x.rstrip().lower().split(b": ", 1) for x in lines)
         size = int(headers.get(b"content-length", 0)) if status != b"100" else 0
         body = stream.read(size)
-        assert not body or json.loads(body).keys() & {"error", "action", "status"}
+        if body and headers.get(b"content-type") == b"application/json":
+            known = {"error", "action", "status", "over"}
+            assert json.loads(body).keys() & known, body
         statuses.append(int(status))
-    answered = socket.create_connection(address, timeout=10)
-    with answered:
-        answered.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert answered.recv(64).startswith(b"HTTP/1.1 200")
-    require(200 in statuses, f"the answers are {statuses}.")
+    return statuses
 
 
 READERS = {
-    "tokenizers": Reader(draw(make_tokenizer), read_tokenizer),
-    "templates": Reader(draw(make_template), read_template),
-    "parquet": Reader(draw(make_parquet), read_parquet),
-    "folders": Reader(draw(make_folder), read_folder),
-    "http": Reader(draw(make_request), read_request),
+    "tokenizer": Reader(make_tokenizer, draw_tokenizer, read_tokenizer),
+    "template": Reader(make_template, draw_template, read_template),
+    "Parquet": Reader(make_parquet, draw_parquet, read_parquet),
+    "Hugging Face": Reader(make_folders, draw_folder, read_folder),
+    "jaxrl serve": Reader(make_request, draw_policy_request, read_policy_request),
+    "labelling page": Reader(make_request, draw_page_request, read_page_request),
 }
