@@ -546,17 +546,17 @@ def _invalid_actions(subject: Subject) -> str | None:
 
 
 def _goal_rewards(subject: Subject) -> str | None:
-    env = subject.env
-    if env.goal_reward is None:
+    env, goal_reward = subject.env, subject.env.goal_reward
+    if goal_reward is None:
         return None
     if not transitions.has_goals(env):
-        keys = ", ".join(sorted(transitions.GOAL_KEYS))
-        return f"observations are {env.observation_space}, not {keys} with equal goals"
+        parts = ", ".join(sorted(transitions.GOAL_KEYS))
+        return f"observations are {env.observation_space}, not {parts} with equal goals"
     keys = jax.random.split(subject.key, 4 * COPIES)
     states, _ = jax.jit(jax.vmap(subject.reset))(keys)
     actions = spaces.sample(env.action_space, subject.key, keys.shape)
     _, found = jax.jit(jax.vmap(subject.step))(keys, states, actions)
-    of_goals = jax.vmap(lambda *goals: env.goal_reward(*goals, env.params))
+    of_goals = jax.vmap(lambda *goals: goal_reward(*goals, env.params))
     reward, ends = of_goals(found.obs["achieved_goal"], found.obs["desired_goal"])
     differ = ~np.isclose(found.reward, reward, rtol=1e-5, atol=1e-6)
     if differ.any():

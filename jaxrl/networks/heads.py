@@ -188,8 +188,9 @@ class Critics(nn.Module):
             in_axes=(None, None),
             axis_size=self.num_critics,
         )
-        is_discrete = isinstance(self.action_space, spaces.Discrete)
-        size = self.action_space.n if is_discrete else self.num_quantiles
+        size = self.num_quantiles
+        if isinstance(self.action_space, spaces.Discrete):
+            size = self.action_space.n
         return each(self.body, size, name="critics")(x, action)
 
 
