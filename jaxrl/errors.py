@@ -67,15 +67,18 @@ def shorten_values(message: str) -> str:
     return _cut_lists(_LONG.sub(cut, message))
 
 
+CLOSED = {"[": "]", "{": "}", "(": ")"}
+
+
 def _cut_lists(message: str) -> str:
     """Cut lists, tables and tuples that are longer, whatever they hold."""
-    opened: list[int] = []
+    opened: list[tuple[str, int]] = []
     cuts: list[tuple[int, int]] = []
     for bracket in re.finditer(r"[\[{(\]})]", message):
-        if bracket.group() in "[{(":
-            opened.append(bracket.start())
-        elif opened:
-            start, end = opened.pop(), bracket.end()
+        if bracket.group() in CLOSED:
+            opened.append((CLOSED[bracket.group()], bracket.start()))
+        elif opened and opened[-1][0] == bracket.group():
+            start, end = opened.pop()[1], bracket.end()
             if end - start > LONGEST and not _PROSE.match(message, start):
                 while cuts and cuts[-1][0] > start:  # those inside of it
                     cuts.pop()

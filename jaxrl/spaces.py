@@ -388,6 +388,7 @@ def cast(x: Any, dtype: Any, name: str) -> Array:
     Raises:
       InvalidInput: a number does not fit.
     """
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # of 64 bits JAX keeps 32
     is_array = isinstance(x, jax.Array)
     if not is_array or not (x.dtype == dtype or isinstance(x, jax.core.Tracer)):
         x = narrow(x, dtype, name)

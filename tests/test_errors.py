@@ -85,6 +85,7 @@ def test_a_message_repeats_no_more_than_200_characters_of_a_value(value):
         "there are: " + ", ".join(f"name-{i}" for i in range(200)) + ".",
         "a value (as it is said " + "in prose " * 40 + "[1, 2]) of ['a'] is ('b',).",
         "seeds [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] of 'x': 1, 2 and 3.",
+        "the file 'a[1' is odd, " + "and this is why, " * 20 + "so (0) is the end.",
     ],
 )
 def test_other_words_of_a_message_are_kept(message):

@@ -142,13 +142,15 @@ def alternate(
     rows = jax.tree.map(grouped, (batches.index, of_critics))
 
     def turn(learner: Learner, row: tuple) -> tuple[Learner, Metrics]:
-        (index, drawn), draw = row
+        (index, for_critics), for_actor = row
         group = jax.vmap(batches.read)(index)
         learner, metrics = jax.lax.scan(
-            lambda learner, row: critic_step(learner, *row), learner, (group, drawn)
+            lambda learner, row: critic_step(learner, *row),
+            learner,
+            (group, for_critics),
         )
         last = jax.tree.map(lambda x: x[-1], group)
-        learner, found = actor_step(learner, last, draw)
+        learner, found = actor_step(learner, last, for_actor)
         return learner, jax.tree.map(lambda x: x.sum(0), metrics) | found
 
     learner, metrics = jax.lax.scan(turn, learner, (rows, of_actor))

@@ -201,10 +201,10 @@ def update(
     def critic_step(
         learner: Learner, batch: Batch, draw: Draw
     ) -> tuple[Learner, Metrics]:
-        params = learner.params | learner.target_params  # the actor has no target
+        targets = learner.params | learner.target_params  # the actor has none
         of_all = partial(critics.target_value, config, key=draw.subset)
         at = batch.next_obs, draw.action, draw.dropout[0]
-        value = soft_value(config, env, params, stats, *at, of_all).value
+        value = soft_value(config, env, targets, stats, *at, of_all).value
         target = critics.target(batch, value)
         learner, (error, q), norm = learning.step(
             learner,

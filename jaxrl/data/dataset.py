@@ -9,7 +9,7 @@ order in which they were played: `obs`, `action`, `reward`, `terminated`, `trunc
 of `jaxrl.core.storage`: protected by digests, complete or refused, and free of code.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ class About:
     OPEN = True
     observation_space: dict[str, Any]
     action_space: dict[str, Any]
-    policy: dict[str, Any] = field(default_factory=dict)
 
 
 class Dataset(PyTreeNode):

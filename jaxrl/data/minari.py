@@ -36,6 +36,8 @@ def to_minari(data: Path | str, name: str) -> None:
     """
     minari = _minari()
     source, about = dataset.load(data), dataset.read_about(data)
+    policy = about.get("policy")
+    algorithm = policy.get("algorithm") if isinstance(policy, dict) else None
     columns = jax.tree.map(np.asarray, source)
     ends = dataset.ends(source)
     starts = np.concatenate([[0], ends[:-1]])
@@ -52,7 +54,7 @@ def to_minari(data: Path | str, name: str) -> None:
                 buffers,
                 observation_space=to_space(source.observation_space),
                 action_space=to_space(source.action_space),
-                algorithm_name=about.get("policy", {}).get("algorithm"),
+                algorithm_name=algorithm if isinstance(algorithm, str) else None,
                 description=f"{about.get('env', 'recorded')}, by jaxrl",
                 jpeg_encoding=False,
             )

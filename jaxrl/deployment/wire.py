@@ -110,7 +110,8 @@ def _parse_observations(
         )
         _check_bounds(name, array, leaf, len(batch))
         batches.add(batch)
-        arrays.append(spaces.narrow(array, leaf.dtype, name))
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        arrays.append(spaces.narrow(array, dtype, name))
     require(len(batches) == 1, "obs has parts of different lengths.")
     (batch,) = batches
     rows = [x[None] for x in arrays] if batch == () else arrays

@@ -26,7 +26,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from jaxrl.errors import count_noun
+from jaxrl.errors import count_noun, printable
 from jaxrl.runs.loggers import RETURN
 from jaxrl.types import Row
 
@@ -252,8 +252,8 @@ def draw_block(story: Story, width: int, height: int, ended: bool = False) -> An
 
     one_line: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
     agents = f", {count_noun(story.agents, 'agent')}" if story.agents > 1 else ""
-    title = Text(f"{story.title}{agents}", style="bold", **one_line)
-    title.append(f"  {story.folder}", style="not bold dim")
+    title = Text(f"{printable(story.title)}{agents}", style="bold", **one_line)
+    title.append(f"  {printable(str(story.folder))}", style="not bold dim")
     # Reversed, so that a narrow terminal still shows the time.
     words = Text("  ".join(reversed(format_pace(story, ended))), **one_line)
     return Group(title, _grid(story, width, height), words)

@@ -528,7 +528,11 @@ def _read(
     try:
         rows = loggers.read_metrics(path, found.metrics_bytes, found.metrics_digests)
     except InvalidInput as error:
-        raise storage.Damaged(f"{error} It is damaged: train anew.") from error
+        older = [n for n in checkpoint.saved(folder) if n < progress.iteration]
+        way = "".join(
+            f" Or go on from before it: --checkpoint {n}." for n in older[-1:]
+        )
+        raise storage.Damaged(f"{error}{way}") from error
     return progress, rows, found
 
 

@@ -99,6 +99,13 @@ def test_equal_seeds_draw_equal_files(name):
     assert first == again and first != other
 
 
+@pytest.mark.full
+def test_what_each_reader_is_given_is_read_whole():
+    outcomes = fuzz.fuzz_all(fuzz.READERS, 1, seed=0)
+    assert outcomes.keys() == {reader.name for reader in fuzz.READERS}
+    assert [fault for found in outcomes.values() for fault in found.faults] == []
+
+
 def test_ci_runs_300_cases_of_each_reader():
     script = (ROOT / ".ci" / "run").read_text()
     assert "\nstep fuzz python -m benchmarks.fuzz\n" in script

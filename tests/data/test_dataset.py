@@ -161,6 +161,13 @@ def sentence(function, *arguments) -> str:
     return text
 
 
+def test_what_a_user_says_of_a_dataset_is_free(tmp_path):
+    about = {"policy": "random", "by": [1]}
+    dataset.save(tmp_path / "data", record(counting_env(ends_after=2), 1), about)
+    assert dataset.load(tmp_path / "data").num_steps == 2
+    assert dataset.read_about(tmp_path / "data")["policy"] == "random"
+
+
 def test_what_is_not_a_dataset_is_refused(tmp_path, ppo_run):
     assert "holds no dataset" in sentence(dataset.load, tmp_path)
     assert "DATA = " in sentence(dataset.load, ppo_run / "policy")

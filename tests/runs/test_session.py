@@ -463,7 +463,9 @@ def test_a_score_that_is_not_finite_is_recorded_as_none():
 
     algorithm = ALGORITHMS["ppo"]._replace(score=score)
     agents = Agents(algorithm, None, None, {}, None, [0, 1, 2])
-    evaluation, _ = evaluation_of(agents, "probe/action", np.ones((3, 2)))
+    evaluation, _ = evaluation_of(
+        agents, "probe/action", np.ones((3, 2)), np.ones((3, 2), bool)
+    )
     assert evaluation["scores"] == {"fit": [None, 2.0, None]}
     schema.check(Evaluation, json.loads(json_text(evaluation)), "summary.json")
     _, line = evaluation_in_words(evaluation)
