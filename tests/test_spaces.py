@@ -136,9 +136,7 @@ def test_arrays_of_jax_are_cast_as_any_others():
         with pytest.raises(InvalidInput, match=f"obs has the value .* {dtype} cannot"):
             spaces.cast(jnp.array(given), dtype, "obs")
     assert spaces.cast(jnp.array([3.0]), "uint8", "obs").dtype == jnp.uint8
-    with pytest.raises(
-        InvalidInput, match="obs has the value .* int32 cannot"
-    ):  # JAX has 32 bits
+    with pytest.raises(InvalidInput, match="int32 cannot hold"):  # JAX has 32 bits
         spaces.cast([2**32 + 5], "int64", "obs")
     traced = jax.eval_shape(lambda x: spaces.cast(x, "uint8", "obs"), jnp.array([300]))
     assert traced.dtype == jnp.uint8
