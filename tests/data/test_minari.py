@@ -152,11 +152,12 @@ def test_without_minari_a_sentence_says_how_to_install_it(data, monkeypatch):
 
 
 @pytest.mark.parametrize("policy", [["ppo"], "ppo", None])
-def test_metadata_of_another_shape_are_refused(data, tmp_path, policy):
+def test_a_policy_that_is_described_otherwise_has_no_name(data, tmp_path, policy):
     about = dataset.read_about(data) | {"policy": policy}
     dataset.save(tmp_path / "odd", dataset.load(data), about)
-    with pytest.raises(InvalidInput, match="policy"):
-        to_minari(tmp_path / "odd", "test/images-v0")
+    to_minari(tmp_path / "odd", "test/images-v0")
+    from_minari("test/images-v0", tmp_path / "back")
+    assert dataset.read_about(tmp_path / "back")["policy"] == policy
 
 
 @pytest.mark.parametrize("about", [5, [], {}, {"observation_space": {}}])
