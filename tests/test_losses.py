@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxrl import distributions, losses
+from jaxrl import distributions, losses, make
+from jaxrl.algorithms import ALGORITHMS
+from tests.support.small import tiny
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -358,3 +360,22 @@ def test_deviations_have_the_gradient_of_the_formula():
     x = jnp.array([3.0, -1.0, 4.0])
     found = jax.jacobian(lambda x: losses.centre(x)[0])(x)
     np.testing.assert_allclose(found, np.eye(3) - 1 / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["ppo", "a2c", "trpo", "natural_pg", "reinforce", "actor_critic"]
+)
+def test_algorithms_say_what_their_advantages_are_differences_of(name, monkeypatch):
+    seen, algorithm, env = [], ALGORITHMS[name], make("CartPole-v1")
+
+    def spy(advantage, where=None, terms=None):
+        seen.append(terms is not None and terms.shape == advantage.shape)
+        return advantage
+
+    monkeypatch.setattr(losses, "normalize_advantage", spy)
+    config = tiny(algorithm, normalize_advantage=True)
+    state = jax.eval_shape(
+        lambda key: algorithm.init(config, env, key), jax.random.key(0)
+    )
+    jax.eval_shape(lambda state: algorithm.train_step(config, env, state), state)
+    assert seen and all(seen)
