@@ -94,14 +94,13 @@ class Batch(NamedTuple):
     advantage: Array
 
 
-def advantages(config: Config, batch: Responses) -> Array:
+def advantages(config: Config, task: Task, batch: Responses) -> Array:
     """The advantage of each response `[B]`, after subtracting the KL penalty if it is
     applied to the reward."""
     reward, terms = batch.score, jnp.abs(batch.score)
     if config.kl_penalty == "reward":
         reward = reward - config.kl_coef * responses.divergence(batch)
-        surprise = text_losses.masked_sum(jnp.abs(batch.log_prob), batch.response)
-        terms = terms + config.kl_coef * surprise
+        terms += config.kl_coef * responses.rounded_terms(task, batch).sum(1)
     reward, terms = (x.reshape(-1, config.group_size) for x in (reward, terms))
     return estimators.grpo_advantage(reward, config.scale_rewards, terms).reshape(-1)
 
@@ -174,7 +173,7 @@ def train_step(config: Config, task: Task, state: State) -> tuple[State, Metrics
     written = responses.sample(
         config, task, params, key_responses, config.batch_size, config.group_size
     )
-    batch = Batch(written, advantages(config, written))
+    batch = Batch(written, advantages(config, task, written))
     rate = policies.step_size(config, state.texts)
     agent, reported = update(config, task, agent, batch, key_update, rate)
     names = (*REPORTED, "optim/grad_norm")

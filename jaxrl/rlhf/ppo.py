@@ -155,14 +155,16 @@ def collect(
     reward = estimators.token_rewards(
         written.log_prob, written.ref_log_prob, written.score, mask, agent.kl_coef
     )
+    rounded = agent.kl_coef * responses.rounded_terms(task, written)
     if config.whiten_rewards:
-        penalty = agent.kl_coef * written.log_prob
-        reward = text_losses.whiten(reward, mask, shift_mean=False, terms=penalty)
+        terms = jnp.abs(reward) + rounded
+        reward = text_losses.whiten(reward, mask, shift_mean=False, terms=terms)
     value = values(config, task, agent.value, written)
     advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    advantage = text_losses.whiten(advantage, mask, terms=target)
+    terms = jnp.abs(target) + rounded
+    advantage = text_losses.whiten(advantage, mask, terms=terms)
     return Batch(written, value, advantage, target), reward
 
 

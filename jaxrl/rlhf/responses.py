@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl import losses
 from jaxrl.errors import require
 from jaxrl.rlhf import estimators, policies, tasks
 from jaxrl.rlhf import losses as text_losses
@@ -171,6 +172,17 @@ def divergence(batch: Responses) -> Array:
     """k1 of KL(π ‖ π_ref) for each response, summed over its tokens: `[B]`."""
     each = text_losses.kl_k1(batch.ref_log_prob, batch.log_prob)
     return text_losses.masked_sum(each, batch.response)
+
+
+def rounded_terms(task: Task, batch: Responses) -> Array:
+    """Numbers as large as those whose rounding a KL penalty shows: `[B, T]`.
+
+    |log π| of each token of a response; of a model that computes in a coarser dtype than
+    float32 more, so that `losses.RESOLUTION` of it is one step of that dtype.
+    """
+    step = float(jnp.finfo(task.model.config.dtype).eps)
+    coarser = max(1.0, step / losses.RESOLUTION)
+    return jnp.where(batch.response, coarser * jnp.abs(batch.log_prob), 0.0)
 
 
 def batch_metrics(task: Task, batch: Responses) -> Metrics:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import plotting
+from jaxrl import plotting, types
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, files, prng, run_folders, storage
 from jaxrl.core.variants import stacked
@@ -61,7 +62,7 @@ from jaxrl.training.loop import (
     state_shapes,
 )
 from jaxrl.training.population import member
-from jaxrl.types import Algorithm, Row
+from jaxrl.types import Algorithm, Env, Row
 
 EVALUATION_SEED = 0
 """Seed of the evaluation at the end of a run, that of `jaxrl evaluate` by default."""
@@ -201,7 +202,30 @@ def check_saving(experiment: Experiment, job: Job) -> None:
             f"{name} = {shorten(value)} would be read again as {shorten(again[name])}: "
             f"use text as the names in tables.",
         )
-    storage.check_names(state_shapes(job))
+    shapes = state_shapes(job)
+    storage.check_names(shapes)
+    if experiment.algorithm not in artifact.BY_NAME.values():
+        one = jax.eval_shape(partial(member, index=np.array([0])), shapes.agent)
+        check_evaluation(experiment, one)
+
+
+def check_evaluation(experiment: Experiment, agents: Any) -> None:
+    """Find what the evaluation at the end would fail of, in an algorithm of the user's.
+
+    Args:
+      experiment: what is to be trained.
+      agents: the shapes `[1, ...]` of the first agent.
+
+    Raises:
+      InvalidInput: `score` does not give a number for each agent. What the algorithm
+        itself raises is passed on.
+    """
+    algorithm, (config, env) = experiment.algorithm, experiment.variants[0]
+    play = partial(evaluate_population, algorithm, config, env, num_episodes=1)
+    jax.eval_shape(play, agents, jax.eval_shape(lambda: prng.key(0)))
+    if algorithm.score is not types.no_score:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), agents)
+        _scores(_agents(experiment, zeros, experiment.seeds[:1]))
 
 
 def _is_same(value: Any, again: Any) -> bool:
@@ -619,17 +643,34 @@ def evaluation_of(
 
 def _scores(agents: artifact.Agents) -> dict[str, np.ndarray]:
     """What the algorithm says of its agents beside their returns, each `[K]`."""
-    score = agents.algorithm.score
     if not agents.overrides:
-        return {
-            name: np.asarray(x)
-            for name, x in score(agents.config, agents.env, agents.agents).items()
-        }
+        asked = agents.config, agents.env, agents.agents
+        return _score(agents.algorithm, *asked, len(agents.seeds))
     each = [
-        score(*variant, member(agents.agents, np.array([k])))
+        _score(agents.algorithm, *variant, member(agents.agents, np.array([k])), 1)
         for k, variant in enumerate(agents.variants)
     ]
     return {name: np.concatenate([found[name] for found in each]) for name in each[0]}
+
+
+def _score(
+    algorithm: Algorithm, config: Any, env: Env, agents: Any, count: int
+) -> dict[str, np.ndarray]:
+    """The same of so many agents with one config."""
+    found = algorithm.score(config, env, agents)
+    require(
+        isinstance(found, Mapping) and all(isinstance(name, str) for name in found),
+        f"score of {algorithm.name} returns {shorten(found)}: must be a dict with a name "
+        f"for each score.",
+    )
+    scores = {name: np.asarray(jax.device_get(x)) for name, x in found.items()}
+    for name, x in scores.items():
+        require(
+            x.shape == (count,) and x.dtype.kind in "fiub",
+            f"score of {algorithm.name}: {name!r} has shape {x.shape} and dtype "
+            f"{x.dtype}, must have a number for each agent, shape ({count},).",
+        )
+    return scores
 
 
 def _by_variant(

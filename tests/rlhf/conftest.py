@@ -53,4 +53,4 @@ def grpo_batch(gold):
     config = grpo.Config(**WRITING)
     params = gold.teacher.params
     batch = sample_batch(config, gold, params)
-    return config, params, batch, grpo.advantages(config, batch)
+    return config, params, batch, grpo.advantages(config, gold, batch)

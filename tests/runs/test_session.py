@@ -510,6 +510,33 @@ def test_what_could_not_be_saved_is_refused_before_training(tmp_path, changes, f
     assert not list(tmp_path.iterdir())
 
 
+def acts_wrongly(config, env, agent, obs, memory, key, greedy):
+    del config, env, agent, key, greedy
+    return jnp.zeros(len(obs), jnp.int32), memory
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": lambda config, env, agents: [1.0]}, "must be a dict"),
+        ({"score": lambda *_: {3: np.ones(1)}}, "must be a dict"),
+        ({"score": lambda *_: {"fit": 1.0}}, r"'fit' has shape \(\) .* shape \(1,\)"),
+        ({"score": lambda *_: {"fit": np.ones((1, 2))}}, r"shape \(1, 2\)"),
+        ({"score": lambda *_: {"fit": ["good"]}}, "must have a number"),
+        ({"act": acts_wrongly}, "expected 3, got 2"),
+    ],
+)
+def test_an_algorithm_that_cannot_be_evaluated_is_refused_before_training(
+    tmp_path, changes, message
+):
+    asked = experiment()
+    algorithm = asked.algorithm._replace(name="mine", **changes)
+    asked = replace(asked, algorithm=algorithm)
+    with pytest.raises((InvalidInput, ValueError), match=message):
+        run_experiment(asked, tmp_path / "run", progress=False, report=print)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.full
 def test_numbers_of_numpy_in_spaces_are_saved_and_read(tmp_path):
     """As factories that compute their sizes write them."""
