@@ -17,7 +17,7 @@ from tests.support import costs, runs
 from tools import rotation
 
 MAPS = Path("/proc/self/maps")
-MOST_MAPS = 20_000
+MOST_MAPS = 40_000
 """Linux gives a process 65,530 pieces of memory; a compiled program takes several, and
 where there is none left LLVM crashes."""
 

@@ -239,6 +239,7 @@ def test_no_constant_has_less_variance_than_the_optimal_baseline():
     assert min(variance, key=variance.get) == best
 
 
+@pytest.mark.full
 def test_less_noise_is_more_signal_and_fewer_wrong_directions():
     none, value = statistics("return"), statistics("Q - V")
     assert value.signal_to_noise > 2 * none.signal_to_noise

@@ -33,6 +33,7 @@ def pixels(path, colour):
     return int(close.all(axis=-1).sum())
 
 
+@pytest.mark.fast_cases("curves", "intervals", "profiles")
 @pytest.mark.parametrize(
     ("draw", "of_seeds"),
     [

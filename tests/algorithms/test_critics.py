@@ -26,6 +26,7 @@ def test_the_value_of_a_target_is_of_a_subset_or_without_the_largest_quantiles()
     np.testing.assert_array_equal(kept, [[1.0, 2.0, 4.0, 5.0]])
 
 
+@pytest.mark.full
 def test_the_target_drops_units_too():
     env, config = probe("truncation"), tiny(TD3, dropout=0.5)
     state = TD3.init(config, env, KEY)

@@ -133,6 +133,7 @@ def test_beta_of_each_rollout(fields, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.full
 def test_it_learns_the_expert_and_comes_home():
     config, env = tiny(DAGGER, num_updates=50, learning_rate=0.01), line()
     state = DAGGER.init(config, env, KEY)

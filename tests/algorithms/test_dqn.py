@@ -220,7 +220,7 @@ def test_learns_a_shortest_path():
     assert (episodes.episode_length <= 10).all()
 
 
-@pytest.mark.fast_cases("3")
+@pytest.mark.full
 @pytest.mark.parametrize("num_envs", [1, 3, 8])
 def test_learns_to_act_on_what_it_sees(num_envs):
     env = make("probe/action-observation")

@@ -95,6 +95,7 @@ def test_on_policy_and_off_policy_values(forked, algorithm, going_on):
     np.testing.assert_allclose(q, [[0.6, going_on], [1.0, 0.0]], atol=0.04)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("td_lambda", [0.0, 1.0])
 def test_learns_the_value_of_a_truncated_task(td_lambda):
     env = make("probe/truncation")

@@ -214,6 +214,7 @@ def test_the_model_of_the_continuous_walk_has_its_values():
     np.testing.assert_allclose(value[:-1], expected, rtol=1e-9)
 
 
+@pytest.mark.full
 def test_uniform_actions_are_uniform_over_the_legal_ones():
     env = make("probe/masked")
     obs = jax.vmap(lambda key: env.reset(key, env.params)[1])(

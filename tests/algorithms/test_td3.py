@@ -127,6 +127,7 @@ def test_learns_the_best_action(name):
     assert float(episodes.episode_return.mean()) > -0.003
 
 
+@pytest.mark.fast_cases("sac")
 @FAMILY
 def test_observations_are_counted_from_the_warm_up_on(name):
     env, algorithm = probe("truncation"), ALGORITHMS[name]

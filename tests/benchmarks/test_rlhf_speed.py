@@ -32,6 +32,7 @@ def test_ours_is_measured_and_the_peer_is_left_out(module, found):
     assert "| jaxrl |" in table and "TRL" not in table
 
 
+@pytest.mark.full
 def test_a_table_of_both_sides(module, found):
     run = {"first": 1.0, "seconds": [9.0] * 9 + [4.0] * 9, "rewards": [0.5] * 10}
     twice = run | {"seconds": [12.0] * 18, "versions": dict.fromkeys(VERSIONS, "1")}

@@ -102,6 +102,7 @@ def test_train_with_json_prints_the_evaluation_last(tmp_path, capsys):
 # Evaluation.
 
 
+@pytest.mark.fast_cases("ppo_run*")
 @pytest.mark.parametrize(
     ("name", "algorithm", "seeds"),
     [("ppo_run", "ppo", [0, 1]), ("reinforce_run", "reinforce", [0])],

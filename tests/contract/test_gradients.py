@@ -83,6 +83,7 @@ LEGAL = np.ones((N, 4), bool)
 LEGAL[np.arange(N), (ACTIONS + 1) % 4] = False
 
 
+@pytest.mark.fast_cases("extreme-masked")
 @pytest.mark.parametrize("legal", [None, LEGAL], ids=["all legal", "masked"])
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["ordinary", "extreme"])
 def test_categorical(legal, scale):
@@ -101,6 +102,7 @@ def test_categorical(legal, scale):
     assert_gradient_is_right(function, scale * normal(N, 4))
 
 
+@pytest.mark.fast_cases("tanh")
 @pytest.mark.parametrize("squash", [False, True], ids=["normal", "tanh"])
 def test_continuous(squash):
     actions = jnp.asarray(np.clip(normal(N, 2), -1.9, 1.9))

@@ -21,6 +21,7 @@ def test_a_bit_is_flipped_and_the_goal_ends_the_episode():
     assert (found.reward, found.terminated) == (0.0, True)
 
 
+@pytest.mark.full
 def test_no_episode_begins_at_its_goal():
     env = make("goal/bit-flip", length=1)
     keys = jax.random.split(KEY, 64)

@@ -130,7 +130,7 @@ RECURRENT = (
 )
 
 
-@pytest.mark.fast_cases("gru*", "lstm*")
+@pytest.mark.fast_cases("lstm*")
 @pytest.mark.parametrize(
     "network", [*RECURRENT, "transformer(size=8, num_heads=2, num_layers=2, context=4)"]
 )
@@ -153,7 +153,7 @@ def test_along_time_equals_step_by_step_with_resets(network):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.fast_cases("gru*", "lstm*")
+@pytest.mark.fast_cases("lstm*")
 @pytest.mark.parametrize("network", RECURRENT)
 def test_what_was_seen_before_an_episode_ended_is_forgotten(network):
     body = resolve(PPO.Config(network=network, hidden_sizes=(8,)), LINE)

@@ -74,6 +74,7 @@ def test_relabelled_rewards_are_those_of_the_goal(n_step):
     assert reached.any() and not reached.all()
 
 
+@pytest.mark.full
 def test_an_end_that_no_goal_explains_stays_one():
     """Here the time limit, made an end; and not the limit of the goal wanted before."""
     env = make("goal/bit-flip", length=3, horizon_is="terminal")
@@ -92,6 +93,7 @@ def test_an_end_that_no_goal_explains_stays_one():
     assert expected.any()
 
 
+@pytest.mark.full
 def test_none_is_relabelled_at_fraction_0():
     env = make("goal/bit-flip", length=3)
     config = tiny(DQN, hindsight="final", hindsight_fraction=0.0, learning_starts=64)
@@ -105,6 +107,7 @@ def test_none_is_relabelled_at_fraction_0():
         )
 
 
+@pytest.mark.fast_cases("4")
 @pytest.mark.parametrize("num_envs", [2, 4])
 def test_the_step_of_an_episode_is_stored_across_train_steps(num_envs):
     """Also where the memory wraps around, and where an episode ends within a rollout."""

@@ -86,7 +86,7 @@ def test_a_network_of_a_module_through_the_command_line(own_module, capsys):
         assert main([*words.split(), "--network", NAME]) == 0, words
 
 
-@pytest.mark.fast_cases("torso")
+@pytest.mark.full
 @pytest.mark.parametrize(
     "network", [Twice(4), networks.Body(Twice(4), nn.GRUCell(3))], ids=["torso", "body"]
 )

@@ -336,6 +336,7 @@ def test_lstd_finds_boyans_weights():
     np.testing.assert_allclose(weights, [-24, -16, -8, 0], atol=1e-3)
 
 
+@pytest.mark.full
 def test_lstd_finds_boyans_weights_from_episodes():
     env = make("lecture/boyan-chain")
     run = jax.jit(partial(episodes, env, uniform(env), num_episodes=500, num_steps=13))

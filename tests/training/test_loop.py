@@ -34,6 +34,7 @@ def test_a_total_becomes_the_next_whole_number_of_iterations(total, warmup, expe
     assert num_iterations(Plan(10, 1, warmup), float(total)) == expected
 
 
+@pytest.mark.full
 def test_rows_cover_the_run_in_chunks():
     rows = []
     result = train(PPO, CONFIG, ENV, num_seeds=2, num_chunks=4, on_chunk=rows.append)

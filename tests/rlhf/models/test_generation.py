@@ -73,6 +73,7 @@ def test_a_prompt_may_be_one_token_and_end_with_eos():
     assert done.tokens[0, 1] == logits.argmax() and done.mask.all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "options",
     [{}, {"top_k": 8, "top_p": 0.8}],

@@ -156,6 +156,7 @@ def pairs(small):
     return sample(key, reference, made.reward, 40_000, TAU)
 
 
+@pytest.mark.full
 def test_bayes_accuracy_is_that_of_the_gold_reward_and_of_many_labels(small, pairs):
     made, reference, _ = small
     bayes = float(small_world.bayes_accuracy(reference, made.reward, TAU))
@@ -202,6 +203,7 @@ def test_samples_come_as_often_as_they_should(small, pairs):
             assert (np.abs(frequency - p) < 5 * error).all()
 
 
+@pytest.mark.full
 def test_dpo_with_exact_preferences_is_minimised_by_the_optimum(small):
     """With β_dpo = β / τ, whatever the pairs' weights."""
     made, reference, best = small
@@ -233,6 +235,7 @@ def test_dpo_with_exact_preferences_is_minimised_by_the_optimum(small):
     assert np.abs(gradient).max() > 1e-4
 
 
+@pytest.mark.full
 def test_the_best_of_n(small):
     made, reference, _ = small
     law = jax.jit(small_world.best_of_n_log_prob, static_argnums=2)
