@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from protocol import Answer, serve, updates_for
-from rejax import DQN, PPO
+from rejax import DQN, PPO, SAC, TD3
 from rejax.algos import Algorithm
 from rejax.evaluate import evaluate
 from rejax.networks import DiscreteQNetwork, EpsilonGreedyPolicy
@@ -29,6 +29,11 @@ NOTES = {
     "dqn": "Rejax draws batches without replacement, clips each entry of the gradient (not "
     "its global norm) at max_grad_norm, has Adam with eps 1e-8, LeCun-normal "
     "initialisation, and takes a time limit for a true end",
+    "sac": "Rejax updates the actor before the critics, acts by its policy from the first "
+    "step, halves the critics' loss, moves the targets once a vector step, has "
+    "LeCun-normal initialisation, and takes a time limit for a true end",
+    "td3": "Rejax halves the critics' loss, has LeCun-normal initialisation, and takes a "
+    "time limit for a true end",
 }
 
 
@@ -91,9 +96,60 @@ def make_dqn(env: str, config: Config, env_steps: int) -> Algorithm:
     return dqn.replace(agent=network)
 
 
+def control_arguments(config: Config, env_steps: int) -> Config:
+    """What Rejax's SAC and TD3 share; both update after every vector step."""
+    vector_steps, gradient_steps = updates_for(config)
+    if vector_steps != 1:
+        raise ValueError("Rejax updates after every vector step, not more rarely.")
+    same_names = "num_envs buffer_size batch_size learning_rate gamma"
+    return {
+        "num_epochs": gradient_steps,
+        "fill_buffer": config["learning_starts"],
+        "target_update_freq": 1,
+        "polyak": 1.0 - config["tau"],
+        "max_grad_norm": float("inf"),
+        "total_timesteps": env_steps,
+        "eval_freq": env_steps,
+        "skip_initial_evaluation": True,
+        **{name: config[name] for name in same_names.split()},
+    }
+
+
+def make_sac(env: str, config: Config, env_steps: int) -> Algorithm:
+    """Rejax's SAC with the requested configuration."""
+    return SAC.create(
+        env=env,
+        hidden_layer_sizes=tuple(config["hidden_sizes"]),
+        agent_kwargs={"activation": config["activation"]},
+        **control_arguments(config, env_steps),
+    )
+
+
+def make_td3(env: str, config: Config, env_steps: int) -> Algorithm:
+    """Rejax's TD3, whose layers are 64-64, with the requested configuration.
+
+    Its noise is in units of the action, ours in half widths of the space.
+    """
+    if tuple(config["hidden_sizes"]) != (64, 64):
+        raise ValueError(f"Rejax's TD3 has layers of 64, not {config['hidden_sizes']}")
+    plain = TD3.create(env=env)
+    space = plain.env.action_space(plain.env_params)
+    scale = float((space.high - space.low) / 2)
+    return TD3.create(
+        env=env,
+        actor_kwargs={"activation": config["activation"]},
+        critic_kwargs={"activation": config["activation"]},
+        policy_delay=config["policy_delay"],
+        exploration_noise=config["noise_std"] * scale,
+        target_noise=config["target_noise"] * scale,
+        target_noise_clip=config["target_noise_clip"] * scale,
+        **control_arguments(config, env_steps),
+    )
+
+
 def make(case: dict[str, Any], env_steps: int) -> Algorithm:
     """The case's algorithm, which trains for `env_steps` and never evaluates."""
-    makers = {"ppo": make_ppo, "dqn": make_dqn}
+    makers = {"ppo": make_ppo, "dqn": make_dqn, "sac": make_sac, "td3": make_td3}
     algorithm = makers[case["algorithm"]](case["env"], case["config"], env_steps)
     return algorithm.replace(eval_callback=no_evaluation)
 
@@ -128,6 +184,12 @@ def greedy_return(
 
     def act(obs: jax.Array, key: jax.Array) -> jax.Array:
         obs = obs[None]
+        if isinstance(algorithm, TD3):
+            return algorithm.actor.apply(state.actor_ts.params, obs)[0]
+        if isinstance(algorithm, SAC):
+            actor, params = algorithm.actor, state.actor_ts.params
+            mean = actor.apply(params, obs, method="_action_dist").loc[0]
+            return actor.action_loc + actor.action_scale * jnp.tanh(mean)
         if isinstance(algorithm, PPO):
             actor, params = algorithm.actor, state.actor_ts.params
             return actor.apply(params, obs, method="_action_dist").mode()[0]

@@ -11,11 +11,13 @@ from importlib.metadata import version
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from protocol import Answer, serve, updates_for
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 Config = dict[str, Any]
@@ -77,6 +79,23 @@ def dqn_arguments(config: Config, env_steps: int) -> dict[str, Any]:
         "exploration_final_eps": config["epsilon_end"],
         "exploration_fraction": config["exploration_fraction"] * scale,
         **{name: config[name] for name in same_names.split()},
+    }
+
+
+def control_arguments(config: Config, num_actions: int) -> dict[str, Any]:
+    """The arguments of SAC and, of those with noise, of TD3."""
+    same_names = "learning_rate gamma tau buffer_size learning_starts batch_size"
+    vector_steps, gradient_steps = updates_for(config)
+    arguments = {name: config[name] for name in same_names.split()}
+    arguments |= {"train_freq": vector_steps, "gradient_steps": gradient_steps}
+    if "noise_std" not in config:
+        return arguments
+    std = np.full(num_actions, config["noise_std"])
+    return arguments | {
+        "policy_delay": config["policy_delay"],
+        "target_policy_noise": config["target_noise"],
+        "target_noise_clip": config["target_noise_clip"],
+        "action_noise": NormalActionNoise(np.zeros(num_actions), std),
     }
 
 

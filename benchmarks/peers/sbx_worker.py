@@ -14,16 +14,23 @@ from flax import linen as nn
 from protocol import Answer, serve
 from sb3_worker import (
     check,
+    control_arguments,
     dqn_arguments,
     greedy_return,
     make_envs,
     ppo_arguments,
     train,
 )
-from sbx import DQN, PPO
+from sbx import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-STATES = {"ppo": ("actor_state", "vf_state"), "dqn": ("qf_state",)}
+ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC, "td3": TD3}
+STATES = {
+    "ppo": ("actor_state", "vf_state"),
+    "dqn": ("qf_state",),
+    "sac": ("actor_state", "qf_state"),
+    "td3": ("actor_state", "qf_state"),
+}
 """Attributes of a policy with parameters and optimiser state, by algorithm."""
 
 NOTES = {
@@ -32,39 +39,50 @@ NOTES = {
     "dqn": "SBX's loss is Huber's, its gradient is not clipped, all hidden layers are as "
     "wide as the first, the learning rate is constant, Adam's eps is 1e-8, and the "
     "environments are gymnasium's",
+    "sac": "SBX halves the critics' loss, the initialisation is LeCun-normal, and the "
+    "environments are gymnasium's",
+    "td3": "SBX halves the critics' loss, the initialisation is LeCun-normal, and the "
+    "environments are gymnasium's",
 }
 
 
 def make(case: dict[str, Any], seed: int, env_steps: int) -> BaseAlgorithm:
     """A fresh agent with the requested configuration."""
-    config, ppo = case["config"], case["algorithm"] == "ppo"
-    arguments = (ppo_arguments if ppo else dqn_arguments)(config, env_steps)
+    config, name = case["config"], case["algorithm"]
+    envs = make_envs(case["env"], config["num_envs"])
+    if name == "ppo":
+        arguments = ppo_arguments(config, env_steps)
+    elif name == "dqn":
+        arguments = dqn_arguments(config, env_steps)
+    else:
+        arguments = control_arguments(config, envs.action_space.shape[0])
     arguments["policy_kwargs"] = {
-        "net_arch": list(config["hidden_sizes"]),  # PPO: of the actor and of the critic
+        "net_arch": list(config["hidden_sizes"]),  # of the actor and of the critics
         "activation_fn": getattr(nn, config["activation"]),
     }
-    envs = make_envs(case["env"], config["num_envs"])
-    return (PPO if ppo else DQN)("MlpPolicy", envs, seed=seed, **arguments)
+    return ALGORITHMS[name]("MlpPolicy", envs, seed=seed, **arguments)
 
 
 def warm_up(model: BaseAlgorithm, case: dict[str, Any], seed: int) -> None:
     """Train until everything is compiled, then restore the initial state."""
-    before = {
-        # Copied, since SBX writes learning rates into the optimiser's state.
-        name: jax.tree.map(lambda leaf: leaf, getattr(model.policy, name))
-        for name in STATES[case["algorithm"]]
-    }
+    places = [(model.policy, name) for name in STATES[case["algorithm"]]]
+    if case["algorithm"] == "sac":
+        places.append((model, "ent_coef_state"))
+    # Copied, since SBX writes learning rates into the optimiser's state.
+    before = [
+        jax.tree.map(lambda leaf: leaf, getattr(owner, name)) for owner, name in places
+    ]
     if case["algorithm"] == "ppo":
         model.learn(1, log_interval=None)  # one rollout and its updates
     else:
         starts, model.learning_starts = model.learning_starts, 0
-        until_target = 2 * case["config"]["target_update_interval"]
+        until_target = 2 * case["config"].get("target_update_interval", 50)
         model.learn(until_target, log_interval=None)
         model.learning_starts, model._n_calls = starts, 0
         model.replay_buffer.reset()
     model.predict(model.env.reset(), deterministic=True)
-    for name, state in before.items():
-        setattr(model.policy, name, state)
+    for (owner, name), state in zip(places, before, strict=True):
+        setattr(owner, name, state)
     model.set_random_seed(seed)
 
 

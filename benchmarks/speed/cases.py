@@ -54,6 +54,27 @@ DQN_BREAKOUT = DQN | {
     "hidden_sizes": (64, 64),
     "activation": "tanh",
 }
+CONTROL = {
+    "total_steps": 20_000.0,
+    "num_envs": 1,
+    "train_frequency": 1,
+    "num_updates": 1,
+    "buffer_size": 100_000,
+    "learning_starts": 1_000,
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "gamma": 0.98,
+    "tau": 0.005,
+    "hidden_sizes": (64, 64),
+    "activation": "relu",
+    "network": "mlp",
+}
+TD3 = CONTROL | {
+    "policy_delay": 2,
+    "noise_std": 0.1,
+    "target_noise": 0.2,
+    "target_noise_clip": 0.5,
+}
 
 
 class Case(NamedTuple):
@@ -86,7 +107,9 @@ CARTPOLE = "CartPole-v1"
 WIDE = PPO | {"num_envs": 2_048, "num_steps": 32, "num_minibatches": 8}
 BREAKOUT_WIDE = PPO | {"num_envs": 64, "num_minibatches": 8}
 BREAKOUT_NARROW = PPO | {"num_envs": 32, "num_steps": 32, "gamma": 0.995}
+PENDULUM = "Pendulum-v1"
 REJAX = ("rejax",)
+BOTH = ("rejax", "sbx")
 
 CASES = {
     "B1": Case(
@@ -134,10 +157,16 @@ CASES = {
         BREAKOUT,
         DQN_BREAKOUT | {"network": "cnn", "hidden_sizes": (128,), "activation": "relu"},
     ),
+    "B9": Case(
+        "sac", PENDULUM, CONTROL, 1, BOTH, {"rejax": 1.5, "sbx": 2.0}, 20_000, 5
+    ),
+    "B9x16": Case("sac", PENDULUM, CONTROL, 16, REJAX, {"rejax": 3.0}, only="cpu"),
+    "B10": Case("td3", PENDULUM, TD3, 1, BOTH, {"rejax": 1.5, "sbx": 2.0}, 20_000, 5),
+    "B10x16": Case("td3", PENDULUM, TD3, 16, REJAX, {"rejax": 3.0}, only="cpu"),
 }
 """Cases by name. B2 is B1 for a population; B7 (PQN) is missing; B8 is `LEVEL_ENVS`."""
 
-LEVEL_ENVS = (CARTPOLE, "Pendulum-v1", BREAKOUT)
+LEVEL_ENVS = (CARTPOLE, PENDULUM, BREAKOUT)
 LEVEL_SIZES = (64, 2_048, 65_536)
 """Numbers of environments of B8, which measures environments alone."""
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxrl import networks, optim, spaces
 from jaxrl.acting import in_blocks
-from jaxrl.algorithms import ALGORITHMS, dqn, off_policy, ppo
+from jaxrl.algorithms import ALGORITHMS, critics, dqn, off_policy, ppo, sac, td3
 from jaxrl.core.prng import key
 from jaxrl.replay import ring, transitions
 from jaxrl.rollout import init_world, unroll
@@ -99,10 +99,10 @@ def inference(
     algorithm: str, config: Any, env: Env, state: Any, num_steps: int, least: float
 ) -> float:
     """I: environment steps per second when the policy acts and nothing is learned."""
-    unroll: Any = partial(ppo.acts.unroll, config, env, state.agent)
+    acts: Any = {"ppo": ppo, "dqn": dqn, "sac": sac, "td3": td3}[algorithm].acts
+    unroll = partial(acts.unroll, config, env, state.agent)
     if algorithm == "dqn":
-        epsilon = config.epsilon_end
-        unroll = partial(dqn.acts.unroll, config, env, state.agent, epsilon=epsilon)
+        unroll = partial(unroll, epsilon=config.epsilon_end)
 
     def steps(world: Any) -> Any:
         world, _, stats = unroll(world=world, num_steps=num_steps)
@@ -122,7 +122,7 @@ def limit(
       and the microseconds of each arrangement and of the forward passes.
     """
     state = jax.jit(partial(ALGORITHMS[algorithm].init, config, env))(key(0))
-    parts = ppo_parts if algorithm == "ppo" else dqn_parts
+    parts = PARTS[algorithm]
     gradient, rows, forward, num_gradients, env_steps = parts(config, env, state)
     params, unflatten = optim.flat(state.agent.params)
     gradient = partial(_flat_gradient, gradient, unflatten)
@@ -215,6 +215,99 @@ def dqn_parts(config: Any, env: Env, state: Any) -> tuple:
         return jax.lax.scan(act, jnp.float32(0), None, length=steps)[0]
 
     return gradient, rows, forward, counts.updates, counts.env_steps
+
+
+def sac_parts(config: Any, env: Env, state: Any) -> tuple:
+    """The gradients between two of the actor, their rows, and the forward passes."""
+    stats = state.agent.obs_stats
+
+    def value(params: PyTree, obs: PyTree, combine: Callable[[Array], Array]) -> Array:
+        rows = len(jax.tree.leaves(obs)[0])
+        noise = jax.random.normal(key(1), (rows, env.action_space.size))
+        return sac.soft_value(
+            config, env, params, stats, obs, noise, key(2), combine
+        ).value
+
+    def target(params: PyTree, rows: transitions.Batch) -> Array:
+        combine = partial(critics.target_value, config, key=key(3))
+        return critics.target(rows, value(params, rows.next_obs, combine))
+
+    def actor_loss(params: PyTree, rows: transitions.Batch) -> Array:
+        return -value(params, rows.obs, partial(critics.policy_value, config)).mean()
+
+    actor = networks.spread_actor(config, env)
+    return _control_parts(config, env, state, actor, target, actor_loss)
+
+
+def td3_parts(config: Any, env: Env, state: Any) -> tuple:
+    """The gradients between two of the actor, their rows, and the forward passes."""
+    stats = state.agent.obs_stats
+
+    def target(params: PyTree, rows: transitions.Batch) -> Array:
+        shape = len(rows.reward), env.action_space.size
+        draw = td3.Draw(
+            jax.random.normal(key(1), shape), key(2), jax.random.split(key(3))
+        )
+        return td3.critic_target(config, env, params, stats, rows, draw)
+
+    def actor_loss(params: PyTree, rows: transitions.Batch) -> Array:
+        own, of_critics = params["actor"], params["critics"]
+        return td3.actor_loss(own, config, env, of_critics, stats, rows.obs, key(4))[0]
+
+    actor = networks.deterministic_actor(config, env)
+    return _control_parts(config, env, state, actor, target, actor_loss)
+
+
+def _control_parts(
+    config: Any,
+    env: Env,
+    state: Any,
+    actor: Any,
+    target: Callable[[PyTree, transitions.Batch], Array],
+    actor_loss: Callable[[PyTree, transitions.Batch], Array],
+) -> tuple:
+    """Parts of actor and critics, whose targets follow the parameters, as for DQN."""
+    counts, stats = off_policy.plan(config, env), state.agent.obs_stats
+    index = ring.sample_indices(state.replay, key(1), (config.batch_size,))
+    rows = transitions.read(config, env, state.replay, index)
+
+    def critics_gradient(params: PyTree, rows: transitions.Batch) -> PyTree:
+        y = target(params, rows)
+        return jax.grad(
+            lambda p: critics.loss(config, env, p, stats, rows, y, key(5))[0]
+        )(params["critics"])
+
+    def gradient(params: PyTree, rows: transitions.Batch) -> PyTree:
+        of_critics = critics_gradient(params, rows)
+        for _ in range(config.policy_delay - 1):
+            moved = jax.tree.map(
+                lambda p, g: p - 1e-9 * g, params["critics"], of_critics
+            )
+            params = params | {"critics": moved}
+            of_critics = critics_gradient(params, rows)
+        of_actor = jax.grad(lambda p: actor_loss(params | {"actor": p}, rows))(
+            params["actor"]
+        )
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return zeros | {"critics": of_critics, "actor": of_actor}
+
+    def forward(params: PyTree) -> Array:
+        def act(total: Array, _: None) -> tuple[Array, None]:
+            obs = jax.tree.map(
+                lambda x: x + (0 * total).astype(x.dtype), state.world.obs
+            )
+            shown = actor.apply(params["actor"], obs, stats)
+            return total + jax.tree.leaves(shown)[0].sum(), None
+
+        steps = off_policy.vector_steps(config)
+        return jax.lax.scan(act, jnp.float32(0), None, length=steps)[0]
+
+    gradients = counts.updates // config.policy_delay
+    return gradient, rows, forward, gradients, counts.env_steps
+
+
+PARTS = {"ppo": ppo_parts, "dqn": dqn_parts, "sac": sac_parts, "td3": td3_parts}
+"""What the limit of each algorithm is made of."""
 
 
 def _flat_gradient(

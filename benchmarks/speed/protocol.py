@@ -19,9 +19,10 @@ on standard output; all other output goes to standard error.
 
 A failed request is answered by {"error": "one line"}, and the worker keeps running.
 
-CASE holds `name`, `algorithm` ("ppo" or "dqn"), `env` (gymnax's id), `num_seeds` (agents
-trained together), `env_steps` (of each agent, in one run) and `config`, with the field
-names of jaxrl. Schedules always span `config["total_steps"]`, however short a run is.
+CASE holds `name`, `algorithm` ("ppo", "dqn", "sac" or "td3"), `env` (gymnax's id),
+`num_seeds` (agents trained together), `env_steps` (of each agent, in one run) and
+`config`, with the field names of jaxrl. Schedules always span `config["total_steps"]`,
+however short a run is.
 
 This module needs the standard library only.
 """
@@ -61,7 +62,7 @@ def one_line(error: Exception) -> str:
 
 
 def updates_for(config: dict[str, Any]) -> tuple[int, int]:
-    """DQN's rhythm in vector steps: (vector steps, gradient steps that follow them).
+    """How many vector steps, and gradient steps after them, learning from replay takes.
 
     jaxrl counts `train_frequency` over all environments; the peers count vector steps.
     """

@@ -36,16 +36,22 @@ def build(name: str, **params: Any) -> Env:
     """An environment of Brax."""
     environment = import_quietly("brax.envs").get_environment(name, **params)
     return adapt(
-        Suite(partial(_begin, environment), partial(_advance, environment)),
-        lambda obs: spaces.box(-np.inf, np.inf, obs.shape, obs.dtype),
+        Suite(partial(begin, environment), partial(_advance, environment)),
+        unbounded,
         spaces.box(-1.0, 1.0, (environment.action_size,)),
         EPISODE_LENGTH,
     )
 
 
-def _begin(environment: Any, key: Array) -> tuple[PyTree, Array]:
+def begin(environment: Any, key: Array) -> tuple[PyTree, Array]:
+    """A state of an environment with Brax's interface, and its observation."""
     state = environment.reset(key)
     return state, state.obs
+
+
+def unbounded(obs: Any) -> spaces.Box:
+    """The space of an array without bounds."""
+    return spaces.box(-np.inf, np.inf, obs.shape, obs.dtype)
 
 
 def _advance(environment: Any, key: Array, state: Any, action: Array) -> tuple:

@@ -3,6 +3,7 @@
 An adapter is a file `jaxrl/envs/LIBRARY.py` with
 
     NAMES                        the tested environments, without importing the library
+    MODULE                       what to import, if that is not LIBRARY
     build(name, **params) -> Env raw transitions: no auto-reset, no time limit but `horizon`
 
 and its ids are "LIBRARY/NAME". The library is an extra: it is imported when one of its
@@ -32,6 +33,7 @@ SUITES = {
     "jumanji": "puzzles and packing: Game2048-v1, Snake-v1, ...",
     "navix": "MiniGrid: Navix-Empty-5x5-v0, ...",
     "pgx": "games of one player: minatar-breakout, 2048, ...",
+    "playground": "DeepMind Control Suite in MJX: CheetahRun, WalkerWalk, ...",
 }
 """The libraries; each has an adapter and an extra of the same name."""
 
@@ -55,7 +57,7 @@ def suite_factory(library: str, name: str) -> Callable[..., Env]:
 
 
 def _build(adapter: Any, library: str, name: str, /, **params: Any) -> Env:
-    import_quietly(library)
+    import_quietly(getattr(adapter, "MODULE", library), library)
     if name not in adapter.NAMES:
         raise InvalidInput(
             f"Unknown environment '{library}/{name}'"
@@ -67,13 +69,15 @@ def _build(adapter: Any, library: str, name: str, /, **params: Any) -> Env:
     return env.replace(id=f"{library}/{name}")
 
 
-def import_quietly(module: str) -> Any:
+def import_quietly(module: str, library: str | None = None) -> Any:
     """Import a module of a library that is an extra, without its output and warnings.
+
+    `library` is the extra's name, by default that of the package.
 
     Raises:
       InvalidInput: it is not installed.
     """
-    library = module.partition(".")[0]
+    library = library or module.partition(".")[0]
     try:
         with suppress_output():
             return importlib.import_module(module)

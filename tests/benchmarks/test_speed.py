@@ -61,8 +61,8 @@ def test_every_case_is_a_valid_configuration(name):
 
 
 def test_an_unknown_case_is_refused_before_anything_runs():
-    with pytest.raises(InvalidInput, match="cases = 'B9'"):
-        run.run_benchmark(["B9"])
+    with pytest.raises(InvalidInput, match="cases = 'B99'"):
+        run.run_benchmark(["B99"])
 
 
 def test_the_platform_chooses_the_sizes_of_populations():

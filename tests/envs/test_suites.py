@@ -29,6 +29,7 @@ QUICK = {
     "jumanji": "Game2048-v1",
     "navix": "Navix-Empty-5x5-v0",
     "pgx": "minatar-breakout",
+    "playground": "CartpoleBalance",
 }
 """Environments that compile in seconds. The others, and all of Craftax, are slow."""
 
@@ -38,7 +39,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def needs(library):
-    if importlib.util.find_spec(library) is None:
+    adapter = importlib.import_module(f"jaxrl.envs.{library}")
+    if importlib.util.find_spec(getattr(adapter, "MODULE", library)) is None:
         pytest.skip(f"{library} is not installed: pip install -e '.[{library}]'")
 
 
@@ -77,7 +79,10 @@ def test_every_environment_keeps_the_contract(library, name, capfd):
     "library",
     [
         *("jumanji", "navix"),
-        *(pytest.param(x, marks=pytest.mark.full) for x in ("brax", "craftax", "pgx")),
+        *(
+            pytest.param(x, marks=pytest.mark.full)
+            for x in ("brax", "craftax", "pgx", "playground")
+        ),
     ],
 )
 def test_gymnasiums_checker_and_a_train_step(library):
