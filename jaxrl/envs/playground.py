@@ -1,10 +1,11 @@
 """MuJoCo Playground: the DeepMind Control Suite in MJX (Zakka et al., 2025,
 https://arxiv.org/abs/2502.08844).
 
-Parameters are fields of the environment's configuration: `action_repeat`, `ctrl_dt`,
-`impl` ("jax" or "warp"), ... The time limit is the configuration's `episode_length`. An
-action is what an actuator is given, within the actuator's range. The library's locomotion
-and manipulation environments download models when they are made, and are left out.
+Parameters are fields of the environment's configuration: `ctrl_dt`, `sim_dt`, ... The time
+limit is its `episode_length`. An action is what an actuator is given, within the actuator's
+range. The physics are those of MJX in JAX: Warp's keep the contacts of all copies in one
+array, so that one copy cannot begin anew. The library's locomotion and manipulation
+environments download models when they are made, and are left out.
 """
 
 from functools import partial
@@ -49,7 +50,9 @@ def build(name: str, **params: Any) -> Env:
     """An environment of MuJoCo Playground."""
     suite = import_quietly(MODULE, "playground").dm_control_suite
     config = suite.get_default_config(name)
-    environment = suite.load(name, config, params)
+    environment = suite.load(name, config, {"impl": "jax"} | params)
+    if config.impl != "jax":
+        raise ValueError("impl must be 'jax'")
     low, high = environment.mj_model.actuator_ctrlrange.T
     return adapt(
         Suite(partial(begin, environment), partial(_advance, environment)),
