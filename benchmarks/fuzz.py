@@ -40,7 +40,7 @@ Nothing = Callable[[Path], object]
 
 
 def keep(file: Path) -> None:
-    """Leaves a changed file as it is."""
+    """Leave a changed file as it is."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def work(pipe: Any, base: Path) -> None:
 
 
 def prepare(reader: Reader, base: Path, made: dict[Nothing, Path]) -> tuple[str, str]:
-    """Makes the files of a reader, once, and reads a copy; then limits the memory."""
+    """Make the files of a reader, once, and read a copy; then limit the memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     if reader.make not in made:
@@ -376,7 +376,7 @@ class Child:
 
 
 def fuzz(readers: Sequence[Reader], cases: int, seed: int) -> dict[str, Outcome]:
-    """Runs so many cases of each reader in a child; one that hangs or dies is replaced."""
+    """Run so many cases of each reader in a child; one that hangs or dies is replaced."""
     child, outcomes = Child(), {reader.name: Outcome() for reader in readers}
     try:
         for reader in readers:
@@ -690,7 +690,7 @@ def find(name: str) -> Reader:
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the flags."""
+    """Read the flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=300, help="of each reader")
     parser.add_argument("--seed", type=int, default=0)
@@ -700,7 +700,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the cases; exit code 1 if one of them is a fault."""
+    """Run the cases; exit code 1 if one of them is a fault."""
     given = options(argv)
     wanted = [find(given.reader)] if given.reader else READERS
     started = time.monotonic()

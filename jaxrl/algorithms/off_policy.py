@@ -207,7 +207,7 @@ def train_step(
 def renew_target(
     config: Any, agent: Any, clock: Any, env_steps: int
 ) -> tuple[Any, TargetClock]:
-    """Moves the target network, once for every boundary that `env_steps` more cross.
+    """Move the target network, once for every boundary that `env_steps` more cross.
 
     k moves of tau towards the same parameters are one of 1 - (1 - tau)^k.
     """

@@ -238,7 +238,7 @@ class _FieldType(click.ParamType):
 
 
 def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes `--env.NAME VALUE` and `--env.NAME=VALUE` out of the arguments."""
+    """Take `--env.NAME VALUE` and `--env.NAME=VALUE` out of the arguments."""
     rest: list[str] = []
     params: dict[str, Any] = {}
     arguments = iter(args)
@@ -258,7 +258,7 @@ def split_env_params(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def split_grid(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes `--grid NAME=VALUES NAME=VALUES ...` out of the arguments."""
+    """Take `--grid NAME=VALUES NAME=VALUES ...` out of the arguments."""
     rest: list[str] = []
     grid: list[str] = []
     inside = False

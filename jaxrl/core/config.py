@@ -96,7 +96,7 @@ def field_docs(config_class: type) -> dict[str, str]:
 
 
 def check(config: Any) -> None:
-    """Checks type and limits of every field.
+    """Check type and limits of every field.
 
     Raises:
       InvalidInput: one sentence that names the field, the value and what it may be.
@@ -110,7 +110,7 @@ def check(config: Any) -> None:
 
 
 def check_value(name: str, kind: Any, value: Any, **limits: float) -> None:
-    """Checks one value, wherever it comes from; `limits` as in `jaxrl.types.static`.
+    """Check one value, wherever it comes from; `limits` as in `jaxrl.types.static`.
 
     Raises:
       InvalidInput: one sentence that names the field, the value and what it may be.

@@ -64,7 +64,7 @@ def serve(
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Serves one agent of a run folder until `interrupted` says so.
+    """Serve one agent of a run folder until `interrupted` says so.
 
     Args:
       run: the run folder.

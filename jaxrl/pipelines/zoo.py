@@ -173,7 +173,7 @@ def build(
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains reference agents with their presets, and writes what became of them.
+    """Train reference agents with their presets, and write what became of them.
 
     Args:
       names: of presets; none for all.
@@ -332,7 +332,7 @@ def _experiment(name: str, seed: int, num_seeds: int) -> Experiment:
 
 
 def _check_same(folder: Path, experiment: Experiment) -> None:
-    """Raises `InvalidInput` where another run is."""
+    """Raise `InvalidInput` where another run is."""
     if not (folder / "config.json").exists():
         return
     there, here = describe(read_experiment(folder)), describe(experiment)

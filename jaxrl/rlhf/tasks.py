@@ -298,7 +298,7 @@ def _make_tokenizer(
 
 
 def check_length(config: ModelConfig, length: int) -> None:
-    """Refuses rows of more tokens than a model reads."""
+    """Refuse rows of more tokens than a model reads."""
     require(
         length <= config.max_length,
         f"{length} tokens a row: the model reads at most {config.max_length}; give less, "

@@ -134,7 +134,7 @@ def variant(
 
 
 def save_agents(folder: Path, agents: Agents) -> None:
-    """Writes the artefact beside its place and moves it there whole.
+    """Write the artefact beside its place and move it there whole.
 
     Args:
       folder: the artefact's folder; replaced if it exists.
@@ -170,7 +170,7 @@ def describe_agents(agents: Agents) -> dict[str, Any]:
 
 
 def load_agents(run: Path | str, env: str | None = None) -> Agents:
-    """Reads the artefact of a run folder.
+    """Read the artefact of a run folder.
 
     Nothing in it is run. An environment named "module:factory" is code that loading
     would import, so the artefact's word is not enough for it: the caller says it too.
@@ -213,7 +213,7 @@ def load_agents(run: Path | str, env: str | None = None) -> Agents:
 
 
 def check_acts(agents: Agents, run: Path | str) -> None:
-    """Refuses agents that take no actions in an environment."""
+    """Refuse agents that take no actions in an environment."""
     require(
         problem_of(agents.algorithm).returns is None,
         f"RUN = {str(run)!r}: a run of {agents.algorithm.name} has no policy that acts in "
@@ -251,7 +251,7 @@ def map_paths(
 def check_places(
     algorithm: Algorithm, about: Mapping[str, Any], run: Path | str
 ) -> None:
-    """Refuses a run whose data, models or teacher are no longer where it names them.
+    """Refuse a run whose data, models or teacher are no longer where it names them.
 
     Raises:
       InvalidInput: it names the first that is missing.
@@ -373,7 +373,7 @@ def _read(run: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def check_environment(trained_on: str, given: str | None, run: Path | str) -> None:
-    """Refuses code, unless the caller says its name too, and another environment."""
+    """Refuse code, unless the caller says its name too, and another environment."""
     if given not in (None, trained_on):
         raise InvalidInput(
             f"env = {given!r}: {str(run)!r} was trained on {trained_on!r}."

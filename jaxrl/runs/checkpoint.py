@@ -48,7 +48,7 @@ class Saver:
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint, then removes all but the newest.
+        """Write a checkpoint, then remove all but the newest.
 
         Of several processes all must call it together, and the first writes.
 
@@ -182,7 +182,7 @@ def _arrays(progress: Progress) -> dict[str, Any]:
 
 
 def remove_after(run: Path, iteration: int) -> None:
-    """Removes newer checkpoints, which a run that goes on from here is to write again,
+    """Remove newer checkpoints, which a run that goes on from here is to write again,
     and what a killed process has left unfinished."""
     folder = run / FOLDER
     for path in folder.iterdir():

@@ -242,7 +242,7 @@ def describe_training(experiment: Experiment) -> dict[str, Any]:
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """Raises `InvalidInput` for what JSON cannot hold, before anything is written."""
+    """Raise `InvalidInput` for what JSON cannot hold, before anything is written."""
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

@@ -39,13 +39,13 @@ class MetricsFile:
         self.digests.append(_line_digest(line))
 
     def truncate(self, size: int) -> None:
-        """Removes what comes after so many bytes; call it before rows are written."""
+        """Remove what comes after so many bytes; call it before rows are written."""
         with files.naming(self._path):
             self._file.truncate(size)
         self.digests = row_digests(self._path) if size else []
 
     def sync(self) -> dict[str, Any]:
-        """Makes sure that all is on the disk; returns what a checkpoint says of it."""
+        """Make sure that all is on the disk; return what a checkpoint says of it."""
         with files.naming(self._path):
             os.fsync(self._file.fileno())
             size = self._file.seek(0, os.SEEK_END)
@@ -294,7 +294,7 @@ MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 def check_installed(log: Log) -> None:
-    """Raises `InvalidInput` if the package is not."""
+    """Raise `InvalidInput` if the package is not."""
     if importlib.util.find_spec(MODULES[log]) is None:
         raise InvalidInput(
             f"log = {log!r}: it is not installed: {install_command(log)}."

@@ -93,7 +93,7 @@ def run_experiment(
     start: Start | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Trains, evaluates and writes everything into a run folder.
+    """Train, evaluate and write everything into a run folder.
 
     Args:
       experiment: what to train.
@@ -140,7 +140,7 @@ def resume_experiment(
     start: Start | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Goes on with a run that was killed or interrupted, as if it had not been.
+    """Go on with a run that was killed or interrupted, as if it had not been.
 
     Args:
       run: the run folder.
@@ -567,7 +567,7 @@ def evaluate_agents(
     greedy: bool,
     on_nan: OnNan = "stop",
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """Evaluates a population.
+    """Evaluate a population.
 
     Args:
       agents: the trained population.

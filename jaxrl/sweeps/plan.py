@@ -211,7 +211,7 @@ def batch_size(sweep: Sweep) -> int:
 
 
 def check(sweep: Sweep) -> None:
-    """Raises `InvalidInput` for all that can be known beforehand."""
+    """Raise `InvalidInput` for all that can be known beforehand."""
     experiment = sweep.experiment
     configs.check(sweep)
     require(

@@ -100,7 +100,7 @@ def sweep(
     report: Callable[[str], None] = print,
     **options: Any,
 ) -> SweepResult:
-    """Trains `num_seeds` agents with each of many settings, and compares them.
+    """Train `num_seeds` agents with each of many settings, and compare them.
 
     ```python
     result = jaxrl.sweep(
@@ -194,7 +194,7 @@ def resume_sweep(
     report: Callable[[str], None] = print,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> SweepResult:
-    """Goes on with a sweep that was killed or interrupted, as if it had not been.
+    """Go on with a sweep that was killed or interrupted, as if it had not been.
 
     Args:
       folder: of the sweep.
@@ -251,7 +251,7 @@ def _train_blocks(
 def _train_block(
     session: Session, block: Block, start: Callable | None, alone: bool = True
 ) -> bool:
-    """Trains a block from the start, or from where it was; whether it is finished.
+    """Train a block from the start, or from where it was; whether it is finished.
 
     A block of which every agent breaks is.
     """
@@ -424,7 +424,7 @@ def _confirmed(session: Session, best: Trial) -> Trial | None:
 
 
 def _copy_runs(source: Path, target: Path) -> None:
-    """Copies run folders without their checkpoints; an error names the file.
+    """Copy run folders without their checkpoints; an error names the file.
 
     A link is copied as one, and not what it leads to.
     """

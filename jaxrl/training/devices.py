@@ -16,7 +16,7 @@ from jaxrl.errors import count_noun
 
 
 def use_all_cores(num_devices: int | None = None) -> None:
-    """Makes a device of each CPU core, or as many CPU devices as asked for.
+    """Make a device of each CPU core, or as many CPU devices as asked for.
 
     One device runs a small agent on one core. On several, the members of a population or
     the environments of a large run are spread (`population.device_mesh`). Without effect
@@ -37,7 +37,7 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def use_deterministic_operations() -> None:
-    """Makes a GPU add numbers up in the same order every time, which may be slower.
+    """Make a GPU add numbers up in the same order every time, which may be slower.
 
     A CPU does so anyway. Without effect when JAX has started already.
     """
@@ -47,7 +47,7 @@ def use_deterministic_operations() -> None:
 
 
 def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
-    """Keeps compiled programs on disk, so that the second run of one starts at once.
+    """Keep compiled programs on disk, so that the second run of one starts at once.
 
     Args:
       folder: where; by default `$JAX_COMPILATION_CACHE_DIR`, or `jaxrl` in the user's

@@ -129,7 +129,7 @@ def compiled_bytes(
 def check(
     algorithm: Algorithm, config: Any, env: Env, plan: Plan, num_seeds: int
 ) -> None:
-    """Refuses a run that cannot fit.
+    """Refuse a run that cannot fit.
 
     Raises:
       InvalidInput: with the bytes needed, the bytes there are, and the largest part.

@@ -145,7 +145,7 @@ def num_iterations(plan: Plan, total_steps: float) -> int:
 
 
 def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
-    """Checks config and environment; returns what the run will do.
+    """Check config and environment; return what the run will do.
 
     Raises:
       InvalidInput: before anything compiles.
@@ -179,7 +179,7 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
 
 
 def check_config(algorithm: Algorithm, config: Any) -> None:
-    """Refuses what is no config of the algorithm."""
+    """Refuse what is no config of the algorithm."""
     require(
         isinstance(config, algorithm.Config),
         f"config is a {type(config).__module__}.{type(config).__name__}: {algorithm.name} "
@@ -190,7 +190,7 @@ def check_config(algorithm: Algorithm, config: Any) -> None:
 def check_host(
     env: Any, num_members: int, parallel: Parallel, num_devices: int | None
 ) -> None:
-    """Refuses more than one agent on one device, where the environment is on the host."""
+    """Refuse more than one agent on one device, where the environment is on the host."""
     require(
         not _on_host(env) or (num_members == 1 and not distributed.several()),
         f"num_seeds, or settings: {num_members} agents cannot be trained together in "
@@ -318,7 +318,7 @@ def train(
     init_agent: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Trains `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
+    """Train `num_seeds` agents in one program, with seeds `seed, seed + 1, ...`
 
     Args:
       algorithm: for example `jaxrl.PPO`.
@@ -396,7 +396,7 @@ def run(
     adapt: Adapt | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Trains the population of a job; arguments and errors are those of `train`."""
+    """Train the population of a job; arguments and errors are those of `train`."""
     configs.check_value("num_chunks", int, num_chunks, low=1)
     iterations = job.iterations
     progress, history, compile_seconds = _begin(job, start, report)
@@ -648,7 +648,7 @@ def _look_for_trouble(
     length: int,
     report: Callable[[str], None],
 ) -> Progress:
-    """Writes down which agents broke in the last `length` train steps, and reports it."""
+    """Write down which agents broke in the last `length` train steps, and report it."""
     broken = progress.broken.copy()
     for k in np.flatnonzero((broken[:, 0] == 0) & ~tally.fine.all(axis=1)):
         # The first that was no longer finite; at the same train step causes come first.
@@ -661,7 +661,7 @@ def _look_for_trouble(
 
 
 def _stop_at_trouble(job: Job, progress: Progress) -> None:
-    """Raises if there is nothing to go on with."""
+    """Raise if there is nothing to go on with."""
     broken = np.flatnonzero(progress.broken[:, 0])
     if len(broken) > (len(job.seeds) - 1 if job.freeze else 0):
         first = broken[np.argmin(progress.broken[broken, 0])]

@@ -35,7 +35,7 @@ FACTORS = (0.8, 1.2)
 
 
 def check(explored: Mapping[str, Any], job: Job) -> None:
-    """Refuses what cannot be changed while a population trains.
+    """Refuse what cannot be changed while a population trains.
 
     Raises:
       InvalidInput: a name is no number that the agents have of their own, or its limits

@@ -52,7 +52,7 @@ MODEL = {"num_layers": 2, "num_heads": 2, "width": 32}
 
 
 def run(out: Path, size: Size = FULL, **host: Any) -> list[dict[str, Any]]:
-    """Runs the stages that are not done yet, and compares.
+    """Run the stages that are not done yet, and compare.
 
     Args:
       out: a new folder, or one of a demo that was killed.

@@ -62,7 +62,7 @@ def run(
     named: Any = "",
     **host: Any,
 ) -> list[dict[str, Any]]:
-    """Runs the rounds that are not done yet.
+    """Run the rounds that are not done yet.
 
     Args:
       loop: what is asked.
@@ -118,7 +118,7 @@ def _read_logged(run: Path) -> dict[str, float]:
 
 
 def check(loop: Loop) -> None:
-    """Refuses what could only be found wrong after the first labels.
+    """Refuse what could only be found wrong after the first labels.
 
     Raises:
       InvalidInput: something does not fit.
@@ -145,7 +145,7 @@ def check(loop: Loop) -> None:
 
 
 def begin(out: Path, asked: dict[str, Any], name: str = "loop.json") -> None:
-    """Makes the folder, or finds that it was begun with the very same.
+    """Make the folder, or find that it was begun with the very same.
 
     Raises:
       InvalidInput: it holds something else.

@@ -69,7 +69,7 @@ def train(
 
 
 def check_same(experiment: Experiment, out: Path) -> None:
-    """Refuses a folder that holds a run of something else.
+    """Refuse a folder that holds a run of something else.
 
     Raises:
       InvalidInput: it does; the message says in what they differ.

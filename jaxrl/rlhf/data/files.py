@@ -51,7 +51,7 @@ def read(path: str | Path) -> list[Row]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a JSONL file, all of it or nothing; one that is there is replaced.
+    """Write a JSONL file, all of it or nothing; one that is there is replaced.
 
     Args:
       path: ends in `.jsonl`.
@@ -168,7 +168,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _append(path: Path, file: FileIO, content: bytes) -> None:
-    """Writes all of it and syncs to the disk."""
+    """Write all of it and sync to the disk."""
     with files.naming(path):
         while content:
             content = content[file.write(content) :]

@@ -173,7 +173,7 @@ def language_model(
 
 
 def terminal(report: Report = print) -> Labeler:
-    """Asks the person at the terminal, who answers 1 or 2; q, or the input's end, stops.
+    """Ask the person at the terminal, who answers 1 or 2; q, or the input's end, stops.
 
     Args:
       report: shows the questions.
@@ -195,7 +195,7 @@ def terminal(report: Report = print) -> Labeler:
 def browser(
     port: int = 0, open_browser: bool = True, report: Report = print
 ) -> Labeler:
-    """Asks a person on a small local page, which is clicked or answered by the keys 1, 2.
+    """Ask a person on a small local page, which is clicked or answered by the keys 1, 2.
 
     Args:
       port: of 127.0.0.1; 0 means any that is free.
@@ -223,7 +223,7 @@ def label(
     report: Report = print,
     seed: int = 0,
 ) -> list[int]:
-    """Asks, and stores each choice as a row `prompt chosen rejected`.
+    """Ask, and store each choice as a row `prompt chosen rejected`.
 
     A row is on the disk before the next choice is taken. Called again, after a kill or
     after the labeler stopped, it asks only what is not labelled yet.

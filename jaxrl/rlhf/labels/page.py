@@ -42,7 +42,7 @@ def ask(
     open_browser: bool = True,
     report: Callable[[str], None] = print,
 ) -> Iterator[int]:
-    """Serves the page while it is iterated, and yields each choice: 0, or 1.
+    """Serve the page while it is iterated, and yield each choice: 0, or 1.
 
     The page shows the next question when the choice is taken and the next is wanted, so
     whoever iterates may store a choice before. It ends early where the person stops.
@@ -92,7 +92,7 @@ class _Desk:
     told: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def ask(self, number: int) -> int:
-        """Waits for the choice of a question."""
+        """Wait for the choice of a question."""
         with self.changed:
             # The page is there before the first question is asked, and may be quicker.
             self.choice = self.choice if number == self.number else None

@@ -210,7 +210,7 @@ def _encoder(
 
     @functools.cache
     def literal() -> Any:
-        """Reads special tokens as text."""
+        """Read special tokens as text."""
         other = _build(content, path)
         other.encode_special_tokens = True
         return other
