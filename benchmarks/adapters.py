@@ -60,7 +60,9 @@ def main() -> None:
         rows[id] = checked(id) | {"commit": commit(), "versions": of_libraries(id)}
         print(id, {name: row["passed"] for name, row in rows[id]["checks"].items()})
         about = {"versions": versions(), "command": "python -m benchmarks.adapters"}
-        file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        file.write_text(
+            json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
         jax.clear_caches()
     print(table(rows))
 

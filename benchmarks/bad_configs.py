@@ -275,7 +275,7 @@ def bad_file(rng: random.Random, algorithm: Algorithm, folder: Path) -> list[str
     if rng.random() < 0.1:
         content = rng.choice([{"confg": {}}, {"config": []}, {"seed": "x"}, {"env": 3}])
     path = folder / "bad.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     env = envs_of(algorithm)[0]
     argv = ["train", algorithm.name, "--env", env, "--quiet", "--out", "run"]
     return [*argv, "--config", str(path)]

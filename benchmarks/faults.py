@@ -90,7 +90,10 @@ def main() -> None:
         for name, trial in trials(arguments, Path(folder)).items():
             rows[name] = trial() | {"commit": commit()}
             print(name, rows[name], file=sys.stderr, flush=True)
-            file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+            file.write_text(
+                json.dumps({"about": about, "rows": rows}, indent=1) + "\n",
+                encoding="utf-8",
+            )
     print(table(rows))
     sys.exit(
         any(
@@ -266,7 +269,7 @@ def points(work: Path) -> dict[str, Any]:
         if killed.returncode == 0:
             break  # the point lies behind the last operation
         done = folder / "done"
-        complete = int(done.read_text()) if done.exists() else -1
+        complete = int(done.read_text(encoding="utf-8")) if done.exists() else -1
         passed += loadable(folder, complete)
         shutil.rmtree(folder)
         trials += 1
@@ -400,6 +403,7 @@ def hostile(work: Path, trials: int) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     )
     return {"trials": trials, "passed": int(done.stdout.splitlines()[-1])}
 
@@ -454,6 +458,7 @@ def bad_processes(work: Path, trials: int) -> dict[str, Any]:
             cwd=folder,
             capture_output=True,
             text=True,
+            encoding="utf-8",
         )
         right = done.returncode == 2 and len(done.stderr.splitlines()) == 1
         passed += right and not os.listdir(folder)

@@ -109,7 +109,9 @@ def main() -> None:
         rows[part] = measures[part]() | {"commit": commit(), "load_before": load}
         about = {"versions": versions(), "hardware": hardware()}
         about |= {"command": "python -m benchmarks.first_contact"}
-        file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        file.write_text(
+            json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
     print(table(rows))
 
 
@@ -130,7 +132,7 @@ def milestones() -> dict[str, Any]:
                 sys.exit(f"{milestone.page} made no {milestone.makes}")
             found.append(reached(milestone, seconds))
             print(f"{seconds:6.1f} s  {milestone.name}", flush=True)
-        summary = json.loads((clone / MILESTONES[0].makes).read_text())
+        summary = json.loads((clone / MILESTONES[0].makes).read_text(encoding="utf-8"))
     evaluation = summary["evaluation"]
     return {"steps": found, "episode_return": evaluation["episode_return_mean"]}
 
@@ -153,7 +155,7 @@ def followed(clone: Path, milestone: Milestone) -> list[str]:
     if milestone.language == "bash":
         return blocks[: milestone.count]
     name = milestone.heading.lower().replace(" ", "_").replace("'", "") + ".py"
-    (clone / name).write_text("".join(blocks[: milestone.count]))
+    (clone / name).write_text("".join(blocks[: milestone.count]), encoding="utf-8")
     return [f"python {name}"]
 
 
@@ -161,7 +163,7 @@ def below(page: Path, heading: str, language: str) -> list[str]:
     """Blocks of a language between a heading and the next of its rank."""
     found = re.search(
         rf"^(##+) {re.escape(heading)}\n(.*?)(?=^##? |\Z)",
-        page.read_text(),
+        page.read_text(encoding="utf-8"),
         re.M | re.S,
     )
     if not found:
@@ -183,6 +185,7 @@ def shell(command: str, clone: Path, environment: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         sys.exit(f"exit code {done.returncode} of\n{command}\n{done.stdout[-3000:]}")
@@ -222,7 +225,11 @@ def seconds_of(program: str) -> float:
         "print(time.perf_counter() - started)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", timed], capture_output=True, text=True, check=True
+        [sys.executable, "-c", timed],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     return float(done.stdout.splitlines()[-1])
 

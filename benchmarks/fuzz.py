@@ -9,7 +9,9 @@ draws hostile files (`benchmarks/hostile.py`), and reads. It may be accepted, or
 with `InvalidInput` or an `OSError` that names a file. Anything else is a fault: another
 exception, the death of the process, more than `SECONDS`, more than `BYTES` of memory, a
 change of a file outside of the folder. Cases run in child processes, which are killed when
-they hang; the same seed gives the same cases.
+they hang. The same seed draws the same hostile files and the same changes, whatever other
+readers run; the files that are changed are made anew and hold times, so the bytes that a
+change meets may be others.
 """
 
 import argparse
@@ -161,24 +163,24 @@ def _kind(file: Path, outside: Path, rng: random.Random) -> str:
 def _value(file: Path, rng: random.Random) -> str:
     """Changes a value, a key or the length of a part of JSON, or of a line of it."""
     try:
-        lines = file.read_text().split("\n")
+        lines = file.read_text(encoding="utf-8").split("\n")
         whole = json.loads("\n".join(lines))
     except ValueError:
         return _value_of_line(file, rng)
     changed, said = _change(whole, rng)
-    file.write_text(json.dumps(changed, indent=1))
+    file.write_text(json.dumps(changed, indent=1), encoding="utf-8")
     return said
 
 
 def _value_of_line(file: Path, rng: random.Random) -> str:
     try:
-        lines = [line for line in file.read_text().split("\n") if line]
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line]
         k = rng.randrange(len(lines))
         changed, said = _change(json.loads(lines[k]), rng)
         lines[k] = json.dumps(changed)
     except ValueError:
         return _flip(file, rng)
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return said
 
 
@@ -268,7 +270,7 @@ def one_case(reader: Reader, whole: Path, case: Path, seed: str) -> tuple[str, s
     shutil.copytree(whole, inside, symlinks=True)
     outside.mkdir()
     here.mkdir()
-    (outside / "victim").write_text("[1, 2, 3]\n")
+    (outside / "victim").write_text("[1, 2, 3]\n", encoding="utf-8")
     os.chdir(here)
     about = change(reader, inside, outside, seed)
     try:
@@ -283,7 +285,7 @@ def one_case(reader: Reader, whole: Path, case: Path, seed: str) -> tuple[str, s
         result = ("refused" if named else "fault", f"{about}: {error!r}")
     except BaseException:  # a panic in Rust is no `Exception`
         result = ("fault", f"{about}\n{traceback.format_exc()}")
-    is_whole = (outside / "victim").read_text() == "[1, 2, 3]\n"
+    is_whole = (outside / "victim").read_text(encoding="utf-8") == "[1, 2, 3]\n"
     places = sorted(
         str(x.relative_to(case)) for x in [*case.iterdir(), *outside.iterdir()]
     )
@@ -472,25 +474,28 @@ def make_rows(folder: Path) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5}
     talk = [{"role": "user", "content": "is it so?"}]
     lines = [json.dumps(row), json.dumps(row | {"prompt": talk}), json.dumps(row)]
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def make_zoo(folder: Path) -> None:
     """An index of one agent."""
     row = {"algorithm": "ppo", "env": "CartPole-v1", "config": {}, "env_steps": 40}
     row |= {"returns": [1.0, None], "sha256": "0" * 64}
-    (folder / "zoo.json").write_text(json.dumps({"ppo-CartPole-v1": row}))
+    (folder / "zoo.json").write_text(
+        json.dumps({"ppo-CartPole-v1": row}), encoding="utf-8"
+    )
 
 
 def make_configs(folder: Path) -> None:
     """Config files as people write them."""
     (folder / "config.toml").write_text(
         'env = "probe/action"\nseed = 3\nnum_seeds = 2\n[config]\ntotal_steps = 40\n'
-        "num_envs = 2\nnum_steps = 4\nhidden_sizes = [4]\ngamma = 0.9\n"
+        "num_envs = 2\nnum_steps = 4\nhidden_sizes = [4]\ngamma = 0.9\n",
+        encoding="utf-8",
     )
     content = {"env": "probe/action", "config": TINY, "overrides": [{"gamma": 0.9}]}
     content |= {"explored": {}, "traced": ["config/gamma"], "keep": 2, "log": []}
-    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def read_configs(folder: Path) -> None:
@@ -595,7 +600,7 @@ def sign_manifest(file: Path) -> None:
     from jaxrl.core import storage
 
     path = file.with_name(storage.MANIFEST)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         return
     content.pop("digest", None)
@@ -611,16 +616,17 @@ def sign_summary(file: Path) -> None:
     from jaxrl.runs.experiment import summary_digest
 
     path = file.with_name("summary.json")
-    content = json.loads(path.read_text()) if path.exists() else None
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if not isinstance(content, dict):
         return
     if file.name == "metrics.jsonl":
         content["metrics_digests"] = loggers.row_digests(file)
     content["digest"] = summary_digest(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 STORED = ("manifest.json", "manifest.json", "arrays.safetensors")
+POLICY = [f"run/policy/{name}" for name in STORED]
 
 WRITTEN = (
     *("run/*.*", "run/*/*.*", "run/*/*/*.*", "run/checkpoints", "run/policy"),
@@ -634,7 +640,7 @@ READERS = (
     Reader(
         "policy",
         make_run,
-        [f"run/policy/{name}" for name in STORED],
+        POLICY,
         read_policy,
         sign_manifest,
     ),
@@ -672,7 +678,7 @@ READERS = (
     Reader(
         "language model",
         make_model,
-        [f"run/policy/{name}" for name in STORED],
+        POLICY,
         read_model,
         sign_manifest,
     ),
@@ -715,7 +721,7 @@ def main(argv: Sequence[str]) -> int:
     print(table(rows), f"{time.monotonic() - started:.0f} s", sep="")
     if given.out:
         content = {"about": {"cases": given.cases, "seed": given.seed}, "rows": rows}
-        given.out.write_text(json.dumps(content, indent=1) + "\n")
+        given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return int(bool(faults))
 
 

@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     origin = {"commit": commit(), "versions": versions()}
     origin["device"] = jax.devices()[0].device_kind
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for case in CASES:
         if case.algorithm not in arguments.algorithms:
             continue
@@ -68,7 +68,7 @@ def main() -> None:
             found[f"{case.algorithm} {strategy}"] = row
             print(case.algorithm, strategy, row["iqm"], row["ci95"], flush=True)
             if not arguments.quick:
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(

@@ -102,7 +102,7 @@ def main() -> None:
     figures = Path(arguments.out) if arguments.out else ROOT / "docs" / "figures"
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1)
-    (out / "gradients.json").write_text(text + "\n")
+    (out / "gradients.json").write_text(text + "\n", encoding="utf-8")
     plot(json.loads(text), figures / "gradient-noise.png")
     plot_pendulum(json.loads(text)["pendulum"], figures / "gradient-steps.png")
     print(table(json.loads(text)))

@@ -145,7 +145,7 @@ def make_tokenizer(folder: Path) -> None:
     """A tokenizer of a few letters."""
     model = {"type": "BPE", "vocab": LETTERS, "merges": []}
     content = {"version": "1.0", "added_tokens": [], "model": model}
-    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def draw_tokenizer(rng: random.Random) -> Files:
@@ -266,7 +266,7 @@ BLOCKS = (
 
 def make_template(folder: Path) -> None:
     """A template that shows the first message."""
-    (folder / "template").write_text("{{ messages[0].content }}")
+    (folder / "template").write_text("{{ messages[0].content }}", encoding="utf-8")
 
 
 def draw_template(rng: random.Random) -> Files:
@@ -380,7 +380,7 @@ def make_folders(folder: Path) -> None:
     """The golden folders, and which of them is read."""
     for kind in KINDS:
         shutil.copytree(LANGUAGE / kind, folder / kind)
-    (folder / "kind").write_text(KINDS[0])
+    (folder / "kind").write_text(KINDS[0], encoding="utf-8")
 
 
 def draw_folder(rng: random.Random) -> Files:
@@ -411,7 +411,7 @@ def read_folder(folder: Path) -> None:
     """The model with its tokenizer."""
     from jaxrl.rlhf.models import language_model
 
-    language_model.load(folder / (folder / "kind").read_text())
+    language_model.load(folder / (folder / "kind").read_text(encoding="utf-8"))
 
 
 # HTTP.

@@ -102,7 +102,7 @@ def main() -> None:
             "device": jax.devices()[0].device_kind,
             "rows": {name: rows[name] for name in EXPERTS if name in rows},
         }
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
     plot(rows, (Path(arguments.out) if arguments.out else ROOT / "docs/figures"))
 
@@ -148,7 +148,7 @@ def measure(env_id: str, size: Size) -> dict[str, Any]:
 def trained_experts(env_id: str, env: Env, size: Size) -> list[Taught]:
     """Experts trained by PPO with the settings of the scorecard, with their episodes."""
     file = EXPERTS[env_id]
-    text = (ROOT / file).read_text() if file else ""
+    text = (ROOT / file).read_text(encoding="utf-8") if file else ""
     fields = tomllib.loads(text).get("config", {})
     config = configs.from_dict(PPO.Config, fields)
     if size.expert_steps is not None:

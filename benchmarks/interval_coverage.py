@@ -181,7 +181,9 @@ def main() -> None:
         "rows": rows,
     }
     folder = Path(arguments.out or RESULTS)
-    (folder / "interval_coverage.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "interval_coverage.json").write_text(
+        json.dumps(results, indent=1) + "\n", encoding="utf-8"
+    )
     print(table(rows))
 
 

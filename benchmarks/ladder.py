@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     origin = about()  # before the results change, or the commit would be marked
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     found = {"rows": kept.get("rows", {}), "curves": kept.get("curves", {})}
     for name, part in PARTS.items():
         if not name.startswith(arguments.rows):
@@ -73,7 +73,7 @@ def main() -> None:
         if not arguments.quick:
             # In the order of the parts, whatever was run first.
             found["rows"] = dict(sorted(found["rows"].items(), key=place))
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if not arguments.quick:
         plot(found["curves"], ROOT / "docs" / "figures")
 

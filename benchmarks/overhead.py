@@ -52,7 +52,9 @@ def main() -> None:
         for name, total in RUNS.items():
             rows[f"cadence, {name}"] = cadence(name, max(30e3, total * share))
     about = {"versions": versions(), "command": "python -m benchmarks.overhead"}
-    file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    file.write_text(
+        json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     print(table(rows))
 
 

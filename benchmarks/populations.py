@@ -66,7 +66,9 @@ def main() -> None:
     about = {"versions": versions(), "command": "python -m benchmarks.populations"}
     for part in arguments.parts:
         rows[part] = measures[part](arguments.quick) | {"commit": commit()}
-        file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        file.write_text(
+            json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
         print(part, json.dumps(rows[part]), flush=True)
     print(table(rows))
 
@@ -126,7 +128,7 @@ def trained(num_seeds: int, steps: int, seed: int = 0) -> dict[str, Any]:
         words += f" --num-seeds {num_seeds} --seed {seed} --out {folder}/run"
         command(words)
         summary: dict[str, Any] = json.loads(
-            (Path(folder) / "run" / "summary.json").read_text()
+            (Path(folder) / "run" / "summary.json").read_text(encoding="utf-8")
         )
         return summary
 
@@ -236,6 +238,7 @@ def on_devices(count: int, steps: int) -> dict[str, Any]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -350,7 +350,9 @@ def lora(work: Work) -> dict[str, Any]:
 
 def trained(run: str) -> int:
     """Number of policy parameters per agent that a run with adapters stores."""
-    arrays = json.loads((Path(run) / "policy" / "manifest.json").read_text())["arrays"]
+    arrays = json.loads(
+        (Path(run) / "policy" / "manifest.json").read_text(encoding="utf-8")
+    )["arrays"]
     shapes = [x["shape"] for name, x in arrays.items() if name.startswith("policy/")]
     return sum(int(np.prod(shape[1:])) for shape in shapes)
 
@@ -496,7 +498,9 @@ def count(run: str) -> int:
 
 
 def _summary(run: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(run) / "summary.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (Path(run) / "summary.json").read_text(encoding="utf-8")
+    )
     return found
 
 
@@ -669,7 +673,7 @@ def main() -> None:
         command = f"python -m benchmarks.rlhf_larger_world --parts {part}"
         measured = MEASURES[part](Work(folder, size))
         rows[part] = {"command": command} | origin | measured
-        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
         if part == "penalty":
             figures = Path(arguments.out) if arguments.out else FIGURES
             plot_penalty(rows[part], figures / "rlhf-kl-penalty.png")

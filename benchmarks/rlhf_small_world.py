@@ -558,7 +558,7 @@ def main() -> None:
     for part in arguments.parts:
         command = f"python -m benchmarks.rlhf_small_world --parts {part}"
         rows[part] = {"command": command} | origin | MEASURES[part](size)
-        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
         print(TABLES[part](rows[part]), flush=True)
 
 

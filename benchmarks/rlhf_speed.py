@@ -139,7 +139,7 @@ def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
         "pad_token_id": settings.eos,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     }
-    (folder / "config.json").write_text(json.dumps(described))
+    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 def prompts(settings: Settings) -> np.ndarray:
@@ -231,9 +231,11 @@ def theirs(python: Path, settings: Settings, folder: Path, seed: int) -> dict[st
         "threads": os.cpu_count(),
     }
     file = folder / "settings.json"
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps(told), encoding="utf-8")
     command = [str(python), str(WORKER), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if done.returncode:
         raise SystemExit(f"TRL could not run:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout)
@@ -366,7 +368,7 @@ def main() -> None:
         command = f"python -m benchmarks.rlhf_speed --parts {part}"
         settings = QUICK if arguments.quick else PARTS[part]
         rows[part] = {"command": command} | origin | measure(settings, python)
-        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        file.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
         print(table(rows[part]), flush=True)
 
 

@@ -293,14 +293,14 @@ def main() -> None:
     path, figures = places(arguments.out)
     measured = {"commit": commit(), "date": datetime.date.today().isoformat()}
     os.chdir(ROOT)  # where the rows' config files are found
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for row in rows:
         print(f"== {row.name}", flush=True)
         result = run(row, arguments, figures / f"{row.name}.png") | measured
         results[row.name] = result
         print(f"   IQM {result['iqm']:.2f} {result['ci95']}: {result['verdict']}")
         results = {r.name: results[r.name] for r in ROWS if r.name in results}
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(table(results))
 
 
@@ -338,7 +338,9 @@ def run(row: Row, arguments: argparse.Namespace, figure: Path) -> dict[str, Any]
             code = cli.main([*command, "--out", folder, "--quiet"])
         if code:
             raise SystemExit(f"`jaxrl {' '.join(command)}` ended with exit code {code}")
-        summary = json.loads((Path(folder) / "summary.json").read_text())
+        summary = json.loads(
+            (Path(folder) / "summary.json").read_text(encoding="utf-8")
+        )
         rows = loggers.read_metrics(Path(folder) / "metrics.jsonl")
     plotting.plot_learning_curves({row.algorithm: rows}, figure, title=summary["env"])
     evaluation = summary["evaluation"]
@@ -387,7 +389,9 @@ def bar_met(row: Row, iqm: float, low: float) -> bool | None:
 def commit() -> str:
     """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return done.stdout.strip() or "unknown"
 
 

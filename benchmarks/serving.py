@@ -75,7 +75,9 @@ def main() -> None:
         "hardware": hardware(),
         "command": "python -m benchmarks.serving",
     }
-    file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    file.write_text(
+        json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     print("\n".join(tables(rows).values()))
 
 
@@ -117,6 +119,7 @@ def serving(run: Path) -> Iterator[tuple[str, int, subprocess.Popen]]:
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     assert process.stdout is not None
     try:

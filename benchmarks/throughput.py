@@ -26,7 +26,7 @@ from jaxrl.errors import InvalidInput
 
 PARTS = ["speed", "learning"]
 HERE = Path(__file__).parent
-PEERS = tomllib.loads((HERE / "peers" / "peers.toml").read_text())
+PEERS = tomllib.loads((HERE / "peers" / "peers.toml").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def main() -> None:
 def write(name: str, results: dict[str, Any]) -> None:
     about = {"commit": commit(), "versions": versions(), "device": device()}
     text = json.dumps(about | results, indent=1) + "\n"
-    (RESULTS / name).write_text(text)
+    (RESULTS / name).write_text(text, encoding="utf-8")
 
 
 def table(rows: dict[str, Any]) -> str:

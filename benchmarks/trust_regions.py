@@ -141,7 +141,9 @@ def table(results: dict[str, Any]) -> str:
 def commit() -> str:
     """Commit of the measurement, marked if the tree had changes."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return done.stdout.strip() or "unknown"
 
 
@@ -157,7 +159,7 @@ def main() -> None:
     seeds = 2 if arguments.quick else arguments.seeds
     total_steps = 3_000.0 if arguments.quick else TOTAL_STEPS
     path = Path(arguments.out or ROOT / "benchmarks" / "results") / "trust_regions.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for env_id in arguments.envs:
         methods = {}
         measured_at = commit()
@@ -174,7 +176,7 @@ def main() -> None:
             "seeds": seeds,
             "methods": methods,
         }
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(table(results))
 
 

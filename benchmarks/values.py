@@ -93,7 +93,7 @@ def main() -> None:
             flush=True,
         )
     if not arguments.quick:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         plot(found["methods"], ROOT / "docs" / "figures" / "td-values.png")
 
 

@@ -43,12 +43,12 @@ def main() -> None:
     devices.use_all_cores()
     file = Path(arguments.out or ROOT / "benchmarks" / "results") / "zoo.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(file.read_text()) if file.exists() else {}
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in arguments.names:
         seeds = 2 if arguments.quick else SEEDS
         rows[name] = measured(name, Path(arguments.runs), seeds)
         rows = {n: rows[n] for n in presets.names() if n in rows}
-        file.write_text(json.dumps(rows, indent=1) + "\n")
+        file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print(line(name, rows[name]), flush=True)
     if not arguments.out:
         draw(rows, ROOT / "docs" / "figures" / "zoo.png")

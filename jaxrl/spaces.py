@@ -112,8 +112,12 @@ def zeros(space: Space, batch: tuple[int, ...] = ()) -> PyTree:
     return jax.tree.map(lambda s: jnp.zeros((*batch, *s.shape), s.dtype), tree(space))
 
 
-def sample(space: Box | Discrete, key: Array, batch: tuple[int, ...] = ()) -> Array:
+def sample(space: Space, key: Array, batch: tuple[int, ...] = ()) -> PyTree:
     """A uniform random value `[*batch, *shape]`; unbounded elements are standard normal."""
+    if isinstance(space, Dict):
+        keys = jax.random.split(key, len(space.items))
+        parts = zip(space.items, keys, strict=True)
+        return {name: sample(child, k, batch) for (name, child), k in parts}
     if isinstance(space, Discrete):
         return jax.random.randint(key, batch, 0, space.n, space.dtype)
     shape = (*batch, *space.shape)

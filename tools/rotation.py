@@ -15,5 +15,7 @@ def third(option: str | None) -> int | None:
     if option != "auto":
         return None if option is None else int(option)
     command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    commit = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
     return int(commit.strip() or "0", 16) % 3

@@ -36,7 +36,7 @@ def session(width: int, height: int, profile: Any) -> Iterator[Ask]:
         options["mobileEmulation"] = {"deviceMetrics": screen}
     wanted = {"alwaysMatch": {"goog:chromeOptions": options}}
     driver = subprocess.Popen(
-        [PROGRAMS[1], "--port=0"], stdout=subprocess.PIPE, text=True
+        [PROGRAMS[1], "--port=0"], stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
     with driver:
         try:

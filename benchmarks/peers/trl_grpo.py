@@ -144,10 +144,10 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    answer = os.fdopen(os.dup(1), "w")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is not an answer
     sys.stdout = sys.stderr
-    settings = json.loads(Path(sys.argv[1]).read_text())
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     # Nothing is asked of a server; and one set of threads, that of torch.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     print(json.dumps(train(settings)), file=answer, flush=True)

@@ -43,6 +43,7 @@ class Process:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
+            encoding="utf-8",
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:

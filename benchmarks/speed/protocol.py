@@ -39,7 +39,7 @@ Answer = dict[str, Any]
 
 def serve(handlers: dict[str, Callable[..., Answer]]) -> None:
     """Answer requests until "quit"; each handler takes the request's fields by name."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints, from Python or from C, is not an answer
     sys.stdout = sys.stderr
     for line in sys.stdin:

@@ -99,7 +99,7 @@ def machine(settings: Settings) -> dict[str, Any]:
 def kept(out: Path) -> dict[str, Any]:
     """Previous results in a folder, kept for the cases that are not run again."""
     try:
-        return json.loads((out / "throughput.json").read_text())
+        return json.loads((out / "throughput.json").read_text(encoding="utf-8"))
     except OSError:
         return {}
 
@@ -109,7 +109,9 @@ def write(results: dict[str, Any], out: Path | None) -> None:
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    (out / "throughput.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "throughput.md").write_text(report.markdown(results))
+    (out / "throughput.json").write_text(
+        json.dumps(results, indent=1) + "\n", encoding="utf-8"
+    )
+    (out / "throughput.md").write_text(report.markdown(results), encoding="utf-8")
     if results.get("scaling"):
         report.plot_scaling(results["scaling"], out / "throughput.png")

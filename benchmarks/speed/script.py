@@ -26,5 +26,5 @@ def opened(
         parser.error("--quick needs --out, or it would overwrite the real results")
     file = Path(arguments.out or results) / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
     return arguments, file, rows

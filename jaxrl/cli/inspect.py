@@ -14,6 +14,7 @@ from jaxrl.cli.running import (
     JSON,
     NETWORK,
     STOCHASTIC,
+    cut_in_words,
     echo,
     print_evaluation,
 )
@@ -87,6 +88,8 @@ def collect(run: str, out: str, stochastic: bool, as_json: bool, **choice: Any) 
         f"{about['policy']['algorithm']} on {about['env']}: {about['episodes']:,} "
         f"episodes, {about['steps']:,} steps, return {about['return_mean']:.2f}{error}"
     )
+    for line in cut_in_words(about):
+        echo(line)
     echo(out)
     if as_json:
         echo(json.dumps(about))

@@ -165,7 +165,6 @@ def print_evaluation(
 
 def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
     """One line for all agents, one for each score and one for each setting."""
-    from jaxrl.evaluation import MAX_STEPS
     from jaxrl.statistics import iqm_in_words
     from jaxrl.sweeps.results import setting_in_words
 
@@ -180,11 +179,7 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
         f"{evaluation['episode_return_mean']:.2f} (mean), "
         f"{num_seeds} seed{'s' * (num_seeds != 1)} x {evaluation['episodes']} episodes"
     )
-    if "episodes_cut" in evaluation:
-        yield (
-            f"{evaluation['episodes_cut']:,} of these episodes did not end and were cut "
-            f"after {MAX_STEPS:,} steps: give the environment a time limit"
-        )
+    yield from cut_in_words(evaluation)
     for name, values in evaluation.get("scores", {}).items():
         finite = [x for x in values if x is not None]
         if not finite:
@@ -198,6 +193,17 @@ def evaluation_in_words(evaluation: dict[str, Any]) -> Iterator[str]:
         )
     for part in evaluation.get("variants", ()):
         yield f"{setting_in_words(part['overrides'])}: return {middle(part)}"
+
+
+def cut_in_words(about: dict[str, Any]) -> Iterator[str]:
+    """A line if episodes did not end, of an evaluation or a dataset."""
+    from jaxrl.evaluation import MAX_STEPS
+
+    if "episodes_cut" in about:
+        yield (
+            f"{about['episodes_cut']:,} of these episodes did not end and were cut after "
+            f"{MAX_STEPS:,} steps: give the environment a time limit"
+        )
 
 
 def next_command(

@@ -79,6 +79,13 @@ def first_episodes(dataset: Dataset, count: int) -> Dataset:
     return jax.tree.map(lambda x: x[:num_rows], dataset)
 
 
+def count_cut(dataset: Dataset, max_steps: int = MAX_STEPS) -> int:
+    """The number of episodes that `record` has cut, where there is no time limit."""
+    after = np.asarray(ends(dataset))
+    is_long = np.diff(after, prepend=0) == max_steps
+    return int((is_long & np.asarray(dataset.truncated)[after - 1]).sum())
+
+
 def record(
     algorithm: Algorithm,
     config: Any,

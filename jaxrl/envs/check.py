@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrl import spaces
 from jaxrl.core.user_code import find_line
-from jaxrl.errors import InvalidInput
+from jaxrl.errors import InvalidInput, shorten
 from jaxrl.networks.encoding import is_image
 from jaxrl.replay import transitions
 from jaxrl.types import Array, Env, PyTree, TimeStep
@@ -87,6 +87,17 @@ class Subject:
         return spaces.zeros(self.env.action_space)
 
     @cached_property
+    def reset_types(self) -> Any:
+        """What `reset` returns, as shapes and dtypes; JAX keeps it for the next call."""
+        return jax.eval_shape(self.env.reset, self.key, self.env.params)
+
+    @cached_property
+    def step_types(self) -> Any:
+        state, _ = self.reset_types
+        args = (self.key, state, self.action, self.env.params)
+        return jax.eval_shape(self.env.step, *args)
+
+    @cached_property
     def reset_jaxpr(self) -> Any:
         return jax.make_jaxpr(lambda key: self.reset(key))(self.key)
 
@@ -151,6 +162,26 @@ def check_env(env: Env, num_steps: int = 1_000) -> list[Finding]:
     return list(findings.values())
 
 
+def require_types(env: Env) -> None:
+    """Check, without playing, that an environment returns what its spaces declare.
+
+    Its functions are traced once, which finds what would end a training with an error of
+    JAX, or be cast without a word. An error of the user's code is raised as it is.
+
+    Raises:
+      InvalidInput: a rule about structures, shapes or dtypes is broken.
+    """
+    subject = Subject(env, 0)
+    of_types = [rule for rule in RULES if rule.check in OF_TYPES]
+    for rule in (NUMERIC, *RETURNED, *of_types):
+        found = rule.check(subject)
+        if found:
+            problem, fix = found if isinstance(found, Problem) else (found, rule.fix)
+            raise InvalidInput(
+                f"{env.id} breaks a rule, {rule.name}: {problem}: {fix}."
+            )
+
+
 def _apply(rule: Rule, subject: Subject) -> Finding:
     try:
         found = rule.check(subject)
@@ -181,6 +212,23 @@ def _action_bounds(subject: Subject) -> str | None:
     return None
 
 
+def _params(subject: Subject) -> str | None:
+    env = subject.env
+    numbers = {"params": env.params, "horizon": env.horizon}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(numbers)[0]:
+        if not _is_numeric(leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            return f"{name} is {shorten(repr(leaf))}"
+    return None
+
+
+def _is_numeric(x: Any) -> bool:
+    if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
+        return True
+    dtype = np.asarray(x).dtype
+    return dtype.kind == "b" or jnp.issubdtype(dtype, np.number)
+
+
 def _channels_last(subject: Subject) -> Problem | None:
     space = subject.env.observation_space
     if not is_image(space):
@@ -200,18 +248,19 @@ def _channels_last(subject: Subject) -> Problem | None:
 
 
 def _reset_traces(subject: Subject) -> str | Problem | None:
-    return _trace(lambda: subject.reset_jaxpr) or _wrong_result(
-        "reset", jax.eval_shape(subject.reset, subject.key), "(state, observation)"
-    )
+    return _trace(lambda: subject.reset_jaxpr) or _reset_returns(subject)
+
+
+def _reset_returns(subject: Subject) -> Problem | None:
+    return _wrong_result("reset", subject.reset_types, "(state, observation)")
 
 
 def _step_traces(subject: Subject) -> str | Problem | None:
-    found = _trace(lambda: subject.step_jaxpr)
-    if found:
-        return found
-    state, _ = subject.start
-    result = jax.eval_shape(subject.step, subject.key, state, subject.action)
-    return _wrong_result("step", result, "(state, TimeStep)")
+    return _trace(lambda: subject.step_jaxpr) or _step_returns(subject)
+
+
+def _step_returns(subject: Subject) -> Problem | None:
+    return _wrong_result("step", subject.step_types, "(state, TimeStep)")
 
 
 OF_TRACING = (
@@ -303,8 +352,7 @@ def _state_dtypes(subject: Subject) -> str | None:
 
 
 def _state_types(subject: Subject) -> tuple[PyTree, PyTree]:
-    state, _ = jax.eval_shape(subject.reset, subject.key)
-    return state, jax.eval_shape(subject.step, subject.key, state, subject.action)[0]
+    return subject.reset_types[0], subject.step_types[0]
 
 
 def _obs_leaves(subject: Subject) -> str | None:
@@ -349,14 +397,12 @@ def _type(x: Any) -> str:
 
 
 def _observation_types(subject: Subject) -> Iterator[tuple[str, PyTree]]:
-    state, obs = jax.eval_shape(subject.reset, subject.key)
-    yield "reset", obs
-    _, step = jax.eval_shape(subject.step, subject.key, state, subject.action)
-    yield "step", step.obs
+    yield "reset", subject.reset_types[1]
+    yield "step", subject.step_types[1].obs
 
 
 def _reward_type(subject: Subject) -> str | None:
-    reward = _step_type(subject).reward
+    reward = subject.step_types[1].reward
     if reward.shape != ():
         return f"it has shape {reward.shape}"
     if reward.dtype.kind == "c":
@@ -365,17 +411,12 @@ def _reward_type(subject: Subject) -> str | None:
 
 
 def _flag_types(subject: Subject) -> str | None:
-    step = _step_type(subject)
+    step = subject.step_types[1]
     for name in ("terminated", "truncated"):
         flag = getattr(step, name)
         if (flag.shape, flag.dtype) != ((), jnp.bool_):
             return f"{name} is {flag.dtype}{list(flag.shape)}"
     return None
-
-
-def _step_type(subject: Subject) -> Any:
-    state, _ = jax.eval_shape(subject.reset, subject.key)
-    return jax.eval_shape(subject.step, subject.key, state, subject.action)[1]
 
 
 # Randomness
@@ -569,13 +610,28 @@ def _goal_rewards(subject: Subject) -> str | None:
     return None
 
 
-TRACED = (_reset_traces, _step_traces)
+TRACED = (_params, _reset_traces, _step_traces)
 PURE = (_no_callbacks, _reset_is_pure, _step_is_pure)
 TYPED = (
     *(_no_callbacks, _state_structure, _state_shapes, _state_dtypes),
     *(_obs_leaves, _obs_types, _flag_types),
 )
 """What other rules need: compiled functions, the same result twice, fixed types."""
+
+NUMERIC = Rule(
+    "parameters and horizon are numbers",
+    _params,
+    "give numbers or arrays, and keep all else in the closure of reset and step",
+)
+RETURNED = (
+    Rule("reset returns a state and an observation", _reset_returns, ""),
+    Rule("step returns a state and a TimeStep", _step_returns, ""),
+)
+OF_TYPES = (
+    *(_state_structure, _state_shapes, _state_dtypes),
+    *(_obs_leaves, _obs_types, _reward_type, _flag_types),
+)
+"""What can be checked without playing."""
 
 RULES = (
     Rule(
@@ -594,6 +650,7 @@ RULES = (
         "use a Discrete, or spaces.box(-1.0, 1.0, shape) and scale the action in step",
         needs=(_action_space,),
     ),
+    NUMERIC,
     Rule(
         "images have their channels last",
         _channels_last,
@@ -605,6 +662,7 @@ RULES = (
         "reset can be compiled",
         _reset_traces,
         "no Python `if` or `float()` on arrays: jnp.where, lax.cond",
+        needs=(_params,),
     ),
     Rule(
         "step can be compiled",

@@ -39,7 +39,8 @@ def collect(
       env: the environment's id, needed where it is "module:factory", which is code.
 
     Returns:
-      The content of the dataset's manifest, with the mean return.
+      The content of the dataset's manifest, with the mean return, and with "episodes_cut"
+      if some did not end and there is no time limit.
 
     Raises:
       InvalidInput: there is no such agent, or the folder is not empty.
@@ -74,4 +75,7 @@ def collect(
             "sha256": files[storage.ARRAYS]["sha256"],
         },
     }
+    cut = dataset.count_cut(recorded) if policy.env.horizon is None else 0
+    if cut:
+        about["episodes_cut"] = cut
     return dataset.save(folder, recorded, about)

@@ -548,6 +548,12 @@ def _read(
 ) -> tuple[Progress, list[Row], checkpoint.About]:
     """A checkpoint on the host, the rows before it, and what it says of itself."""
     progress, found = checkpoint.load(folder, progress_shapes(job), about, iteration)
+    if progress.iteration > job.iterations:
+        place = folder / checkpoint.FOLDER / str(iteration)
+        raise storage.Damaged(
+            f"{str(place)!r} says that it is of train step {progress.iteration}, and the "
+            f"run has {job.iterations}: remove it."
+        )
     path = folder / "metrics.jsonl"
     try:
         rows = loggers.read_metrics(path, found.metrics_bytes, found.metrics_digests)

@@ -23,6 +23,7 @@ from jaxrl import spaces
 from jaxrl.core import config as configs
 from jaxrl.core import distributed, prng
 from jaxrl.core.variants import Values, Variant, described, stacked
+from jaxrl.envs.check import require_types
 from jaxrl.envs.problem import problem_of
 from jaxrl.errors import count_noun, require
 from jaxrl.training import footprint
@@ -167,6 +168,8 @@ def prepare(algorithm: Algorithm, config: Any, env: Env) -> Plan:
         spaces.check(env.observation_space, f"observation_space of {env.id}")
         spaces.check_actions(env.action_space, f"action_space of {env.id}")
     algorithm.validate(config, env)
+    if problem_of(algorithm).returns is None:
+        require_types(env)
     plan = algorithm.plan(config, env)
     for name in ("env_steps", "updates", "warmup_env_steps"):
         count = getattr(plan, name)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxrl.cli import main
 from jaxrl.cli.running import evaluation_in_words, host_options, print_evaluation
 
 STEERING = "rows\x1b]0;x\x07.jsonl"
@@ -38,3 +39,11 @@ def test_episodes_that_were_cut_are_told():
     whole = list(evaluation_in_words(EVALUATION))
     first, told = evaluation_in_words(EVALUATION | {"episodes_cut": 3})
     assert [first] == whole and told.startswith("3 of these") and "10,000" in told
+
+
+def test_collect_tells_how_many_episodes_were_cut(monkeypatch, capsys):
+    about = {"policy": {"algorithm": "ppo"}, "env": "endless", "episodes": 4}
+    about |= {"steps": 5, "return_mean": 1.0, "return_stderr": None, "episodes_cut": 3}
+    monkeypatch.setattr("jaxrl.runs.collect.collect", lambda *_, **__: about)
+    assert main(["collect", "run", "--out", "data", "--episodes", "4"]) == 0
+    assert "3 of these episodes did not end" in capsys.readouterr().out

@@ -159,7 +159,7 @@ OTHERS = {"files", "os", "storage", "webbrowser"}
 """Modules whose functions of these names are the reader, or read no text."""
 
 
-READING = {"read_text", "read_bytes", "loads", "load", "open", "write_text"}
+READING = {"read_text", "read_bytes", "loads", "load", "open", "fdopen", "write_text"}
 STARTING = {"run", "Popen", "check_output"}
 
 
@@ -175,7 +175,7 @@ def _calls(path):
 
 def _mode(call):
     """The mode of `open(path, mode)` or `path.open(mode)`."""
-    place = 1 if isinstance(call.func, ast.Name) else 0
+    place = 1 if isinstance(call.func, ast.Name) or call.func.attr == "fdopen" else 0
     named = [x.value for x in call.keywords if x.arg == "mode"]
     found = [*call.args[place : place + 1], *named]
     return ast.unparse(found[0]) if found else "r"
@@ -224,14 +224,38 @@ def test_another_reader_is_found(line, is_found, tmp_path):
     assert list(other_readers(tmp_path / "x.py")) == [1] * is_found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=str)
-def test_tools_name_the_encoding_of_text(path):
+def unnamed_encodings(path):
+    """Lines that read or write text in the encoding of the locale."""
     for call, module, name in _calls(path):
-        is_text = name in ("read_text", "write_text") or (
-            name == "open" and module not in OTHERS and "b" not in _mode(call)
-        )
         names = [keyword.arg for keyword in call.keywords]
-        assert not is_text or "encoding" in names, call.lineno
+        opens = name == "fdopen" or (name == "open" and module not in OTHERS)
+        is_text = name in ("read_text", "write_text") and module not in OTHERS
+        is_text = is_text or (opens and "b" not in _mode(call))
+        if "encoding" not in names and (is_text or "text" in names):
+            yield call.lineno
+
+
+def test_scripts_name_the_encoding_of_text():
+    for folder in ("tools", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            assert not list(unnamed_encodings(path)), path
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("page.read_text()", True),
+        ("page.write_text(text)", True),
+        ('os.fdopen(1, "w")', True),
+        ('open("x")', True),
+        ("subprocess.run(words, text=True)", True),
+        ('page.read_text(encoding="utf-8")', False),
+        ('os.fdopen(1, "wb")', False),
+    ],
+)
+def test_an_unnamed_encoding_is_found(line, is_found, tmp_path):
+    (tmp_path / "x.py").write_text(line)
+    assert list(unnamed_encodings(tmp_path / "x.py")) == [1] * is_found
 
 
 def test_text_is_utf_8_in_any_locale(tmp_path):

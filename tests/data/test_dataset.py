@@ -107,6 +107,7 @@ def test_episodes_longer_than_a_block_are_whole_and_in_order():
 def test_where_nothing_ends_an_episode_a_bound_truncates_it():
     found = record(counting_env(), 1, max_steps=4)
     np.testing.assert_array_equal(found.truncated, [0, 0, 0, 1])
+    assert (dataset.count_cut(found, 4), dataset.count_cut(found, 5)) == (1, 0)
     # A limit of the environment's own stays.
     assert record(counting_env(horizon=3), 1, max_steps=100).num_steps == 3
 

@@ -1,5 +1,6 @@
 """`jaxrl check-env` catches twenty defects, and passes correct environments."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -7,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import spaces
+from jaxrl import PPO, spaces
 from jaxrl.envs import check, env_ids, make
 from jaxrl.envs.check import check_env
+from jaxrl.errors import InvalidInput
+from jaxrl.training.loop import prepare
 from jaxrl.types import Env, TimeStep
+from tests.support.small import tiny
 
 LIMIT = 30
 
@@ -370,6 +374,42 @@ def test_a_space_that_is_none_leaves_the_other_rules():
     assert {NAMES[check._step_traces], NAMES[check._flag_types]} <= ran
     fixed = spaces.box([0.0], [0.0], (1,))
     assert NAMES[check._action_bounds] in broken_rules(walk(action_space=fixed))
+
+
+def wrong_flag():
+    def step_(key, state, action, params):
+        after, t = step(key, state, action, params)
+        return after, t._replace(terminated=t.terminated.astype(jnp.int32))
+
+    return walk(step=step_)
+
+
+def wrong_result():
+    return walk(step=lambda key, state, action, params: (state, 0.0, False, {}))
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        (several_defects, "time: int32 became float32"),
+        (wrong_flag, "terminated is int32"),
+        (wrong_result, "it returns 4 values"),
+        (lambda: walk(observation_space=spaces.box(0, 1, (3,))), "float32[2]"),
+        (lambda: walk().replace(params={"name": "left"}), "params.name is 'left'"),
+        (lambda: walk().replace(horizon="10"), "horizon is '10'"),
+    ],
+)
+def test_training_refuses_what_the_rules_of_types_do(env, named):
+    """Before anything compiles: an integer flag was trained to the end, and then lost."""
+    with pytest.raises(InvalidInput, match=re.escape(named)):
+        prepare(PPO, tiny(PPO), env())
+    assert any(named in problem for problem in broken(env(), 5).values())
+
+
+def test_a_dictionary_of_actions_is_sampled_leaf_by_leaf():
+    space = spaces.dict_space(a=spaces.Discrete(3), b=spaces.box(-1.0, 1.0, (2,)))
+    sampled = spaces.sample(space, jax.random.key(0), (5,))
+    assert bool(jax.vmap(lambda x: spaces.contains(space, x))(sampled).all())
 
 
 def broken_rules(env):

@@ -381,6 +381,16 @@ def test_a_forged_checkpoint_is_refused(stopped, change, capsys):
     assert str(folder) in refusal(stopped, capsys=capsys)
 
 
+def test_a_checkpoint_from_beyond_the_end_is_refused(stopped, capsys):
+    """It made the run a finished one, with the agents of another train step."""
+    folder = stopped / "checkpoints" / str(saved(stopped)[-1])
+    folder = folder.rename(folder.with_name("900"))
+    manifest = storage.read_manifest(folder)
+    manifest["about"] |= {"iteration": 900}
+    (folder / storage.MANIFEST).write_bytes(storage.manifest_bytes(manifest))
+    assert str(folder) in refusal(stopped, capsys=capsys)
+
+
 def test_a_digit_that_changed_in_the_metrics_is_refused_by_its_line(stopped, capsys):
     path = stopped / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
