@@ -97,7 +97,7 @@ def run(words: list[str], cache: str | None = None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True
+            words, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
         )
         seconds = time.perf_counter() - started
     if done.returncode:
