@@ -26,6 +26,9 @@ class Policy:
     env: Env
     agent: PyTree
 
+    def __repr__(self) -> str:
+        return f"Policy({self.algorithm.name} on {self.env.id})"
+
     def init_memory(self, num_envs: int | None = None) -> Memory:
         """Make the memory that an episode starts with; `()` if the policy has none.
 

@@ -42,6 +42,10 @@ def test_acts_as_the_agent_of_the_artefact(name, request):
         )
 
 
+def test_a_policy_is_shown_in_one_line(ppo_run):
+    assert repr(jaxrl.load_policy(ppo_run)) == "Policy(ppo on probe/action)"
+
+
 def test_one_observation_at_a_time_is_a_row_of_the_batch(gru_run):
     policy = jaxrl.load_policy(gru_run)
     zero = np.zeros(policy.env.observation_space.shape)
