@@ -68,7 +68,7 @@ class Config(critics.Config):
     noise_interval: int = static(8, low=0)
     """Of state-dependent noise: steps after which another function is drawn; 0: only where
     an episode begins."""
-    noise_log_std: float = traced(-3.0)
+    noise_log_std: float = traced(-3.0, low=-20, high=2)
     """Of state-dependent noise: log σ of the function's weights, at the start."""
     noise_learns_features: bool = static(False)
     """Of state-dependent noise: whether a gradient reaches the features through it."""
