@@ -32,7 +32,10 @@ class Acting(NamedTuple):
 
 
 def stochastic(
-    policy: Callable, always_greedy: Callable[[Any], bool] = lambda config: False
+    policy: Callable,
+    always_greedy: Callable[[Any], bool] = lambda config: False,
+    draw: Callable = lambda config, env, *at: action_noise(env.action_space, *at),
+    explore: Callable = lambda config, pi, memory, noise: (noise, memory),
 ) -> Acting:
     """Acting by sampling from a distribution.
 
@@ -40,18 +43,24 @@ def stochastic(
       policy: `(config, env, agent, obs, memory) -> (distribution, memory, extras)`, for
         observations `[N, ...]`.
       always_greedy: whether the mode is taken instead of a sample, by the config.
+      draw: `(config, env, key, shape) -> noise [*shape, ...]`, by default that of
+        `action_noise`.
+      explore: `(config, distribution, memory, noise) -> (noise, memory)`: what the
+        distribution makes a sample from; a noise that is correlated in time keeps its
+        state in the memory.
     """
 
     def choose(
         config: Any, env: Env, agent: PyTree, obs: PyTree, memory: Memory, noise: Any
     ) -> tuple[Array, Memory, dict[str, Any]]:
-        """A sample made from `action_noise`, or the mode for None.
+        """A sample made from noise, or the mode for None.
 
         A sample before tanh is among the extras, for `sample_of`.
         """
         pi, memory, extras = policy(config, env, agent, obs, memory)
         if noise is None:
             return pi.mode(), memory, extras
+        noise, memory = explore(config, pi, memory, noise)
         if hasattr(pi, "pre_tanh"):
             extras = extras | {"pre_tanh": pi.pre_tanh(noise)}
         return pi.from_noise(noise), memory, extras
@@ -67,7 +76,7 @@ def stochastic(
     ) -> tuple[Array, Memory, dict[str, Any]]:
         noise = None
         if not (greedy or always_greedy(config)):
-            noise = action_noise(env.action_space, key, batch_of(obs))
+            noise = draw(config, env, key, batch_of(obs))
         return choose(config, env, agent, obs, memory, noise)
 
     def explain(
@@ -79,7 +88,7 @@ def stochastic(
     def unroll(
         config: Any, env: Env, agent: PyTree, world: World, num_steps: int
     ) -> tuple[World, Transition, Metrics]:
-        noise = partial(action_noise, env.action_space)
+        noise = partial(draw, config, env)
         chosen = partial(choose, config, env, agent)
         return rollout.unroll(env, chosen, world, num_steps, noise)
 

@@ -208,3 +208,57 @@ class TanhNormal(distrax.Distribution):
         """log |da / dx|, with log(1 - tanh(x)²) in a form that does not underflow."""
         log_sech2 = 2.0 * (np.log(2.0) - x - jax.nn.softplus(-2.0 * x))
         return log_sech2 + jnp.log(self._half_width)
+
+
+FLOOR = 1e-6
+"""Least variance of `state_dependent_tanh_normal`, as in SB3."""
+
+
+def state_dependent_tanh_normal(
+    mean: Array, features: Array, log_std: Array, low: Scalar, high: Scalar
+) -> "StateDependentTanhNormal":
+    """A `tanh_normal` whose noise is a random linear function of features.
+
+    x = mean + θᵀ φ(s),    θ_ij ~ N(0, σ_ij²);    so x_j ~ N(mean_j, Σ_i φ_i(s)² σ_ij²)
+
+    With one θ for several steps the noise of nearby states is similar; the distribution at
+    each step is the same.
+
+    Args:
+      mean: `[..., D]` mean of x.
+      features: `[..., F]` φ(s).
+      log_std: `[F, D]` log σ.
+      low: lower bound, a number or `[D]`.
+      high: upper bound, a number or `[D]`.
+
+    Returns:
+      The distribution; actions are float32 `[..., D]`.
+
+    Source: Raffin et al. (2021), https://arxiv.org/abs/2005.05719, equations 6 to 9.
+    """
+    return StateDependentTanhNormal(mean, features, log_std, low, high)
+
+
+class StateDependentTanhNormal(TanhNormal):
+    """Constructed by `state_dependent_tanh_normal`."""
+
+    def __init__(
+        self,
+        mean: Array,
+        features: Array,
+        log_std: Array,
+        low: Scalar,
+        high: Scalar,
+    ):
+        self._features, self._weights = _float(features), jnp.exp(_float(log_std))
+        variance = jnp.square(self._features) @ jnp.square(self._weights)
+        base = diag_normal(mean, 0.5 * jnp.log(variance + FLOOR))
+        super().__init__(base, low, high)
+
+    def standard_noise(self, matrix: Array) -> Array:
+        """The z `[..., D]` that `from_noise` makes θᵀ φ(s) of, with θ = σ · matrix.
+
+        `matrix` `[..., F, D]` is standard normal.
+        """
+        noise = jnp.einsum("...f,...fd->...d", self._features, self._weights * matrix)
+        return noise / self._base.distribution.scale

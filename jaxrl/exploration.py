@@ -1,6 +1,6 @@
 """Exploration for greedy policies."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,3 +112,25 @@ def ornstein_uhlenbeck(
     Lillicrap et al. (2016), https://arxiv.org/abs/1509.02971, section 3.
     """
     return state - rate * dt * state + std * jnp.sqrt(dt) * noise
+
+
+class NoiseMatrix(NamedTuple):
+    """The random function of state-dependent noise, zeros where an episode begins."""
+
+    matrix: Array  # [N, F, D], standard normal
+    age: Array  # int32 [N], steps it has been used for; 0: it has to be drawn
+
+
+def renewed_matrix(memory: NoiseMatrix, drawn: Array, interval: int) -> NoiseMatrix:
+    """The matrix of this step: that of the step before, or a new one.
+
+    Args:
+      memory: of the step before.
+      drawn: `[N, F, D]`, standard normal, to be used once.
+      interval: steps that a matrix is used for; 0: until the episode ends.
+
+    Source: Raffin et al. (2021), https://arxiv.org/abs/2005.05719, section 3.
+    """
+    is_old = (memory.age > 0)[:, None, None]
+    age = (memory.age + 1) % interval if interval else jnp.ones_like(memory.age)
+    return NoiseMatrix(jnp.where(is_old, memory.matrix, drawn), age)

@@ -345,3 +345,27 @@ def test_noise_is_squashed_like_a_sample():
     close(actions, np.array([0.0, 5.0]) + half_width * np.tanh(x), 1e-4)
     # And the actions have the density that log_prob says.
     close(-policy.log_prob(actions).mean(0), policy.entropy(), 0.02)
+
+
+def test_state_dependent_noise_has_the_density_and_variance_it_says():
+    keys = jax.random.split(KEY, 3)
+    mean = jax.random.normal(keys[0], (4, 2))
+    features, log_std = jax.random.normal(keys[1], (4, 5)), jnp.full((5, 2), -0.7)
+    log_std = log_std.at[:, 1].set(0.4)
+    pi = distributions.state_dependent_tanh_normal(mean, features, log_std, -1.0, 3.0)
+    weights = np.exp(np.asarray(log_std, np.float64))
+    variance = np.asarray(features, np.float64) ** 2 @ weights**2
+    matrices = jax.random.normal(keys[2], (20_000, 4, 5, 2))
+    z = jax.vmap(pi.standard_noise)(matrices)
+    x = np.asarray(jax.vmap(pi.pre_tanh)(z).x)
+    np.testing.assert_allclose(x.var(0), variance, rtol=0.05)
+    np.testing.assert_allclose(
+        x[0] - mean,
+        np.einsum("nf,nfd->nd", features, weights * np.asarray(matrices[0])),
+        atol=1e-5,
+    )
+    normal = scipy.stats.norm(np.asarray(mean), np.sqrt(variance + 1e-6))
+    slope = np.log(2.0 * (1.0 - np.tanh(np.asarray(x[0], np.float64)) ** 2))
+    expected = (normal.logpdf(x[0]) - slope).sum(-1)
+    found = pi.log_prob(distributions.PreTanh(jnp.asarray(x[0])))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from jaxrl.exploration import (
+    NoiseMatrix,
     epsilon_greedy,
     epsilon_noise,
     ornstein_uhlenbeck,
+    renewed_matrix,
     smoothing_noise,
 )
 
@@ -94,3 +96,23 @@ def test_correlated_noise_has_the_variance_and_correlation_it_says():
     for lag in (1, 5, 20):
         correlation = (x[:-lag] * x[lag:]).mean() / x.var()
         assert correlation == pytest.approx((1 - rate * dt) ** lag, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "interval, drawn_at", [(3, {0, 3, 6}), (0, {0}), (1, set(range(7)))]
+)
+def test_a_noise_matrix_is_kept_until_it_is_old_or_an_episode_begins(
+    interval, drawn_at
+):
+    """The second of two environments has an episode that begins at step 4."""
+    memory = NoiseMatrix(jnp.zeros((2, 2, 1)), jnp.zeros(2, jnp.int32))
+    anew = {4, 5, 6} if interval == 1 else {4}
+    for t in range(7):
+        if t == 4:
+            memory = jax.tree.map(lambda x: x.at[1].set(0), memory)
+        before = memory.matrix
+        drawn = jnp.full((2, 2, 1), t + 1.0)
+        memory = renewed_matrix(memory, drawn, interval)
+        of_second = {x for x in drawn_at if x < 4} | anew
+        for n, times in ((0, drawn_at), (1, of_second)):
+            assert (memory.matrix[n] == (drawn if t in times else before)[n]).all()

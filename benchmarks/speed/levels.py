@@ -19,7 +19,16 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxrl import networks, optim, spaces
 from jaxrl.acting import in_blocks
-from jaxrl.algorithms import ALGORITHMS, critics, dqn, off_policy, ppo, sac, td3
+from jaxrl.algorithms import (
+    ALGORITHMS,
+    bellman,
+    critics,
+    dqn,
+    off_policy,
+    ppo,
+    sac,
+    td3,
+)
 from jaxrl.core.prng import key
 from jaxrl.replay import ring, transitions
 from jaxrl.rollout import init_world, unroll
@@ -221,41 +230,46 @@ def sac_parts(config: Any, env: Env, state: Any) -> tuple:
     """The gradients between two of the actor, their rows, and the forward passes."""
     stats = state.agent.obs_stats
 
-    def value(params: PyTree, obs: PyTree, combine: Callable[[Array], Array]) -> Array:
+    def sample(params: PyTree, obs: PyTree) -> sac.Sample:
         rows = len(jax.tree.leaves(obs)[0])
         noise = jax.random.normal(key(1), (rows, env.action_space.size))
-        return sac.soft_value(
-            config, env, params, stats, obs, noise, key(2), combine
-        ).value
+        return sac.sample(config, env, params["actor"], stats, obs, noise)
 
-    def target(params: PyTree, rows: transitions.Batch) -> Array:
-        combine = partial(critics.target_value, config, key=key(3))
-        return critics.target(rows, value(params, rows.next_obs, combine))
+    def following(params: PyTree, rows: transitions.Batch) -> tuple[Array, Callable]:
+        found = sample(params, rows.next_obs)
+
+        def value(q: Array) -> Array:
+            q = critics.target_value(config, q, key(3))
+            return sac.soft_value(found, q, config.temperature)
+
+        return found.action, value
 
     def actor_loss(params: PyTree, rows: transitions.Batch) -> Array:
-        return -value(params, rows.obs, partial(critics.policy_value, config)).mean()
+        found = sample(params, rows.obs)
+        asked = params["critics"], stats, rows.obs, found.action, key(4)
+        q = critics.policy_value(config, critics.values(config, env, *asked))
+        return -sac.soft_value(found, q, config.temperature).mean()
 
     actor = networks.spread_actor(config, env)
-    return _control_parts(config, env, state, actor, target, actor_loss)
+    return _control_parts(config, env, state, actor, following, actor_loss)
 
 
 def td3_parts(config: Any, env: Env, state: Any) -> tuple:
     """The gradients between two of the actor, their rows, and the forward passes."""
     stats = state.agent.obs_stats
 
-    def target(params: PyTree, rows: transitions.Batch) -> Array:
-        shape = len(rows.reward), env.action_space.size
-        draw = td3.Draw(
-            jax.random.normal(key(1), shape), key(2), jax.random.split(key(3))
-        )
-        return td3.critic_target(config, env, params, stats, rows, draw)
+    def following(params: PyTree, rows: transitions.Batch) -> tuple[Array, Callable]:
+        noise = jax.random.normal(key(1), (len(rows.reward), env.action_space.size))
+        at = params["actor"], stats, rows.next_obs, noise
+        action = td3.target_action(config, env, *at)
+        return action, partial(critics.target_value, config, key=key(3))
 
     def actor_loss(params: PyTree, rows: transitions.Batch) -> Array:
         own, of_critics = params["actor"], params["critics"]
         return td3.actor_loss(own, config, env, of_critics, stats, rows.obs, key(4))[0]
 
     actor = networks.deterministic_actor(config, env)
-    return _control_parts(config, env, state, actor, target, actor_loss)
+    return _control_parts(config, env, state, actor, following, actor_loss)
 
 
 def _control_parts(
@@ -263,19 +277,28 @@ def _control_parts(
     env: Env,
     state: Any,
     actor: Any,
-    target: Callable[[PyTree, transitions.Batch], Array],
+    following: Callable[[PyTree, transitions.Batch], tuple[Array, Callable]],
     actor_loss: Callable[[PyTree, transitions.Batch], Array],
 ) -> tuple:
-    """Parts of actor and critics, whose targets follow the parameters, as for DQN."""
+    """Parts of actor and critics, whose targets follow the parameters, as for DQN.
+
+    `following` gives the next action and what the critics' values of it are worth.
+    """
     counts, stats = off_policy.plan(config, env), state.agent.obs_stats
     index = ring.sample_indices(state.replay, key(1), (config.batch_size,))
     rows = transitions.read(config, env, state.replay, index)
 
     def critics_gradient(params: PyTree, rows: transitions.Batch) -> PyTree:
-        y = target(params, rows)
-        return jax.grad(
-            lambda p: critics.loss(config, env, p, stats, rows, y, key(5))[0]
-        )(params["critics"])
+        of_critics = params["critics"]
+        at = of_critics, stats, rows, *following(params, rows), key(5)
+        y = bellman.next_target(config, env, *at)
+
+        def loss(params: PyTree) -> Array:
+            taken = params, stats, rows.obs, rows.action, key(6)
+            q = critics.values_taken(config, env, *taken)
+            return bellman.error_of(config, q, y)[0]
+
+        return jax.grad(loss)(of_critics)
 
     def gradient(params: PyTree, rows: transitions.Batch) -> PyTree:
         of_critics = critics_gradient(params, rows)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from jaxrl import networks
 from jaxrl.data.dataset import Dataset, check_spaces
 from jaxrl.data.frozen_policy import FrozenPolicy
@@ -37,6 +39,43 @@ def continuous_control(name: str, config: Any, env: Env) -> None:
     )
     check_action_mask(env)
     check_network(name, config, env)
+
+
+def critic_layers(config: Any, env: Env) -> None:
+    """The options that change layers of critics fit the network, and each other."""
+    torso: Any = networks.resolve(config, env.observation_space).torso
+    named = f"not {config.network!r}"
+    require(
+        config.dropout is None or isinstance(torso, networks.MLP),
+        f"dropout = {config.dropout} needs fully connected critics: use network = "
+        f"'mlp', {named}.",
+    )
+    require(
+        not config.critic_hidden_sizes
+        or isinstance(torso, networks.MLP | networks.CNN | networks.ResNet),
+        f"critic_hidden_sizes = {config.critic_hidden_sizes} needs a network with such "
+        f"layers: use network = 'mlp', {named}.",
+    )
+    if not config.batch_norm:
+        return
+    require(
+        config.dropout is None,
+        f"dropout = {config.dropout} brings layer normalisation, and batch_norm = True "
+        f"another one: leave out either.",
+    )
+    require(
+        isinstance(torso, networks.MLP)
+        and not torso.layer_norm
+        and torso.dropout is None,
+        f"batch_norm = True needs fully connected networks without another "
+        f"normalisation: use network = 'mlp', {named}.",
+    )
+    default = type(config)().tau
+    require(
+        bool(np.all(np.asarray(config.tau) == default)),
+        f"tau = {config.tau} is of target networks, and with batch_norm = True there "
+        f"are none: leave it at {default}.",
+    )
 
 
 def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> None:

@@ -10,6 +10,8 @@ data; together with any policy:
   largest quantiles: TQC (Kuznetsov et al., 2020, arXiv:2005.04269);
 - `dropout`: with layer normalisation, in targets too: DroQ (Hiraoka et al., 2022,
   arXiv:2110.02034);
+- `batch_norm`: batch renormalisation and no target networks: CrossQ (Bhatt et al., 2024,
+  arXiv:1902.05605), best with `policy_delay` = 3 and `critic_hidden_sizes` of 2048;
 - `n_step`: targets of n rewards, uncorrected for the policy that took the actions; of
   SAC's entropies only that at their end is in them.
 """
@@ -20,13 +22,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 
-from jaxrl import estimators, losses, networks, normalize, spaces, types
+from jaxrl import estimators, networks, normalize, spaces, types
 from jaxrl.algorithms import checks, learning, off_policy
 from jaxrl.errors import require
-from jaxrl.networks import MLP, Activation, Network
+from jaxrl.networks import Activation, Network
 from jaxrl.replay.hindsight import Hindsight
-from jaxrl.replay.transitions import Batch
-from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
+from jaxrl.types import Array, Env, PyTree, static, traced
 
 
 class Config(PyTreeNode):
@@ -47,9 +48,11 @@ class Config(PyTreeNode):
     batch_size: int = static(256, low=1)
     """Transitions in each update."""
     learning_rate: float = traced(1e-3, low=0)
-    """Adam's step size, of all networks."""
+    """Adam's step size."""
+    actor_learning_rate: float | None = traced(None, low=0)
+    """That of the policy; none: `learning_rate`."""
     anneal_lr: bool = static(False)
-    """Whether the learning rate falls linearly to zero over `total_steps`."""
+    """Whether learning rates fall linearly to zero over `total_steps`."""
     gamma: float = traced(0.98, low=0, high=1)
     """Discount factor per environment step."""
     n_step: int = static(1, low=1, high=1_000)
@@ -72,12 +75,16 @@ class Config(PyTreeNode):
     dropout: float | None = traced(None, low=0, high=0.99)
     """Fraction of the critics' hidden units that is dropped, with layer normalisation;
     none: without both."""
+    batch_norm: bool = static(False)
+    """Whether actor and critics have batch renormalisation, and critics no targets."""
     policy_delay: int = static(1, low=1)
     """Steps of the critics for one of the policy."""
     normalize_obs: bool = static(False)
     """Whether observations are standardised by running statistics."""
     hidden_sizes: tuple[int, ...] = static((256, 256), low=1)
     """Widths of the fully connected layers."""
+    critic_hidden_sizes: tuple[int, ...] = static((), low=1)
+    """Those of the critics; empty: `hidden_sizes`."""
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
@@ -94,11 +101,12 @@ class Agent(types.Agent, kw_only=True):
 def init_agent(
     config: Any, env: Env, params: dict[str, PyTree], targets: Sequence[str]
 ) -> Agent:
-    """An agent of new networks, with targets of those that are named."""
+    """An agent of new networks, with targets of those named unless it has none."""
+    followed = () if config.batch_norm else targets
     return Agent(
         params=params,
         opt_state=learning.init_optimizers(params),
-        target_params={name: params[name] for name in targets},
+        target_params={name: params[name] for name in followed},
         obs_stats=networks.init_stats(config, env),
     )
 
@@ -127,13 +135,13 @@ def validate(name: str, config: Any, env: Env, discrete: bool = False) -> None:
         f"dropped_quantiles = {config.dropped_quantiles} must be less than "
         f"num_quantiles = {config.num_quantiles}.",
     )
-    require(
-        config.dropout is None
-        or isinstance(networks.resolve(config, env.observation_space).torso, MLP),
-        f"dropout = {config.dropout} needs fully connected critics: use network = "
-        f"'mlp', not {config.network!r}.",
-    )
+    checks.critic_layers(config, env)
     off_policy.check(config, env)
+
+
+def momentum(config: Any) -> float:
+    """Adam's decay of the first moment: 0.5 in CrossQ (appendix), 0.9 otherwise."""
+    return 0.5 if config.batch_norm else 0.9
 
 
 def values(
@@ -174,10 +182,20 @@ def values_taken(
     key: Array | None,
 ) -> Array:
     """Q_k(s, a) `[K, B]` or quantiles `[K, B, M]` of actions in the environment's units."""
+    taken = unit_action(env, action)
     if not isinstance(env.action_space, spaces.Discrete):
-        unit = spaces.to_unit(env.action_space, action)
-        return values(config, env, params, stats, obs, unit, key)
-    q = values(config, env, params, stats, obs, None, key)
+        return values(config, env, params, stats, obs, taken, key)
+    return value_of_taken(values(config, env, params, stats, obs, None, key), taken)
+
+
+def unit_action(env: Env, action: Array) -> Array:
+    """Actions in the environment's units as critics take them: of a Box in [-1, 1]."""
+    is_discrete = isinstance(env.action_space, spaces.Discrete)
+    return action if is_discrete else spaces.to_unit(env.action_space, action)
+
+
+def value_of_taken(q: Array, action: Array) -> Array:
+    """Q_k(s, a) `[K, B]` of actions `[B]`, from those of all actions `[K, B, A]`."""
     return estimators.action_value(q, jnp.broadcast_to(action, q.shape[:-1]))
 
 
@@ -198,53 +216,20 @@ def policy_value(config: Any, q: Array) -> Array:
     """
     if config.num_quantiles:
         return q.mean((0, -1))
-    return q.mean(0) if follows_mean(config) else q.min(0)
+    return q.mean(0) if follows_mean(config) else smallest(q)
+
+
+def smallest(q: Array) -> Array:
+    """The smallest of critics `[K, ...]`: `[...]`, with the gradient of one of them.
+
+    The gradient of `jnp.min` divides by how many equal the smallest. These are none, and it
+    is NaN, where the compiler computes `q` twice and rounds it in two ways.
+    """
+    which = jnp.arange(len(q)).reshape(-1, *[1] * (q.ndim - 1))
+    return jnp.where(which == jnp.argmin(q, axis=0), q, 0.0).sum(0)
 
 
 def follows_mean(config: Any) -> bool:
     """Whether the policy follows the mean of all critics, as in REDQ, TQC and DroQ."""
     is_subset = config.target_subset < config.num_critics
     return bool(config.num_quantiles) or is_subset or config.dropout is not None
-
-
-def target(batch: Batch, value: Array) -> Array:
-    """y `[B]` of values of `next_obs`, or `[B, M']` of quantiles."""
-
-    def column(x: Array) -> Array:
-        x = x if value.ndim == 1 else x[:, None]
-        return jnp.broadcast_to(x, value.shape)
-
-    return losses.q_target(
-        column(batch.reward), column(batch.terminated), value, column(batch.discount)
-    )
-
-
-def loss(
-    config: Any,
-    env: Env,
-    params: PyTree,
-    stats: normalize.RunningStats | None,
-    batch: Batch,
-    target: Array,
-    key: Array,
-) -> tuple[Array, tuple[Array, Array]]:
-    """The critics' errors towards a target `[B]`, or of quantiles `[B, M']`.
-
-    Returns:
-      Σ_k of their means, and of each critic the error `[K, B]` and what it said.
-    """
-    q = values_taken(config, env, params, stats, batch.obs, batch.action, key)
-    each = jnp.broadcast_to(target, (len(q), *target.shape))
-    error = (losses.quantile_huber if config.num_quantiles else losses.squared_td)(
-        q, each
-    )
-    return error.sum(0).mean(), (error, q)
-
-
-def loss_metrics(error: Array, q: Array, norm: Array) -> Metrics:
-    """What is reported of a gradient step of the critics."""
-    return {
-        "loss/critic": mean(error),
-        "value/q": mean(q),
-        "optim/critic_grad_norm": mean(norm),
-    }

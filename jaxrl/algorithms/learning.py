@@ -12,7 +12,8 @@ import jax
 import optax
 
 from jaxrl import optim
-from jaxrl.types import Array, Batches, Metrics, PyTree, Scalar
+from jaxrl.networks.batch_renorm import join, split
+from jaxrl.types import Array, Batches, Counter, Metrics, PyTree, Scalar
 
 Found = TypeVar("Found")
 
@@ -22,6 +23,7 @@ class Learner(flax.struct.PyTreeNode):
 
     networks: dict[str, optim.Fitted]
     targets: dict[str, Array]  # [P]
+    statistics: dict[str, PyTree]  # None where a network has no running ones
     trees: tuple[tuple[str, Callable[[Array], PyTree]], ...] = flax.struct.field(
         pytree_node=False
     )
@@ -29,35 +31,44 @@ class Learner(flax.struct.PyTreeNode):
 
     @property
     def params(self) -> dict[str, PyTree]:
-        """The parameters by name."""
-        return {name: tree(self.networks[name].vector) for name, tree in self.trees}
+        """The parameters by name, with running statistics."""
+        return {name: self.tree(name, x.vector) for name, x in self.networks.items()}
 
     @property
     def target_params(self) -> dict[str, PyTree]:
         """Those of the target networks."""
-        trees = dict(self.trees)
-        return {name: trees[name](vector) for name, vector in self.targets.items()}
+        return {name: self.tree(name, x) for name, x in self.targets.items()}
+
+    def tree(self, name: str, vector: Array) -> PyTree:
+        """The parameters of a network from a vector, with its running statistics."""
+        return join(dict(self.trees)[name](vector), self.statistics[name])
+
+    def with_statistics(self, name: str, statistics: PyTree) -> "Learner":
+        """The learner with other running statistics of a network."""
+        return self.replace(statistics=self.statistics | {name: statistics})
 
 
-def optimizer() -> optax.GradientTransformation:
+def optimizer(momentum: float = 0.9) -> optax.GradientTransformation:
     """Adam as the papers of continuous control have it."""
-    return optim.adam(None, eps=1e-8)
+    return optim.adam(None, eps=1e-8, b1=momentum)
 
 
 def init_optimizers(params: dict[str, PyTree]) -> dict[str, PyTree]:
     """The state of an optimiser for each of several networks."""
-    return {n: optimizer().init(optim.flat(x)[0]) for n, x in params.items()}
+    return {n: optimizer().init(optim.flat(split(x)[0])[0]) for n, x in params.items()}
 
 
 def begin(agent: Any) -> Learner:
     """The learner of an agent, whose parameters and targets have names."""
-    flat = {name: optim.flat(params) for name, params in agent.params.items()}
+    parts = {name: split(params) for name, params in agent.params.items()}
+    flat = {name: optim.flat(learned) for name, (learned, _) in parts.items()}
     return Learner(
         networks={
             name: optim.Fitted(vector, agent.opt_state[name])
             for name, (vector, _) in flat.items()
         },
         targets={n: optim.flat(params)[0] for n, params in agent.target_params.items()},
+        statistics={name: statistics for name, (_, statistics) in parts.items()},
         trees=tuple((name, tree) for name, (_, tree) in flat.items()),
     )
 
@@ -75,7 +86,8 @@ def step(
     learner: Learner,
     name: str,
     loss: Callable[[PyTree], tuple[Array, Found]],
-    learning_rate: Scalar,
+    rates: dict[str, Scalar],
+    momentum: float = 0.9,
 ) -> tuple[Learner, Found, Array]:
     """A gradient step of one network.
 
@@ -83,19 +95,19 @@ def step(
       learner: what learns.
       name: the network.
       loss: its parameters -> (a scalar, anything else).
-      learning_rate: of Adam.
+      rates: learning rates of Adam by the name of a network.
+      momentum: Adam's decay of the first moment.
 
     Returns:
       The learner, what the loss returned beside the scalar, and the gradient's norm.
 
     Source: as `optim.step`.
     """
-    tree = dict(learner.trees)[name]
     fitted, found, norm = optim.step(
-        lambda vector: loss(tree(vector)),
+        lambda vector: loss(learner.tree(name, vector)),
         learner.networks[name],
-        optimizer(),
-        learning_rate,
+        optimizer(momentum),
+        rates[name],
     )
     networks = learner.networks | {name: fitted}
     return learner.replace(networks=networks), found, norm
@@ -108,6 +120,33 @@ def follow(learner: Learner, tau: Scalar) -> Learner:
         for name, vector in learner.targets.items()
     }
     return learner.replace(targets=targets)
+
+
+def rates(config: Any, env_steps: Counter) -> dict[str, Scalar]:
+    """The learning rates of critics, actor and temperature after so many steps."""
+    own = {
+        "critics": config.learning_rate,
+        "actor": config.actor_learning_rate,
+        "log_temperature": getattr(config, "temperature_learning_rate", None),
+    }
+    return {
+        name: optim.annealed(
+            config, config.learning_rate if rate is None else rate, env_steps
+        )
+        for name, rate in own.items()
+    }
+
+
+def take_turns(
+    agent: Any,
+    batches: Batches,
+    draws: tuple[PyTree, PyTree],
+    critic_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
+    actor_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
+) -> tuple[Any, Metrics]:
+    """As `alternate`, of an agent in place of its learner."""
+    learner, metrics = alternate(begin(agent), batches, draws, critic_step, actor_step)
+    return end(learner, agent), metrics
 
 
 def alternate(

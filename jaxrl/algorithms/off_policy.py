@@ -10,6 +10,7 @@ from flax.struct import PyTreeNode
 
 from jaxrl import networks, optim, rollout, types
 from jaxrl.acting import Acting
+from jaxrl.algorithms import learning
 from jaxrl.errors import require
 from jaxrl.replay import ring, transitions
 from jaxrl.types import (
@@ -192,15 +193,16 @@ def train_step(
       env: the environment.
       state: of training.
       acts: how the agent acts.
-      update: `(config, env, agent, batches, key, learning_rate) -> (agent, metrics)`.
+      update: `(config, env, agent, batches, key, rates) -> (agent, metrics)`, with
+        learning rates by the name of a network.
     """
-    learning_rate = optim.annealed(config, config.learning_rate, state.world.env_steps)
+    rates = learning.rates(config, state.world.env_steps)
     key, key_sample, key_update = jax.random.split(state.world.key, 3)
     world, trajectory, replay, metrics = collect(config, env, state, key, acts.unroll)
     agent = with_stats(config, env, state.agent, trajectory)
     drawn = batches(config, env, replay, key_sample)
-    agent, found = update(config, env, agent, drawn, key_update, learning_rate)
-    metrics |= found | {"optim/learning_rate": mean(learning_rate)}
+    agent, found = update(config, env, agent, drawn, key_update, rates)
+    metrics |= found | {"optim/learning_rate": mean(rates["critics"])}
     return State(agent, world, replay=replay, target_clock=None), metrics
 
 

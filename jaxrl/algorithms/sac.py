@@ -20,19 +20,28 @@ The details that matter, in the order of the code:
    `policy_delay` steps of the critics.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl import acting, estimators, losses, networks, normalize, spaces, types
-from jaxrl.algorithms import critics, learning, off_policy
+from jaxrl import (
+    acting,
+    estimators,
+    losses,
+    networks,
+    normalize,
+    optim,
+    spaces,
+    types,
+)
+from jaxrl.algorithms import bellman, critics, gsde, learning, off_policy
 from jaxrl.algorithms.critics import Agent
 from jaxrl.algorithms.learning import Learner
 from jaxrl.algorithms.off_policy import State
+from jaxrl.errors import require
+from jaxrl.networks import batch_renorm
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
@@ -46,9 +55,23 @@ class Config(critics.Config):
     """α, at the start; for good without `learn_temperature`."""
     learn_temperature: bool = static(True)
     """Whether α follows the entropy of the policy."""
+    temperature_end: float | None = traced(None, above=0)
+    """α at `total_steps`, reached linearly, without `learn_temperature`; none: constant."""
+    temperature_learning_rate: float | None = traced(None, low=0)
+    """Adam's step size of log α; none: `learning_rate`."""
     target_entropy: float | None = traced(None)
     """H̄ of actions in [-1, 1], in nats; none: -D, or half of log A of (legal) Discrete
     ones."""
+    noise: networks.Noise = static("normal")
+    """Exploration: independent at each step, or a random linear function of the policy's
+    last features, gSDE."""
+    noise_interval: int = static(8, low=0)
+    """Of state-dependent noise: steps after which another function is drawn; 0: only where
+    an episode begins."""
+    noise_log_std: float = traced(-3.0, low=-20, high=2)
+    """Of state-dependent noise: log σ of the function's weights, at the start."""
+    noise_learns_features: bool = static(False)
+    """Of state-dependent noise: whether a gradient reaches the features through it."""
 
 
 def distribution(
@@ -58,11 +81,14 @@ def distribution(
     stats: normalize.RunningStats | None,
     obs: PyTree,
     space: spaces.Box | spaces.Discrete,
-) -> Any:
-    """π(·|s) of an actor's parameters, of actions in `space`."""
-    params: Any = networks.spread_actor(config, env).apply(actor, obs, stats)
+    training: bool = False,
+) -> tuple[Any, PyTree]:
+    """π(·|s) of an actor's parameters, of actions in `space`; its running statistics."""
+    net = networks.spread_actor(config, env)
+    params, statistics = batch_renorm.apply(net, actor, obs, stats, training=training)
     mask = networks.action_mask(env.observation_space, obs)
-    return networks.policy_distribution(space, params, mask, squash=True)
+    pi = networks.policy_distribution(space, params, mask, squash=True)
+    return pi, statistics
 
 
 def policy(
@@ -70,14 +96,14 @@ def policy(
 ) -> tuple[Any, Memory, dict[str, Array]]:
     """π(·|s) in the environment's units, and the value of its mode."""
     params, stats = agent.params, agent.obs_stats
-    pi = distribution(config, env, params["actor"], stats, obs, env.action_space)
+    pi, _ = distribution(config, env, params["actor"], stats, obs, env.action_space)
     q = critics.values_taken(
         config, env, params["critics"], stats, obs, pi.mode(), None
     )
     return pi, memory, {"value": critics.policy_value(config, q)}
 
 
-acts = acting.stochastic(policy)
+acts = acting.stochastic(policy, draw=gsde.draw_noise, explore=gsde.explore)
 
 
 def init(config: Config, env: Env, key: Array) -> State:
@@ -89,7 +115,10 @@ def init(config: Config, env: Env, key: Array) -> State:
         "log_temperature": jnp.log(jnp.asarray(config.temperature, jnp.float32)),
     }
     agent = critics.init_agent(config, env, params, targets=("critics",))
-    return off_policy.init(config, env, agent, key_world, acting.unroll_randomly)
+    memory = gsde.init_memory(config, env, config.num_envs)
+    return off_policy.init(
+        config, env, agent, key_world, acting.unroll_randomly, memory
+    )
 
 
 def target_entropy(config: Config, env: Env, obs: PyTree) -> types.Scalar:
@@ -136,55 +165,60 @@ def temperature(config: Config, params: dict[str, PyTree]) -> Array:
     return jnp.exp(params["log_temperature"])
 
 
-class SoftValue(NamedTuple):
-    """V(s) and what it is made of; of Discrete actions sums over all."""
+class Sample(NamedTuple):
+    """An action of every state, or what is known of all of them."""
 
-    value: Array  # [B], or its quantiles [B, M']
-    log_prob: Array  # [B]: log π of the sample
-    saturated: Array | None  # bool [B, D], whether it is within 1 % of a bound
+    action: Array | None  # [B, D] in [-1, 1]; None: all of a Discrete space
+    log_prob: Array  # log π of it [B], or of all [B, A]
+    probs: Array | None  # π of all [B, A]
+    statistics: PyTree  # running ones of the actor, afterwards
 
 
-def soft_value(
+def sample(
     config: Config,
     env: Env,
-    params: dict[str, PyTree],
+    actor: PyTree,
     stats: normalize.RunningStats | None,
     obs: PyTree,
     noise: Array,
-    dropout: Array,
-    combine: Callable[[Array], Array],
-) -> SoftValue:
+    training: bool = False,
+) -> Sample:
+    """What the policy does in states `[B, ...]`, from standard normal noise `[B, D]`."""
+    space = env.action_space
+    if isinstance(space, spaces.Box):
+        space = spaces.box(-1.0, 1.0, space.shape)
+    pi, statistics = distribution(config, env, actor, stats, obs, space, training)
+    if isinstance(space, spaces.Discrete):
+        log_prob = jnp.maximum(pi.logits, LEAST)
+        return Sample(None, log_prob, pi.probs, statistics)
+    x = pi.pre_tanh(noise)
+    return Sample(pi.squash(x), pi.log_prob(x), None, statistics)
+
+
+def soft_value(found: Sample, q: Array, alpha: types.Scalar) -> Array:
     """V(s) = E[Q(s, a) - α log π(a|s)], by a sample or, of Discrete actions, exactly.
 
     Args:
-      config: of the algorithm.
-      env: the environment.
-      params: "actor", "critics" and "log_temperature".
-      stats: of observations.
-      obs: `[B, ...]`.
-      noise: `[B, D]`, standard normal, of the sample.
-      dropout: key of the critics' dropout.
-      combine: makes one value of those of all critics.
+      found: the actions and their probabilities.
+      q: of the action `[B]`, its quantiles `[B, M']`, or of all actions `[B, A]`.
+      alpha: α.
+
+    Returns:
+      `[B]`, or its quantiles `[B, M']`.
     """
-    alpha, space = temperature(config, params), env.action_space
-    if isinstance(space, spaces.Box):
-        space = spaces.box(-1.0, 1.0, space.shape)
-    pi = distribution(config, env, params["actor"], stats, obs, space)
-    ask = partial(critics.values, config, env, params["critics"], stats, obs)
-    if isinstance(space, spaces.Discrete):
-        log_prob = jnp.maximum(pi.logits, LEAST)
-        value = estimators.soft_value(combine(ask(None, dropout)), log_prob, alpha)
-        return SoftValue(
-            estimators.expected_value(value, pi.probs),
-            estimators.expected_value(log_prob, pi.probs),
-            None,
-        )
-    sample = pi.pre_tanh(noise)
-    action, log_prob = pi.squash(sample), pi.log_prob(sample)
-    q = combine(ask(action, dropout))
+    log_prob = found.log_prob
+    if found.probs is not None:
+        value = estimators.soft_value(q, log_prob, alpha)
+        return estimators.expected_value(value, found.probs)
     of_each = log_prob if q.ndim == 1 else jnp.broadcast_to(log_prob[:, None], q.shape)
-    value = estimators.soft_value(q, of_each, alpha)
-    return SoftValue(value, log_prob, jnp.abs(action) > 0.99)
+    return estimators.soft_value(q, of_each, alpha)
+
+
+def mean_log_prob(found: Sample) -> Array:
+    """E[log π(a|s)] `[B]`, by the sample or exactly."""
+    if found.probs is None:
+        return found.log_prob
+    return estimators.expected_value(found.log_prob, found.probs)
 
 
 def update(
@@ -193,7 +227,7 @@ def update(
     agent: Agent,
     batches: types.Batches,
     key: Array,
-    learning_rate: types.Scalar,
+    rates: dict[str, types.Scalar],
 ) -> tuple[Agent, Metrics]:
     """Gradient steps of the critics on all batches, and those of the actor among them."""
     stats = agent.obs_stats
@@ -201,43 +235,48 @@ def update(
     def critic_step(
         learner: Learner, batch: Batch, draw: Draw
     ) -> tuple[Learner, Metrics]:
-        targets = learner.params | learner.target_params  # the actor has none
-        of_all = partial(critics.target_value, config, key=draw.subset)
-        at = batch.next_obs, draw.action, draw.dropout[0]
-        value = soft_value(config, env, targets, stats, *at, of_all).value
-        target = critics.target(batch, value)
-        learner, (error, q), norm = learning.step(
-            learner,
-            "critics",
-            lambda params: critics.loss(
-                config, env, params, stats, batch, target, draw.dropout[1]
-            ),
-            learning_rate,
-        )
-        learner = learning.follow(learner, config.tau)
-        return learner, critics.loss_metrics(error, q, norm)
+        params = learner.params  # the actor has no target
+        at = params["actor"], stats, batch.next_obs, draw.action
+        found, alpha = sample(config, env, *at), temperature(config, params)
+
+        def value(q: Array) -> Array:
+            return soft_value(
+                found, critics.target_value(config, q, draw.subset), alpha
+            )
+
+        given = batch, found.action, value, draw.dropout, rates
+        learner, metrics = bellman.step(config, env, learner, stats, *given)
+        return learning.follow(learner, config.tau), metrics
 
     def actor_step(
         learner: Learner, batch: Batch, draw: ActorDraw
     ) -> tuple[Learner, Metrics]:
-        others = learner.params
+        params = learner.params
+        alpha = temperature(config, params)
 
-        def loss(actor: PyTree) -> tuple[Array, SoftValue]:
-            of_all = partial(critics.policy_value, config)
-            at = batch.obs, draw.action, draw.dropout, of_all
-            soft = soft_value(config, env, others | {"actor": actor}, stats, *at)
-            return -soft.value.mean(), soft
+        def loss(actor: PyTree) -> tuple[Array, tuple[Array, Sample]]:
+            at = actor, stats, batch.obs, draw.action
+            found = sample(config, env, *at, training=True)
+            asked = params["critics"], stats, batch.obs, found.action, draw.dropout
+            q = critics.policy_value(config, critics.values(config, env, *asked))
+            value = soft_value(found, q, alpha)
+            return -value.mean(), (value, found)
 
-        learner, soft, norm = learning.step(learner, "actor", loss, learning_rate)
+        momentum = critics.momentum(config)
+        learner, (value, found), norm = learning.step(
+            learner, "actor", loss, rates, momentum
+        )
+        learner = learner.with_statistics("actor", found.statistics)
+        log_prob = mean_log_prob(found)
         metrics = {
-            "loss/policy": mean(-soft.value),
-            "policy/entropy": mean(-soft.log_prob),
-            "policy/temperature": mean(temperature(config, others)),
+            "loss/policy": mean(-value),
+            "policy/entropy": mean(-log_prob),
+            "policy/temperature": mean(alpha),
             "optim/actor_grad_norm": mean(norm),
         }
-        if soft.saturated is not None:
-            metrics["policy/saturation"] = mean(soft.saturated)
-        return temperature_step(learner, batch, soft.log_prob), metrics
+        if found.action is not None:
+            metrics["policy/saturation"] = mean(jnp.abs(found.action) > 0.99)
+        return temperature_step(learner, batch, log_prob), metrics
 
     def temperature_step(learner: Learner, batch: Batch, log_prob: Array) -> Learner:
         if not config.learn_temperature:
@@ -247,13 +286,10 @@ def update(
         def loss(log_alpha: Array) -> tuple[Array, tuple]:
             return losses.temperature(log_alpha, log_prob, wanted).mean(), ()
 
-        return learning.step(learner, "log_temperature", loss, learning_rate)[0]
+        return learning.step(learner, "log_temperature", loss, rates)[0]
 
     draws = draw_all(config, env, key)
-    learner, metrics = learning.alternate(
-        learning.begin(agent), batches, draws, critic_step, actor_step
-    )
-    return learning.end(learner, agent), metrics
+    return learning.take_turns(agent, batches, draws, critic_step, actor_step)
 
 
 def draw_all(config: Config, env: Env, key: Array) -> tuple[Draw, ActorDraw]:
@@ -274,9 +310,30 @@ def draw_all(config: Config, env: Env, key: Array) -> tuple[Draw, ActorDraw]:
     return of_critics, of_actor
 
 
+def scheduled_temperature(config: Config, env_steps: types.Counter) -> types.Scalar:
+    """The temperature that is not learned, after so many environment steps."""
+    if config.temperature_end is None:
+        return config.temperature
+    done = optim.progress(env_steps, config.total_steps)
+    return optim.linear_schedule(config.temperature, config.temperature_end, done)
+
+
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """Steps of every environment, and the updates that are due."""
+    now = scheduled_temperature(config, state.world.env_steps)
+    config = config.replace(temperature=now)
     return off_policy.train_step(config, env, state, acts, update)
+
+
+def validate(config: Config, env: Env) -> None:
+    """The demands of SAC on its config, and on the environment."""
+    critics.validate("sac", config, env, discrete=True)
+    gsde.check(config, env)
+    require(
+        config.temperature_end is None or not config.learn_temperature,
+        f"temperature_end = {config.temperature_end} needs learn_temperature = False, "
+        f"which leaves the temperature to a schedule.",
+    )
 
 
 SAC = types.Algorithm(
@@ -287,5 +344,6 @@ SAC = types.Algorithm(
     act=acts.act,
     explain=acts.explain,
     plan=off_policy.plan,
-    validate=partial(critics.validate, "sac", discrete=True),
+    validate=validate,
+    init_memory=gsde.init_memory,
 )

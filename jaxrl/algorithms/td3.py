@@ -27,10 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl import acting, exploration, losses, networks, normalize, types
-from jaxrl.algorithms import critics, learning, off_policy
+from jaxrl.algorithms import bellman, critics, learning, off_policy
 from jaxrl.algorithms.critics import Agent
 from jaxrl.algorithms.learning import Learner
 from jaxrl.algorithms.off_policy import State
+from jaxrl.networks import batch_renorm
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
@@ -122,23 +123,21 @@ class Draw(NamedTuple):
     dropout: Array  # keys [2], of target and critics
 
 
-def critic_target(
+def target_action(
     config: Config,
     env: Env,
-    params: dict[str, PyTree],
+    actor: PyTree,
     stats: normalize.RunningStats | None,
-    batch: Batch,
-    draw: Draw,
+    obs: PyTree,
+    noise: Array,
 ) -> Array:
-    """y, from the target networks' `params` and a smoothed action."""
+    """ã in [-1, 1] of the target actor, from standard normal noise `[B, D]`."""
     net = networks.deterministic_actor(config, env)
-    action: Any = net.apply(params["actor"], batch.next_obs, stats)
+    action: Any = net.apply(actor, obs, stats)
     action = action + exploration.smoothing_noise(
-        draw.smoothing, config.target_noise, config.target_noise_clip
+        noise, config.target_noise, config.target_noise_clip
     )
-    at = batch.next_obs, jnp.clip(action, -1.0, 1.0), draw.dropout[0]
-    q = critics.values(config, env, params["critics"], stats, *at)
-    return critics.target(batch, critics.target_value(config, q, draw.subset))
+    return jnp.clip(action, -1.0, 1.0)
 
 
 def actor_loss(
@@ -149,9 +148,10 @@ def actor_loss(
     stats: normalize.RunningStats | None,
     obs: PyTree,
     key: Array,
-) -> tuple[Array, tuple[Array, Array]]:
+) -> tuple[Array, tuple[Array, Array, PyTree]]:
     """-Q(s, μ(s)) of the first critic, which alone is computed, or of the mean of all."""
-    action: Any = networks.deterministic_actor(config, env).apply(params, obs, stats)
+    net = networks.deterministic_actor(config, env)
+    action, statistics = batch_renorm.apply(net, params, obs, stats, training=True)
     if critics.follows_mean(config):
         q = critics.values(config, env, of_critics, stats, obs, action, key)
         value = critics.policy_value(config, q)
@@ -160,7 +160,7 @@ def actor_loss(
         at = obs, action, key
         value = critics.values(config, env, first, stats, *at, num_critics=1)[0]
     loss = losses.deterministic_policy(value)
-    return loss.mean(), (loss, action)
+    return loss.mean(), (loss, action, statistics)
 
 
 def update(
@@ -169,7 +169,7 @@ def update(
     agent: Agent,
     batches: types.Batches,
     key: Array,
-    learning_rate: types.Scalar,
+    rates: dict[str, types.Scalar],
 ) -> tuple[Agent, Metrics]:
     """Gradient steps of the critics on all batches, and those of the actor among them."""
     stats = agent.obs_stats
@@ -177,29 +177,25 @@ def update(
     def critic_step(
         learner: Learner, batch: Batch, draw: Draw
     ) -> tuple[Learner, Metrics]:
-        target = critic_target(config, env, learner.target_params, stats, batch, draw)
-        learner, (error, q), norm = learning.step(
-            learner,
-            "critics",
-            lambda params: critics.loss(
-                config, env, params, stats, batch, target, draw.dropout[1]
-            ),
-            learning_rate,
-        )
-        return learner, critics.loss_metrics(error, q, norm)
+        actor = (learner.params | learner.target_params)["actor"]
+        at = actor, stats, batch.next_obs, draw.smoothing
+        action = target_action(config, env, *at)
+        value = partial(critics.target_value, config, key=draw.subset)
+        given = batch, action, value, draw.dropout, rates
+        return bellman.step(config, env, learner, stats, *given)
 
     def actor_step(
         learner: Learner, batch: Batch, key: Array
     ) -> tuple[Learner, Metrics]:
-        of_critics = learner.params["critics"]
-        learner, (loss, action), norm = learning.step(
+        at = config, env, learner.params["critics"], stats, batch.obs, key
+        learner, (loss, action, statistics), norm = learning.step(
             learner,
             "actor",
-            lambda params: actor_loss(
-                params, config, env, of_critics, stats, batch.obs, key
-            ),
-            learning_rate,
+            lambda params: actor_loss(params, *at),
+            rates,
+            critics.momentum(config),
         )
+        learner = learner.with_statistics("actor", statistics)
         metrics = {
             "loss/policy": mean(loss),
             "policy/saturation": mean(jnp.abs(action) > 0.99),
@@ -208,10 +204,7 @@ def update(
         return learning.follow(learner, config.tau), metrics
 
     draws = draw_all(config, env, key)
-    learner, metrics = learning.alternate(
-        learning.begin(agent), batches, draws, critic_step, actor_step
-    )
-    return learning.end(learner, agent), metrics
+    return learning.take_turns(agent, batches, draws, critic_step, actor_step)
 
 
 def draw_all(config: Config, env: Env, key: Array) -> tuple[Draw, Array]:

@@ -6,10 +6,12 @@ is a flax module that takes raw observations (`jaxrl.networks.heads`).
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl import normalize, spaces
 from jaxrl.networks import body
+from jaxrl.networks.batch_renorm import BatchNormMLP
 from jaxrl.networks.body import Body, Network, check_features, load_network, resolve
 from jaxrl.networks.encoding import action_mask, encode, encoded_shape
 from jaxrl.networks.heads import (
@@ -18,6 +20,7 @@ from jaxrl.networks.heads import (
     Critic,
     Critics,
     DeterministicActor,
+    Noise,
     QNetwork,
     SpreadActor,
     join,
@@ -38,6 +41,7 @@ __all__ = [
     "Critics",
     "DeterministicActor",
     "Network",
+    "Noise",
     "QNetwork",
     "ResNet",
     "SpreadActor",
@@ -78,14 +82,28 @@ def q_network(config: Any, env: Env) -> QNetwork:
 
 def spread_actor(config: Any, env: Env) -> SpreadActor:
     """A policy of `config.network` with a deviation of its own in every state."""
-    torso = resolve(config, env.observation_space)
-    return SpreadActor(env.observation_space, env.action_space, torso)
+    body = normalized(config, resolve(config, env.observation_space))
+    return SpreadActor(
+        env.observation_space,
+        env.action_space,
+        body,
+        config.noise,
+        config.noise_log_std,
+        config.noise_learns_features,
+    )
+
+
+def noise_shape(config: Any, env: Env) -> tuple[int, int]:
+    """Features and actions `(F, D)` of `spread_actor`'s state-dependent noise."""
+    net = spread_actor(config, env)
+    shapes: Any = jax.eval_shape(lambda: init(net, jax.random.key(0)))
+    return shapes["params"]["log_std"].shape
 
 
 def deterministic_actor(config: Any, env: Env) -> DeterministicActor:
     """A deterministic policy of `config.network`."""
-    torso = resolve(config, env.observation_space)
-    return DeterministicActor(env.observation_space, env.action_space, torso)
+    body = normalized(config, resolve(config, env.observation_space))
+    return DeterministicActor(env.observation_space, env.action_space, body)
 
 
 def critics(config: Any, env: Env, num_critics: int | None = None) -> Critics:
@@ -93,12 +111,22 @@ def critics(config: Any, env: Env, num_critics: int | None = None) -> Critics:
 
     `config.dropout` regularises them and not the policy, with layer normalisation.
     """
-    body = resolve(config, env.observation_space)
+    torso: Any = resolve(config, env.observation_space).torso
+    if config.critic_hidden_sizes:
+        torso = torso.clone(hidden_sizes=config.critic_hidden_sizes)
     if config.dropout is not None:
-        torso: Any = body.torso
-        body = Body(torso.clone(dropout=config.dropout, layer_norm=True))
+        torso = torso.clone(dropout=config.dropout, layer_norm=True)
+    body = normalized(config, Body(torso))
     found = (env.observation_space, env.action_space, body)
     return Critics(*found, num_critics or config.num_critics, config.num_quantiles)
+
+
+def normalized(config: Any, body: Body) -> Body:
+    """The body, with batch renormalisation if the config asks for it."""
+    torso: Any = body.torso
+    if not config.batch_norm:
+        return body
+    return Body(BatchNormMLP(torso.hidden_sizes, torso.activation))
 
 
 def apply_actor(
@@ -210,10 +238,13 @@ def policy_distribution(
 
     if isinstance(space, spaces.Discrete):
         return distributions.categorical(policy, mask)
-    mean, log_std = policy
+    mean, *features, log_std = policy
     if not space.bounded:
         return distributions.diag_normal(mean, log_std)
     low, high = (jnp.asarray(b, jnp.float32) for b in (space.low, space.high))
+    if features:
+        (x,) = features
+        return distributions.state_dependent_tanh_normal(mean, x, log_std, low, high)
     if squash:
         return distributions.tanh_normal(mean, log_std, low, high)
     middle, half_width = (low + high) / 2, (high - low) / 2

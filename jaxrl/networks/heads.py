@@ -6,18 +6,22 @@ statistics of observations or None; `memory` is `()` without a recurrent cell. T
 replay trains have no memory: `net.apply(params, obs, ..., stats)`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxrl import spaces
 from jaxrl.networks import memory as memories
+from jaxrl.networks.batch_renorm import STATISTICS
 from jaxrl.networks.body import Body
 from jaxrl.networks.encoding import encode
 from jaxrl.networks.torso import MLP, dense
 from jaxrl.normalize import RunningStats
-from jaxrl.types import Array, Memory, PyTree
+from jaxrl.types import Array, Memory, PyTree, Scalar
+
+Noise = Literal["normal", "state_dependent"]
 
 PolicyParams = Any
 """Logits `[*batch, A]` of a Discrete space; (mean, log_std) `[*batch, D]` of a Box."""
@@ -87,26 +91,45 @@ class Actor(nn.Module):
 
 
 class SpreadActor(nn.Module):
-    """pi(a|s) whose deviation is a function of the state too: for a squashed normal."""
+    """pi(a|s) whose deviation is a function of the state too: for a squashed normal.
+
+    With `noise` = "state_dependent" the deviation is that of noise which is linear in the
+    features (gSDE: `distributions.state_dependent_tanh_normal`).
+    """
 
     observation_space: spaces.Space
     action_space: spaces.Box | spaces.Discrete
     body: Body
+    noise: Noise = "normal"
+    noise_log_std: Scalar = -3.0
+    """log σ of that noise, at the start."""
+    noise_learns_features: bool = False
+    """Whether a gradient reaches the features through that noise."""
 
     @nn.compact
     def __call__(self, obs: PyTree, stats: RunningStats | None = None) -> PolicyParams:
-        """Logits `[*batch, A]`, or mean and log_std `[*batch, D]`."""
+        """Logits `[*batch, A]`, or mean and log_std `[*batch, D]`; with state-dependent
+        noise mean, features `[*batch, F]` and log_std `[F, D]`."""
         x = encode(self.observation_space, obs, self.body.takes, stats)
         _, x = embed(self, (), x, None)
         if isinstance(self.action_space, spaces.Discrete):
             return dense(self.action_space.n, scale=0.01)(x)
         mean = dense(self.action_space.size, scale=0.01, name="mean")(x)
+        if self.noise == "state_dependent":
+            constant = nn.initializers.constant(self.noise_log_std)
+            shape = x.shape[-1], self.action_space.size
+            log_std = self.param("log_std", constant, shape)
+            x = x if self.noise_learns_features else jax.lax.stop_gradient(x)
+            return jnp.clip(mean, -MEAN, MEAN), x, log_std
         log_std = dense(self.action_space.size, scale=0.01, name="log_std")(x)
         return mean, jnp.clip(log_std, *LOG_STD)
 
 
 LOG_STD = (-20.0, 2.0)
 """Bounds of the logarithm of a `SpreadActor`'s deviation (Haarnoja et al., 2018, code)."""
+
+MEAN = 2.0
+"""Bound of its mean before tanh where noise depends on the state, as in SB3."""
 
 
 class DeterministicActor(nn.Module):
@@ -183,7 +206,7 @@ class Critics(nn.Module):
         x = encode(self.observation_space, obs, self.body.takes, stats)
         each = nn.vmap(
             _OneCritic,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, STATISTICS: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(None, None),
             axis_size=self.num_critics,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.algorithms import ALGORITHMS, critics, td3
+from jaxrl.algorithms import ALGORITHMS, bellman, critics
 from jaxrl.algorithms.td3 import TD3
 from jaxrl.replay import transitions
 from tests.support.control import KEY, probe, trained, values
@@ -34,9 +34,8 @@ def test_the_target_drops_units_too():
     params = state.agent.target_params
 
     def target(seed):
-        keys = jax.random.split(jax.random.key(seed))
-        draw = td3.Draw(jnp.zeros((8, 1)), KEY, keys)
-        return td3.critic_target(config, env, params, None, batch, draw)
+        at = params["critics"], None, batch, jnp.zeros((8, 1)), lambda q: q.min(0)
+        return bellman.next_target(config, env, *at, jax.random.key(seed))
 
     assert not (target(0) == target(1)).all()
 
@@ -80,3 +79,10 @@ def test_the_critics_of_actions_that_drop_units_drop_none_when_acting():
     first, again = ask(action, None), ask(action, KEY)
     assert (first == ask(action, None)).all() and not (first == again).all()
     assert not (again == ask(action, jax.random.key(1))).all()
+
+
+def test_the_smallest_has_the_gradient_of_one_critic():
+    q = jnp.array([[3.0, 1.0], [2.0, 1.0], [5.0, -1.0]])
+    np.testing.assert_array_equal(critics.smallest(q), [2.0, -1.0])
+    gradient = jax.grad(lambda q: critics.smallest(q).sum())(q.at[:, 1].set(7.0))
+    np.testing.assert_array_equal(gradient, [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])

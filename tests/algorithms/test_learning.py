@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from jaxrl import networks
-from jaxrl.algorithms import ALGORITHMS, off_policy, sac, td3
+from jaxrl.algorithms import ALGORITHMS, learning, off_policy, sac, td3
+from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.td3 import TD3
 from jaxrl.envs import make
+from jaxrl.types import counter
 from tests.support.control import BOX, KEY, probe
 from tests.support.small import tiny
 
@@ -113,8 +115,9 @@ def test_an_update_is_that_of_a_plain_loop(name):
     step = {"td3": step_td3, "sac": step_sac}[name]
     draws = module.draw_all(config, env, KEY)
     expected = update_by_hand(config, agent, batches, draws, step)
+    rates = dict.fromkeys(agent.params, 1e-2)
     update = jax.jit(
-        lambda agent: module.update(config, env, agent, batches, KEY, 1e-2)
+        lambda agent: module.update(config, env, agent, batches, KEY, rates)
     )
     found, _ = update(agent)
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
@@ -138,3 +141,28 @@ def test_the_actor_learns_after_every_so_many_steps_of_the_critics():
     _, metrics = jax.jit(TD3.train_step)(config, env, state)
     assert metrics["optim/critic_grad_norm"].count == 4
     assert metrics["optim/actor_grad_norm"].count == 2
+
+
+def test_rates_of_their_own_are_annealed_like_that_of_the_critics():
+    config = tiny(SAC, learning_rate=0.4, actor_learning_rate=0.2, anneal_lr=True)
+    found = learning.rates(config, counter(250))  # of 1,000 steps
+    expected = {"critics": 0.3, "actor": 0.15, "log_temperature": 0.3}
+    assert {n: pytest.approx(float(x)) for n, x in found.items()} == expected
+    config = tiny(SAC, learning_rate=0.4, temperature_learning_rate=0.1)
+    found = learning.rates(config, counter(250))
+    assert found == {"critics": 0.4, "actor": 0.4, "log_temperature": 0.1}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ddpg", "sac"])
+def test_an_actor_without_a_step_size_stays_as_it_is(name):
+    algorithm, env = ALGORITHMS[name], probe("truncation")
+    config = tiny(algorithm, actor_learning_rate=0.0)
+    state = jax.jit(algorithm.init)(config, env, KEY)
+    after, _ = jax.jit(algorithm.train_step)(config, env, state)
+    before, after = state.agent.params, after.agent.params
+    jax.tree.map(np.testing.assert_array_equal, before["actor"], after["actor"])
+    moved = jax.tree.map(
+        lambda a, b: not (a == b).all(), before["critics"], after["critics"]
+    )
+    assert any(jax.tree.leaves(moved))

@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 
 from jaxrl import networks
-from jaxrl.algorithms import sac
+from jaxrl.algorithms import critics, sac
 from jaxrl.algorithms.sac import SAC
 from jaxrl.envs import make
+from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
+from jaxrl.types import counter
 from tests.support.control import KEY, probe, trained, values
 from tests.support.small import tiny
+
+
+def soft_value(config, env, params, obs, noise):
+    """V(s) with the smallest of all critics, and the mean of log π."""
+    found = sac.sample(config, env, params["actor"], None, obs, noise)
+    at = params["critics"], None, obs, found.action, None
+    q = critics.values(config, env, *at).min(0)
+    value = sac.soft_value(found, q, sac.temperature(config, params))
+    return value, sac.mean_log_prob(found)
 
 
 def test_the_soft_value_of_continuous_actions_by_hand():
@@ -20,9 +31,7 @@ def test_the_soft_value_of_continuous_actions_by_hand():
     params = SAC.init(config, env, KEY).agent.params
     obs, noise = jnp.ones((3, 1)), jnp.array([[-1.0], [0.0], [2.0]])
     params["log_temperature"] = jnp.log(0.3)
-    value, log_prob, _ = sac.soft_value(
-        config, env, params, None, obs, noise, KEY, lambda q: q.min(0)
-    )
+    value, log_prob = soft_value(config, env, params, obs, noise)
     mean, log_std = networks.spread_actor(config, env).apply(params["actor"], obs)
     x = np.asarray(mean + jnp.exp(log_std) * noise, np.float64)
     normal = (
@@ -42,9 +51,7 @@ def test_the_soft_value_of_discrete_actions_by_hand():
     mask = jnp.array([[True, False, True, False]])
     obs = {"obs": jnp.ones((1, 1)), "action_mask": mask}
     params["log_temperature"] = jnp.log(0.3)
-    value, log_prob, _ = sac.soft_value(
-        config, env, params, None, obs, jnp.zeros((1, 0)), KEY, lambda q: q.min(0)
-    )
+    value, log_prob = soft_value(config, env, params, obs, jnp.zeros((1, 0)))
     logits = networks.spread_actor(config, env).apply(params["actor"], obs)[0, [0, 2]]
     p = np.asarray(jax.nn.softmax(logits), np.float64)
     q = networks.critics(config, env).apply(params["critics"], obs)
@@ -61,8 +68,8 @@ def test_gradients_of_the_soft_value_equal_finite_differences():
     noise = jax.random.normal(KEY, (64, 1))
 
     def value(actor):
-        args = (None, jnp.ones((64, 1)), noise, KEY, lambda q: q.min(0))
-        return sac.soft_value(config, env, params | {"actor": actor}, *args)[0].mean()
+        at = params | {"actor": actor}, jnp.ones((64, 1)), noise
+        return soft_value(config, env, *at)[0].mean()
 
     with jax.enable_x64(True):
         params, noise = jax.tree.map(lambda x: x.astype(jnp.float64), (params, noise))
@@ -92,7 +99,7 @@ def test_the_temperature_finds_the_entropy_wanted(wanted):
     config = SAC.Config(hidden_sizes=(32,), target_entropy=wanted)
     obs = jnp.linspace(-1, 1, 32)[:, None]
     noise = jax.random.normal(KEY, (512, 32, 1))
-    pi = sac.distribution(
+    pi, _ = sac.distribution(
         config, env, state.agent.params["actor"], None, obs, env.action_space
     )
     log_prob = jax.vmap(lambda x: pi.log_prob(pi.pre_tanh(x)))(noise)
@@ -132,3 +139,13 @@ def test_the_entropy_wanted_is_of_the_legal_actions():
     found = sac.target_entropy(SAC.Config(), env, obs)
     np.testing.assert_allclose(found, [0.5 * np.log(2), 0.5 * np.log(4)], rtol=1e-6)
     assert sac.target_entropy(SAC.Config(), make("Pendulum-v1"), obs) == -1.0
+
+
+def test_a_temperature_that_is_not_learned_may_follow_a_line():
+    config = tiny(SAC, learn_temperature=False, temperature=0.5, temperature_end=0.1)
+    for steps, expected in ((0, 0.5), (250, 0.4), (1_000, 0.1), (2_000, 0.1)):
+        found = sac.scheduled_temperature(config, counter(steps))
+        assert float(found) == pytest.approx(expected)
+    config = tiny(SAC, temperature_end=0.1)
+    with pytest.raises(InvalidInput, match=r"temperature_end = 0.1 .* = False"):
+        SAC.validate(config, make("Pendulum-v1"))

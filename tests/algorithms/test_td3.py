@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl import networks, spaces
-from jaxrl.algorithms import ALGORITHMS, sac, td3
+from jaxrl.algorithms import ALGORITHMS, bellman, sac, td3
 from jaxrl.algorithms.td3 import DDPG, TD3
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
@@ -35,8 +35,11 @@ def test_the_target_of_td3_by_hand(terminated):
         obs,
         discount=jnp.full(2, 0.5),
     )
-    draw = td3.Draw(jnp.array([[9.0], [-0.5]]), KEY, jax.random.split(KEY))
-    found = td3.critic_target(config, env, params, None, batch, draw)
+    noise = jnp.array([[9.0], [-0.5]])
+    taken = td3.target_action(config, env, params["actor"], None, obs, noise)
+    of_critics, smallest = params["critics"], lambda q: q.min(0)
+    at = of_critics, None, batch, taken, smallest, KEY
+    found = bellman.next_target(config, env, *at)
     actor = networks.deterministic_actor(config, env).apply(params["actor"], obs)
     moved = np.asarray(actor) + np.array([[0.3], [-0.1]])
     action = np.clip(moved, -1, 1)
