@@ -11,7 +11,6 @@ of an earlier run. Writes results/control_envs.json, the table of docs/environme
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,13 +76,11 @@ def main() -> None:
 
 
 def measure(case: Case, copies: tuple[int, ...]) -> dict[str, Any]:
-    """Steps per second by number of copies, and seconds until the first has compiled."""
-    env = jaxrl.make(case.env, **case.params)
-    started, rates, compiled = time.perf_counter(), {}, None
+    """Steps per second by number of copies."""
+    env, rates = jaxrl.make(case.env, **case.params), {}
     for count in copies:
         steps = max(8, min(128, 2**17 // count))
         rates[str(count)] = round(environment_only(env, count, steps, least=1.0))
-        compiled = compiled or round(time.perf_counter() - started, 1)
     shape = list(getattr(env.observation_space, "shape", ()))
     return {
         "env": case.env,
@@ -91,7 +88,6 @@ def measure(case: Case, copies: tuple[int, ...]) -> dict[str, Any]:
         "observation": shape,
         "actions": env.action_space.size,
         "steps_per_second": rates,
-        "first_seconds": compiled,
     }
 
 

@@ -371,7 +371,8 @@ class Algorithm(NamedTuple):
     validate:    `(config, env) -> None`, raises `InvalidInput` before anything compiles
     init_memory: `(config, env, num_envs) -> Memory`, all zeros
     score:       `(config, env, agents [K]) -> {name: [K]}`, on the host: what an
-                 evaluation says of the agents beside their returns
+                 evaluation says of the agents beside their returns. One of your own is
+                 tried before training, with agents whose numbers are all 0
     explain:     `(config, env, agent, obs, memory) -> {name: [N, ...]}`, from what `act`
                  chooses, to be shown: "probability" `[N, A]` or "q" `[N, A]` of discrete
                  actions (-inf where one is not legal), "spread" `[N, D, 3]` of continuous

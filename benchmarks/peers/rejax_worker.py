@@ -29,11 +29,12 @@ NOTES = {
     "dqn": "Rejax draws batches without replacement, clips each entry of the gradient (not "
     "its global norm) at max_grad_norm, has Adam with eps 1e-8, LeCun-normal "
     "initialisation, and takes a time limit for a true end",
-    "sac": "Rejax updates the actor before the critics, acts by its policy from the first "
-    "step, halves the critics' loss, moves the targets once a vector step, has "
-    "LeCun-normal initialisation, and takes a time limit for a true end",
-    "td3": "Rejax halves the critics' loss, has LeCun-normal initialisation, and takes a "
-    "time limit for a true end",
+    "sac": "Rejax draws batches without replacement, updates the actor before the critics, "
+    "acts by its policy from the first step, learns the temperature and not its logarithm, "
+    "clips log std at -10, gives critics the action in its units, has LeCun-normal "
+    "initialisation, and takes a time limit for a true end",
+    "td3": "Rejax draws batches without replacement, its actor follows the mean of both "
+    "critics, it has LeCun-normal initialisation, and takes a time limit for a true end",
 }
 
 

@@ -39,10 +39,9 @@ NOTES = {
     "dqn": "SBX's loss is Huber's, its gradient is not clipped, all hidden layers are as "
     "wide as the first, the learning rate is constant, Adam's eps is 1e-8, and the "
     "environments are gymnasium's",
-    "sac": "SBX halves the critics' loss, the initialisation is LeCun-normal, and the "
-    "environments are gymnasium's",
-    "td3": "SBX halves the critics' loss, the initialisation is LeCun-normal, and the "
-    "environments are gymnasium's",
+    "sac": "SBX's initialisation is LeCun-normal, and its environments are gymnasium's",
+    "td3": "SBX's targets follow every step of the critics, its actor the smaller critic, "
+    "the initialisation is LeCun-normal, and the environments are gymnasium's",
 }
 
 

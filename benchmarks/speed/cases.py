@@ -59,7 +59,7 @@ CONTROL = {
     "num_envs": 1,
     "train_frequency": 1,
     "num_updates": 1,
-    "buffer_size": 100_000,
+    "buffer_size": 20_000,
     "learning_starts": 1_000,
     "batch_size": 256,
     "learning_rate": 1e-3,

@@ -230,10 +230,11 @@ def sac_parts(config: Any, env: Env, state: Any) -> tuple:
     """The gradients between two of the actor, their rows, and the forward passes."""
     stats = state.agent.obs_stats
 
+    noise = jax.random.normal(key(1), (config.batch_size, env.action_space.size))
+
     def sample(params: PyTree, obs: PyTree) -> sac.Sample:
-        rows = len(jax.tree.leaves(obs)[0])
-        noise = jax.random.normal(key(1), (rows, env.action_space.size))
-        return sac.sample(config, env, params["actor"], stats, obs, noise)
+        drawn = noise[: len(jax.tree.leaves(obs)[0])]
+        return sac.sample(config, env, params["actor"], stats, obs, drawn)
 
     def following(params: PyTree, rows: transitions.Batch) -> tuple[Array, Callable]:
         found = sample(params, rows.next_obs)
@@ -257,10 +258,10 @@ def sac_parts(config: Any, env: Env, state: Any) -> tuple:
 def td3_parts(config: Any, env: Env, state: Any) -> tuple:
     """The gradients between two of the actor, their rows, and the forward passes."""
     stats = state.agent.obs_stats
+    noise = jax.random.normal(key(1), (config.batch_size, env.action_space.size))
 
     def following(params: PyTree, rows: transitions.Batch) -> tuple[Array, Callable]:
-        noise = jax.random.normal(key(1), (len(rows.reward), env.action_space.size))
-        at = params["actor"], stats, rows.next_obs, noise
+        at = params["actor"], stats, rows.next_obs, noise[: len(rows.reward)]
         action = td3.target_action(config, env, *at)
         return action, partial(critics.target_value, config, key=key(3))
 

@@ -11,7 +11,7 @@ data; together with any policy:
 - `dropout`: with layer normalisation, in targets too: DroQ (Hiraoka et al., 2022,
   arXiv:2110.02034);
 - `batch_norm`: batch renormalisation and no target networks: CrossQ (Bhatt et al., 2024,
-  arXiv:1902.05605), best with `policy_delay` = 3 and `critic_hidden_sizes` of 2048;
+  arXiv:1902.05605), there with `policy_delay` = 3 and `critic_hidden_sizes` of 2048;
 - `n_step`: targets of n rewards, uncorrected for the policy that took the actions; of
   SAC's entropies only that at their end is in them.
 """

@@ -67,7 +67,10 @@ def begin(agent: Any) -> Learner:
             name: optim.Fitted(vector, agent.opt_state[name])
             for name, (vector, _) in flat.items()
         },
-        targets={n: optim.flat(params)[0] for n, params in agent.target_params.items()},
+        targets={
+            name: optim.flat(split(params)[0])[0]
+            for name, params in agent.target_params.items()
+        },
         statistics={name: statistics for name, (_, statistics) in parts.items()},
         trees=tuple((name, tree) for name, (_, tree) in flat.items()),
     )

@@ -202,7 +202,10 @@ def train_step(
     agent = with_stats(config, env, state.agent, trajectory)
     drawn = batches(config, env, replay, key_sample)
     agent, found = update(config, env, agent, drawn, key_update, rates)
-    metrics |= found | {"optim/learning_rate": mean(rates["critics"])}
+    metrics |= found | {
+        "optim/learning_rate": mean(rates["actor"]),
+        "optim/critic_learning_rate": mean(rates["critics"]),
+    }
     return State(agent, world, replay=replay, target_clock=None), metrics
 
 

@@ -52,7 +52,7 @@ class Config(critics.Config):
     gamma: float = traced(0.99, low=0, high=1)
     """Discount factor per environment step."""
     temperature: float = traced(1.0, above=0)
-    """α, at the start; for good without `learn_temperature`."""
+    """α, at the start; for good without `learn_temperature` and `temperature_end`."""
     learn_temperature: bool = static(True)
     """Whether α follows the entropy of the policy."""
     temperature_end: float | None = traced(None, above=0)

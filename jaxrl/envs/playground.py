@@ -50,9 +50,11 @@ def build(name: str, **params: Any) -> Env:
     """An environment of MuJoCo Playground."""
     suite = import_quietly(MODULE, "playground").dm_control_suite
     config = suite.get_default_config(name)
-    environment = suite.load(name, config, {"impl": "jax"} | params)
-    if config.impl != "jax":
+    if params.setdefault("impl", "jax") != "jax":
         raise ValueError("impl must be 'jax'")
+    if params.get("action_repeat", 1) != 1:
+        raise ValueError("action_repeat must be 1: nothing here repeats actions")
+    environment = suite.load(name, config, params)
     low, high = environment.mj_model.actuator_ctrlrange.T
     return adapt(
         Suite(partial(begin, environment), partial(_advance, environment)),

@@ -27,7 +27,7 @@ class BatchRenorm(nn.Module):
     m, v are the mean and the variance of the batch, M and S² - ε running ones, which follow
     them by 1 - `momentum` after every batch; no gradient passes r and d. In the first
     `warmup` batches r = 1 and d = 0, which is batch normalisation. When it is not trained,
-    y = γ (x - M) / S + β, which is the same where nothing is clipped.
+    y = γ (x - M) / S + β: after the warm-up the same, where nothing is clipped.
 
     Source: Ioffe (2017), https://arxiv.org/abs/1702.03275, algorithm 1; constants of Bhatt
     et al. (2024), https://arxiv.org/abs/1902.05605, and of their code.

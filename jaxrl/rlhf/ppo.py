@@ -158,12 +158,15 @@ def collect(
     rounded = agent.kl_coef * responses.rounded_terms(task, written)
     if config.whiten_rewards:
         terms = jnp.abs(reward) + rounded
+        _, variance, rounding = losses.moments(reward, mask, terms)
         reward = text_losses.whiten(reward, mask, shift_mean=False, terms=terms)
+        rounded = rounded / jnp.sqrt(variance + rounding + losses.TINY)
     value = values(config, task, agent.value, written)
     advantage, target = estimators.token_gae(
         reward, value, mask, config.gamma, config.gae_lambda
     )
-    terms = jnp.abs(target) + rounded
+    # An advantage is a sum of this and later rewards.
+    terms = jnp.abs(target) + jnp.cumsum(rounded[:, ::-1], axis=1)[:, ::-1]
     advantage = text_losses.whiten(advantage, mask, terms=terms)
     return Batch(written, value, advantage, target), reward
 

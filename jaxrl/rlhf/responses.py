@@ -175,10 +175,11 @@ def divergence(batch: Responses) -> Array:
 
 
 def rounded_terms(task: Task, batch: Responses) -> Array:
-    """Numbers as large as those whose rounding a KL penalty shows: `[B, T]`.
+    """Numbers about as large as those whose rounding a KL penalty shows: `[B, T]`.
 
     |log π| of each token of a response; of a model that computes in a coarser dtype than
-    float32 more, so that `losses.RESOLUTION` of it is one step of that dtype.
+    float32 more, so that `losses.RESOLUTION` of it is one step of that dtype. An estimate:
+    what is rounded is the logits.
     """
     step = float(jnp.finfo(task.model.config.dtype).eps)
     coarser = max(1.0, step / losses.RESOLUTION)

@@ -205,8 +205,7 @@ def check_saving(experiment: Experiment, job: Job) -> None:
     shapes = state_shapes(job)
     storage.check_names(shapes)
     if experiment.algorithm not in artifact.BY_NAME.values():
-        one = jax.eval_shape(partial(member, index=np.array([0])), shapes.agent)
-        check_evaluation(experiment, one)
+        check_evaluation(experiment, shapes.agent)
 
 
 def check_evaluation(experiment: Experiment, agents: Any) -> None:
@@ -214,18 +213,22 @@ def check_evaluation(experiment: Experiment, agents: Any) -> None:
 
     Args:
       experiment: what is to be trained.
-      agents: the shapes `[1, ...]` of the first agent.
+      agents: their shapes `[K, ...]`.
 
     Raises:
       InvalidInput: `score` does not give a number for each agent. What the algorithm
         itself raises is passed on.
     """
     algorithm, (config, env) = experiment.algorithm, experiment.variants[0]
+    seeds = list(experiment.seeds)
+    if experiment.has_variants:  # each is asked for its score alone
+        agents = jax.eval_shape(partial(member, index=np.array([0])), agents)
+        seeds = seeds[:1]
     play = partial(evaluate_population, algorithm, config, env, num_episodes=1)
     jax.eval_shape(play, agents, jax.eval_shape(lambda: prng.key(0)))
     if algorithm.score is not types.no_score:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), agents)
-        _scores(_agents(experiment, zeros, experiment.seeds[:1]))
+        _scores(_agents(experiment, zeros, seeds))
 
 
 def _is_same(value: Any, again: Any) -> bool:

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxrl import networks
-from jaxrl.algorithms import ALGORITHMS, learning, off_policy, sac, td3
+from jaxrl.algorithms import ALGORITHMS, critics, learning, off_policy, sac, td3
 from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.td3 import TD3
 from jaxrl.envs import make
@@ -141,6 +141,20 @@ def test_the_actor_learns_after_every_so_many_steps_of_the_critics():
     _, metrics = jax.jit(TD3.train_step)(config, env, state)
     assert metrics["optim/critic_grad_norm"].count == 4
     assert metrics["optim/actor_grad_norm"].count == 2
+
+
+def test_targets_follow_what_is_learned_and_no_running_statistics():
+    """As a network of the user's may hold some."""
+    params = {"params": jnp.ones(3), "batch_stats": jnp.zeros(2)}
+    agent = critics.Agent(
+        params={"actor": params},
+        opt_state=learning.init_optimizers({"actor": params}),
+        target_params={"actor": params},
+        obs_stats=None,
+    )
+    learner = learning.follow(learning.begin(agent), 0.5)
+    assert learner.targets["actor"].shape == (3,)
+    assert learning.end(learner, agent).target_params["actor"].keys() == params.keys()
 
 
 def test_rates_of_their_own_are_annealed_like_that_of_the_critics():

@@ -71,17 +71,22 @@ def test_equal_scores_have_no_advantage_though_a_model_rounds(score):
     batch = sample_batch(config, task, task.teacher.params)
     assert (responses.divergence(batch) != 0.0).any()
     assert jnp.abs(grpo.advantages(config, task, batch)).max() < 0.1
-    if score == 0.0:
-        own = ppo.Config(**WRITING)
-        agent = ppo.init(own, task, KEY).agent
-        found, _ = jax.jit(partial(ppo.collect, own, task))(agent, KEY)
-        assert jnp.abs(found.advantage).max() < 0.1
     coarse = task.replace(model=GPT(dataclasses.replace(SMALL, dtype="bfloat16")))
     rounding = jax.random.uniform(KEY, batch.log_prob.shape, minval=-1.0)
     rounded = batch.log_prob * (1.0 + rounding * 2.0**-8)
     batch = batch._replace(ref_log_prob=rounded)
     assert jnp.abs(grpo.advantages(config, coarse, batch)).max() < 0.5
     assert jnp.abs(grpo.advantages(config, task, batch)).max() > 1.0
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_equal_scores_have_no_advantage_in_ppo_either(whiten):
+    task = make_task(judge=lambda _, tokens, *rest: jnp.zeros(len(tokens)))
+    config = ppo.Config(**WRITING, whiten_rewards=whiten)
+    agent = ppo.init(config, task, KEY).agent
+    found, _ = jax.jit(partial(ppo.collect, config, task))(agent, KEY)
+    assert (responses.divergence(found.responses) != 0.0).any()
+    assert jnp.abs(found.advantage).max() < 0.1
 
 
 def test_over_what_the_loss_of_grpo_is_a_mean():

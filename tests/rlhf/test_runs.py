@@ -133,6 +133,7 @@ def test_adapters_need_their_base_as_it_was(ppo, tmp_path):
         language_model.load(run)
 
 
+@pytest.mark.full
 def test_a_manifest_without_what_is_needed_is_refused(sft_run, tmp_path):
     def no_tokenizer(told):
         del told["language_model"]["tokenizer"]

@@ -520,7 +520,8 @@ def acts_wrongly(config, env, agent, obs, memory, key, greedy):
     [
         ({"score": lambda config, env, agents: [1.0]}, "must be a dict"),
         ({"score": lambda *_: {3: np.ones(1)}}, "must be a dict"),
-        ({"score": lambda *_: {"fit": 1.0}}, r"'fit' has shape \(\) .* shape \(1,\)"),
+        ({"score": lambda *_: {"fit": 1.0}}, r"'fit' has shape \(\) .* shape \(2,\)"),
+        ({"score": lambda *_: {"fit": np.ones(1)}}, r"'fit' has shape \(1,\)"),
         ({"score": lambda *_: {"fit": np.ones((1, 2))}}, r"shape \(1, 2\)"),
         ({"score": lambda *_: {"fit": ["good"]}}, "must have a number"),
         ({"act": acts_wrongly}, "expected 3, got 2"),
@@ -529,7 +530,7 @@ def acts_wrongly(config, env, agent, obs, memory, key, greedy):
 def test_an_algorithm_that_cannot_be_evaluated_is_refused_before_training(
     tmp_path, changes, message
 ):
-    asked = experiment()
+    asked = experiment(num_seeds=2)
     algorithm = asked.algorithm._replace(name="mine", **changes)
     asked = replace(asked, algorithm=algorithm)
     with pytest.raises((InvalidInput, ValueError), match=message):
