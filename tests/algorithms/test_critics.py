@@ -49,7 +49,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.fast_cases("sac-quantiles")
+@pytest.mark.full
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", ["td3", "sac"])
 def test_learns_a_value_with_every_option(name, option):

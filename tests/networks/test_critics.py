@@ -14,6 +14,7 @@ IMAGE = spaces.box(0, 255, (6, 6, 2), np.uint8)
 ACTIONS = spaces.box([-1.0, 0.0], [1.0, 3.0], (2,))
 
 
+@pytest.mark.fast_cases("space0-torso0")
 @pytest.mark.parametrize("space, torso", [(LINE, MLP((8,))), (IMAGE, CNN((8,)))])
 def test_critics_are_independent_and_see_the_action(space, torso):
     net = Critics(space, ACTIONS, Body(torso), num_critics=3)

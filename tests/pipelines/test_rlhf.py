@@ -515,7 +515,7 @@ def lines():
         yield pytest.param(line, marks=marks)
 
 
-@pytest.mark.parametrize("line", lines())
+@pytest.mark.parametrize("line", list(lines()))
 def test_bad_input_is_one_sentence(line, request, capsys, empty_folder):
     folders = request.getfixturevalue("made" if "REWARD" in line else "base")
     assert BAD[line] in refused(argv(line, folders), capsys)
