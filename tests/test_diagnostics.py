@@ -266,6 +266,7 @@ def test_statistics_of_a_coin():
     assert float(alone.bias[0]) == 0.0
 
 
+@pytest.mark.full
 def test_noise_falls_with_the_root_of_the_number_of_samples():
     keys, params = jax.random.split(jax.random.key(2), 40_000), {"w": jnp.zeros(())}
     found = diagnostics.gradient_noise(

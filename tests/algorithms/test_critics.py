@@ -70,6 +70,7 @@ def test_what_the_policy_follows(changes):
     np.testing.assert_allclose(critics.policy_value(config, q), expected)
 
 
+@pytest.mark.full
 def test_the_critics_of_actions_that_drop_units_drop_none_when_acting():
     env = probe("truncation")
     config = tiny(TD3, dropout=0.5)

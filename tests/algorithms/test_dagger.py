@@ -92,6 +92,7 @@ def test_the_ring_holds_the_learners_states_with_the_experts_labels():
     assert metrics["imitation/beta"].value == 0
 
 
+@pytest.mark.full
 def test_first_the_expert_plays_whatever_the_decay():
     state, metrics = after_one_step(always(1), env_steps=0)
     assert metrics["imitation/beta"].value == 1

@@ -250,7 +250,7 @@ def test_warm_up_longer_than_the_run_is_refused():
         DQN.validate(tiny(DQN, total_steps=10.0), make("probe/constant"))
 
 
-@pytest.mark.fast_cases("3")
+@pytest.mark.full
 @pytest.mark.parametrize("num_members", [1, 3])
 def test_training_copies_no_replay_memory(num_members):
     env = make("CartPole-v1")

@@ -205,7 +205,7 @@ def test_learns_a_delayed_value():
     np.testing.assert_allclose(found, [0.9, 1.0], atol=0.05)
 
 
-@pytest.mark.fast_cases("{}")
+@pytest.mark.full
 @pytest.mark.parametrize(
     "changes",
     [

@@ -249,7 +249,7 @@ def mean_return(config, env, agent, greedy=True):
     return float(episodes.episode_return.mean())
 
 
-@pytest.mark.fast_cases("return-none")
+@pytest.mark.full
 @pytest.mark.parametrize(("weighting", "baseline"), RUNGS)
 def test_every_rung_learns_to_act_on_what_it_sees(weighting, baseline):
     env = make("probe/action-observation", horizon=8)

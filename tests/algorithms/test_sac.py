@@ -106,6 +106,7 @@ def test_the_temperature_finds_the_entropy_wanted(wanted):
     assert float(-log_prob.mean()) == pytest.approx(wanted, abs=0.15)
 
 
+@pytest.mark.full
 def test_a_fixed_temperature_stays():
     env = probe("truncation")
     config = tiny(SAC, learn_temperature=False, temperature=0.25)

@@ -71,7 +71,7 @@ def test_correlated_noise_begins_anew_with_every_episode():
     assert (x == 0.0).all()
 
 
-@pytest.mark.fast_cases("td3")
+@pytest.mark.full
 @FAMILY
 def test_actions_stay_within_bounds_that_are_not_symmetric(name):
     algorithm = ALGORITHMS[name]

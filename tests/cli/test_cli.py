@@ -134,6 +134,7 @@ def test_evaluate_prints_the_same_numbers_for_the_same_seed(gru_run, capsys):
     assert evaluate("--seed", "1") == first != evaluate("--seed", "2")
 
 
+@pytest.mark.full
 def test_sampled_actions_are_not_the_likeliest_ones(reinforce_run, capsys):
     # A policy this young is close to uniform: it samples both actions.
     argv = ["evaluate", str(reinforce_run), "--episodes", "64", "--json"]

@@ -104,6 +104,7 @@ def test_episodes_longer_than_a_block_are_whole_and_in_order():
     assert not found.terminated.any()
 
 
+@pytest.mark.full
 def test_where_nothing_ends_an_episode_a_bound_truncates_it():
     found = record(counting_env(), 1, max_steps=4)
     np.testing.assert_array_equal(found.truncated, [0, 0, 0, 1])

@@ -99,7 +99,7 @@ def untrained(name, env, **config) -> Policy:
     return Policy(algorithm, config, env, agent)
 
 
-@pytest.mark.fast_cases("bc")
+@pytest.mark.full
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "td"])
 def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
     policy = untrained(name, fitting(ALGORITHMS[name], counting_env(horizon=5)))

@@ -153,7 +153,7 @@ def test_along_time_equals_step_by_step_with_resets(network):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.fast_cases("lstm*")
+@pytest.mark.full
 @pytest.mark.parametrize("network", RECURRENT)
 def test_what_was_seen_before_an_episode_ended_is_forgotten(network):
     body = resolve(PPO.Config(network=network, hidden_sizes=(8,)), LINE)
@@ -275,6 +275,7 @@ def test_box_actions_are_in_the_units_of_the_space(squash):
     np.testing.assert_allclose(spread, np.exp(-3.0) * np.array([2.0, 5.0]), rtol=0.1)
 
 
+@pytest.mark.full
 def test_squashed_actions_never_leave_the_box():
     space = spaces.box(-2.0, 2.0, (1,))
     pi = policy_distribution(

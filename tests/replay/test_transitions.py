@@ -107,7 +107,7 @@ def test_none_is_relabelled_at_fraction_0():
         )
 
 
-@pytest.mark.fast_cases("4")
+@pytest.mark.full
 @pytest.mark.parametrize("num_envs", [2, 4])
 def test_the_step_of_an_episode_is_stored_across_train_steps(num_envs):
     """Also where the memory wraps around, and where an episode ends within a rollout."""

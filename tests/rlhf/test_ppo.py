@@ -81,6 +81,7 @@ def ppo_step(judged):
     return before, after, {name: float(x.value) for name, x in metrics.items()}
 
 
+@pytest.mark.full
 def test_beta_follows_its_target(ppo_step):
     before, after, metrics = ppo_step
     # No divergence yet: too little of it, so β falls by the most there is.

@@ -28,6 +28,7 @@ def test_a_reward_model_starts_at_one_half(pairs):
     assert (found == 0).all() and (reward_model.accuracy(found) == 0.5).all()
 
 
+@pytest.mark.full
 def test_a_reward_models_moments_are_those_of_its_batches(pairs):
     config = reward_model.Config(batch_size=64, learning_rate=0.0)
     state = reward_model.init(config, pairs, KEY)

@@ -83,6 +83,7 @@ def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
     assert policy.seeds == [7, 8]
 
 
+@pytest.mark.full
 def test_the_normaliser_travels_with_the_parameters(gru_run):
     agents = load_agents(gru_run).agents
     assert agents.obs_stats.count[0] == 40  # environment steps of the run

@@ -185,6 +185,7 @@ def test_samples_are_a_table_in_tensorboard(tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_samples_are_a_table_in_wandb():
     logged = []
     board = object.__new__(WandB)

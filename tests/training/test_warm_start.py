@@ -75,6 +75,7 @@ def test_options_of_a_source_without_a_source_are_refused():
             loop.resolve(PPO, tiny(PPO), ENV, **options)
 
 
+@pytest.mark.full
 def test_which_agent_each_begins_as(tmp_path):
     folder, source = write_source(tmp_path / "run")
     name = next(n for n in source if n.startswith("params/") and n.endswith("kernel"))

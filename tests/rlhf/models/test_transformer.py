@@ -58,6 +58,7 @@ def test_padding_changes_nothing_wherever_it_stands(config):
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.fast_cases("llama")
 @both
 def test_the_cache_step_by_step_is_the_full_pass(config):
     tokens, params = random_tokens(3, 6), make_params(config)

@@ -170,6 +170,7 @@ def test_bayes_accuracy_is_that_of_the_gold_reward_and_of_many_labels(small, pai
     assert abs(float(agreed.mean()) - bayes) < 4 * 0.5 / np.sqrt(40_000)
 
 
+@pytest.mark.full
 def test_accuracy_of_any_other_reward_against_labels(small, pairs):
     made, reference, _ = small
     score = jnp.asarray(np.random.default_rng(2).normal(size=made.reward.shape))
