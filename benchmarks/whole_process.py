@@ -1,6 +1,6 @@
 """From Enter to a trained agent: `jaxrl train` beside a script of SBX, process by process.
 
-    python -m benchmarks.whole_process            # five pairs; ten minutes on two cores
+    python -m benchmarks.whole_process            # three pairs; minutes on two cores
     python -m benchmarks.whole_process --quick    # a check; writes nothing
 
 SAC and TD3 on Pendulum-v1, equal networks, batch and ratio of updates (cases B9 and B10 of
@@ -42,7 +42,7 @@ def main() -> None:
         "--peers-dir", default=str(Path(__file__).parent.parent / ".peers")
     )
     arguments = parser.parse_args()
-    steps, pairs = (1_500, 1) if arguments.quick else (20_000, 5)
+    steps, pairs = (1_500, 1) if arguments.quick else (20_000, 3)
     python = command("sbx", arguments.peers_dir, None)[0]
     about = {"command": "python -m benchmarks.whole_process", "commit": commit()}
     about |= {"versions": versions(), "cores": os.cpu_count()}

@@ -59,7 +59,7 @@ CONTROL = {
     "num_envs": 1,
     "train_frequency": 1,
     "num_updates": 1,
-    "buffer_size": 20_000,
+    "buffer_size": 131_072,  # Rejax's default
     "learning_starts": 1_000,
     "batch_size": 256,
     "learning_rate": 1e-3,
@@ -75,6 +75,8 @@ TD3 = CONTROL | {
     "target_noise": 0.2,
     "target_noise_clip": 0.5,
 }
+SMALL_MEMORY = {"buffer_size": 20_000}
+"""The smallest that holds a run: Rejax's compiled step copies its memory."""
 
 
 class Case(NamedTuple):
@@ -160,8 +162,10 @@ CASES = {
     "B9": Case(
         "sac", PENDULUM, CONTROL, 1, BOTH, {"rejax": 1.5, "sbx": 2.0}, 20_000, 5
     ),
+    "B9-20k": Case("sac", PENDULUM, CONTROL | SMALL_MEMORY, 1, REJAX, {"rejax": 1.5}),
     "B9x16": Case("sac", PENDULUM, CONTROL, 16, REJAX, {"rejax": 3.0}, only="cpu"),
     "B10": Case("td3", PENDULUM, TD3, 1, BOTH, {"rejax": 1.5, "sbx": 2.0}, 20_000, 5),
+    "B10-20k": Case("td3", PENDULUM, TD3 | SMALL_MEMORY, 1, REJAX, {"rejax": 1.5}),
     "B10x16": Case("td3", PENDULUM, TD3, 16, REJAX, {"rejax": 3.0}, only="cpu"),
 }
 """Cases by name. B2 is B1 for a population; B7 (PQN) is missing; B8 is `LEVEL_ENVS`."""
