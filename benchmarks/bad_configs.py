@@ -170,6 +170,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "sarsa": ACTION_VALUES,
     "expected_sarsa": ACTION_VALUES,
     "q_learning": ACTION_VALUES,
+    "pqn": ACTION_VALUES,
     "dqn": [
         ["--env", "Pendulum-v1"],
         ["--network", "cnn", "--env", "CartPole-v1"],

@@ -20,6 +20,7 @@ _HOME = {
     "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
     "NATURAL_PG": "jaxrl.algorithms.trust_region",
     "PPO": "jaxrl.algorithms.ppo",
+    "PQN": "jaxrl.algorithms.pqn",
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "REINFORCE": "jaxrl.algorithms.reinforce",
     "SAC": "jaxrl.algorithms.sac",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.dagger import DAGGER as DAGGER
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
+    from jaxrl.algorithms.pqn import PQN as PQN
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
     from jaxrl.algorithms.sac import SAC as SAC
     from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA
