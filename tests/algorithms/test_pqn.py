@@ -48,7 +48,7 @@ def test_its_optimiser_is_rectified():
 
 
 MEMORY = {
-    "total_steps": 100_000.0,
+    "total_steps": 50_000.0,
     "num_steps": 44,  # four whole episodes
     "epsilon_end": 0.01,
     "exploration_fraction": 0.1,
