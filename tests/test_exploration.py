@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl.exploration import (
+    EpsilonGreedy,
     NoiseMatrix,
     epsilon_greedy,
     epsilon_noise,
@@ -116,3 +117,11 @@ def test_a_noise_matrix_is_kept_until_it_is_old_or_an_episode_begins(
         of_second = {x for x in drawn_at if x < 4} | anew
         for n, times in ((0, drawn_at), (1, of_second)):
             assert (memory.matrix[n] == (drawn if t in times else before)[n]).all()
+
+
+def test_the_mode_of_an_epsilon_greedy_policy_is_the_best_legal_action():
+    q = jnp.array([[3.0, 1.0, 2.0], [-3.0, -1.0, -2.0]])
+    mask = jnp.array([[False, True, True], [True, False, False]])
+    policy = EpsilonGreedy(q, 1.0, mask)
+    assert policy.mode().tolist() == [2, 0] and policy.mode().dtype == jnp.int32
+    assert policy._replace(mask=None).mode().tolist() == [0, 1]
