@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 import jaxrl
+from benchmarks import captions
 from jaxrl import evaluate_population, statistics
 from jaxrl.plotting import plot_learning_curves
 from jaxrl.runs.experiment import commit, versions
@@ -209,9 +210,8 @@ def table(rows: dict[str, Any]) -> str:
     last = list(rows.values())[-1]
     about = (
         f"`{last['command']}`: greedy returns of `{last['env']}`, backend "
-        f"{last['params']['backend']}, IQM over {len(last['by_seed'])} seeds. Device: "
-        f"{last['device']}, {last['cores']} cores, jax {last['versions']['jax']}, brax "
-        f"{last['versions']['brax']}."
+        f"{last['params']['backend']}, IQM over {len(last['by_seed'])} seeds. "
+        f"{captions.device(rows.values())}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 
