@@ -160,6 +160,23 @@ def batches(config: Any, env: Env, replay: ring.Ring, key: Array) -> Batches:
     return transitions.batches(config, env, replay, key, shape)
 
 
+def with_keys(batches: Batches, key: Array | None) -> Batches:
+    """The same batches, each beside a key for its gradient step: pairs with None for None.
+
+    Args:
+      batches: of several gradient steps.
+      key: consumed, or None.
+    """
+    if key is None:
+        return batches._replace(read=lambda index: (batches.read(index), None))
+    steps = len(jax.tree.leaves(batches.index)[0])
+    return Batches(
+        (batches.index, jax.random.split(key, steps)),
+        lambda index: (batches.read(index[0]), index[1]),
+        batches.rows,
+    )
+
+
 def collect(
     config: Any, env: Env, state: State, key: Array, unroll: Callable
 ) -> tuple[World, Transition, ring.Ring, Metrics]:
