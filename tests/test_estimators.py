@@ -607,3 +607,32 @@ def test_n_step_returns_equal_a_loop():
                 break
         assert steps[i] == k
         assert float(found[i]) == pytest.approx(total, rel=1e-5, abs=1e-6)
+
+
+def test_priorities_and_importance_weights_by_hand():
+    error = jnp.array([-3.0, 0.0, 8.0])
+    found = estimators.proportional_priority(error, 0.5, 1.0)
+    assert_close(found, [2.0, 1.0, 3.0])
+    probability = jnp.array([[0.5, 0.25, 0.125], [0.1, 0.1, 0.4]])
+    assert_close(
+        estimators.importance_weights(probability, 1.0),
+        [[0.25, 0.5, 1.0], [1.0, 1.0, 0.25]],
+    )
+    assert_close(
+        estimators.importance_weights(probability, 0.5)[0], [0.5, 0.5**0.5, 1.0]
+    )
+    assert_close(estimators.importance_weights(probability, 0.0), np.ones((2, 3)))
+    # The definition, for any number N of transitions stored.
+    weights = (1_000 * probability) ** -0.4
+    expected = weights / weights.max(-1, keepdims=True)
+    assert_close(estimators.importance_weights(probability, 0.4), expected)
+
+
+def test_importance_weights_make_a_prioritised_mean_unbiased():
+    """At β = 1: Σ_i P(i) w_i x_i is the mean of x, up to the normalisation."""
+    rng = np.random.default_rng(0)
+    x, p = rng.normal(size=20), rng.random(20)
+    probability = jnp.asarray(p / p.sum(), jnp.float32)
+    weights = estimators.importance_weights(probability, 1.0)
+    scale = 20 * probability.min()
+    assert_close((probability * weights * x).sum() / scale, x.mean())
