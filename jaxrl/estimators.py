@@ -570,6 +570,45 @@ def return_until(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Arra
     return jnp.sum(jnp.where(begun, power * reward, 0.0), axis=0), begun.sum(axis=0)
 
 
+def proportional_priority(td_error: Array, alpha: Scalar, eps: Scalar) -> Array:
+    """How often a transition is to be replayed, by its temporal-difference error.
+
+    p^α = (|δ| + ε)^α
+
+    Args:
+      td_error: `[...]` δ, or any measure of how much there is to learn.
+      alpha: α, a scalar: 0 replays uniformly, 1 in proportion to the error.
+      eps: ε, a scalar: what a transition without error keeps.
+
+    Returns:
+      `[...]` p^α.
+
+    Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, section 3.3.
+    """
+    return (jnp.abs(td_error) + eps) ** alpha
+
+
+def importance_weights(probability: Array, beta: Scalar) -> Array:
+    """Weights that undo what prioritised replay does to an expectation, at most 1.
+
+    w_i = (N P(i))^-β / max_j (N P(j))^-β = (min_j P(j) / P(i))^β
+
+    The number N of transitions stored cancels.
+
+    Args:
+      probability: `[..., B]` P, of the transitions of a batch; of several devices the
+        batch is that of all together.
+      beta: β, a scalar: 0 corrects nothing, 1 everything.
+
+    Returns:
+      `[..., B]` w; the largest of a batch is 1.
+
+    Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, section 3.4.
+    """
+    least = -parallel.largest(-probability.min(-1, keepdims=True))
+    return (least / probability) ** beta
+
+
 def optimal_baseline(weighted_score: Array, score: Array) -> Array:
     """The constant baseline that minimises the variance of a policy gradient.
 

@@ -686,3 +686,32 @@ def test_a_soft_policy_gives_illegal_actions_nothing():
     extreme = estimators.boltzmann_log_policy(1e4 * q, 0.03, mask)
     assert_close(jnp.exp(extreme), [[0.0, 0.0, 1.0]])
     assert_close(estimators.policy_entropy(extreme), [0.0])
+
+
+def test_priorities_and_importance_weights_by_hand():
+    error = jnp.array([-3.0, 0.0, 8.0])
+    found = estimators.proportional_priority(error, 0.5, 1.0)
+    assert_close(found, [2.0, 1.0, 3.0])
+    probability = jnp.array([[0.5, 0.25, 0.125], [0.1, 0.1, 0.4]])
+    assert_close(
+        estimators.importance_weights(probability, 1.0),
+        [[0.25, 0.5, 1.0], [1.0, 1.0, 0.25]],
+    )
+    assert_close(
+        estimators.importance_weights(probability, 0.5)[0], [0.5, 0.5**0.5, 1.0]
+    )
+    assert_close(estimators.importance_weights(probability, 0.0), np.ones((2, 3)))
+    # The definition, for any number N of transitions stored.
+    weights = (1_000 * probability) ** -0.4
+    expected = weights / weights.max(-1, keepdims=True)
+    assert_close(estimators.importance_weights(probability, 0.4), expected)
+
+
+def test_importance_weights_make_a_prioritised_mean_unbiased():
+    """At β = 1: Σ_i P(i) w_i x_i is the mean of x, up to the normalisation."""
+    rng = np.random.default_rng(0)
+    x, p = rng.normal(size=20), rng.random(20)
+    probability = jnp.asarray(p / p.sum(), jnp.float32)
+    weights = estimators.importance_weights(probability, 1.0)
+    scale = 20 * probability.min()
+    assert_close((probability * weights * x).sum() / scale, x.mean())
