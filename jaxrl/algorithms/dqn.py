@@ -14,11 +14,13 @@ The details that matter:
    steps is crossed, whatever the number of environments: by a copy (`tau` = 1) or by
    Polyak averaging (`tau` < 1).
 5. Illegal actions (`action_mask`) are neither explored, nor chosen, nor maximised over.
-6. Options, each off at first and each alone or with others: `double` (van Hasselt et al.,
+6. With `priority_exponent` (Schaul et al., 2016, arXiv:1511.05952) each gradient step draws
+   its batch by the errors that the steps before it left, also within a train step.
+7. Options, each off at first and each alone or with others: `double` (van Hasselt et al.,
    2016, arXiv:1509.06461), `dueling` (Wang et al., 2016, arXiv:1511.06581), `n_step`,
    `noisy_std` (Fortunato et al., 2018, arXiv:1706.10295), `munchausen` (Vieillard et al.,
    2020, arXiv:2007.14430), and `distribution`, whose heads are `algorithms.value_heads`.
-7. Noise of the weights is drawn at each step for each environment where the agent acts,
+8. Noise of the weights is drawn at each step for each environment where the agent acts,
    and for each batch where it learns: one for what learns, another for the target network,
    a third for the choice of a double target.
 """
@@ -37,6 +39,8 @@ from jaxrl.algorithms.off_policy import State
 from jaxrl.algorithms.value_heads import Distribution, Draw, Target
 from jaxrl.networks import Activation, Network
 from jaxrl.replay.hindsight import Hindsight
+from jaxrl.replay.prioritised import Priorities
+from jaxrl.replay.ring import Ring
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
@@ -116,6 +120,11 @@ class Config(PyTreeNode):
     """Temperature of Munchausen's policy."""
     munchausen_clip: float = traced(-1.0, high=0)
     """Lower bound of that reward before it is weighted."""
+    priority_exponent: float | None = traced(None, low=0, high=1)
+    """How strongly replay prefers what was surprising, 0.5 in Rainbow; none: replay is
+    uniform."""
+    importance_exponent: float = traced(0.4, low=0, high=1)
+    """How far weights undo that preference at first; wholly at the end of the run."""
     adam_eps: float | None = traced(None, above=0)
     """Constant in the denominator of Adam's step; none: 1e-5."""
     max_grad_norm: float = traced(10.0, above=0)
@@ -165,15 +174,16 @@ def td_target(
     env: Env,
     target_params: PyTree,
     batch: Batch,
-    draws: tuple[Draw, Draw],
+    of_value: Draw,
+    of_choice: Draw,
 ) -> Target:
-    """What Q(s, a), or its distribution, is to become; `draws`: of value and choice."""
+    """What Q(s, a), or its distribution, is to become."""
     mask = networks.action_mask(env.observation_space, batch.next_obs)
-    of_value, of_choice = draws
     out = value_heads.outputs(config, env, target_params, batch.next_obs, of_value)
     if config.munchausen is not None:
-        at = config, env, target_params, batch, out, of_value
-        return value_heads.munchausen_target(*at)
+        return value_heads.munchausen_target(
+            config, env, target_params, batch, out, of_value
+        )
     if config.double or config.distribution == "implicit_quantile":
         chooser = params if config.double else target_params
         at = chooser, batch.next_obs, of_choice.noise
@@ -195,15 +205,19 @@ def loss(
     target_params: PyTree,
     batch: Batch,
     key: Array | None = None,
+    weight: Array | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The loss, and what is `value_heads.reported` of every transition of the batch."""
+    """The loss, and what is `value_heads.reported` of every transition of the batch.
+
+    `key`: where a pass is random; `weight`: `[B]`, where replay is prioritised.
+    """
     drawn, *draws = value_heads.draw(config, key, len(batch.reward))
-    at = params, config, env, target_params, batch
-    target = td_target(*at, tuple(draws))
+    target = td_target(params, config, env, target_params, batch, *draws)
     out = value_heads.outputs(config, env, params, batch.obs, drawn)
     taken = value_heads.taken(config, out, batch.action)
     td_loss = value_heads.error(config, taken, target, drawn.levels)
-    return td_loss.mean(), value_heads.report(config, td_loss, taken, target)
+    weighted = td_loss if weight is None else weight * td_loss
+    return weighted.mean(), value_heads.report(config, td_loss, taken, target)
 
 
 def update(
@@ -227,23 +241,62 @@ def update(
     return agent.replace(params=params, opt_state=opt_state), metrics
 
 
+def update_by_priority(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    memory: tuple[Ring, Priorities],
+    learning_rate: types.Scalar,
+    importance: types.Scalar,
+    key: Array,
+) -> tuple[Agent, Priorities, Metrics]:
+    """The same on batches that are drawn by the errors of the steps before."""
+    params, opt_state, priorities, metrics = off_policy.fit_by_priority(
+        lambda params, *drawn: loss(params, config, env, agent.target_params, *drawn),
+        partial(value_heads.surprise, config),
+        config,
+        env,
+        agent,
+        memory,
+        optimizer(config),
+        learning_rate,
+        importance,
+        value_heads.reported(config),
+        key,
+    )
+    return agent.replace(params=params, opt_state=opt_state), priorities, metrics
+
+
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     """Steps of every environment, and the updates that are due."""
     env_steps = off_policy.plan(config, env).env_steps
     epsilon = exploration.scheduled_epsilon(config, state.world.env_steps)
     learning_rate = optim.annealed(config, config.learning_rate, state.world.env_steps)
     key, key_sample = jax.random.split(state.world.key)
-    is_random = value_heads.is_random(config)
-    key_loss = jax.random.fold_in(key_sample, 1) if is_random else None
     explore = partial(acts.unroll, epsilon=epsilon)
     world, _, replay, stats = off_policy.collect(config, env, state, key, explore)
-    batches = off_policy.batches(config, env, replay, key_sample)
-    agent, metrics = update(config, env, state.agent, batches, learning_rate, key_loss)
+    priorities = off_policy.add_priorities(config, state)
+    if priorities is None:
+        is_random = value_heads.is_random(config)
+        key_loss = jax.random.fold_in(key_sample, 1) if is_random else None
+        batches = off_policy.batches(config, env, replay, key_sample)
+        agent, metrics = update(
+            config, env, state.agent, batches, learning_rate, key_loss
+        )
+    else:
+        memory = replay, priorities
+        beta = off_policy.importance(config, state.world.env_steps)
+        agent, priorities, metrics = update_by_priority(
+            config, env, state.agent, memory, learning_rate, beta, key_sample
+        )
     agent, clock = off_policy.renew_target(config, agent, state.target_clock, env_steps)
     metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world, replay=replay, target_clock=clock), metrics
+    state = State(
+        agent, world, replay=replay, target_clock=clock, priorities=priorities
+    )
+    return state, metrics
 
 
 DQN = types.Algorithm(

@@ -8,7 +8,7 @@ taken away or added:
 - IQN (Dabney et al., 2018, arXiv:1806.06923), whose features of levels meet those of the
   observation before the last hidden layer;
 - Rainbow (Hessel et al., 2018, arXiv:1710.02298): double, dueling, noisy, categorical,
-  targets of three rewards. Noisy layers explore, so ε is 0.
+  targets of three rewards, prioritised replay. Noisy layers explore, so ε is 0.
 
 Sizes, support and step sizes are those of the CartPole row.
 """
@@ -70,6 +70,9 @@ class RainbowConfig(dqn.Config):
     """Initial noise on the weights of the head, 0.5 as published; none: no noise."""
     distribution: Distribution = static("categorical")
     """What is learned of an action's return: its mean, or a distribution."""
+    priority_exponent: float | None = traced(0.5, low=0, high=1)
+    """How strongly replay prefers what was surprising, 0.5 in Rainbow; none: replay is
+    uniform."""
 
 
 C51 = dqn.DQN._replace(

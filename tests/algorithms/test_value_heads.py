@@ -115,7 +115,7 @@ def test_the_mean_of_a_target_is_that_of_the_best_legal_action(head, double):
     )
     chooser = params if double else target_params
     q = value_heads.q_values(config, env, chooser, batch.next_obs)
-    found = dqn.td_target(params, config, env, target_params, batch, draws[1:])
+    found = dqn.td_target(params, config, env, target_params, batch, *draws[1:])
     mask = np.asarray(batch.next_obs["action_mask"])
     for i in range(6):
         best = np.where(mask[i], q[i], -np.inf).argmax()
@@ -132,7 +132,7 @@ def test_munchausen_targets_equal_a_loop(head):
     config = tiny(DQN, **HEADS[head], **changes)
     params, target_params = networks_of(config, env)
     draws = value_heads.draw(config, KEY, 6)
-    found = dqn.td_target(params, config, env, target_params, batch, draws[1:])
+    found = dqn.td_target(params, config, env, target_params, batch, *draws[1:])
     of_target = value_heads.outputs(
         config, env, target_params, batch.next_obs, draws[1]
     )
