@@ -43,7 +43,7 @@ def init(num_slots: int) -> Priorities:
     """Priorities of an empty memory.
 
     Args:
-      num_slots: of the ring, rows · N.
+      num_slots: of the ring, a number: rows · N.
 
     Raises:
       InvalidInput: fewer than one, or more than int32 can index.
@@ -99,7 +99,7 @@ def sample(
       shape: of the batch.
 
     Returns:
-      Slots, int32 `shape`, for `ring.take`; and the probability of each, float32 `shape`.
+      Slots, int32 `[*shape]`, for `ring.take`; the probability of each, float32 `[*shape]`.
 
     Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, equation 1.
     """
