@@ -48,9 +48,11 @@ class Structure(NamedTuple):
 def blocks_of(p: Array) -> prioritised.Priorities:
     """These numbers as `jaxrl.replay` holds them."""
     empty = prioritised.init(len(p))
-    slots = jnp.pad(p, (0, empty.slots.size - len(p)))
-    blocks = slots.reshape(len(empty.blocks), -1).sum(-1)
-    return empty.replace(slots=slots, blocks=blocks)
+    slots, sums = jnp.pad(p, (0, len(empty.slots) - len(p))), []
+    for level in empty.sums:
+        below = sums[-1] if sums else slots
+        sums.append(below.reshape(len(level), -1).sum(-1))
+    return empty.replace(slots=slots, sums=tuple(sums))
 
 
 def tree_of(p: Array) -> Array:

@@ -3,11 +3,10 @@
 Priorities stand beside a `ring.Ring`, one for each of its slots: slot = row · N + env, the
 index that `ring.take` is given. Those of slots that were never written are 0.
 
-A sum tree of three levels, each as wide as the cube root of the number of slots: slots in
-blocks, blocks in groups. A binary tree of as many slots has seventeen levels or more, and
-in a compiled loop the number of operations is the time. The sums of blocks are stored, and
-recomputed from their slots whenever one of these changes, so they never drift; those of the
-few groups are computed when a slot is drawn.
+A sum tree of four levels, whose nodes are as wide as the fourth root of what it holds.
+A binary tree of as many slots has seventeen levels or more, and in a compiled loop the
+number of operations is the time. A sum is recomputed from what it is the sum of whenever
+that changes, so none of them drifts.
 
 Draws are independent, not stratified: each has probability p^α / Σ p^α exactly, whatever
 else is in the batch. With its own random number on each level, a draw is as fine among a
@@ -25,7 +24,7 @@ from jaxrl.errors import InvalidInput
 from jaxrl.replay import ring
 from jaxrl.types import Array, Scalar
 
-LEVELS = 3
+LEVELS = 4
 
 BOUNDS = 1e-12, 1e12
 """Limits of p^α of a stored transition. An empty slot has 0; the sum of 2^31 of the largest
@@ -35,10 +34,8 @@ and the probability of the smallest are still ordinary float32 numbers."""
 class Priorities(flax.struct.PyTreeNode):
     """The priorities p^α of all slots of a ring; 0 where nothing is stored."""
 
-    slots: (
-        Array  # float32 [groups * blocks, width]: slot i is the i-th in row-major order
-    )
-    blocks: Array  # float32 [groups * blocks]: the sum of each row of `slots`
+    slots: Array  # float32 [M * W^(LEVELS-1)]
+    sums: tuple[Array, ...]  # float32 [M * W^(LEVELS-2)], ..., [M]: of W entries each
     largest: Array  # float32 []: the largest p^α ever, which new transitions get
 
 
@@ -46,7 +43,7 @@ def init(num_slots: int) -> Priorities:
     """Priorities of an empty memory.
 
     Args:
-      num_slots: of the ring, rows · N.
+      num_slots: of the ring, a number: rows · N.
 
     Raises:
       InvalidInput: fewer than one, or more than int32 can index.
@@ -56,13 +53,11 @@ def init(num_slots: int) -> Priorities:
             f"num_slots={num_slots} of prioritised replay must be from 1 to 2^30 - 1"
         )
     width = 2 ** round(math.log2(num_slots) / LEVELS)
-    in_group = _group_size(-(-num_slots // width))
-    groups = -(-num_slots // (width * in_group))
-    return Priorities(
-        slots=jnp.zeros(groups * in_group * width, jnp.float32),
-        blocks=jnp.zeros(groups * in_group, jnp.float32),
-        largest=jnp.float32(1.0),
+    top = -(-num_slots // width ** (LEVELS - 1))
+    slots, *sums = (
+        jnp.zeros(top * width**level, jnp.float32) for level in reversed(range(LEVELS))
     )
+    return Priorities(slots=slots, sums=tuple(sums), largest=jnp.float32(1.0))
 
 
 def add(priorities: Priorities, memory: ring.Ring, num_rows: int) -> Priorities:
@@ -104,7 +99,7 @@ def sample(
       shape: of the batch.
 
     Returns:
-      Slots, int32 `shape`, for `ring.take`; and the probability of each, float32 `shape`.
+      Slots, int32 `[*shape]`, for `ring.take`; the probability of each, float32 `[*shape]`.
 
     Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, equation 1.
     """
@@ -138,16 +133,13 @@ def find(priorities: Priorities, uniform: Array) -> tuple[Array, Array]:
     Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, appendix B.2.1, with
     wider nodes.
     """
-    num_blocks = len(priorities.blocks)
-    blocks = priorities.blocks.reshape(-1, _group_size(num_blocks))
-    slots = priorities.slots.reshape(num_blocks, -1)
-    groups = blocks.sum(-1)
-    group = _choose(groups, uniform[..., 0])
-    in_group = _choose(_take(blocks, group), uniform[..., 1])
-    block = group * blocks.shape[1] + in_group
-    in_block = _choose(_take(slots, block), uniform[..., 2])
-    index = block * slots.shape[1] + in_block
-    probability = _take(priorities.slots, index) / groups.sum()
+    *lower, top = priorities.slots, *priorities.sums
+    index = _choose(top, uniform[..., 0])
+    for level, below in enumerate(reversed(lower), 1):
+        nodes = below.reshape(-1, _width(priorities))
+        child = _choose(_take(nodes, index), uniform[..., level])
+        index = index * nodes.shape[1] + child
+    probability = _take(priorities.slots, index) / top.sum()
     # Always so, where anything is stored. As the slots that are drawn depend on all that is
     # read here, an update of them comes after it: without this the memory would be copied.
     return jnp.where(probability > 0.0, index, 0), probability
@@ -178,36 +170,36 @@ def update(
     new = jnp.clip(jnp.where(jnp.isfinite(new), new, priorities.largest), *BOUNDS)
     slots = priorities.slots.at[index].set(0.0, mode="promise_in_bounds")
     slots = slots.at[index].max(new, mode="promise_in_bounds")
-    num_blocks = len(priorities.blocks)
-    block = index // (len(slots) // num_blocks)
-    sums = _take(slots.reshape(num_blocks, -1), block).sum(-1)
-    return Priorities(
-        slots=slots,
-        blocks=priorities.blocks.at[block].set(sums, mode="promise_in_bounds"),
-        largest=jnp.maximum(priorities.largest, new.max()),
-    )
+    below, node, sums = slots, index, []
+    for level in priorities.sums:
+        node = node // _width(priorities)
+        new_sums = _take(below.reshape(len(level), -1), node).sum(-1)
+        below = level.at[node].set(new_sums, mode="promise_in_bounds")
+        sums.append(below)
+    largest = jnp.maximum(priorities.largest, new.max())
+    return Priorities(slots=slots, sums=tuple(sums), largest=largest)
 
 
-def _group_size(num_blocks: int) -> int:
-    """Blocks in a group: the root of their number, and the same of whole groups of them."""
-    return math.isqrt(num_blocks - 1) + 1
+def _width(priorities: Priorities) -> int:
+    """Entries in a node."""
+    return len(priorities.slots) // len(priorities.sums[0])
 
 
 def _fill(priorities: Priorities, start: Array, size: int) -> Priorities:
-    """The largest priority in `size` consecutive slots, and the sums of their blocks."""
-    slots, num_blocks = priorities.slots, len(priorities.blocks)
-    width = len(slots) // num_blocks
+    """The largest priority in `size` consecutive slots, and the sums above them."""
+    width = _width(priorities)
     new = jnp.broadcast_to(priorities.largest, size)
-    slots = jax.lax.dynamic_update_slice_in_dim(slots, new, start, 0)
-    # As many blocks as there can be, wherever in the first of them the slots begin.
-    touched = min(num_blocks, (size + width - 2) // width + 1)
-    first = jnp.minimum(start // width, num_blocks - touched)
-    rows = jax.lax.dynamic_slice_in_dim(slots, first * width, touched * width)
-    sums = rows.reshape(touched, width).sum(-1)
-    return priorities.replace(
-        slots=slots,
-        blocks=jax.lax.dynamic_update_slice_in_dim(priorities.blocks, sums, first, 0),
-    )
+    slots = jax.lax.dynamic_update_slice_in_dim(priorities.slots, new, start, 0)
+    below, sums = slots, []
+    for level in priorities.sums:
+        # As many nodes as there can be, wherever in the first of them the entries begin.
+        size = min(len(level), (size + width - 2) // width + 1)
+        start = jnp.minimum(start // width, len(level) - size)
+        entries = jax.lax.dynamic_slice_in_dim(below, start * width, size * width)
+        new = entries.reshape(size, width).sum(-1)
+        below = jax.lax.dynamic_update_slice_in_dim(level, new, start, 0)
+        sums.append(below)
+    return priorities.replace(slots=slots, sums=tuple(sums))
 
 
 def _choose(weight: Array, uniform: Array) -> Array:

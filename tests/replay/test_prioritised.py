@@ -1,5 +1,6 @@
 """Prioritised replay: exact probabilities, sums that do not drift, in place."""
 
+import itertools
 import re
 from functools import partial
 
@@ -37,10 +38,13 @@ def update(priorities, index, error, alpha=1.0, eps=0.0):
 def holding(p):
     """Priorities that are these numbers, of which `SLOTS` at most are given."""
     empty = prioritised.init(SLOTS)
-    slots = np.zeros(empty.slots.size, np.float32)
-    slots[: len(p)] = p
-    sums = slots.reshape(len(empty.blocks), -1).sum(-1)
-    return empty.replace(slots=jnp.asarray(slots), blocks=jnp.asarray(sums))
+    level = np.zeros(len(empty.slots), np.float32)
+    level[: len(p)] = p
+    levels = [level]
+    for sums in empty.sums:
+        levels.append(levels[-1].reshape(len(sums), -1).sum(-1))
+    slots, *sums = map(jnp.asarray, levels)
+    return empty.replace(slots=slots, sums=tuple(sums))
 
 
 def assert_holds(priorities, p):
@@ -48,25 +52,26 @@ def assert_holds(priorities, p):
     slots = np.asarray(priorities.slots, np.float64)
     np.testing.assert_allclose(slots[: len(p)], p, rtol=1e-6)
     assert not slots[len(p) :].any()
-    sums = slots.reshape(len(priorities.blocks), -1).sum(-1)
-    np.testing.assert_allclose(priorities.blocks, sums, rtol=1e-6)
+    for sums in priorities.sums:
+        exact = slots.reshape(len(sums), -1).sum(-1)
+        np.testing.assert_allclose(sums, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 7, 300, 10_000, 100_000, 1_000_000])
 def test_there_is_room_for_every_slot_and_little_more(slots):
     shapes = jax.eval_shape(partial(prioritised.init, slots))
-    (room,), (blocks,) = shapes.slots.shape, shapes.blocks.shape
-    width = room // blocks
-    assert slots <= room == blocks * width <= 1.2 * slots + 3
-    in_group = prioritised._group_size(blocks)
-    assert blocks % in_group == 0
-    assert max(blocks // in_group, in_group, width) <= 2 * slots ** (1 / 3) + 1
+    sizes = [len(x) for x in (shapes.slots, *shapes.sums)]
+    assert slots <= sizes[0] <= 1.2 * slots + 8
+    widths = {below // above for below, above in itertools.pairwise(sizes)}
+    assert len(sizes) == prioritised.LEVELS and len(widths) == 1
+    root = slots ** (1 / prioritised.LEVELS)
+    assert widths.pop() <= 1.5 * root and sizes[-1] <= 3 * root + 1
 
 
 def test_all_state_is_arrays():
     priorities = prioritised.init(SLOTS)
     leaves, structure = jax.tree.flatten(priorities)
-    assert [x.dtype for x in leaves] == [jnp.float32] * 3
+    assert [x.dtype for x in leaves] == [jnp.float32] * (prioritised.LEVELS + 1)
     assert structure == jax.tree.structure(update(priorities, [0], [1.0]))
 
 
@@ -118,7 +123,7 @@ def test_an_empty_slot_is_never_drawn(seed, empty, decades):
     p = np.float32(10.0 ** rng.uniform(-decades, decades, SLOTS))
     p[rng.random(SLOTS) < empty] = 0.0
     p[rng.integers(SLOTS)] = 1.0
-    uniform = np.float32(rng.choice(EDGES, (64, prioritised.LEVELS)))
+    uniform = np.float32(rng.choice(EDGES, (81, prioritised.LEVELS)))
     drawn, probability = find(holding(p), uniform)
     assert (p[drawn] > 0).all()
     exact = p[drawn] / p.sum(dtype=np.float64)
@@ -129,14 +134,14 @@ def test_an_empty_slot_is_never_drawn(seed, empty, decades):
 def test_where_one_slot_holds_data_all_draws_are_of_it(slot):
     p = np.zeros(SLOTS)
     p[slot] = 3.0
-    uniform = np.array(np.meshgrid(EDGES, EDGES, EDGES), np.float32).reshape(3, -1).T
-    drawn, probability = find(holding(p), np.resize(uniform, (64, 3)))
+    uniform = np.array(np.meshgrid(*4 * [EDGES]), np.float32).reshape(4, -1).T
+    drawn, probability = find(holding(p), uniform)
     assert (drawn == slot).all() and (probability == 1.0).all()
 
 
 def test_a_draw_of_nothing_stays_inside():
     """What an empty memory gives is arbitrary, but no index outside of it."""
-    drawn, _ = find(prioritised.init(SLOTS), np.full((64, 3), 0.5, np.float32))
+    drawn, _ = find(prioritised.init(SLOTS), np.full((81, 4), 0.5, np.float32))
     assert (drawn >= 0).all() and (drawn < SLOTS).all()
 
 
