@@ -156,9 +156,9 @@ def algorithms() -> str:
 
 
 def page_of(algorithm: Any) -> str:
-    """The page of docs/ with the name of an algorithm, or that of its module."""
+    """The page of docs/ with the name of an algorithm, or that of its Config's module."""
     own = f"{algorithm.name}.md"
-    module = algorithm.init.__module__.rpartition(".")[2]
+    module = algorithm.Config.__module__.rpartition(".")[2]
     return own if (DOCS / own).exists() else f"{module}.md"
 
 
