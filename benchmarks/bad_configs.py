@@ -186,6 +186,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "sarsa": ACTION_VALUES,
     "expected_sarsa": ACTION_VALUES,
     "q_learning": ACTION_VALUES,
+    "pqn": ACTION_VALUES,
     "dqn": [
         *REPLAY,
         ["--env", "Pendulum-v1"],

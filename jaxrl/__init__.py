@@ -22,6 +22,7 @@ _HOME = {
     "IQN": "jaxrl.algorithms.rainbow",
     "NATURAL_PG": "jaxrl.algorithms.trust_region",
     "PPO": "jaxrl.algorithms.ppo",
+    "PQN": "jaxrl.algorithms.pqn",
     "QR_DQN": "jaxrl.algorithms.rainbow",
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
     "RAINBOW": "jaxrl.algorithms.rainbow",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.dagger import DAGGER as DAGGER
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
+    from jaxrl.algorithms.pqn import PQN as PQN
     from jaxrl.algorithms.rainbow import C51 as C51
     from jaxrl.algorithms.rainbow import IQN as IQN
     from jaxrl.algorithms.rainbow import QR_DQN as QR_DQN

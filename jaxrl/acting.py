@@ -182,6 +182,64 @@ def epsilon_greedy(
     return Acting(act, explain, unroll)
 
 
+def recurrent_epsilon_greedy(q_values: Callable, value: Callable) -> Acting:
+    """Acting as `epsilon_greedy`, by action values that may depend on a memory.
+
+    Among the extras are the action values, "q", and the memory after the step, "memory",
+    before it is cleared where an episode ends.
+
+    Args:
+      q_values: `(config, env, params, obs, memory) -> (Q [N, A], memory)`, of
+        `agent.params`.
+      value: `(q, epsilon, mask) -> [*batch]`, reported as the state's value.
+    """
+
+    def policy(
+        config: Any, env: Env, agent: Any, obs: PyTree, memory: Memory
+    ) -> tuple[exploration.EpsilonGreedy, Memory, dict[str, Any]]:
+        mask = networks.action_mask(env.observation_space, obs)
+        q, memory = q_values(config, env, agent.params, obs, memory)
+        pi = exploration.EpsilonGreedy(q, config.epsilon_end, mask)
+        return pi, memory, {"value": value(*pi), "q": q, "memory": memory}
+
+    def draw(config: Any, env: Env, key: Array, shape: tuple[int, ...]) -> Array:
+        del config
+        return exploration.epsilon_noise(key, shape, env.action_space.n)
+
+    sampled = stochastic(policy, draw=draw)
+
+    def act(
+        config: Any,
+        env: Env,
+        agent: Any,
+        obs: PyTree,
+        memory: Memory,
+        key: Array,
+        greedy: bool = False,
+    ) -> tuple[Array, Memory, dict[str, Any]]:
+        config = config.replace(epsilon_end=0.0) if greedy else config
+        return sampled.act(config, env, agent, obs, memory, key, greedy)
+
+    def explain(
+        config: Any, env: Env, agent: Any, obs: PyTree, memory: Memory
+    ) -> dict[str, Array]:
+        pi, _, _ = policy(config, env, agent, obs, memory)
+        return {"q": legal(pi.q, pi.mask)}
+
+    def unroll(
+        config: Any,
+        env: Env,
+        agent: Any,
+        world: World,
+        num_steps: int,
+        epsilon: Scalar,
+    ) -> tuple[World, Transition, Metrics]:
+        config = config.replace(epsilon_end=epsilon)
+        return sampled.unroll(config, env, agent, world, num_steps)
+
+    return Acting(act, explain, unroll)
+
+
 def deterministic(policy: Callable, explore: Callable) -> Acting:
     """Acting by a function of the state, and with noise around it while exploring.
 

@@ -51,6 +51,24 @@ def epsilon_greedy(
     return jnp.argmax(score, axis=-1).astype(jnp.int32)
 
 
+class EpsilonGreedy(NamedTuple):
+    """The ε-greedy policy of action values as a distribution, for `acting.stochastic`."""
+
+    q: Array  # [..., A]
+    epsilon: Scalar
+    mask: Array | None
+
+    def mode(self) -> Array:
+        """The best legal actions, int32 `[...]`."""
+        q = self.q
+        q = q if self.mask is None else jnp.where(self.mask, q, -jnp.inf)
+        return jnp.argmax(q, axis=-1).astype(jnp.int32)
+
+    def from_noise(self, noise: Array) -> Array:
+        """Actions from `epsilon_noise`, int32 `[...]`."""
+        return epsilon_greedy(noise, self.q, self.epsilon, self.mask)
+
+
 def epsilon_greedy_value(q: Array, epsilon: Scalar, mask: Array | None = None) -> Array:
     """The mean of the action values under the ε-greedy policy.
 

@@ -56,6 +56,36 @@ def adam(
     return optax.chain(_clip(max_grad_norm), optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
 
 
+def radam(
+    max_grad_norm: Scalar | None,
+    eps: Scalar = 1e-8,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+) -> optax.GradientTransformation:
+    """Rectified Adam behind a clip of the global gradient norm, without the learning rate.
+
+    g <- g · min(1, max_grad_norm / ‖g‖),    ‖g‖ over all leaves together
+    ρ∞ = 2 / (1 - b2) - 1,    ρ = ρ∞ - 2 t b2^t / (1 - b2^t)    at step t
+    u = r m̂ / (√v̂ + eps),    r² = (ρ - 4)(ρ - 2) ρ∞ / ((ρ∞ - 4)(ρ∞ - 2) ρ)    where ρ >= 5
+    u = m̂    where ρ < 5: the first few steps, when v̂ is of too few gradients
+
+    Args:
+      max_grad_norm: the largest norm let through; None for no clipping.
+      eps: added outside the root.
+      b1: decay of the first moment m.
+      b2: decay of the second moment v.
+
+    Returns:
+      A transformation of gradients, any pytree, for `apply`. Its state has one structure,
+      whether the gradient is clipped or not.
+
+    Source: Liu et al. (2020), https://arxiv.org/abs/1908.03265, algorithm 2, with the
+    threshold 5 of its code in place of 4.
+    """
+    scale = optax.scale_by_radam(b1=b1, b2=b2, eps=eps)
+    return optax.chain(_clip(max_grad_norm), scale)
+
+
 def rmsprop(
     max_grad_norm: Scalar | None, eps: Scalar = 1e-5, decay: Scalar = 0.99
 ) -> optax.GradientTransformation:

@@ -54,6 +54,30 @@ def test_steps_equal_adam_by_hand():
     np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
 
 
+def test_steps_equal_radam_by_hand():
+    """With b2 = 0.9 the variance is rectified from the seventh step on."""
+    optimizer = optim.radam(None, eps=1e-5, b1=0.8, b2=0.9)
+    params, opt_state = PARAMS, optimizer.init(PARAMS)
+    first, second, expected = 0.0, 0.0, np.float64(PARAMS["w"])
+    longest, rectified = 2 / (1 - 0.9) - 1, []
+    for t in range(1, 10):
+        grads = jax.tree.map(lambda g, t=t: g * t - 1.0, GRADS)
+        params, opt_state = optim.apply(optimizer, params, opt_state, grads, 0.1 / t)
+        gradient = np.float64(grads["w"])
+        first = 0.8 * first + 0.2 * gradient
+        second = 0.9 * second + 0.1 * gradient**2
+        direction = first / (1 - 0.8**t)
+        length = longest - 2 * t * 0.9**t / (1 - 0.9**t)
+        rectified.append(length >= 5)
+        if length >= 5:
+            r = (length - 4) * (length - 2) * longest
+            r /= (longest - 4) * (longest - 2) * length
+            direction *= r**0.5 / (np.sqrt(second / (1 - 0.9**t)) + 1e-5)
+        expected = expected - 0.1 / t * direction
+    assert True in rectified and False in rectified
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+
+
 def test_steps_equal_rmsprop_by_hand():
     optimizer = optim.rmsprop(2.5, eps=1e-3, decay=0.9)  # halves a gradient of norm 5
     params, opt_state = PARAMS, optimizer.init(PARAMS)

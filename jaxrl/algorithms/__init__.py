@@ -6,6 +6,7 @@ from jaxrl.algorithms.bc import BC
 from jaxrl.algorithms.dagger import DAGGER
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
+from jaxrl.algorithms.pqn import PQN
 from jaxrl.algorithms.rainbow import C51, IQN, QR_DQN, RAINBOW
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.algorithms.sac import SAC
@@ -21,7 +22,7 @@ FAMILIES: dict[str, tuple[Algorithm, ...]] = {
     "Policy gradients": (REINFORCE, ACTOR_CRITIC, A2C, PPO),
     "Trust regions": (NATURAL_PG, TRPO),
     "Values": (
-        *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING),
+        *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, PQN),
         *(DQN, C51, QR_DQN, IQN, RAINBOW),
     ),
     "Continuous control": (DDPG, TD3, SAC),

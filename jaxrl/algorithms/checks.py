@@ -22,11 +22,11 @@ def policy_gradient(name: str, config: Any, env: Env, recurrent: bool = False) -
     check_network(name, config, env, recurrent)
 
 
-def q_learning(name: str, config: Any, env: Env) -> None:
+def q_learning(name: str, config: Any, env: Env, recurrent: bool = False) -> None:
     """The demands of an algorithm with action values."""
     check_discrete_actions(name, env)
     check_action_mask(env)
-    check_network(name, config, env)
+    check_network(name, config, env, recurrent)
 
 
 def continuous_control(name: str, config: Any, env: Env) -> None:
@@ -89,7 +89,7 @@ def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> 
     require(
         recurrent or not body.is_recurrent,
         f"network = {config.network!r} has a memory, which {name} does not use: take ppo, "
-        f"a2c or reinforce, or a network without.",
+        f"a2c, reinforce, sarsa or pqn, or a network without.",
     )
     require(
         body.takes != "raw" or is_one_box(space) or not normalizes(config),

@@ -1,6 +1,7 @@
 """What learning from rollouts shares: their size in gradient steps, and new agents."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,10 +53,16 @@ def check_minibatches(config: Any, env: Env, normalized: bool) -> None:
     )
 
 
-def init(config: Any, env: Env, key: Array, net: Any) -> State:
-    """A new `Agent` of one network, with Adam, in a new world."""
+def init(
+    config: Any,
+    env: Env,
+    key: Array,
+    net: Any,
+    make_optimizer: Callable[..., optax.GradientTransformation] = optim.adam,
+) -> State:
+    """A new `Agent` of one network in a new world."""
     key_params, key_world = jax.random.split(key)
-    agent = new_agent(net, key_params, optim.adam(config.max_grad_norm))
+    agent = new_agent(net, key_params, make_optimizer(config.max_grad_norm))
     memory = networks.init_memory(config, env, config.num_envs)
     world = rollout.init_world(env, key_world, config.num_envs, memory)
     return State(agent, world)

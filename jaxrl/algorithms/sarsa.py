@@ -13,7 +13,8 @@ What Q' is makes the three, and is all that tells them apart (`next_values`):
 With `td_lambda` above 0 the target is the lambda-return of these: SARSA(0) ... SARSA(1).
 For `q_learning` that is Peng's Q(lambda), which does not cut the trace where the policy
 explored. There is no replay memory and no target network: the data are those of the policy,
-and many environments make them less alike (as in Gallici et al., 2024, arXiv:2407.04811).
+and many environments make them less alike. `pqn` is `q_learning` with the layers, the
+optimiser and the numbers of Gallici et al. (2024), arXiv:2407.04811.
 
 The details that matter, in the order of the code:
 
@@ -21,21 +22,24 @@ The details that matter, in the order of the code:
 2. Where an episode was truncated, and at the rollout's end, there is no next action: SARSA
    takes the mean over its policy there. The successor is the true one; a terminal one has
    value 0.
-3. The policy is epsilon-greedy, and epsilon falls linearly. Illegal actions (`action_mask`)
+3. With a recurrent network whole sequences are shuffled, not single steps, and the memory
+   at the start of the rollout is data.
+4. The policy is epsilon-greedy, and epsilon falls linearly. Illegal actions (`action_mask`)
    are neither explored, nor chosen, nor maximised or averaged over.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 from flax.struct import PyTreeNode
 
 from jaxrl import acting, estimators, exploration, losses, networks, optim, types
 from jaxrl.algorithms import checks, on_policy
-from jaxrl.core.minibatches import batches
+from jaxrl.core import minibatches
 from jaxrl.networks import Activation, Network
-from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
+from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
 
 Successor = Literal["taken", "expected", "best"]
 """Whose value a target continues with: SARSA's, Expected SARSA's, Q-learning's."""
@@ -75,23 +79,28 @@ class Config(PyTreeNode):
     activation: Activation = static("relu")
     """Nonlinearity of the hidden layers."""
     network: Network = static("auto")
-    """A name ("auto", "mlp", "cnn", "resnet", ...), a flax module, or module:factory."""
+    """A name ("auto", "cnn", "gru(size=64)", ...), a flax module, or module:factory."""
 
 
-def validate(config: Config, env: Env, name: str = "sarsa") -> None:
-    checks.q_learning(name, config, env)
+def validate(config: Any, env: Env, name: str = "sarsa") -> None:
+    checks.q_learning(name, config, env, recurrent=True)
     on_policy.check_minibatches(config, env, normalized=False)
 
 
-def init(config: Config, env: Env, key: Array) -> types.State:
-    return on_policy.init(config, env, key, networks.q_network(config, env))
+def init(
+    config: Any, env: Env, key: Array, make_optimizer: Callable = optim.adam
+) -> types.State:
+    net = networks.recurrent_q_network(config, env)
+    return on_policy.init(config, env, key, net, make_optimizer)
 
 
-acts = acting.epsilon_greedy(networks.apply_q, value=exploration.epsilon_greedy_value)
+acts = acting.recurrent_epsilon_greedy(
+    networks.apply_recurrent_q, value=exploration.epsilon_greedy_value
+)
 
 
 def next_values(
-    config: Config,
+    config: Any,
     env: Env,
     params: PyTree,
     trajectory: types.Transition,
@@ -102,19 +111,30 @@ def next_values(
     # Of the best action it is the mean of the policy that does not explore.
     spread = 0.0 if successor == "best" else epsilon
 
-    def on_average(obs: PyTree, _: types.Memory = ()) -> Array:
+    def mean_value(q: Array, obs: PyTree) -> Array:
         mask = networks.action_mask(env.observation_space, obs)
-        q = networks.apply_q(config, env, params, obs)
         return exploration.epsilon_greedy_value(q, spread, mask)
 
+    def value_of(obs: PyTree, memory: Memory) -> Array:
+        q, _ = networks.apply_recurrent_q(config, env, params, obs, memory)
+        return mean_value(q, obs)
+
+    q = trajectory.extras["q"]
     if successor == "taken":
-        q = networks.apply_q(config, env, params, trajectory.obs)
         value = estimators.action_value(q, trajectory.action)
     else:
-        value = on_average(trajectory.obs)
-    return estimators.successor_values(
-        on_average, value, trajectory.next_obs, (), trajectory.truncated
-    )
+        value = mean_value(q, trajectory.obs)
+    at = (trajectory.next_obs, trajectory.extras["memory"], trajectory.truncated)
+    return estimators.successor_values(value_of, value, *at)
+
+
+class Batch(NamedTuple):
+    """What a rollout is turned into: `[T, N, ...]`."""
+
+    obs: PyTree
+    action: Array
+    target: Array
+    done: Array
 
 
 REPORTED = ("loss/td", "value/q")
@@ -122,20 +142,63 @@ REPORTED = ("loss/td", "value/q")
 
 
 def loss(
-    params: PyTree, config: Config, env: Env, rows: tuple[PyTree, Array, Array]
+    params: PyTree, config: Any, env: Env, batch: Batch, memory: Memory
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The loss of (obs, action, target), and what is `REPORTED` of every row."""
-    obs, action, target = rows
-    q = estimators.action_value(networks.apply_q(config, env, params, obs), action)
-    td_loss = losses.squared_td(q, target)
+    """The loss, and what is `REPORTED` of every step of the minibatch."""
+    q, _ = networks.apply_recurrent_q(
+        config, env, params, batch.obs, memory, batch.done
+    )
+    q = estimators.action_value(q, batch.action)
+    td_loss = losses.squared_td(q, batch.target)
     return td_loss.mean(), (td_loss, q)
 
 
+def update(
+    config: Any,
+    env: Env,
+    agent: types.Agent,
+    batch: Batch,
+    memory: Memory,
+    key: Array,
+    learning_rate: types.Scalar,
+    make_optimizer: Callable,
+) -> tuple[types.Agent, Metrics]:
+    """`num_epochs` passes of `num_minibatches` gradient steps over one batch.
+
+    With a memory the minibatches are of whole sequences.
+    """
+    passes = (config.num_epochs, config.num_minibatches)
+    is_recurrent = bool(jax.tree.leaves(memory))
+    if is_recurrent:
+        cut = minibatches.sequence_batches(key, batch, memory, *passes)
+    else:
+        cut = minibatches.batches(key, batch, *passes)
+
+    def loss_of(params: PyTree, rows: Any) -> tuple[Array, tuple[Array, ...]]:
+        rows, start = rows if is_recurrent else (rows, ())
+        return loss(params, config, env, rows, start)
+
+    params, opt_state, metrics = optim.fit(
+        loss_of,
+        agent.params,
+        agent.opt_state,
+        cut,
+        make_optimizer(config.max_grad_norm),
+        learning_rate,
+        REPORTED,
+    )
+    return types.Agent(params, opt_state), metrics
+
+
 def train_step(
-    config: Config, env: Env, state: types.State, successor: Successor
+    config: Any,
+    env: Env,
+    state: types.State,
+    successor: Successor,
+    make_optimizer: Callable = optim.adam,
 ) -> tuple[types.State, Metrics]:
     """One rollout of `num_steps`, and passes of gradient steps over it."""
-    agent, world = state.agent, state.world
+    agent, world, memory = state.agent, state.world, state.world.memory
     epsilon = exploration.scheduled_epsilon(config, world.env_steps)
     learning_rate = optim.annealed(config, config.learning_rate, world.env_steps)
     key, key_update = jax.random.split(world.key)
@@ -155,20 +218,14 @@ def train_step(
         config.gamma,
         config.td_lambda,
     )
-    rows = (trajectory.obs, trajectory.action, target)
-    params, opt_state, metrics = optim.fit(
-        lambda params, rows: loss(params, config, env, rows),
-        agent.params,
-        agent.opt_state,
-        batches(key_update, rows, config.num_epochs, config.num_minibatches),
-        optim.adam(config.max_grad_norm),
-        learning_rate,
-        REPORTED,
+    batch = Batch(trajectory.obs, trajectory.action, target, trajectory.done)
+    agent, metrics = update(
+        config, env, agent, batch, memory, key_update, learning_rate, make_optimizer
     )
     metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return types.State(types.Agent(params, opt_state), world), metrics
+    return types.State(agent, world), metrics
 
 
 SARSA = types.Algorithm(
@@ -180,6 +237,7 @@ SARSA = types.Algorithm(
     explain=acts.explain,
     plan=on_policy.plan_minibatches,
     validate=validate,
+    init_memory=networks.init_memory,
 )
 
 EXPECTED_SARSA = SARSA._replace(

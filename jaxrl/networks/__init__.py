@@ -22,6 +22,7 @@ from jaxrl.networks.heads import (
     DeterministicActor,
     Noise,
     QNetwork,
+    RecurrentQNetwork,
     SpreadActor,
     join,
     split,
@@ -45,6 +46,7 @@ __all__ = [
     "Network",
     "Noise",
     "QNetwork",
+    "RecurrentQNetwork",
     "ResNet",
     "SpreadActor",
     "Transformer",
@@ -80,6 +82,12 @@ def q_network(config: Any, env: Env, head: Head = PLAIN) -> QNetwork:
     """Action values of `config.network`, or distributions of returns, as the head says."""
     torso = resolve(config, env.observation_space)
     return QNetwork(env.observation_space, env.action_space.n, torso, head)
+
+
+def recurrent_q_network(config: Any, env: Env) -> RecurrentQNetwork:
+    """Action values of `config.network`, which may have a memory."""
+    torso = resolve(config, env.observation_space)
+    return RecurrentQNetwork(env.observation_space, env.action_space.n, torso)
 
 
 def spread_actor(config: Any, env: Env) -> SpreadActor:
@@ -178,6 +186,24 @@ def apply_q(config: Any, env: Env, params: PyTree, obs: PyTree) -> Array:
     """Q(s, .) `[*batch, A]` of the parameters of `q_network`."""
     q: Any = q_network(config, env).apply(params, obs)
     return q
+
+
+def apply_recurrent_q(
+    config: Any,
+    env: Env,
+    params: PyTree,
+    obs: PyTree,
+    memory: Memory = (),
+    done: Array | None = None,
+) -> tuple[Array, Memory]:
+    """Q(s, .) `[*batch, A]` of the parameters of `recurrent_q_network`, and the memory.
+
+    Along time with `done`.
+    """
+    net = recurrent_q_network(config, env)
+    after: Any = net.apply(params, memory, obs, None, done)
+    memory, q = after
+    return q, memory
 
 
 def init(net: Any, key: Array) -> PyTree:

@@ -78,9 +78,10 @@ _CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": _lstm,
     "transformer": Transformer,
 }
-"""Called with what stands in the parentheses; the torso before them is "auto"."""
+"""Called with what stands in the parentheses; the torso before them is "auto", or
+"auto_layer_norm" where `layer_norm=True` stands there."""
 
-NAMES = ("auto", *_TORSOS, *_CELLS)
+NAMES = ("auto", "auto_layer_norm", *_TORSOS, *_CELLS)
 
 
 class Network:
@@ -162,9 +163,7 @@ def resolve(config: Any, observation_space: spaces.Space) -> Body:
             value = _named(value, sizes, activation, image)
     body = value if isinstance(value, Body) else Body(torso=value)
     if body.torso is None:
-        body = dataclasses.replace(
-            body, torso=(CNN if image else MLP)(sizes, activation)
-        )
+        body = dataclasses.replace(body, torso=_automatic(sizes, activation, image))
     return body
 
 
@@ -210,16 +209,25 @@ def _named(text: str, sizes: tuple[int, ...], activation: Any, image: bool) -> B
     if call.args or any(field.arg is None for field in call.keywords):
         raise ValueError("sizes are given by name")
     given = {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
-    torso = (CNN if image else MLP)(sizes, activation)
-    if name == "auto":
+    if name in ("auto", "auto_layer_norm"):
         if given:
-            raise TypeError("auto has no sizes")
-        return Body(torso)
+            raise TypeError(f"{name} has no sizes")
+        return Body(_automatic(sizes, activation, image, name == "auto_layer_norm"))
     if name in _CELLS:
+        layer_norm = {x: given.pop(x) for x in ("layer_norm",) if x in given}
+        _check_sizes(_automatic, layer_norm)
         _check_sizes(_CELLS[name], given)
+        torso = _automatic(sizes, activation, image, **layer_norm)
         return Body(torso, _CELLS[name](**given))
     _check_sizes(_TORSOS[name], given)
     return Body(_TORSOS[name](sizes, activation, **given))
+
+
+def _automatic(
+    sizes: tuple[int, ...], activation: Any, image: bool, layer_norm: bool = False
+) -> nn.Module:
+    """The torso that fits the observations."""
+    return (CNN if image else MLP)(sizes, activation, layer_norm)
 
 
 class BadSize(ValueError):

@@ -196,6 +196,27 @@ class QNetwork(nn.Module):
         return q_head.outputs(self.head, x, self.num_actions, levels, each_row)
 
 
+class RecurrentQNetwork(nn.Module):
+    """Q(s, .) of a Discrete action space, with a memory if the body has one."""
+
+    observation_space: spaces.Space
+    num_actions: int
+    body: Body
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Memory,
+        obs: PyTree,
+        stats: RunningStats | None = None,
+        done: Array | None = None,
+    ) -> tuple[Memory, Array]:
+        """Memory and action values `[*batch, A]`."""
+        x = encode(self.observation_space, obs, self.body.takes, stats)
+        memory, x = embed(self, memory, x, done)
+        return memory, dense(self.num_actions, scale=1.0)(x)
+
+
 class Critics(nn.Module):
     """An ensemble of K independent Q(s, a), or Q(s, .) of a Discrete action space.
 

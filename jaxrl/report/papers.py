@@ -85,6 +85,13 @@ PAPERS = {
   pages   = {279--292},
   year    = {1992}
 }""",
+    "pqn": """@article{gallici2024simplifying,
+  title   = {Simplifying Deep Temporal Difference Learning},
+  author  = {Gallici, Matteo and Fellows, Mattie and Ellis, Benjamin and Pou, Bartomeu
+             and Masmitja, Ivan and Foerster, Jakob Nicolaus and Martin, Mario},
+  journal = {arXiv preprint arXiv:2407.04811},
+  year    = {2024}
+}""",
     "dqn": """@article{mnih2015human,
   title   = {Human-level control through deep reinforcement learning},
   author  = {Mnih, Volodymyr and Kavukcuoglu, Koray and Silver, David and others},

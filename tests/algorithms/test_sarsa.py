@@ -9,6 +9,7 @@ import pytest
 
 from jaxrl import networks
 from jaxrl.algorithms import sarsa
+from jaxrl.algorithms.pqn import PQN
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
 from jaxrl.envs import make
 from jaxrl.envs.tabular import tabular_env
@@ -18,22 +19,33 @@ from jaxrl.training import loop, population
 from tests.support.small import assert_trees_equal, tiny
 
 KEY = jax.random.key(0)
-ALL = (SARSA, EXPECTED_SARSA, Q_LEARNING)
+ALL = (SARSA, EXPECTED_SARSA, Q_LEARNING, PQN)
 
 
+def rollout(config, env, epsilon, world=None):
+    """A new agent, the world before 8 steps and these steps."""
+    state = SARSA.init(config, env, KEY)
+    world = state.world if world is None else world
+    unroll = partial(sarsa.acts.unroll, config, env, state.agent, num_steps=8)
+    _, trajectory, _ = jax.jit(lambda world: unroll(world, epsilon=epsilon))(world)
+    return state.agent, world, trajectory
+
+
+@pytest.mark.fast_cases("auto-*")
 @pytest.mark.parametrize("successor", ["taken", "expected", "best"])
-def test_what_a_target_continues_with(successor):
+@pytest.mark.parametrize("network", ["auto", "gru(size=4)"])
+def test_what_a_target_continues_with(network, successor):
     """Row by row: the next action's value, the policy's mean or the best; where an episode
     was cut and after the last row SARSA has no next action, and takes the mean."""
     env = make("probe/truncation").replace(horizon=np.int32(3))
-    config, epsilon = tiny(SARSA), 0.4
-    agent = SARSA.init(config, env, KEY).agent
-    world = SARSA.init(config, env, KEY).world
-    unroll = partial(sarsa.acts.unroll, config, env, agent, num_steps=8)
-    _, t, _ = jax.jit(lambda world: unroll(world, epsilon=epsilon))(world)
+    config, epsilon = tiny(SARSA, network=network), 0.4
+    agent, _, t = rollout(config, env, epsilon)
     found = sarsa.next_values(config, env, agent.params, t, epsilon, successor)
     assert t.truncated.any()
-    q_next = np.asarray(networks.apply_q(config, env, agent.params, t.next_obs), float)
+    apply = partial(networks.apply_recurrent_q, config, env, agent.params)
+    memories = [jax.tree.map(lambda m, i=i: m[i], t.extras["memory"]) for i in range(8)]
+    q_next = [apply(*at)[0] for at in zip(t.next_obs, memories, strict=True)]
+    q_next = np.asarray(q_next, float)
     best, mean = q_next.max(-1), q_next.mean(-1)
     of_policy = 0.6 * best + 0.4 * mean
     for row, column in np.ndindex(*found.shape):
@@ -45,6 +57,47 @@ def test_what_a_target_continues_with(successor):
         np.testing.assert_allclose(found[row, column], value, rtol=1e-5)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru_values(params, obs, memory):
+    """Q `[N, A]` of one step and the memory after it, in float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["params"])
+
+    def layer(x, name):
+        return x @ cell[name]["kernel"] + cell[name].get("bias", 0.0)
+
+    (torso,) = p["MLP_0"].values()
+    x, cell, h = np.maximum(obs @ torso["kernel"] + torso["bias"], 0), p["gru"], memory
+    r = sigmoid(layer(x, "ir") + layer(h, "hr"))
+    z = sigmoid(layer(x, "iz") + layer(h, "hz"))
+    memory = (1 - z) * np.tanh(layer(x, "in") + r * layer(h, "hn")) + z * h
+    return memory @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], memory
+
+
+@pytest.mark.full
+def test_a_memory_is_cleared_where_an_episode_ends():
+    """The values of the rollout, and those that are learned, are those of a loop."""
+    env = make("probe/truncation", horizon=3)
+    config = tiny(SARSA, network="gru(size=4)")
+    agent, world, t = rollout(config, env, epsilon=1.0)
+    start = jax.random.normal(KEY, world.memory.shape)  # an episode that goes on
+    agent, _, t = rollout(config, env, 1.0, world.replace(memory=start))
+    memory, expected = np.asarray(start, np.float64), []
+    for obs, done in zip(np.asarray(t.obs, np.float64), t.done, strict=True):
+        q, memory = gru_values(agent.params, obs, memory)
+        memory = np.where(np.asarray(done)[:, None], 0.0, memory)
+        expected.append(q)
+    assert t.done.sum(0).min() >= 2
+    np.testing.assert_allclose(t.extras["q"], expected, atol=1e-5)
+    learned, after = networks.apply_recurrent_q(
+        config, env, agent.params, t.obs, start, t.done
+    )
+    np.testing.assert_allclose(learned, expected, atol=1e-5)
+    np.testing.assert_allclose(after, memory, atol=1e-5)
+
+
 @pytest.mark.full
 def test_without_exploration_the_three_are_one():
     env = make("probe/action-observation")
@@ -52,7 +105,7 @@ def test_without_exploration_the_three_are_one():
     state = SARSA.init(config, env, KEY)
     after = [
         jax.jit(algorithm.train_step)(config, env, state)[0].agent.params
-        for algorithm in ALL
+        for algorithm in (SARSA, EXPECTED_SARSA, Q_LEARNING)
     ]
     for other in after[1:]:
         assert jax.tree.structure(after[0]) == jax.tree.structure(other)
@@ -134,4 +187,7 @@ def test_what_cannot_work_is_refused(algorithm):
         loop.prepare(algorithm, tiny(algorithm), make("Pendulum-v1"))
     with pytest.raises(InvalidInput, match=r"num_minibatches = 3 must divide .* = 32"):
         config = tiny(algorithm, num_minibatches=3)
+        loop.prepare(algorithm, config, make("CartPole-v1"))
+    with pytest.raises(InvalidInput, match=r"must divide num_envs = 4: try"):
+        config = tiny(algorithm, num_minibatches=8, network="gru(size=4)")
         loop.prepare(algorithm, config, make("CartPole-v1"))

@@ -95,6 +95,7 @@ def test_algorithms_do_not_import_each_other():
     shared = (
         "rainbow",  # other defaults of dqn, and no code
         *("__init__", "checks", "critics", "imitation", "on_policy"),
+        "pqn",  # other defaults of sarsa, and no code
         *("bellman", "gsde", "learning", "off_policy", "value_heads"),
     )
     files -= {f"algorithms.{x}" for x in shared}

@@ -208,6 +208,7 @@ class Squares(nn.Module):
     [
         *(name for name in NAMES),
         "gru(size=3)",
+        "gru(size=3, layer_norm=True)",
         "transformer(size=8, num_layers=2)",
         MLP((3,), "relu", layer_norm=True),
         Squares(3, act=jnp.tanh),
@@ -243,6 +244,8 @@ def test_every_named_network_trains(name):
         ("mpl", "did you mean 'mlp'"),
         ("gru(64)", "gru"),
         ("gru(width=3)", "gru"),
+        ("gru(layer_norm=1)", "layer_norm = 1 must be True or False"),
+        ("auto_layer_norm(size=3)", "auto_layer_norm"),
         (3, "flax module"),
         (MLP([3, 4]), "hashable"),
     ],
