@@ -195,7 +195,7 @@ def draw(found: dict[str, Any]) -> None:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The table of docs/td3.md."""
+    """The table of its results."""
     lines = [
         "| row | environments | steps | return | 95 % interval | seconds a seed |",
         "|---|---|---|---|---|---|",

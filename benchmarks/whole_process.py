@@ -107,7 +107,7 @@ def run(words: list[str], cache: str | None = None) -> float:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The table of docs/sac.md and docs/td3.md."""
+    """The table of docs/sac.md."""
     lines = [
         "| algorithm | ours, first time | ours, again | SBX |",
         "|---|---|---|---|",
