@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrl import networks, optim
-from jaxrl.algorithms import dqn, off_policy
+from jaxrl.algorithms import dqn, off_policy, value_heads
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.off_policy import TargetClock, renew_target
 from jaxrl.algorithms.rainbow import RAINBOW
@@ -158,7 +158,7 @@ def test_an_update_is_adam_on_batches_from_the_memory():
         assert not np.allclose(new, old, atol=1e-3)
     assert_trees_equal(after.target_params, agent.target_params)
     stacked = map(jnp.stack, zip(*rows, strict=True))
-    for name, row in zip(dqn.REPORTED, stacked, strict=True):
+    for name, row in zip(value_heads.reported(config), stacked, strict=True):
         assert metrics[name].count == 3 * 8
         np.testing.assert_allclose(metrics[name].value, row.mean(), rtol=1e-4)
 
