@@ -54,7 +54,6 @@ BLINES = "gymnax-blines, 1 seed"
 ZOO = "SB3 RL Zoo, 1 model, 100k steps"
 ZOO_20K = "SB3 RL Zoo, 1 model, 20k steps"
 SMALL = "layers of 64 units, an eighth of the work of the published run's"
-OWN = "no table is published; the bar of SAC"
 
 ROWS = (
     Row(
@@ -203,62 +202,12 @@ ROWS = (
         bar=475,
     ),
     Row(
-        "pendulum-sac-redq",
-        "sac",
-        f"--config {CONFIGS}/pendulum-sac-redq.toml",
-        None,
-        OWN,
-        bar=-160,
-        note="a quarter of the steps, five updates each",
-    ),
-    Row(
-        "pendulum-sac-droq",
-        "sac",
-        f"--config {CONFIGS}/pendulum-sac-droq.toml",
-        None,
-        OWN,
-        bar=-160,
-        note="a quarter of the steps, five updates each",
-    ),
-    Row(
-        "pendulum-sac-tqc",
-        "sac",
-        f"--config {CONFIGS}/pendulum-sac-tqc.toml",
-        None,
-        OWN,
-        bar=-160,
-    ),
-    Row(
-        "pendulum-sac-crossq",
-        "sac",
-        f"--config {CONFIGS}/pendulum-sac-crossq.toml",
-        None,
-        OWN,
-        bar=-160,
-    ),
-    Row(
         "mountain-car-continuous-sac",
         "sac",
         f"--config {CONFIGS}/mountain-car-continuous-sac.toml",
         94.7,
         "SB3 RL Zoo, 1 model, 50k steps",
         bar=93,
-    ),
-    Row(
-        "mountain-car-continuous-td3",
-        "td3",
-        f"--config {CONFIGS}/mountain-car-continuous-td3.toml",
-        93.5,
-        "SB3 RL Zoo, 1 model, 300k steps",
-        bar=92,
-    ),
-    Row(
-        "mountain-car-continuous-ddpg",
-        "ddpg",
-        f"--config {CONFIGS}/mountain-car-continuous-ddpg.toml",
-        93.5,
-        "SB3 RL Zoo, 1 model, 300k steps",
-        bar=92,
     ),
     Row(
         "mountain-car-continuous-ppo",
