@@ -123,11 +123,24 @@ IMITATION = [
     ["--parallel", "data"],
 ]
 REPLAY = [
-    ["--env", "CartPole-v1"],
     ["--network", "cnn", "--env", "Pendulum-v1"],
     ["--network", "gru", "--env", "Pendulum-v1"],
     ["--learning-starts", "100000", "--total-steps", "1000"],
+    ["--batch-size", "9"],
+    ["--n-step", "17"],
+    ["--buffer-size", "2147483647"],
+    ["--hindsight", "final", "--env", "Pendulum-v1"],
+    ["--hindsight", "future", "--env", "goal/point-reach", "--env.history", "2"],
 ]
+CRITICS = [
+    *REPLAY,
+    ["--target-subset", "3"],
+    ["--num-quantiles", "2", "--dropped-quantiles", "2", "--env", "Pendulum-v1"],
+    ["--batch-norm", "--dropout", "0.1", "--env", "Pendulum-v1"],
+    ["--batch-norm", "--network", "mlp_layer_norm", "--env", "Pendulum-v1"],
+    ["--batch-norm", "--tau", "0.1", "--env", "Pendulum-v1"],
+]
+DETERMINISTIC = [*CRITICS, ["--env", "CartPole-v1"], ["--env", "probe/masked"]]
 COMBINATIONS: dict[str, list[list[str]]] = {
     "ppo": [
         ["--num-minibatches", "3"],
@@ -142,13 +155,16 @@ COMBINATIONS: dict[str, list[list[str]]] = {
         ["--num-epochs", "2147483647"],
         ["--devices", "3", "--parallel", "data"],
     ],
-    "ddpg": REPLAY,
-    "td3": REPLAY,
+    "ddpg": DETERMINISTIC,
+    "td3": [*DETERMINISTIC, ["--num-critics", "1"]],
     "sac": [
-        ["--target-subset", "3"],
+        *CRITICS,
         ["--num-critics", "1"],
-        ["--network", "lstm", "--env", "Pendulum-v1"],
-        ["--learning-starts", "100000", "--total-steps", "1000"],
+        ["--num-quantiles", "5", "--env", "CartPole-v1"],
+        ["--dropout", "0.1", "--env", "Breakout-MinAtar"],
+        ["--batch-norm", "--env", "Breakout-MinAtar"],
+        ["--noise", "state_dependent", "--env", "CartPole-v1"],
+        ["--temperature-end", "0.1"],
     ],
     "reinforce": [
         ["--squash", "--env", "CartPole-v1"],
@@ -172,6 +188,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "q_learning": ACTION_VALUES,
     "pqn": ACTION_VALUES,
     "dqn": [
+        *REPLAY,
         ["--env", "Pendulum-v1"],
         ["--network", "cnn", "--env", "CartPole-v1"],
         ["--buffer-size", "2147483647", "--env", "Breakout-MinAtar"],
@@ -188,6 +205,26 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "dagger": [*IMITATION, ["--data", "data"]],
 }
 """Fields that are valid alone and invalid together."""
+
+_CRITICS = [
+    ["--batch-norm", "--tau", "0.005", "--env", "Pendulum-v1"],
+    ["--dropout", "0.1", "--env", "Pendulum-v1"],
+    ["--num-quantiles", "5", "--env", "Pendulum-v1"],
+    ["--num-critics", "3", "--target-subset", "1"],
+    ["--critic-hidden-sizes", "8,4"],
+    ["--hindsight", "future", "--env", "goal/point-reach"],
+]
+TOGETHER: dict[str, list[list[str]]] = {
+    "ddpg": [*_CRITICS, ["--noise", "ornstein_uhlenbeck"]],
+    "td3": [*_CRITICS, ["--noise", "ornstein_uhlenbeck"]],
+    "sac": [
+        *_CRITICS,
+        ["--noise", "state_dependent", "--env", "Pendulum-v1"],
+        ["--temperature-end", "0.1", "--no-learn-temperature"],
+    ],
+    "dqn": [["--hindsight", "final", "--env", "goal/bit-flip"]],
+}
+"""Fields that are valid together and not alone."""
 
 GENERAL = [
     ["--env", "CartPole-v2"],
@@ -304,7 +341,8 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
         *SMALL,
     }
     left_alone |= {"hindsight", "dropout", "num_quantiles", "dropped_quantiles"}
-    left_alone |= {"num_critics", "target_subset"}
+    left_alone |= {"num_critics", "target_subset", "critic_hidden_sizes"}
+    left_alone |= {"batch_norm", "noise", "temperature_end"}
     left_alone |= {"weight", "critic"} | ({"loss"} if algorithm.teacher else set())
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):
@@ -324,6 +362,8 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
             argv += [flag(name), repr(value)]
     if "num_minibatches" in types and rng.random() < 0.3:
         argv += [flag("num_minibatches"), rng.choice(("1", "2", "4"))]
+    if algorithm.name in TOGETHER and rng.random() < 0.5:
+        argv += rng.choice(TOGETHER[algorithm.name])
     return argv
 
 

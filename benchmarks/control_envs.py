@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 import jaxrl
+from benchmarks import captions
 from benchmarks.speed.levels import environment_only
 from jaxrl.core import files
 from jaxrl.errors import InvalidInput
@@ -108,8 +109,7 @@ def table(rows: dict[str, Any]) -> str:
     last = list(rows.values())[-1]
     about = (
         f"`{last['command']}`: environment steps per second, all copies together, with "
-        f"random actions. Device: {last['device']}, {last['cores']} cores, jax "
-        f"{last['versions']['jax']}."
+        f"random actions. {captions.device(rows.values())}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 import jaxrl
+from benchmarks import captions
 from jaxrl.evaluation import evaluate_population
 from jaxrl.runs.experiment import commit, versions
 from jaxrl.statistics import bootstrap_interval, iqm
@@ -114,8 +115,7 @@ def table(rows: dict[str, Any]) -> str:
     first = next(iter(rows.values()))
     about = (
         f"`{first['command']}`: IQM over {len(first['by_seed'])} seeds of the share of 128 "
-        f"goals that the greedy policy reaches. Device: {first['device']}, "
-        f"jax {first['versions']['jax']}."
+        f"goals that the greedy policy reaches. {captions.device(rows.values())}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import captions
 from jaxrl import make
 from jaxrl.envs.lecture import BAIRD_BEHAVIOUR, BAIRD_WEIGHTS, mdp_of
 from jaxrl.mdp import expected_return, finite_mdp, policy_evaluation, value_iteration
@@ -549,9 +550,7 @@ def table(rows: Found) -> str:
         cells = tuple(cell.replace("|", "\\|") for cell in cells)
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {name}: {row['note']}." for name, row in rows.items() if row["note"]]
-    any_row = next(iter(rows.values()))
-    where = f"Device: {any_row['device']}, jax {any_row['jax']}."
-    return "\n".join([*lines, "", *notes, "", where]) + "\n"
+    return "\n".join([*lines, "", *notes, "", captions.device(rows.values()), ""])
 
 
 def plot(curves: Found, folder: Path) -> None:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import captions
 from benchmarks.speed import script
 from jaxrl.pipelines.rlhf import loop, stages
 from jaxrl.pipelines.rlhf.writing import Sampling
@@ -630,8 +631,7 @@ def instructions_table(found: dict[str, Any]) -> str:
 def about(found: dict[str, Any]) -> str:
     return (
         f"`{found['command']}`; {found['seeds']} seeds where an interval is given (mean, "
-        f"95 % bootstrap), else one. Device: {found['device']}, jax {found['jax']}; commit "
-        f"{found['commit']}."
+        f"95 % bootstrap), else one. Commit {found['commit']}. {captions.device([found])}"
     )
 
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import captions
 from benchmarks.speed import script
 from jaxrl import losses, optim
 from jaxrl.pipelines.rlhf import demo, stages
@@ -528,8 +529,8 @@ def reward_model_table(found: dict[str, Any]) -> str:
 
 def about(found: dict[str, Any]) -> str:
     return (
-        f"{found['seeds']} seeds: IQM and its 95 % bootstrap interval. Device: "
-        f"{found['device']}, jax {found['jax']}; commit {found['commit']}."
+        f"{found['seeds']} seeds: IQM and its 95 % bootstrap interval. Commit "
+        f"{found['commit']}. {captions.device([found])}"
     )
 
 

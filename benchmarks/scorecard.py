@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import captions
 from jaxrl import cli, plotting
 from jaxrl.runs import loggers
 
@@ -199,6 +200,14 @@ ROWS = (
         None,
         "no table is published; 500 is the most",
         bar=475,
+    ),
+    Row(
+        "mountain-car-continuous-sac",
+        "sac",
+        f"--config {CONFIGS}/mountain-car-continuous-sac.toml",
+        94.7,
+        "SB3 RL Zoo, 1 model, 50k steps",
+        bar=93,
     ),
     Row(
         "mountain-car-continuous-ppo",
@@ -408,9 +417,8 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
 def table(results: dict[str, Any]) -> str:
     """The scorecard in Markdown."""
     notes = [f"- {name}: {r['note']}." for name, r in results.items() if r["note"]]
-    devices = {f"{r['device']}, jax {r['versions']['jax']}" for r in results.values()}
-    device = f"Device: {'; '.join(sorted(devices))}."
-    return "\n".join([*lines(results), "", *notes, "", device, ""])
+    where = captions.device(results.values())
+    return "\n".join([*lines(results), "", *notes, "", where, ""])
 
 
 def lines(results: dict[str, Any]) -> list[str]:

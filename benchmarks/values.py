@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import captions
 from jaxrl import make
 from jaxrl.algorithms import td
 from jaxrl.envs.lecture import continuous_walk_values
@@ -169,7 +170,7 @@ def table(found: dict[str, Any]) -> str:
         f"{found['seeds']} seeds, {found['trajectories']:,} trajectories, "
         f"{found['passes']} passes. Exact values lie between {EXACT.min():.2f} and "
         f"{EXACT.max():.2f}. The last column is a mean over seeds with its 95 % "
-        f"interval. Device: {found['device']}, jax {found['jax']}."
+        f"interval. {captions.device([found])}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import captions
 from benchmarks.speed.cases import CASES
 from benchmarks.throughput import command
 from jaxrl.runs.experiment import commit, versions
@@ -106,7 +107,7 @@ def run(words: list[str], cache: str | None = None) -> float:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The table of docs/sac.md and docs/td3.md."""
+    """The table of docs/sac.md."""
     lines = [
         "| algorithm | ours, first time | ours, again | SBX |",
         "|---|---|---|---|",
@@ -120,8 +121,8 @@ def table(rows: dict[str, Any]) -> str:
     last = list(rows.values())[-1]
     about = (
         f"`{last['command']}`: seconds of the whole process for {last['env_steps']:,} "
-        f"steps of Pendulum-v1, medians of {len(last['pairs'])} pairs; "
-        f"{last['cores']} cores, jax {last['versions']['jax']}."
+        f"steps of Pendulum-v1, medians of {len(last['pairs'])} pairs. "
+        f"{captions.device(rows.values())}"
     )
     return "\n".join([*lines, "", about]) + "\n"
 

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import captions
 from jaxrl import plotting
 from jaxrl.algorithms import ALGORITHMS
 from jaxrl.core import config as configs
@@ -108,7 +109,6 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def table(rows: dict[str, Any]) -> str:
-    devices = {f"{r['device']}, jax {r['versions']['jax']}" for r in rows.values()}
     commits = {r["commit"] for r in rows.values()}
     lines = [
         "| preset | steps | seeds | return: IQM, 95 % interval | untuned | tuned less "
@@ -118,8 +118,8 @@ def table(rows: dict[str, Any]) -> str:
         "",
         "![Returns in training, tuned and untuned](figures/zoo.png)",
         "",
-        f"`python -m benchmarks.zoo --runs DIR`. Device: {'; '.join(sorted(devices))}; "
-        f"commit {', '.join(sorted(commits))}.",
+        f"`python -m benchmarks.zoo --runs DIR`. Commit {', '.join(sorted(commits))}. "
+        f"{captions.device(rows.values())}",
     ]
     return "\n".join(lines) + "\n"
 

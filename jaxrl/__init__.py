@@ -14,14 +14,18 @@ _HOME = {
     "ACTOR_CRITIC": "jaxrl.algorithms.actor_critic",
     "ALGORITHMS": "jaxrl.algorithms",
     "BC": "jaxrl.algorithms.bc",
+    "C51": "jaxrl.algorithms.rainbow",
     "DAGGER": "jaxrl.algorithms.dagger",
     "DDPG": "jaxrl.algorithms.td3",
     "DQN": "jaxrl.algorithms.dqn",
     "EXPECTED_SARSA": "jaxrl.algorithms.sarsa",
+    "IQN": "jaxrl.algorithms.rainbow",
     "NATURAL_PG": "jaxrl.algorithms.trust_region",
     "PPO": "jaxrl.algorithms.ppo",
     "PQN": "jaxrl.algorithms.pqn",
+    "QR_DQN": "jaxrl.algorithms.rainbow",
     "Q_LEARNING": "jaxrl.algorithms.sarsa",
+    "RAINBOW": "jaxrl.algorithms.rainbow",
     "REINFORCE": "jaxrl.algorithms.reinforce",
     "SAC": "jaxrl.algorithms.sac",
     "SARSA": "jaxrl.algorithms.sarsa",
@@ -76,6 +80,10 @@ if TYPE_CHECKING:
     from jaxrl.algorithms.dqn import DQN as DQN
     from jaxrl.algorithms.ppo import PPO as PPO
     from jaxrl.algorithms.pqn import PQN as PQN
+    from jaxrl.algorithms.rainbow import C51 as C51
+    from jaxrl.algorithms.rainbow import IQN as IQN
+    from jaxrl.algorithms.rainbow import QR_DQN as QR_DQN
+    from jaxrl.algorithms.rainbow import RAINBOW as RAINBOW
     from jaxrl.algorithms.reinforce import REINFORCE as REINFORCE
     from jaxrl.algorithms.sac import SAC as SAC
     from jaxrl.algorithms.sarsa import EXPECTED_SARSA as EXPECTED_SARSA

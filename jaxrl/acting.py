@@ -105,7 +105,9 @@ def sample_of(trajectory: Transition) -> PyTree:
 
 
 def epsilon_greedy(
-    q_values: Callable, value: Callable = lambda q, epsilon, mask: q.max(-1)
+    q_values: Callable,
+    value: Callable = lambda q, epsilon, mask: q.max(-1),
+    is_noisy: Callable[[Any], bool] = lambda config: False,
 ) -> Acting:
     """Acting by the best action value, or at random with probability ε.
 
@@ -114,15 +116,26 @@ def epsilon_greedy(
     Args:
       q_values: `(config, env, params, obs) -> Q [*batch, A]`, of `agent.params`.
       value: `(q, epsilon, mask) -> [*batch]`, reported as the state's value.
+      is_noisy: whether, by the config, the values have noise of their own unless an agent
+        is greedy: `q_values` is then given a key too, at each step another.
     """
 
     def choose(
-        config: Any, env: Env, agent: Any, epsilon: Scalar, obs: PyTree, noise: Array
+        config: Any, env: Env, agent: Any, epsilon: Scalar, obs: PyTree, noise: PyTree
     ) -> tuple[Array, dict[str, Array]]:
         mask = networks.action_mask(env.observation_space, obs)
-        q = legal(q_values(config, env, agent.params, obs), mask)
+        noise, *key = noise if is_noisy(config) else (noise,)
+        q = legal(q_values(config, env, agent.params, obs, *key), mask)
         action = exploration.epsilon_greedy(noise, q, epsilon, mask)
         return action, {"value": value(q, epsilon, mask)}
+
+    def draw(config: Any, env: Env, key: Array, shape: tuple, keys: Callable) -> PyTree:
+        """Noise of the choice, and beside it `keys(key)` of the values' where it is."""
+        if not is_noisy(config):
+            return exploration.epsilon_noise(key, shape, env.action_space.n)
+        key, key_values = jax.random.split(key)
+        noise = exploration.epsilon_noise(key, shape, env.action_space.n)
+        return noise, keys(key_values)
 
     def act(
         config: Any,
@@ -137,7 +150,7 @@ def epsilon_greedy(
             mask = networks.action_mask(env.observation_space, obs)
             q = legal(q_values(config, env, agent.params, obs), mask)
             return jnp.argmax(q, -1).astype(jnp.int32), memory, {"value": q.max(-1)}
-        noise = exploration.epsilon_noise(key, batch_of(obs), env.action_space.n)
+        noise = draw(config, env, key, batch_of(obs), lambda key: key)
         action, extras = choose(config, env, agent, config.epsilon_end, obs, noise)
         return action, memory, extras
 
@@ -156,11 +169,14 @@ def epsilon_greedy(
         num_steps: int,
         epsilon: Scalar,
     ) -> tuple[World, Transition, Metrics]:
-        def policy(obs: PyTree, memory: Memory, noise: Array) -> tuple:
+        def policy(obs: PyTree, memory: Memory, noise: PyTree) -> tuple:
             action, extras = choose(config, env, agent, epsilon, obs, noise)
             return action, memory, extras
 
-        noise = partial(exploration.epsilon_noise, num_actions=env.action_space.n)
+        def noise(key: Array, shape: tuple[int, int]) -> PyTree:
+            keys = partial(rollout.step_keys, shape=shape)
+            return draw(config, env, key, shape, keys)
+
         return rollout.unroll(env, policy, world, num_steps, noise)
 
     return Acting(act, explain, unroll)

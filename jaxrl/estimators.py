@@ -384,6 +384,166 @@ def truncated_mixture(quantiles: Array, dropped: int) -> Array:
     return jnp.sort(together, axis=-1)[..., : num_critics * (size - dropped)]
 
 
+def categorical_atoms(v_min: Scalar, v_max: Scalar, num_atoms: int) -> Array:
+    """The returns to which a categorical distribution gives probabilities.
+
+    z_i = v_min + i Δ,    Δ = (v_max - v_min) / (N - 1)
+
+    Args:
+      v_min: the smallest, a scalar.
+      v_max: the largest, a scalar.
+      num_atoms: N, 2 or more.
+
+    Returns:
+      `[N]`.
+
+    Source: Bellemare, Dabney and Munos (2017), https://arxiv.org/abs/1707.06887, section 4.
+    """
+    step = (v_max - v_min) / (num_atoms - 1)
+    return v_min + step * jnp.arange(num_atoms, dtype=jnp.float32)
+
+
+def project_categorical(
+    probability: Array, value: Array, v_min: Scalar, v_max: Scalar, num_atoms: int
+) -> Array:
+    """A distribution over any values, moved to the atoms of `categorical_atoms`.
+
+    m_i = Σ_j p_j max(0, 1 - |clip(y_j, v_min, v_max) - z_i| / Δ)
+
+    Each value shares its probability between the two atoms beside it, the nearer one
+    having more, so the mean of what lies within [v_min, v_max] is kept.
+
+    Args:
+      probability: `[..., M]` p_j.
+      value: `[..., M]` y_j, in any order.
+      v_min: the first atom, a scalar.
+      v_max: the last atom, a scalar.
+      num_atoms: N.
+
+    Returns:
+      `[..., N]` m.
+
+    Source: Bellemare, Dabney and Munos (2017), https://arxiv.org/abs/1707.06887,
+    equation 7.
+    """
+    chex.assert_equal_shape([probability, value])
+    place = (value - v_min) * ((num_atoms - 1) / (v_max - v_min))
+    place = jnp.clip(place, 0.0, num_atoms - 1.0)
+    shape = (*value.shape[:-1], num_atoms, value.shape[-1])
+    atom = jnp.broadcast_to(jnp.arange(num_atoms)[:, None], shape)
+    share = jnp.maximum(0.0, 1.0 - jnp.abs(place[..., None, :] - atom))
+    return (share * probability[..., None, :]).sum(-1)
+
+
+def cvar_of_quantiles(quantiles: Array, fraction: Scalar) -> Array:
+    """Conditional value at risk: the mean of the worst returns, from quantiles.
+
+    CVaR_η = 1/η ∫_0^η F^-1(τ) dτ,    F^-1 constant on each of M intervals
+
+    Args:
+      quantiles: `[..., M]`, quantile m of level (m - 1/2) / M; taken in this order also
+        where they cross.
+      fraction: η, in (0, 1]; 1 is the mean.
+
+    Returns:
+      `[...]`.
+
+    Source: Rockafellar and Uryasev (2000), "Optimization of conditional value-at-risk";
+    for quantile networks Dabney et al. (2018), https://arxiv.org/abs/1806.06923,
+    section 3.1.
+    """
+    size = quantiles.shape[-1]
+    weight = jnp.clip(fraction * size - jnp.arange(size), 0.0, 1.0)
+    weight = jnp.broadcast_to(weight, quantiles.shape)
+    return (weight * quantiles).sum(-1) / (fraction * size)
+
+
+def cvar_of_atoms(probability: Array, value: Array, fraction: Scalar) -> Array:
+    """Conditional value at risk of a distribution over values in rising order.
+
+    CVaR_η = 1/η Σ_i (min(F_i, η) - min(F_{i-1}, η)) z_i,    F_i = p_1 + ... + p_i
+
+    Args:
+      probability: `[..., N]` p.
+      value: `[N]` z, rising.
+      fraction: η, in (0, 1]; 1 is the mean.
+
+    Returns:
+      `[...]`.
+
+    Source: Rockafellar and Uryasev (2000), "Optimization of conditional value-at-risk",
+    for a distribution with atoms.
+    """
+    reached = jnp.minimum(jnp.cumsum(probability, axis=-1), fraction)
+    before = jnp.concatenate([jnp.zeros_like(reached[..., :1]), reached[..., :-1]], -1)
+    value = jnp.broadcast_to(value, probability.shape)
+    return ((reached - before) * value).sum(-1) / fraction
+
+
+def boltzmann_log_policy(
+    q: Array, temperature: Scalar, mask: Array | None = None
+) -> Array:
+    """Logarithm of the policy that prefers an action exponentially by its value.
+
+    log π(a|s) = Q(s, a) / τ - log Σ_b exp(Q(s, b) / τ)
+
+    Args:
+      q: `[..., A]` Q(s, ·).
+      temperature: τ, above 0.
+      mask: bool `[..., A]`, True for legal actions; None when all are.
+
+    Returns:
+      `[..., A]`, minus infinity where an action is illegal.
+
+    Source: Sutton and Barto (2018), section 13.1, equation 13.2; as the policy of
+    Vieillard et al. (2020), https://arxiv.org/abs/2007.14430, section 2.
+    """
+    logits = q / temperature
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def policy_entropy(log_policy: Array) -> Array:
+    """Entropy of a policy over discrete actions, in nats.
+
+    H = -Σ_a π(a|s) log π(a|s),    0 log 0 = 0
+
+    Args:
+      log_policy: `[..., A]` log π(·|s), minus infinity where an action is illegal.
+
+    Returns:
+      `[...]` H.
+
+    Source: Shannon (1948), "A mathematical theory of communication", section 6.
+    """
+    possible = jnp.isfinite(log_policy)
+    finite = jnp.where(possible, log_policy, 0.0)
+    return -jnp.where(possible, jnp.exp(finite) * finite, 0.0).sum(-1)
+
+
+def munchausen_bonus(
+    log_prob: Array, scale: Scalar, temperature: Scalar, lowest: Scalar
+) -> Array:
+    """What Munchausen adds to the reward: a clipped logarithm of the policy.
+
+    α [τ log π(a|s)] clipped to [l_0, 0]
+
+    Args:
+      log_prob: `[...]` log π(a|s) of the action taken.
+      scale: α.
+      temperature: τ.
+      lowest: l_0, at most 0.
+
+    Returns:
+      `[...]`, at most 0.
+
+    Source: Vieillard, Pietquin and Geist (2020), https://arxiv.org/abs/2007.14430,
+    equation 1 and section 4.
+    """
+    return scale * jnp.clip(temperature * log_prob, lowest, 0.0)
+
+
 def return_until(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Array]:
     """Discounted sum of at most n rewards, cut where an episode ends.
 
@@ -408,6 +568,45 @@ def return_until(reward: Array, ends: Array, gamma: Scalar) -> tuple[Array, Arra
     power = gamma ** jnp.arange(len(reward), dtype=jnp.float32)
     power = power.reshape(-1, *[1] * (reward.ndim - 1))
     return jnp.sum(jnp.where(begun, power * reward, 0.0), axis=0), begun.sum(axis=0)
+
+
+def proportional_priority(td_error: Array, alpha: Scalar, eps: Scalar) -> Array:
+    """How often a transition is to be replayed, by its temporal-difference error.
+
+    p^α = (|δ| + ε)^α
+
+    Args:
+      td_error: `[...]` δ, or any measure of how much there is to learn.
+      alpha: α, a scalar: 0 replays uniformly, 1 in proportion to the error.
+      eps: ε, a scalar: what a transition without error keeps.
+
+    Returns:
+      `[...]` p^α.
+
+    Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, section 3.3.
+    """
+    return (jnp.abs(td_error) + eps) ** alpha
+
+
+def importance_weights(probability: Array, beta: Scalar) -> Array:
+    """Weights that undo what prioritised replay does to an expectation, at most 1.
+
+    w_i = (N P(i))^-β / max_j (N P(j))^-β = (min_j P(j) / P(i))^β
+
+    The number N of transitions stored cancels.
+
+    Args:
+      probability: `[..., B]` P, of the transitions of a batch; of several devices the
+        batch is that of all together.
+      beta: β, a scalar: 0 corrects nothing, 1 everything.
+
+    Returns:
+      `[..., B]` w; the largest of a batch is 1.
+
+    Source: Schaul et al. (2016), https://arxiv.org/abs/1511.05952, section 3.4.
+    """
+    least = -parallel.largest(-probability.min(-1, keepdims=True))
+    return (least / probability) ** beta
 
 
 def optimal_baseline(weighted_score: Array, score: Array) -> Array:

@@ -88,6 +88,27 @@ def epsilon_greedy_value(q: Array, epsilon: Scalar, mask: Array | None = None) -
     return (1.0 - epsilon) * best + epsilon * q.mean(axis=-1, where=mask)
 
 
+def spread(first: Scalar, last: Scalar | None, num_envs: int) -> Scalar:
+    """How much each of N environments explores, so that some do more than others.
+
+    x_i = x_0 + (x_last - x_0) i / (N - 1)
+
+    Args:
+      first: x_0.
+      last: x_last; None for x_0 in all of them.
+      num_envs: N; one environment has x_0.
+
+    Returns:
+      `[N, 1]`, or x_0.
+
+    Source: Seo et al. (2025), https://arxiv.org/abs/2505.22642, section 3, "mixed noise".
+    """
+    if last is None:
+        return first
+    place = jnp.arange(num_envs) / max(num_envs - 1, 1)
+    return (first + (last - first) * place)[:, None]
+
+
 def smoothing_noise(noise: Array, std: Scalar, clip: Scalar) -> Array:
     """Clipped normal noise around the target policy's action.
 

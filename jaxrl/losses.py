@@ -225,29 +225,59 @@ def huber_td(q: Array, target: Array, delta: Scalar = 1.0) -> Array:
     return 0.5 * jnp.square(quadratic) + delta * (size - quadratic)
 
 
-def quantile_huber(quantiles: Array, target: Array, delta: Scalar = 1.0) -> Array:
+def quantile_huber(
+    quantiles: Array, target: Array, delta: Scalar = 1.0, level: Array | None = None
+) -> Array:
     """Distance of a distribution's quantiles from samples of another one.
 
     L = mean over m and j of |τ_m - 1[u < 0]| H(u) / δ,    u = y_j - z_m
 
-    H is Huber's loss with δ, and τ_m = (m - 1/2) / M.
+    H is Huber's loss with δ, and τ_m = (m - 1/2) / M unless given.
 
     Args:
       quantiles: `[..., M]` z, which are differentiated.
       target: `[..., M']` y, which are not.
       delta: δ, where H becomes linear.
+      level: `[..., M]` τ, which quantiles z are; None for the middles of M intervals.
 
     Returns:
       `[...]` L.
 
     Source: Dabney et al. (2018), https://arxiv.org/abs/1710.10044, equation 10, with the
-    mean over m of Kuznetsov et al. (2020), https://arxiv.org/abs/2005.04269, equation 12.
+    mean over m of Kuznetsov et al. (2020), https://arxiv.org/abs/2005.04269, equation 12;
+    with levels that are drawn Dabney et al. (2018), https://arxiv.org/abs/1806.06923,
+    equation 3.
     """
-    size = quantiles.shape[-1]
-    level = jnp.broadcast_to((jnp.arange(size) + 0.5) / size, quantiles.shape)
+    if level is None:
+        size = quantiles.shape[-1]
+        level = jnp.broadcast_to((jnp.arange(size) + 0.5) / size, quantiles.shape)
     z, y = jnp.broadcast_arrays(quantiles[..., :, None], target[..., None, :])
     weight = jnp.abs(level[..., :, None] - (y < z))
     return (weight * huber_td(z, y, delta)).mean(axis=(-2, -1)) / delta
+
+
+def categorical_kl(logits: Array, target: Array) -> Array:
+    """Distance of a categorical distribution from another one on the same atoms.
+
+    L = KL(m ‖ p) = Σ_i m_i (log m_i - log p_i),    p = softmax(logits)
+
+    Its gradient is that of the cross-entropy, and it falls to 0.
+
+    Args:
+      logits: `[..., N]`, which are differentiated.
+      target: `[..., N]` m, probabilities, which are not.
+
+    Returns:
+      `[...]` L, in nats.
+
+    Source: Bellemare, Dabney and Munos (2017), https://arxiv.org/abs/1707.06887,
+    algorithm 1; as the priority Hessel et al. (2018), https://arxiv.org/abs/1710.02298,
+    "The integrated agent".
+    """
+    chex.assert_equal_shape([logits, target])
+    target = jax.lax.stop_gradient(target)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return -(target * log_p + jax.scipy.special.entr(target)).sum(-1)
 
 
 def deterministic_policy(q: Array) -> Array:

@@ -607,3 +607,111 @@ def test_n_step_returns_equal_a_loop():
                 break
         assert steps[i] == k
         assert float(found[i]) == pytest.approx(total, rel=1e-5, abs=1e-6)
+
+
+def test_a_return_is_shared_by_the_atoms_beside_it():
+    """Atoms 0, 2, 4: a third of the way to the next one has a third of the mass."""
+    probability = jnp.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    value = jnp.array([[0.5, 4.0, 9.0], [-3.0, 1.0, 1.0]])
+    found = estimators.project_categorical(probability, value, 0.0, 4.0, 3)
+    assert_close(found, [[0.375, 0.125, 0.5], [1.0, 0.0, 0.0]])
+    assert_close(estimators.categorical_atoms(0.0, 4.0, 3), [0.0, 2.0, 4.0])
+
+
+def test_projection_equals_the_published_loop():
+    """Algorithm 1 of the paper, with the case that a return is an atom."""
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(7), size=5)
+    value = rng.normal(size=(5, 7)) * 4
+    value[0] = [-5, -4, -3, 0, 1, 5, 7]
+    v_min, v_max, size = -5.0, 5.0, 11
+    expected = np.zeros((5, size))
+    for b in range(5):
+        for p, y in zip(probability[b], value[b], strict=True):
+            place = (np.clip(y, v_min, v_max) - v_min) / ((v_max - v_min) / (size - 1))
+            low, high = int(np.floor(place)), int(np.ceil(place))
+            expected[b, low] += p * (1.0 if low == high else high - place)
+            if low != high:
+                expected[b, high] += p * (place - low)
+    arrays = jnp.float32(probability), jnp.float32(value)
+    found = estimators.project_categorical(*arrays, v_min, v_max, size)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    atoms = estimators.categorical_atoms(v_min, v_max, size)
+    mean = (probability * np.clip(value, v_min, v_max)).sum(-1)
+    np.testing.assert_allclose(found @ atoms, mean, atol=1e-5)
+
+
+def test_conditional_value_at_risk_by_hand():
+    quantiles = jnp.array([[1.0, 2.0, 5.0, 8.0]])
+    for fraction, expected in ((1.0, 4.0), (0.5, 1.5), (0.375, 4 / 3), (0.1, 1.0)):
+        found = estimators.cvar_of_quantiles(quantiles, fraction)
+        np.testing.assert_allclose(found, [expected], rtol=1e-6)
+        same = estimators.cvar_of_atoms(
+            jnp.full((1, 4), 0.25), jnp.array([1.0, 2.0, 5.0, 8.0]), fraction
+        )
+        np.testing.assert_allclose(same, [expected], rtol=1e-6)
+
+
+def test_conditional_value_at_risk_is_the_mean_of_the_worst_samples():
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(6), size=4)
+    value = np.sort(rng.normal(size=6))
+    found = estimators.cvar_of_atoms(jnp.float32(probability), jnp.float32(value), 0.3)
+    for row in range(4):
+        left, total = 0.3, 0.0
+        for p, z in zip(probability[row], value, strict=True):
+            total, left = total + min(p, left) * z, left - min(p, left)
+        assert float(found[row]) == pytest.approx(total / 0.3, rel=1e-5, abs=1e-6)
+
+
+def test_munchausen_by_hand():
+    """Values 0 and ln 3 at temperature 1: probabilities 1/4 and 3/4."""
+    q = jnp.array([[0.0, np.log(3.0)]], jnp.float32)
+    log_policy = estimators.boltzmann_log_policy(q, 1.0)
+    assert_close(jnp.exp(log_policy), [[0.25, 0.75]])
+    entropy = estimators.policy_entropy(log_policy)
+    assert_close(entropy, [np.log(4) - 0.75 * np.log(3)])
+    bonus = estimators.munchausen_bonus(log_policy, 0.9, 1.0, -1.0)
+    assert_close(bonus, [[-0.9, 0.9 * np.log(0.75)]])
+
+
+def test_a_soft_policy_gives_illegal_actions_nothing():
+    q, mask = jnp.array([[50.0, 1.0, 2.0]]), jnp.array([[False, True, True]])
+    log_policy = estimators.boltzmann_log_policy(q, 0.5, mask)
+    expected = np.exp([2.0, 4.0]) / np.exp([2.0, 4.0]).sum()
+    assert_close(jnp.exp(log_policy), [[0.0, *expected]])
+    entropy = estimators.policy_entropy(log_policy)
+    assert_close(entropy, [-(expected * np.log(expected)).sum()])
+    # A huge value over a small temperature is a maximum, not an overflow.
+    extreme = estimators.boltzmann_log_policy(1e4 * q, 0.03, mask)
+    assert_close(jnp.exp(extreme), [[0.0, 0.0, 1.0]])
+    assert_close(estimators.policy_entropy(extreme), [0.0])
+
+
+def test_priorities_and_importance_weights_by_hand():
+    error = jnp.array([-3.0, 0.0, 8.0])
+    found = estimators.proportional_priority(error, 0.5, 1.0)
+    assert_close(found, [2.0, 1.0, 3.0])
+    probability = jnp.array([[0.5, 0.25, 0.125], [0.1, 0.1, 0.4]])
+    assert_close(
+        estimators.importance_weights(probability, 1.0),
+        [[0.25, 0.5, 1.0], [1.0, 1.0, 0.25]],
+    )
+    assert_close(
+        estimators.importance_weights(probability, 0.5)[0], [0.5, 0.5**0.5, 1.0]
+    )
+    assert_close(estimators.importance_weights(probability, 0.0), np.ones((2, 3)))
+    # The definition, for any number N of transitions stored.
+    weights = (1_000 * probability) ** -0.4
+    expected = weights / weights.max(-1, keepdims=True)
+    assert_close(estimators.importance_weights(probability, 0.4), expected)
+
+
+def test_importance_weights_make_a_prioritised_mean_unbiased():
+    """At β = 1: Σ_i P(i) w_i x_i is the mean of x, up to the normalisation."""
+    rng = np.random.default_rng(0)
+    x, p = rng.normal(size=20), rng.random(20)
+    probability = jnp.asarray(p / p.sum(), jnp.float32)
+    weights = estimators.importance_weights(probability, 1.0)
+    scale = 20 * probability.min()
+    assert_close((probability * weights * x).sum() / scale, x.mean())

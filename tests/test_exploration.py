@@ -13,6 +13,7 @@ from jaxrl.exploration import (
     ornstein_uhlenbeck,
     renewed_matrix,
     smoothing_noise,
+    spread,
 )
 
 KEY = jax.random.key(0)
@@ -79,6 +80,12 @@ def test_the_noise_is_uniform_of_the_shape_that_was_asked_for():
 def test_smoothing_noise_by_hand():
     noise = smoothing_noise(jnp.array([-9.0, -1.0, 0.5, 3.0]), 0.2, 0.5)
     np.testing.assert_allclose(noise, [-0.5, -0.2, 0.1, 0.5], rtol=1e-6)
+
+
+def test_some_environments_explore_more_than_others():
+    np.testing.assert_allclose(spread(0.1, 0.4, 4), [[0.1], [0.2], [0.3], [0.4]])
+    np.testing.assert_allclose(spread(0.1, 0.4, 1), [[0.1]])
+    assert spread(0.1, None, 4) == 0.1
 
 
 def test_correlated_noise_has_the_variance_and_correlation_it_says():

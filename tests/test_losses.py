@@ -324,6 +324,34 @@ def test_quantile_huber_finds_the_quantiles():
     np.testing.assert_allclose(z, [12.5, 37.5, 62.5, 87.5], atol=1.0)
 
 
+def test_quantile_huber_of_drawn_levels_equals_a_loop():
+    rng = np.random.default_rng(1)
+    z, y, level = rng.normal(size=(2, 3)), rng.normal(size=(2, 4)), rng.random((2, 3))
+    found = losses.quantile_huber(*map(jnp.asarray, (z, y)), 1.0, jnp.asarray(level))
+    for row in range(2):
+        total = 0.0
+        for m in range(3):
+            for j in range(4):
+                u = y[row, j] - z[row, m]
+                huber = 0.5 * u * u if abs(u) <= 1 else abs(u) - 0.5
+                total += abs(level[row, m] - (u < 0)) * huber
+        assert float(found[row]) == pytest.approx(total / 12, rel=1e-5)
+    middles = jnp.broadcast_to(jnp.array([1 / 6, 3 / 6, 5 / 6]), (2, 3))
+    same = losses.quantile_huber(jnp.asarray(z), jnp.asarray(y), 1.0, middles)
+    close(same, losses.quantile_huber(jnp.asarray(z), jnp.asarray(y)))
+
+
+def test_categorical_kl_by_hand():
+    """Probabilities 1/4 and 3/4 towards 1/2 and 1/2, and towards 0 and 1."""
+    logits = jnp.broadcast_to(jnp.array([0.0, np.log(3.0)], jnp.float32), (2, 2))
+    target = jnp.array([[0.5, 0.5], [0.0, 1.0]])
+    expected = [0.5 * np.log(2) + 0.5 * np.log(2 / 3), np.log(4 / 3)]
+    close(losses.categorical_kl(logits, target), expected)
+    close(losses.categorical_kl(logits, jax.nn.softmax(logits)), [0.0, 0.0])
+    gradient = jax.grad(lambda x: losses.categorical_kl(x, target).sum())(logits)
+    close(gradient, [[-0.25, 0.25], [0.25, -0.25]])
+
+
 def test_rounding_of_values_is_no_advantage():
     """(1 - γ) V + γ V - V is 0 but for the rounding of float32."""
     rng = np.random.default_rng(0)

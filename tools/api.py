@@ -24,6 +24,7 @@ MODULES = {
     "networks.tiles": "tile coding",
     "diagnostics": "bias, variance and noise of policy gradients",
     "replay.ring": "experience replay",
+    "replay.prioritised": "prioritised experience replay",
     "rlhf.losses": "losses and divergences of RLHF",
     "rlhf.estimators": "rewards, advantages and statistics of RLHF",
     "rlhf.testbeds.small_world": "texts of which all are known, and their best policy",
@@ -72,6 +73,7 @@ FORMULAS = (
     "networks.tiles",
     "diagnostics",
     "replay.ring",
+    "replay.prioritised",
     "statistics",
     "rlhf.losses",
     "rlhf.estimators",
@@ -93,6 +95,7 @@ WITHOUT_SOURCE = {
     "normalize": "init init_reward",
     "optim": "flat apply gradient_step fit annealed progress",
     "replay.ring": "init take take_from num_stored",
+    "replay.prioritised": "init draws",
     "rlhf.losses": "masked_sum",
     "rlhf.estimators": "preference_accuracy last_token length",
     "rlhf.testbeds.small_world": "responses small_world gold_reward response_text "

@@ -46,7 +46,10 @@ SHORT = "--total-steps 2000 --evaluation-episodes 4 --quiet"
 TEXTS = "--total-steps 32 --evaluation-episodes 4 --quiet"
 SMALL = {
     "train": SHORT,
-    "train dqn": f"{SHORT} --learning-starts 500",
+    **{
+        f"train {name}": f"{SHORT} --learning-starts 500"
+        for name in ("dqn", "c51", "qr_dqn", "iqn", "rainbow")
+    },
     "sweep": f"{SHORT} --num-seeds 2",
     "sweep rlhf": f"{TEXTS} --num-seeds 2",
     "rlhf demo": "--quick --quiet",

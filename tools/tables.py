@@ -18,6 +18,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks import captions
 from tools import api, layers
 from tools.paths import ROOT
 
@@ -155,9 +156,9 @@ def algorithms() -> str:
 
 
 def page_of(algorithm: Any) -> str:
-    """The page of docs/ with the name of an algorithm, or that of its module."""
+    """The page of docs/ with the name of an algorithm, or that of its Config's module."""
     own = f"{algorithm.name}.md"
-    module = algorithm.init.__module__.rpartition(".")[2]
+    module = algorithm.Config.__module__.rpartition(".")[2]
     return own if (DOCS / own).exists() else f"{module}.md"
 
 
@@ -399,8 +400,8 @@ def demo() -> str:
     columns = ("gold reward E r", "KL(π ‖ π_ref)", "J = E r - β KL", "KL(π\\* ‖ π)")
     numbers = ("reward", "kl", "value", "kl_from_optimum")
     rows = ([r["policy"], *(f"{r[n]:.3f}" for n in numbers)] for r in found["table"])
-    device = f"`{found['command']}`. Device: {found['device']}, jax {found['jax']}."
-    return rows_to_table(("policy", *columns), rows) + f"\n\n{device}"
+    about = f"`{found['command']}`. {captions.device([found])}"
+    return rows_to_table(("policy", *columns), rows) + f"\n\n{about}"
 
 
 TABLES = {

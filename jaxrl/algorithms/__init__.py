@@ -7,6 +7,7 @@ from jaxrl.algorithms.dagger import DAGGER
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.ppo import PPO
 from jaxrl.algorithms.pqn import PQN
+from jaxrl.algorithms.rainbow import C51, IQN, QR_DQN, RAINBOW
 from jaxrl.algorithms.reinforce import REINFORCE
 from jaxrl.algorithms.sac import SAC
 from jaxrl.algorithms.sarsa import EXPECTED_SARSA, Q_LEARNING, SARSA
@@ -20,7 +21,10 @@ from jaxrl.types import Algorithm
 FAMILIES: dict[str, tuple[Algorithm, ...]] = {
     "Policy gradients": (REINFORCE, ACTOR_CRITIC, A2C, PPO),
     "Trust regions": (NATURAL_PG, TRPO),
-    "Values": (TD, SARSA, EXPECTED_SARSA, Q_LEARNING, PQN, DQN),
+    "Values": (
+        *(TD, SARSA, EXPECTED_SARSA, Q_LEARNING, PQN),
+        *(DQN, C51, QR_DQN, IQN, RAINBOW),
+    ),
     "Continuous control": (DDPG, TD3, SAC),
     "Imitation": (BC, DAGGER),
 }

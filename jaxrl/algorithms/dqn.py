@@ -1,5 +1,5 @@
 """Deep Q-Network (Mnih et al., 2015, Nature 518), with experience replay and a target
-network.
+network, and the ingredients of Rainbow (Hessel et al., 2018, arXiv:1710.02298) as options.
 
 The details that matter:
 
@@ -14,19 +14,33 @@ The details that matter:
    steps is crossed, whatever the number of environments: by a copy (`tau` = 1) or by
    Polyak averaging (`tau` < 1).
 5. Illegal actions (`action_mask`) are neither explored, nor chosen, nor maximised over.
+6. With `priority_exponent` (Schaul et al., 2016, arXiv:1511.05952) each gradient step draws
+   its batch by the errors that the steps before it left, also within a train step.
+7. Options, each off at first and each alone or with others: `double` (van Hasselt et al.,
+   2016, arXiv:1509.06461), `dueling` (Wang et al., 2016, arXiv:1511.06581), `n_step`,
+   `noisy_std` (Fortunato et al., 2018, arXiv:1706.10295), `munchausen` (Vieillard et al.,
+   2020, arXiv:2007.14430), and `distribution`, whose heads are `algorithms.value_heads`.
+8. Noise of the weights is drawn at each step for each environment where the agent acts,
+   and for each batch where it learns: one for what learns, another for the target network,
+   a third for the choice of a double target.
 """
 
 from functools import partial
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
+import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import acting, estimators, exploration, losses, networks, optim, types
-from jaxrl.algorithms import checks, off_policy, on_policy
+from jaxrl import acting, exploration, networks, optim, types
+from jaxrl.algorithms import checks, off_policy, on_policy, value_heads
 from jaxrl.algorithms.off_policy import State
+from jaxrl.algorithms.value_heads import Distribution, Draw, Target
 from jaxrl.networks import Activation, Network
 from jaxrl.replay.hindsight import Hindsight
+from jaxrl.replay.prioritised import Priorities
+from jaxrl.replay.ring import Ring
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Metrics, PyTree, mean, static, traced
 
@@ -72,6 +86,47 @@ class Config(PyTreeNode):
     """Weight of the online network in each renewal; 1 is a copy."""
     loss: Literal["squared", "huber"] = static("squared")
     """Loss of the temporal-difference error."""
+    double: bool = static(False)
+    """Whether the online network chooses the action whose value the target takes."""
+    dueling: bool = static(False)
+    """Whether the head adds a state's value and the actions' advantages."""
+    head_sizes: tuple[int, ...] = static((), low=1)
+    """Widths of hidden layers of the head, behind `network`; of each stream if dueling."""
+    noisy_std: float | None = traced(None, above=0)
+    """Initial noise on the weights of the head, 0.5 as published; none: no noise."""
+    distribution: Distribution = static("none")
+    """What is learned of an action's return: its mean, or a distribution."""
+    num_atoms: int = static(51, low=2)
+    """Returns to which a categorical distribution gives probabilities."""
+    v_min: float = traced(-100.0)
+    """The least of them."""
+    v_max: float = traced(100.0)
+    """The largest of them."""
+    num_quantiles: int = static(50, low=1)
+    """Quantiles that are learned; implicit ones at each step."""
+    target_quantiles: int = static(8, low=1)
+    """Implicit quantiles in a target."""
+    acting_quantiles: int = static(32, low=1)
+    """Implicit quantiles by which an action is chosen."""
+    kappa: float = traced(1.0, above=0)
+    """Error at which the loss of quantiles becomes linear."""
+    cvar: float | None = traced(None, above=0, high=1)
+    """Actions are chosen by the mean of this fraction of the returns, the worst; none: of
+    all."""
+    munchausen: float | None = traced(None, low=0, high=1)
+    """Weight of the log-policy that is added to the reward, 0.9 as published; none: a
+    maximum in the target and no such reward."""
+    munchausen_temperature: float = traced(0.03, above=0)
+    """Temperature of Munchausen's policy."""
+    munchausen_clip: float = traced(-1.0, high=0)
+    """Lower bound of that reward before it is weighted."""
+    priority_exponent: float | None = traced(None, low=0, high=1)
+    """How strongly replay prefers what was surprising, 0.5 in Rainbow; none: replay is
+    uniform."""
+    importance_exponent: float = traced(0.4, low=0, high=1)
+    """How far weights undo that preference at first; wholly at the end of the run."""
+    adam_eps: float | None = traced(None, above=0)
+    """Constant in the denominator of Adam's step; none: 1e-5."""
     max_grad_norm: float = traced(10.0, above=0)
     """Gradients are scaled down to this global norm."""
     hidden_sizes: tuple[int, ...] = static((120, 84), low=1)
@@ -88,42 +143,81 @@ class Agent(types.Agent, kw_only=True):
     target_params: PyTree
 
 
-def validate(config: Config, env: Env) -> None:
-    checks.q_learning("dqn", config, env)
+def validate(name: str, config: Config, env: Env) -> None:
+    checks.q_learning(name, config, env)
+    value_heads.check(config)
     off_policy.check(config, env)
 
 
-acts = acting.epsilon_greedy(networks.apply_q)
+acts = acting.epsilon_greedy(value_heads.q_values, is_noisy=value_heads.is_noisy)
 
 
 def init(config: Config, env: Env, key: Array) -> State:
     """Networks, and a memory filled with `learning_starts` random steps."""
     key_params, key_world = jax.random.split(key)
-    new = on_policy.new_agent(
-        networks.q_network(config, env), key_params, optim.adam(config.max_grad_norm)
-    )
+    net = value_heads.network(config, env)
+    new = on_policy.new_agent(net, key_params, optimizer(config))
     agent = Agent(new.params, new.opt_state, target_params=new.params)
     explore = partial(acts.unroll, epsilon=1.0)
     return off_policy.init(config, env, agent, key_world, explore)
 
 
-REPORTED = ("loss/td", "value/q")
-"""What `loss` reports of every transition, in this order."""
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam behind a clip of the gradient."""
+    eps = 1e-5 if config.adam_eps is None else config.adam_eps
+    return optim.adam(config.max_grad_norm, eps)
+
+
+def td_target(
+    params: PyTree,
+    config: Config,
+    env: Env,
+    target_params: PyTree,
+    batch: Batch,
+    of_value: Draw,
+    of_choice: Draw,
+) -> Target:
+    """What Q(s, a), or its distribution, is to become."""
+    mask = networks.action_mask(env.observation_space, batch.next_obs)
+    out = value_heads.outputs(config, env, target_params, batch.next_obs, of_value)
+    if config.munchausen is not None:
+        return value_heads.munchausen_target(
+            config, env, target_params, batch, out, of_value
+        )
+    if config.double or config.distribution == "implicit_quantile":
+        chooser = params if config.double else target_params
+        at = chooser, batch.next_obs, of_choice.noise
+        q = value_heads.q_values(config, env, *at, each_row=False)
+    elif config.distribution == "none":
+        best = acting.legal(out, mask).max(-1)
+        return value_heads.target(config, batch, best)
+    else:
+        q = value_heads.preference(config, out)
+    best = jnp.argmax(acting.legal(q, mask), -1)
+    out = value_heads.probabilities(config, out)
+    return value_heads.target(config, batch, value_heads.taken(config, out, best))
 
 
 def loss(
-    params: PyTree, config: Config, env: Env, target_params: PyTree, batch: Batch
+    params: PyTree,
+    config: Config,
+    env: Env,
+    target_params: PyTree,
+    batch: Batch,
+    key: Array | None = None,
+    weight: Array | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The loss, and what is `REPORTED` of every transition of the batch."""
-    mask = networks.action_mask(env.observation_space, batch.next_obs)
-    next_q = networks.apply_q(config, env, target_params, batch.next_obs)
-    best = acting.legal(next_q, mask).max(-1)
-    target = losses.q_target(batch.reward, batch.terminated, best, batch.discount)
-    q = networks.apply_q(config, env, params, batch.obs)
-    q_taken = estimators.action_value(q, batch.action)
-    td = losses.huber_td if config.loss == "huber" else losses.squared_td
-    td_loss = td(q_taken, target)
-    return td_loss.mean(), (td_loss, q_taken)
+    """The loss, and what is `value_heads.reported` of every transition of the batch.
+
+    `key`: where a pass is random; `weight`: `[B]`, where replay is prioritised.
+    """
+    drawn, *draws = value_heads.draw(config, key, len(batch.reward))
+    target = td_target(params, config, env, target_params, batch, *draws)
+    out = value_heads.outputs(config, env, params, batch.obs, drawn)
+    taken = value_heads.taken(config, out, batch.action)
+    td_loss = value_heads.error(config, taken, target, drawn.levels)
+    weighted = td_loss if weight is None else weight * td_loss
+    return weighted.mean(), value_heads.report(config, td_loss, taken, target)
 
 
 def update(
@@ -132,18 +226,45 @@ def update(
     agent: Agent,
     batches: types.Batches,
     learning_rate: types.Scalar,
+    key: Array | None = None,
 ) -> tuple[Agent, Metrics]:
-    """A gradient step on each batch from the memory."""
+    """A gradient step on each batch from the memory; `key` where a pass is random."""
     params, opt_state, metrics = optim.fit(
-        lambda params, batch: loss(params, config, env, agent.target_params, batch),
+        lambda params, drawn: loss(params, config, env, agent.target_params, *drawn),
         agent.params,
         agent.opt_state,
-        batches,
-        optim.adam(config.max_grad_norm),
+        off_policy.with_keys(batches, key),
+        optimizer(config),
         learning_rate,
-        REPORTED,
+        value_heads.reported(config),
     )
     return agent.replace(params=params, opt_state=opt_state), metrics
+
+
+def update_by_priority(
+    config: Config,
+    env: Env,
+    agent: Agent,
+    memory: tuple[Ring, Priorities],
+    learning_rate: types.Scalar,
+    importance: types.Scalar,
+    key: Array,
+) -> tuple[Agent, Priorities, Metrics]:
+    """The same on batches that are drawn by the errors of the steps before."""
+    params, opt_state, priorities, metrics = off_policy.fit_by_priority(
+        lambda params, *drawn: loss(params, config, env, agent.target_params, *drawn),
+        partial(value_heads.surprise, config),
+        config,
+        env,
+        agent,
+        memory,
+        optimizer(config),
+        learning_rate,
+        importance,
+        value_heads.reported(config),
+        key,
+    )
+    return agent.replace(params=params, opt_state=opt_state), priorities, metrics
 
 
 def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
@@ -154,13 +275,28 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     key, key_sample = jax.random.split(state.world.key)
     explore = partial(acts.unroll, epsilon=epsilon)
     world, _, replay, stats = off_policy.collect(config, env, state, key, explore)
-    batches = off_policy.batches(config, env, replay, key_sample)
-    agent, metrics = update(config, env, state.agent, batches, learning_rate)
+    priorities = off_policy.add_priorities(config, state)
+    if priorities is None:
+        is_random = value_heads.is_random(config)
+        key_loss = jax.random.fold_in(key_sample, 1) if is_random else None
+        batches = off_policy.batches(config, env, replay, key_sample)
+        agent, metrics = update(
+            config, env, state.agent, batches, learning_rate, key_loss
+        )
+    else:
+        memory = replay, priorities
+        beta = off_policy.importance(config, state.world.env_steps)
+        agent, priorities, metrics = update_by_priority(
+            config, env, state.agent, memory, learning_rate, beta, key_sample
+        )
     agent, clock = off_policy.renew_target(config, agent, state.target_clock, env_steps)
     metrics |= stats
     metrics["explore/epsilon"] = mean(epsilon)
     metrics["optim/learning_rate"] = mean(learning_rate)
-    return State(agent, world, replay=replay, target_clock=clock), metrics
+    state = State(
+        agent, world, replay=replay, target_clock=clock, priorities=priorities
+    )
+    return state, metrics
 
 
 DQN = types.Algorithm(
@@ -171,5 +307,5 @@ DQN = types.Algorithm(
     act=acts.act,
     explain=acts.explain,
     plan=off_policy.plan,
-    validate=validate,
+    validate=partial(validate, "dqn"),
 )

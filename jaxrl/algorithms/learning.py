@@ -147,25 +147,13 @@ def take_turns(
     critic_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
     actor_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
 ) -> tuple[Any, Metrics]:
-    """As `alternate`, of an agent in place of its learner."""
-    learner, metrics = alternate(begin(agent), batches, draws, critic_step, actor_step)
-    return end(learner, agent), metrics
-
-
-def alternate(
-    learner: Learner,
-    batches: Batches,
-    draws: tuple[PyTree, PyTree],
-    critic_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
-    actor_step: Callable[[Learner, PyTree, PyTree], tuple[Learner, Metrics]],
-) -> tuple[Learner, Metrics]:
     """Gradient steps of critics, with one of the actor after every few of them.
 
     The batches between two steps of the actor, which learns from the last of them, are in
     memory together.
 
     Args:
-      learner: what the steps change.
+      agent: what the steps change, by its `Learner`.
       batches: what the critics learn from, S of them.
       draws: the randomness `[S, ...]` of the critics' steps, and `[A, ...]` of the
         actor's, of which S is a multiple.
@@ -173,7 +161,7 @@ def alternate(
       actor_step: the same.
 
     Returns:
-      The learner, and the metrics of all steps.
+      The agent, and the metrics of all steps.
     """
     of_critics, of_actor = draws
     turns = len(jax.tree.leaves(of_actor)[0])
@@ -195,5 +183,5 @@ def alternate(
         learner, found = actor_step(learner, last, for_actor)
         return learner, jax.tree.map(lambda x: x.sum(0), metrics) | found
 
-    learner, metrics = jax.lax.scan(turn, learner, (rows, of_actor))
-    return learner, jax.tree.map(lambda x: x.sum(0), metrics)
+    learner, metrics = jax.lax.scan(turn, begin(agent), (rows, of_actor))
+    return end(learner, agent), jax.tree.map(lambda x: x.sum(0), metrics)

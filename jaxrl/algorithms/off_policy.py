@@ -1,18 +1,19 @@
 """What learning from replay shares: warm-up, vector steps, storing, the target network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.struct import PyTreeNode
 
-from jaxrl import networks, optim, rollout, types
+from jaxrl import estimators, networks, optim, rollout, types
 from jaxrl.acting import Acting
 from jaxrl.algorithms import learning
 from jaxrl.errors import require
-from jaxrl.replay import ring, transitions
+from jaxrl.replay import prioritised, ring, transitions
 from jaxrl.types import (
     Array,
     Batches,
@@ -40,6 +41,8 @@ class State(types.State, kw_only=True):
     replay: ring.Ring
     target_clock: TargetClock | None
     """None where the target follows every update."""
+    priorities: prioritised.Priorities | None = None
+    """None where replay is uniform."""
 
 
 def vector_steps(config: Any) -> int:
@@ -100,8 +103,10 @@ def check(config: Any, env: Env) -> None:
         f"and a goal_reward; those of {env.id} are {env.observation_space}: leave it at "
         f"'none'.",
     )
-    # Twice as many with hindsight, which adds two indices before it wraps around.
-    most = 2**30 if config.hindsight != "none" else 2**31
+    # Twice as many with hindsight, which adds two indices before it wraps around, and
+    # with priorities, whose last block may be longer than the memory.
+    is_prioritised = getattr(config, "priority_exponent", None) is not None
+    most = 2**30 if is_prioritised or config.hindsight != "none" else 2**31
     ahead = counts.env_steps + config.n_step * config.num_envs
     require(
         config.buffer_size + ahead < most,
@@ -140,9 +145,104 @@ def init(
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
     chunk = vector_steps(config)
     replay = ring.init(example, config.buffer_size, config.num_envs, chunk)
+    priorities = init_priorities(config, replay, warmup)
     has_clock = hasattr(config, "target_update_interval")
     clock = TargetClock(jnp.int32(0)) if has_clock else None
-    return State(agent, world, replay=ring.add(replay, rows), target_clock=clock)
+    filled = ring.add(replay, rows)
+    return State(agent, world, replay=filled, target_clock=clock, priorities=priorities)
+
+
+def init_priorities(
+    config: Any, replay: ring.Ring, num_rows: int
+) -> prioritised.Priorities | None:
+    """Those of the first rows of an empty memory, or None where replay is uniform."""
+    if getattr(config, "priority_exponent", None) is None:
+        return None
+    rows, num_envs = jax.tree.leaves(replay.data)[0].shape[:2]
+    return prioritised.add(prioritised.init(rows * num_envs), replay, num_rows)
+
+
+def add_priorities(config: Any, state: State) -> prioritised.Priorities | None:
+    """The priorities with the rows that a train step adds to the memory of this state."""
+    if state.priorities is None:
+        return None
+    return prioritised.add(state.priorities, state.replay, vector_steps(config))
+
+
+def importance(config: Any, env_steps: types.Counter) -> Array:
+    """β of prioritised replay, which rises linearly to 1 over the run."""
+    done = optim.progress(env_steps, config.total_steps)
+    return optim.linear_schedule(config.importance_exponent, 1.0, done)
+
+
+PRIORITY_EPS = 1e-6
+"""What an error of 0 is given, so that no transition is forgotten."""
+
+
+def fit_by_priority(
+    loss: Callable[[PyTree, transitions.Batch, Array, Array], tuple[Array, tuple]],
+    surprise: Callable[[Array], Array],
+    config: Any,
+    env: Env,
+    agent: Any,
+    memory: tuple[ring.Ring, prioritised.Priorities],
+    optimizer: optax.GradientTransformation,
+    learning_rate: types.Scalar,
+    beta: types.Scalar,
+    reported: Sequence[str],
+    key: Array,
+) -> tuple[PyTree, PyTree, prioritised.Priorities, Metrics]:
+    """The gradient steps of a train step, as `optim.fit`, on batches drawn by priority.
+
+    Args:
+      loss: (θ, batch, key, weights `[B]`) -> (a scalar, what is `reported`, of which the
+        first is the loss of each transition).
+      surprise: makes sizes of errors `[B]` of these losses.
+      config: of the algorithm.
+      env: the environment.
+      agent: with `params` and `opt_state`.
+      memory: the transitions and their priorities.
+      optimizer: turns a gradient into a direction.
+      learning_rate: a scalar.
+      beta: how far the weights undo the preference.
+      reported: names of what the loss reports.
+      key: consumed.
+
+    Returns:
+      (params, opt_state, priorities, metrics).
+    """
+    replay, priorities = memory
+    count = plan(config, env).updates
+    key_draw, key_read, key_loss = jax.random.split(key, 3)
+    vector, unflatten = optim.flat(agent.params)
+
+    def step(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
+        fitted, priorities = carry
+        uniform, key_read, key_loss = row
+        index, probability = prioritised.find(priorities, uniform)
+        weight = estimators.importance_weights(probability, beta)
+        batch = transitions.read_at(config, env, replay, index, key_read)
+        fitted, found, norm = optim.step(
+            lambda vector: loss(unflatten(vector), batch, key_loss, weight),
+            fitted,
+            optimizer,
+            learning_rate,
+        )
+        at = index, surprise(found[0]), config.priority_exponent, PRIORITY_EPS
+        priorities = prioritised.update(priorities, *at)
+        return (fitted, priorities), (types.packed_sums(found), norm)
+
+    rows = (
+        prioritised.draws(key_draw, (count, config.batch_size)),
+        jax.random.split(key_read, count),
+        jax.random.split(key_loss, count),
+    )
+    carry = (optim.Fitted(vector, agent.opt_state), priorities)
+    (fitted, priorities), (sums, norms) = jax.lax.scan(step, carry, rows)
+    total = count * config.batch_size
+    metrics = types.unpacked_means(reported, sums.sum(0), total)
+    metrics["optim/grad_norm"] = mean(norms)
+    return unflatten(fitted.vector), fitted.opt_state, priorities, metrics
 
 
 def with_stats(config: Any, env: Env, agent: Any, trajectory: Transition) -> Any:
@@ -158,6 +258,23 @@ def batches(config: Any, env: Env, replay: ring.Ring, key: Array) -> Batches:
     """The batches of a train step, each a `transitions.Batch`."""
     shape = plan(config, env).updates, config.batch_size
     return transitions.batches(config, env, replay, key, shape)
+
+
+def with_keys(batches: Batches, key: Array | None) -> Batches:
+    """The same batches, each beside a key for its gradient step: pairs with None for None.
+
+    Args:
+      batches: of several gradient steps.
+      key: consumed, or None.
+    """
+    if key is None:
+        return batches._replace(read=lambda index: (batches.read(index), None))
+    steps = len(jax.tree.leaves(batches.index)[0])
+    return Batches(
+        (batches.index, jax.random.split(key, steps)),
+        lambda index: (batches.read(index[0]), index[1]),
+        batches.rows,
+    )
 
 
 def collect(

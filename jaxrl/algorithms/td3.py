@@ -49,6 +49,9 @@ class Config(critics.Config):
     """Exploration: independent at each step, or correlated within an episode."""
     noise_std: float = traced(0.1, low=0)
     """Scale of the exploration noise, in half widths of the space."""
+    noise_std_last: float | None = traced(None, low=0)
+    """That of the last environment, where `noise_std` is the first's and those between lie
+    on a line; none: all have `noise_std`."""
     noise_rate: float = traced(0.15, low=0)
     """Of correlated noise: how fast it returns to 0, per unit of time."""
     noise_dt: float = traced(0.01, above=0)
@@ -83,10 +86,11 @@ def explore(
     config: Config, action: Array, memory: Memory, noise: Array
 ) -> tuple[Array, Memory]:
     """The action with exploration noise, and the state of that noise."""
+    std = exploration.spread(config.noise_std, config.noise_std_last, len(action))
     if config.noise == "normal":
-        return action + config.noise_std * noise, memory
+        return action + std * noise, memory
     memory = exploration.ornstein_uhlenbeck(
-        memory, noise, config.noise_std, config.noise_rate, config.noise_dt
+        memory, noise, std, config.noise_rate, config.noise_dt
     )
     return action + memory, memory
 

@@ -28,6 +28,7 @@ from jaxrl.networks.heads import (
     split,
 )
 from jaxrl.networks.memory import Transformer
+from jaxrl.networks.q_head import PLAIN, Head
 from jaxrl.networks.torso import CNN, MLP, Activation, ResNet
 from jaxrl.types import Array, Env, Memory, PyTree
 
@@ -41,6 +42,7 @@ __all__ = [
     "Critic",
     "Critics",
     "DeterministicActor",
+    "Head",
     "Network",
     "Noise",
     "QNetwork",
@@ -76,10 +78,10 @@ def critic(config: Any, env: Env) -> Critic:
     return Critic(env.observation_space, resolve(config, env.observation_space))
 
 
-def q_network(config: Any, env: Env) -> QNetwork:
-    """Action values of `config.network`."""
+def q_network(config: Any, env: Env, head: Head = PLAIN) -> QNetwork:
+    """Action values of `config.network`, or distributions of returns, as the head says."""
     torso = resolve(config, env.observation_space)
-    return QNetwork(env.observation_space, env.action_space.n, torso)
+    return QNetwork(env.observation_space, env.action_space.n, torso, head)
 
 
 def recurrent_q_network(config: Any, env: Env) -> RecurrentQNetwork:

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 
 from jaxrl import spaces
 from jaxrl.networks import memory as memories
+from jaxrl.networks import q_head
 from jaxrl.networks.batch_renorm import STATISTICS
 from jaxrl.networks.body import Body
 from jaxrl.networks.encoding import encode
+from jaxrl.networks.q_head import PLAIN, Head
 from jaxrl.networks.torso import MLP, dense
 from jaxrl.normalize import RunningStats
 from jaxrl.types import Array, Memory, PyTree, Scalar
@@ -168,18 +170,30 @@ class Critic(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Q(s, .) of a Discrete action space, without memory."""
+    """Q(s, .) of a Discrete action space, or distributions of returns, without memory."""
 
     observation_space: spaces.Space
     num_actions: int
     body: Body
+    head: Head = PLAIN
 
     @nn.compact
-    def __call__(self, obs: PyTree, stats: RunningStats | None = None) -> Array:
-        """Action values `[*batch, A]`."""
+    def __call__(
+        self,
+        obs: PyTree,
+        stats: RunningStats | None = None,
+        levels: Array | None = None,
+        each_row: bool = False,
+    ) -> Array:
+        """Action values `[*batch, A]`, or M outputs of each action `[*batch, A, M]`.
+
+        `levels` `[*batch, M]`, or `[M]` for all rows, are of the quantiles that are asked
+        for, if the head has such; `each_row`: whether the rng "noise" of noisy layers
+        makes another noise for each row.
+        """
         x = encode(self.observation_space, obs, self.body.takes, stats)
         _, x = embed(self, (), x, None)
-        return dense(self.num_actions, scale=1.0)(x)
+        return q_head.outputs(self.head, x, self.num_actions, levels, each_row)
 
 
 class RecurrentQNetwork(nn.Module):

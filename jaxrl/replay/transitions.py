@@ -105,6 +105,16 @@ def read(config: Any, env: Env, memory: ring.Ring, index: PyTree) -> Batch:
     )
 
 
+def read_at(
+    config: Any, env: Env, memory: ring.Ring, index: Array, key: Array
+) -> Batch:
+    """The same at indices that something else has drawn; `key`: of hindsight's draws."""
+    if config.hindsight == "none":
+        return read(config, env, memory, index)
+    draws = (jax.random.uniform(k, index.shape) for k in jax.random.split(key))
+    return read(config, env, memory, (index, *draws))
+
+
 def read_n_step(config: Any, memory: ring.Ring, index: Array) -> Batch:
     """Targets of n rewards, or fewer where an episode or the memory ends."""
     data: Stored = memory.data

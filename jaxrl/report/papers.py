@@ -100,6 +100,34 @@ PAPERS = {
   pages   = {529--533},
   year    = {2015}
 }""",
+    "c51": """@inproceedings{bellemare2017distributional,
+  title     = {A Distributional Perspective on Reinforcement Learning},
+  author    = {Bellemare, Marc G. and Dabney, Will and Munos, R{\\'e}mi},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {449--458},
+  year      = {2017}
+}""",
+    "qr_dqn": """@inproceedings{dabney2018distributional,
+  title     = {Distributional Reinforcement Learning with Quantile Regression},
+  author    = {Dabney, Will and Rowland, Mark and Bellemare, Marc G. and Munos, R{\\'e}mi},
+  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+  year      = {2018}
+}""",
+    "iqn": """@inproceedings{dabney2018implicit,
+  title     = {Implicit Quantile Networks for Distributional Reinforcement Learning},
+  author    = {Dabney, Will and Ostrovski, Georg and Silver, David and Munos, R{\\'e}mi},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {1096--1105},
+  year      = {2018}
+}""",
+    "rainbow": """@inproceedings{hessel2018rainbow,
+  title     = {Rainbow: Combining Improvements in Deep Reinforcement Learning},
+  author    = {Hessel, Matteo and Modayil, Joseph and van Hasselt, Hado and Schaul, Tom
+               and Ostrovski, Georg and Dabney, Will and Horgan, Dan and Piot, Bilal and
+               Azar, Mohammad and Silver, David},
+  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+  year      = {2018}
+}""",
     "ddpg": """@inproceedings{lillicrap2016continuous,
   title     = {Continuous control with deep reinforcement learning},
   author    = {Lillicrap, Timothy P. and Hunt, Jonathan J. and others},

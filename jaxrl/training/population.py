@@ -202,8 +202,8 @@ def device_mesh(
     require(
         parallel != "data" or plan.shares > 1,
         "parallel = data, but nothing of an agent of this run can be spread over devices "
-        "(all but DQN can, with several environments): try parallel = members, with "
-        "several seeds.",
+        "(what learns from replay cannot, nor what has one environment): try parallel = "
+        "members, with several seeds.",
     )
     work = plan.shares if by_data else num_members
     devices = jax.devices()

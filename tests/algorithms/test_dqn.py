@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrl import networks, optim
-from jaxrl.algorithms import dqn, off_policy
+from jaxrl.algorithms import dqn, off_policy, value_heads
 from jaxrl.algorithms.dqn import DQN
 from jaxrl.algorithms.off_policy import TargetClock, renew_target
+from jaxrl.algorithms.rainbow import RAINBOW
 from jaxrl.envs import make
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
@@ -157,7 +158,7 @@ def test_an_update_is_adam_on_batches_from_the_memory():
         assert not np.allclose(new, old, atol=1e-3)
     assert_trees_equal(after.target_params, agent.target_params)
     stacked = map(jnp.stack, zip(*rows, strict=True))
-    for name, row in zip(dqn.REPORTED, stacked, strict=True):
+    for name, row in zip(value_heads.reported(config), stacked, strict=True):
         assert metrics[name].count == 3 * 8
         np.testing.assert_allclose(metrics[name].value, row.mean(), rtol=1e-4)
 
@@ -251,12 +252,13 @@ def test_warm_up_longer_than_the_run_is_refused():
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("algorithm", [DQN, RAINBOW], ids=lambda a: a.name)
 @pytest.mark.parametrize("num_members", [1, 3])
-def test_training_copies_no_replay_memory(num_members):
+def test_training_copies_no_replay_memory(num_members, algorithm):
     env = make("CartPole-v1")
     rows = 977  # a number that nothing else in the program has
-    config = tiny(DQN, buffer_size=rows * 4, num_envs=4, train_frequency=4)
-    program = compiled_text(DQN, config, env, num_members)
+    config = tiny(algorithm, buffer_size=rows * 4, num_envs=4, train_frequency=4)
+    program = compiled_text(algorithm, config, env, num_members)
     shape = rf"\w+\[(?:\d+,)?{rows},4[,\d]*\]"
     assert re.search(rf"= {shape}\S* dynamic-update-slice\(", program)
     assert not re.search(rf"= {shape}\S* (copy|scatter)\(", program)

@@ -2,15 +2,17 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl import networks, spaces
+from jaxrl import networks, spaces, types
 from jaxrl.algorithms import ALGORITHMS, bellman, sac, td3
 from jaxrl.algorithms.td3 import DDPG, TD3
-from jaxrl.envs import make
+from jaxrl.envs import goals, make
+from jaxrl.envs.probes import terminal_values
 from jaxrl.errors import InvalidInput
 from jaxrl.evaluation import evaluate
 from jaxrl.replay import transitions
@@ -117,6 +119,66 @@ def test_learns_the_values_before_an_end(name):
 
 @pytest.mark.full
 @FAMILY
+def test_learns_the_values_of_a_finite_horizon(name):
+    """Five steps with reward 1; what follows the last has no value."""
+    algorithm, env = ALGORITHMS[name], probe("terminal")
+    cold = {"learn_temperature": False, "temperature": 1e-6} if name == "sac" else {}
+    config, state, _ = trained(algorithm, env, 3_000, learning_rate=2e-3, **cold)
+    found = values(algorithm, config, env, state, jnp.eye(5))
+    np.testing.assert_allclose(found, terminal_values(0.9), rtol=0.01)
+
+
+def place_in_line(place, goal):
+    place, goal = (jnp.full(1, x, jnp.float32) for x in (place, goal))
+    return goals.goal_obs(place, place, goal)
+
+
+def goal_of_a_line(achieved, desired, params):
+    """1 a step, 2 for the last."""
+    reached = (achieved == desired).all()
+    return jnp.where(reached, 2.0, 1.0), reached
+
+
+def line():
+    """Every action leads from 0 to 1, 2 and 3, which alone is ever the goal."""
+    place = spaces.box(0.0, 3.0, (1,))
+    parts = {"observation": place, "achieved_goal": place, "desired_goal": place}
+
+    def step(key, x, action, params):
+        obs = place_in_line(x + 1, 3)
+        reward, reached = goal_of_a_line(
+            obs["achieved_goal"], obs["desired_goal"], None
+        )
+        return x + 1, types.TimeStep(obs, reward, reached, jnp.bool_(False), {})
+
+    return types.Env(
+        params=np.float32(0.0),
+        horizon=np.int32(5),
+        reset=lambda key, params: (jnp.int32(0), place_in_line(0, 3)),
+        step=step,
+        observation_space=spaces.dict_space(**parts),
+        action_space=BOX,
+        goal_reward=goal_of_a_line,
+    )
+
+
+@pytest.mark.full
+@FAMILY
+def test_learns_the_values_of_goals_that_hindsight_alone_gives(name):
+    """At 0 with goal 1 the next step is the last: 2; with goal 2 it is 1 + 0.9 · 2."""
+    algorithm, env = ALGORITHMS[name], line()
+    cold = {"learn_temperature": False, "temperature": 1e-6} if name == "sac" else {}
+    falling = {"learning_rate": 4e-3, "anneal_lr": True, "total_steps": 8.0 * 3_000}
+    changes = {"hindsight": "future"} | falling | cold
+    config, state, _ = trained(algorithm, env, 3_000, **changes)
+    at = [(0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)]
+    obs = jax.tree.map(lambda *x: jnp.stack(x), *(place_in_line(*x) for x in at))
+    found = values(algorithm, config, env, state, obs)
+    np.testing.assert_allclose(found, [2, 2, 2, 2.8, 2.8, 3.52], rtol=0.01)
+
+
+@pytest.mark.full
+@FAMILY
 def test_learns_the_best_action(name):
     """With bounds that are not those in which networks work."""
     algorithm, plain = ALGORITHMS[name], make("probe/continuous")
@@ -176,6 +238,12 @@ def test_training_copies_no_replay_memory(name):
             "dropped_quantiles = 2 .* 2",
         ),
         ("sac", make("CartPole-v1"), {"num_quantiles": 5}, "num_quantiles = 5 needs"),
+        (
+            "td3",
+            make("Pendulum-v1"),
+            {"network": nn.Dense(4), "critic_hidden_sizes": (8,)},
+            "critic_hidden_sizes = .* needs a network with such",
+        ),
         ("sac", make("Pendulum-v1"), {"n_step": 99}, "n_step = 99 .* = 64"),
         ("td3", make("Pendulum-v1"), {"batch_size": 17}, "batch_size = 17 .* the 16 "),
         (

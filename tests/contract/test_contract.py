@@ -19,7 +19,13 @@ from tests.support.small import assert_trees_equal, fitting, tiny, with_teacher
 POLICY_ONLY = ("bc", "dagger")
 """Imitation has no values."""
 
-pytestmark = pytest.mark.parametrize("name", ALGORITHMS)
+FULL = ("c51", "qr_dqn", "iqn")
+"""Variants of `rainbow` and `dqn`, whose tests are fast."""
+
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.full] * (x in FULL)) for x in ALGORITHMS],
+)
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 

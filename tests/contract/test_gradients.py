@@ -24,6 +24,8 @@ def normal(*shape):
 
 LOG_PROB, OLD = -np.abs(normal(N)), -np.abs(normal(N))
 ADVANTAGE, TARGET, VALUE_OLD = normal(N), normal(N), normal(N)
+LEVEL = np.linspace(0.05, 0.9, N)
+MASS = np.abs(normal(N)) / 10
 MASK = np.array([True, False, True, True, False, True])
 
 LOSSES = {
@@ -35,6 +37,10 @@ LOSSES = {
     "clipped_value_mse": lambda x: losses.clipped_value_mse(x, VALUE_OLD, TARGET, 0.2),
     "squared_td": lambda x: losses.squared_td(x, TARGET),
     "huber_td": lambda x: losses.huber_td(3 * x, TARGET),
+    "quantile_huber": lambda x: losses.quantile_huber(
+        x[None], TARGET[None], 0.7, LEVEL[None]
+    ),
+    "categorical_kl": lambda x: losses.categorical_kl(x[None], MASS[None]),
     "kl_k1": lambda x: text_losses.kl_k1(x, OLD),
     "kl_k2": lambda x: text_losses.kl_k2(x, OLD),
     "preference_loss": lambda x: text_losses.preference_loss(x, TARGET, 0.3),

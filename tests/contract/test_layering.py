@@ -93,9 +93,9 @@ def test_algorithms_do_not_import_each_other():
         f"algorithms.{path.stem}" for path in (PACKAGE / "algorithms").glob("*.py")
     }
     shared = (
+        *("rainbow", "pqn"),  # other defaults of dqn and sarsa, and no code
         *("__init__", "checks", "critics", "imitation", "on_policy"),
-        "pqn",  # other defaults of sarsa, and no code
-        *("bellman", "gsde", "learning", "off_policy"),
+        *("bellman", "gsde", "learning", "off_policy", "value_heads"),
     )
     files -= {f"algorithms.{x}" for x in shared}
     for module in files:

@@ -112,7 +112,7 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
-@pytest.mark.parametrize("name", ["ppo", "dqn"])
+@pytest.mark.parametrize("name", ["ppo", "dqn", "qr_dqn", "iqn", "rainbow"])
 def test_illegal_actions_are_never_chosen(name, format):
     """Where each action in turn is the legal one, though its score is the lowest."""
     policy = untrained(name, jaxrl.make("probe/masked"))
@@ -124,8 +124,8 @@ def test_illegal_actions_are_never_chosen(name, format):
     found = call(obs)
     np.testing.assert_array_equal(found["action"], np.arange(4))
     np.testing.assert_array_equal(policy.act(obs)[0], np.arange(4))
-    scores = found["q_values" if name == "dqn" else "probabilities"]
-    illegal = -np.inf if name == "dqn" else 0.0
+    scores = found["probabilities" if name == "ppo" else "q_values"]
+    illegal = 0.0 if name == "ppo" else -np.inf
     np.testing.assert_array_equal(scores[~obs["action_mask"]], illegal)
 
 

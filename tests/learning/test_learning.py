@@ -73,3 +73,12 @@ def test_bits_are_flipped_to_the_goal_with_hindsight_alone(strategy):
     found = returns(ALGORITHMS["dqn"], config, env, 2)
     # An unsolved episode costs 10; a solved one 4 on average.
     assert (found > -6.0).all() if strategy == "future" else (found < -9.0).all(), found
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac"])
+def test_pendulum_with_small_networks(name):
+    """A policy that is untrained, or random, has -1,200; SB3's SAC at its end -157."""
+    algorithm = ALGORITHMS[name]
+    config = algorithm.Config(total_steps=8_000.0, hidden_sizes=(64, 64))
+    found = returns(algorithm, config, make("Pendulum-v1"), 2)
+    assert (found > -250).all(), found

@@ -67,6 +67,8 @@ def refusal(run) -> str:
     [
         ("reinforce", "probe/masked", {}),
         ("dqn", "probe/masked", {}),
+        ("rainbow", "probe/masked", {"munchausen_temperature": 0.5}),
+        ("iqn", "probe/masked", {"cvar": 0.25}),
         ("ppo", "probe/continuous", {"normalize_obs": True, "normalize_reward": True}),
         ("ppo", "probe/memory", {"network": "gru(size=4)"}),
     ],

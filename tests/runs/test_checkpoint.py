@@ -252,6 +252,7 @@ sys.exit(main(sys.argv[1:]))
     [
         ("ppo", ["--network", "gru(size=4)", "--normalize-obs"]),
         ("dqn", []),
+        ("rainbow", []),
         ("reinforce", []),
     ],
 )

@@ -23,8 +23,8 @@ def probe(name):
 def trained(algorithm, env, iterations, **changes):
     fast = {"num_envs": 8, "train_frequency": 8, "learning_starts": 64}
     fast |= {"hidden_sizes": (32,), "batch_size": 64, "learning_rate": 0.01}
-    fast |= {"gamma": 0.9, "buffer_size": 2_000, "tau": 0.05}
-    config = algorithm.Config().replace(total_steps=1e6, **(fast | changes))
+    fast |= {"gamma": 0.9, "buffer_size": 2_000, "tau": 0.05, "total_steps": 1e6}
+    config = algorithm.Config().replace(**(fast | changes))
     loop.prepare(algorithm, config, env)
     state = jax.jit(algorithm.init)(config, env, KEY)
     chunk = jax.jit(partial(population.run_chunk, algorithm))

@@ -33,7 +33,10 @@ FLAGS = {
     ),
     "bc": "--num-steps 4 --num-updates 2 --batch-size 4",
     "dagger": "--num-steps 4 --num-updates 2 --batch-size 4 --buffer-size 32",
-    "dqn": "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
+    **dict.fromkeys(
+        ("dqn", "rainbow"),
+        "--train-frequency 4 --learning-starts 8 --batch-size 4 --buffer-size 32",
+    ),
 }
 """Runs that differ only in floats, seeds and lengths share one compiled program: tests
 change those and leave the rest alone."""
