@@ -105,9 +105,7 @@ def sample_of(trajectory: Transition) -> PyTree:
 
 
 def epsilon_greedy(
-    q_values: Callable,
-    value: Callable = lambda q, epsilon, mask: q.max(-1),
-    is_noisy: Callable[[Any], bool] = lambda config: False,
+    q_values: Callable, is_noisy: Callable[[Any], bool] = lambda config: False
 ) -> Acting:
     """Acting by the best action value, or at random with probability ε.
 
@@ -115,7 +113,6 @@ def epsilon_greedy(
 
     Args:
       q_values: `(config, env, params, obs) -> Q [*batch, A]`, of `agent.params`.
-      value: `(q, epsilon, mask) -> [*batch]`, reported as the state's value.
       is_noisy: whether, by the config, the values have noise of their own unless an agent
         is greedy: `q_values` is then given a key too, at each step another.
     """
@@ -127,7 +124,7 @@ def epsilon_greedy(
         noise, *key = noise if is_noisy(config) else (noise,)
         q = legal(q_values(config, env, agent.params, obs, *key), mask)
         action = exploration.epsilon_greedy(noise, q, epsilon, mask)
-        return action, {"value": value(q, epsilon, mask)}
+        return action, {"value": q.max(-1)}
 
     def draw(config: Any, env: Env, key: Array, shape: tuple, keys: Callable) -> PyTree:
         """Noise of the choice, and beside it `keys(key)` of the values' where it is."""
