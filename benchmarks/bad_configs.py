@@ -114,6 +114,7 @@ ACTION_VALUES = [
     ["--env", "Pendulum-v1"],
     ["--num-minibatches", "3"],
     ["--network", "cnn", "--env", "CartPole-v1"],
+    ["--network", "gru", "--num-envs", "1", "--num-minibatches", "2"],
     ["--num-envs", "65536", "--num-steps", "65536"],
 ]
 IMITATION = [
@@ -140,7 +141,20 @@ CRITICS = [
     ["--batch-norm", "--network", "mlp_layer_norm", "--env", "Pendulum-v1"],
     ["--batch-norm", "--tau", "0.1", "--env", "Pendulum-v1"],
 ]
-DETERMINISTIC = [*CRITICS, ["--env", "CartPole-v1"], ["--env", "probe/masked"]]
+DETERMINISTIC = [
+    *CRITICS,
+    ["--env", "CartPole-v1"],
+    ["--env", "probe/masked"],
+    ["--noise-std-last", "0.4", "--num-envs", "1", "--train-frequency", "1"],
+]
+HEADS = [
+    *REPLAY,
+    ["--env", "Pendulum-v1"],
+    ["--network", "gru", "--env", "CartPole-v1"],
+    ["--hindsight", "final", "--env", "CartPole-v1"],
+    ["--double", "--munchausen", "0.9"],
+]
+CATEGORICAL = [*HEADS, ["--v-min", "1", "--v-max", "1"]]
 COMBINATIONS: dict[str, list[list[str]]] = {
     "ppo": [
         ["--num-minibatches", "3"],
@@ -187,9 +201,12 @@ COMBINATIONS: dict[str, list[list[str]]] = {
     "expected_sarsa": ACTION_VALUES,
     "q_learning": ACTION_VALUES,
     "pqn": ACTION_VALUES,
+    **dict.fromkeys(("qr_dqn", "iqn"), HEADS),
+    **dict.fromkeys(("c51", "rainbow"), CATEGORICAL),
     "dqn": [
-        *REPLAY,
-        ["--env", "Pendulum-v1"],
+        *HEADS,
+        ["--loss", "huber", "--distribution", "quantile"],
+        ["--cvar", "0.5"],
         ["--network", "cnn", "--env", "CartPole-v1"],
         ["--buffer-size", "2147483647", "--env", "Breakout-MinAtar"],
         ["--parallel", "data"],
@@ -206,7 +223,7 @@ COMBINATIONS: dict[str, list[list[str]]] = {
 }
 """Fields that are valid alone and invalid together."""
 
-_CRITICS = [
+GOOD_CRITICS = [
     ["--batch-norm", "--tau", "0.005", "--env", "Pendulum-v1"],
     ["--dropout", "0.1", "--env", "Pendulum-v1"],
     ["--num-quantiles", "5", "--env", "Pendulum-v1"],
@@ -214,15 +231,27 @@ _CRITICS = [
     ["--critic-hidden-sizes", "8,4"],
     ["--hindsight", "future", "--env", "goal/point-reach"],
 ]
+GOOD_DETERMINISTIC = [
+    *GOOD_CRITICS,
+    ["--noise", "ornstein_uhlenbeck"],
+    ["--noise-std-last", "0.4", "--num-envs", "2"],
+]
+GOOD_HEADS = [
+    ["--hindsight", "final", "--env", "goal/bit-flip"],
+    ["--v-min", "-3", "--v-max", "5"],
+    ["--no-double", "--munchausen", "0.9"],
+    ["--distribution", "quantile", "--cvar", "0.25"],
+]
 TOGETHER: dict[str, list[list[str]]] = {
-    "ddpg": [*_CRITICS, ["--noise", "ornstein_uhlenbeck"]],
-    "td3": [*_CRITICS, ["--noise", "ornstein_uhlenbeck"]],
+    "ddpg": GOOD_DETERMINISTIC,
+    "td3": GOOD_DETERMINISTIC,
     "sac": [
-        *_CRITICS,
+        *GOOD_CRITICS,
         ["--noise", "state_dependent", "--env", "Pendulum-v1"],
         ["--temperature-end", "0.1", "--no-learn-temperature"],
     ],
-    "dqn": [["--hindsight", "final", "--env", "goal/bit-flip"]],
+    "dqn": GOOD_HEADS,
+    **dict.fromkeys(("c51", "qr_dqn", "iqn", "rainbow"), GOOD_HEADS),
 }
 """Fields that are valid together and not alone."""
 
@@ -342,8 +371,9 @@ def good_command(rng: random.Random, algorithm: Algorithm) -> list[str]:
     }
     left_alone |= {"hindsight", "dropout", "num_quantiles", "dropped_quantiles"}
     left_alone |= {"num_critics", "target_subset", "critic_hidden_sizes"}
-    left_alone |= {"batch_norm", "noise", "temperature_end"}
-    left_alone |= {"weight", "critic"} | ({"loss"} if algorithm.teacher else set())
+    left_alone |= {"batch_norm", "noise", "noise_std_last", "temperature_end"}
+    left_alone |= {"distribution", "cvar", "double", "munchausen", "v_min", "v_max"}
+    left_alone |= {"weight", "critic", "loss"}
     free = [name for name in types if name not in left_alone]
     for name in rng.sample(free, rng.randint(1, 5)):
         kind, limit = types[name], limits[name]

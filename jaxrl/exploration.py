@@ -101,7 +101,8 @@ def spread(first: Scalar, last: Scalar | None, num_envs: int) -> Scalar:
     Returns:
       `[N, 1]`, or x_0.
 
-    Source: Seo et al. (2025), https://arxiv.org/abs/2505.22642, section 3, "mixed noise".
+    Source: Li et al. (2023), https://arxiv.org/abs/2307.12983, "mixed exploration"; Seo et
+    al. (2025), https://arxiv.org/abs/2505.22642, draw it anew for each episode.
     """
     if last is None:
         return first

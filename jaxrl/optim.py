@@ -79,6 +79,8 @@ def radam(
       A transformation of gradients, any pytree, for `apply`. Its state has one structure,
       whether the gradient is clipped or not.
 
+    In the first steps the unused r is NaN, at which `jax_debug_nans` stops.
+
     Source: Liu et al. (2020), https://arxiv.org/abs/1908.03265, algorithm 2, with the
     threshold 5 of its code in place of 4.
     """

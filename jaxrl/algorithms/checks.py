@@ -88,8 +88,8 @@ def check_network(name: str, config: Any, env: Env, recurrent: bool = False) -> 
     )
     require(
         recurrent or not body.is_recurrent,
-        f"network = {config.network!r} has a memory, which {name} does not use: take ppo, "
-        f"a2c, reinforce, sarsa or pqn, or a network without.",
+        f"network = {config.network!r} has a memory, which {name} does not use: take "
+        f"another network, or ppo, a2c or reinforce, or of discrete actions q_learning.",
     )
     require(
         body.takes != "raw" or is_one_box(space) or not normalizes(config),

@@ -1,9 +1,9 @@
 """PQN, parallelised Q-network (Gallici et al., 2024, arXiv:2407.04811).
 
 Q-learning from rollouts of many environments, without a replay memory and without a target
-network; layer normalisation takes their place. The paper shows that, with its outputs
-normalised and the weights behind it small, the temporal-difference update is a contraction
-although the policy is another and Q is no linear function.
+network; layer normalisation takes their place. The paper shows for wide normalised layers
+with small weights behind them that the temporal-difference update is a contraction, also
+off-policy.
 
     min E[ 1/2 (Q(s_t, a_t) - y_t)^2 ]
     y_t = r_t + gamma [(1 - lambda) max_a Q(s_{t+1}, a) + lambda y_{t+1}]
@@ -24,7 +24,8 @@ from jaxrl.types import static, traced
 
 
 class Config(PyTreeNode):
-    """Hyper-parameters of PQN. The defaults are the authors' for CartPole."""
+    """Hyper-parameters of PQN. The defaults are the authors' for CartPole, but for
+    its scale of rewards."""
 
     total_steps: float = traced(500_000.0, low=1, high=1e12)
     """Environment steps of the whole run; the schedules end there."""

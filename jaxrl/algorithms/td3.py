@@ -31,6 +31,7 @@ from jaxrl.algorithms import bellman, critics, learning, off_policy
 from jaxrl.algorithms.critics import Agent
 from jaxrl.algorithms.learning import Learner
 from jaxrl.algorithms.off_policy import State
+from jaxrl.errors import require
 from jaxrl.networks import batch_renorm
 from jaxrl.replay.transitions import Batch
 from jaxrl.types import Array, Env, Memory, Metrics, PyTree, mean, static, traced
@@ -69,6 +70,15 @@ class DDPGConfig(Config):
     """Steps of the critics for one of the policy and of the target networks."""
     target_noise: float = traced(0.0, low=0)
     """Deviation of the noise on the target's action, in half widths of the space."""
+
+
+def validate(name: str, config: Config, env: Env) -> None:
+    critics.validate(name, config, env)
+    require(
+        config.noise_std_last is None or config.num_envs > 1,
+        f"noise_std_last = {config.noise_std_last} is of the last of several environments, "
+        f"and num_envs = {config.num_envs}: leave it at none.",
+    )
 
 
 def policy(
@@ -236,10 +246,8 @@ TD3 = types.Algorithm(
     act=acts.act,
     explain=acts.explain,
     plan=off_policy.plan,
-    validate=partial(critics.validate, "td3"),
+    validate=partial(validate, "td3"),
     init_memory=init_memory,
 )
 
-DDPG = TD3._replace(
-    name="ddpg", Config=DDPGConfig, validate=partial(critics.validate, "ddpg")
-)
+DDPG = TD3._replace(name="ddpg", Config=DDPGConfig, validate=partial(validate, "ddpg"))

@@ -51,6 +51,17 @@ def test_the_target_of_td3_by_hand(terminated):
     np.testing.assert_allclose(found, np.array([2.0, -1.0]) + 0.5 * value, rtol=1e-5)
 
 
+def test_the_last_environment_explores_more_than_the_first():
+    config = tiny(TD3, noise_std=0.1, noise_std_last=0.3, num_envs=3)
+    action, _ = td3.explore(config, jnp.zeros((3, 2)), (), jnp.ones((3, 2)))
+    np.testing.assert_allclose(action, [[0.1] * 2, [0.2] * 2, [0.3] * 2], rtol=1e-6)
+    correlated = config.replace(noise="ornstein_uhlenbeck", noise_dt=1.0)
+    zeros = jnp.zeros((3, 2))
+    action, memory = td3.explore(correlated, zeros, zeros, jnp.ones((3, 2)))
+    np.testing.assert_allclose(action, [[0.1] * 2, [0.2] * 2, [0.3] * 2], rtol=1e-6)
+    np.testing.assert_array_equal(memory, action)
+
+
 @pytest.mark.full
 def test_correlated_noise_begins_anew_with_every_episode():
     """Without new noise it decays, and is 0 after an end."""

@@ -112,7 +112,7 @@ def test_the_answer_of_every_algorithm_is_its_greedy_action(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
-@pytest.mark.parametrize("name", ["ppo", "dqn", "qr_dqn", "iqn", "rainbow"])
+@pytest.mark.parametrize("name", ["ppo", "pqn", "dqn", "qr_dqn", "iqn", "rainbow"])
 def test_illegal_actions_are_never_chosen(name, format):
     """Where each action in turn is the legal one, though its score is the lowest."""
     policy = untrained(name, jaxrl.make("probe/masked"))

@@ -71,6 +71,7 @@ def refusal(run) -> str:
         ("iqn", "probe/masked", {"cvar": 0.25}),
         ("ppo", "probe/continuous", {"normalize_obs": True, "normalize_reward": True}),
         ("ppo", "probe/memory", {"network": "gru(size=4)"}),
+        ("pqn", "probe/memory", {"network": "gru(size=4, layer_norm=True)"}),
     ],
 )
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, name, env_id, changes):
