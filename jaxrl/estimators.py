@@ -493,13 +493,15 @@ def boltzmann_log_policy(
       mask: bool `[..., A]`, True for legal actions; None when all are.
 
     Returns:
-      `[..., A]`, minus infinity where an action is illegal.
+      `[..., A]`, minus infinity where an action is illegal; where none is legal, as after
+      the end of a game, all count as such.
 
     Source: Sutton and Barto (2018), section 13.1, equation 13.2; as the policy of
     Vieillard et al. (2020), https://arxiv.org/abs/2007.14430, section 2.
     """
     logits = q / temperature
     if mask is not None:
+        mask = mask | ~mask.any(-1, keepdims=True)
         logits = jnp.where(mask, logits, -jnp.inf)
     return jax.nn.log_softmax(logits, axis=-1)
 

@@ -682,6 +682,8 @@ def test_a_soft_policy_gives_illegal_actions_nothing():
     assert_close(jnp.exp(log_policy), [[0.0, *expected]])
     entropy = estimators.policy_entropy(log_policy)
     assert_close(entropy, [-(expected * np.log(expected)).sum()])
+    nothing = estimators.boltzmann_log_policy(q, 0.5, jnp.zeros_like(mask))
+    assert_close(nothing, estimators.boltzmann_log_policy(q, 0.5))
     # A huge value over a small temperature is a maximum, not an overflow.
     extreme = estimators.boltzmann_log_policy(1e4 * q, 0.03, mask)
     assert_close(jnp.exp(extreme), [[0.0, 0.0, 1.0]])

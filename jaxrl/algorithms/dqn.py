@@ -185,8 +185,10 @@ def td_target(
             config, env, target_params, batch, out, of_value
         )
     if config.double or config.distribution == "implicit_quantile":
-        chooser = params if config.double else target_params
-        at = chooser, batch.next_obs, of_choice.noise
+        chooser, draw = target_params, of_value
+        if config.double:
+            chooser, draw = params, of_choice
+        at = chooser, batch.next_obs, draw.noise
         q = value_heads.q_values(config, env, *at, each_row=False)
     elif config.distribution == "none":
         best = acting.legal(out, mask).max(-1)
@@ -277,8 +279,9 @@ def train_step(config: Config, env: Env, state: State) -> tuple[State, Metrics]:
     world, _, replay, stats = off_policy.collect(config, env, state, key, explore)
     priorities = off_policy.add_priorities(config, state)
     if priorities is None:
-        is_random = value_heads.is_random(config)
-        key_loss = jax.random.fold_in(key_sample, 1) if is_random else None
+        key_loss = None
+        if value_heads.is_random(config):
+            key_sample, key_loss = jax.random.split(key_sample)
         batches = off_policy.batches(config, env, replay, key_sample)
         agent, metrics = update(
             config, env, state.agent, batches, learning_rate, key_loss

@@ -57,8 +57,15 @@ def check(config: Any) -> None:
         f"double = True chooses the action of a maximum, and with munchausen = "
         f"{config.munchausen} there is none: leave out either.",
     )
-    explores = np.any(config.epsilon_start) or np.any(config.epsilon_end)
-    if is_noisy(config) and explores:
+    epsilon = np.maximum(config.epsilon_start, config.epsilon_end)
+    if not is_noisy(config) and not np.all(epsilon > 0):
+        warnings.warn(
+            f"epsilon_start = {config.epsilon_start} and epsilon_end = "
+            f"{config.epsilon_end} without noisy_std explore nothing after the warm-up: "
+            f"set one of them.",
+            stacklevel=2,
+        )
+    if is_noisy(config) and np.any(epsilon > 0):
         warnings.warn(
             f"noisy_std = {config.noisy_std} with epsilon_start = {config.epsilon_start} "
             f"and epsilon_end = {config.epsilon_end} explores twice: noisy networks were "
@@ -314,5 +321,6 @@ def report(config: Any, loss: Array, out: Array, target: Target) -> tuple[Array,
     if target.probability is None:
         return found
     y = target.value
-    outside = (y < config.v_min) | (y > config.v_max)
+    rounding = 1e-5 * (config.v_max - config.v_min)
+    outside = (y < config.v_min - rounding) | (y > config.v_max + rounding)
     return (*found, jnp.where(outside, target.probability, 0.0).sum(-1))

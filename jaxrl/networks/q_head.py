@@ -44,7 +44,7 @@ PLAIN = Head()
 class NoisyDense(nn.Module):
     """A linear layer whose weights have learned, factorised noise.
 
-    y = (W + Σ ⊙ f(ε') f(ε)ᵀ) x + b + β ⊙ f(ε),    f(ε) = sign(ε) √|ε|
+    y = (W + Σ ⊙ f(ε) f(ε')ᵀ) x + b + β ⊙ f(ε),    f(ε) = sign(ε) √|ε|
 
     Without an rng "noise" it is W x + b. One ε serves the whole batch, or with `each_row`
     each entry of the first axis has its own.

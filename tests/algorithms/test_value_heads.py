@@ -49,6 +49,12 @@ def test_a_support_of_a_sweep_is_checked_in_each_run():
         DQN.validate(tiny(DQN, v_max=4.0, **changes), make("probe/constant"))
 
 
+def test_exploring_nothing_is_a_warning():
+    never = tiny(DQN, epsilon_start=0.0, epsilon_end=0.0)
+    with pytest.warns(UserWarning, match="explore nothing"):
+        value_heads.check(never)
+
+
 def test_exploring_twice_is_a_warning():
     with pytest.warns(UserWarning, match="noisy_std = 0.5 with epsilon_start = 1.0"):
         DQN.validate(tiny(DQN, noisy_std=0.5), make("probe/constant"))
@@ -122,6 +128,39 @@ def test_the_mean_of_a_target_is_that_of_the_best_legal_action(head, double):
         following = mean_of(config, np.atleast_1d(of_target[i, best]))
         y = batch.reward[i] + (0.0 if batch.terminated[i] else 0.9 * following)
         np.testing.assert_allclose(target_mean(config, found)[i], y, rtol=1e-4)
+
+
+def test_the_noise_of_a_target_chooses_its_action_too():
+    """Quantiles alike for all levels would tell nothing: the best action is compared."""
+    env, batch = masked_batch()
+    config = tiny(DQN, noisy_std=5.0, **HEADS["implicit_quantile"])
+    _, target_params = networks_of(config, env)
+    _, of_value, of_choice = value_heads.draw(config, KEY, 6)
+    at = config, env, target_params, batch.next_obs
+    out = value_heads.outputs(*at, of_value)
+    mask, best = batch.next_obs["action_mask"], {}
+    for name, draw in (("value", of_value), ("choice", of_choice)):
+        q = value_heads.q_values(*at, draw.noise, each_row=False)
+        best[name] = acting.legal(q, mask).argmax(-1)
+    assert (best["value"] != best["choice"]).any()
+    found = dqn.td_target({}, config, env, target_params, batch, of_value, of_choice)
+    following = value_heads.taken(config, out, best["value"])
+    expected = value_heads.target(config, batch, following)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+
+
+@pytest.mark.full
+@every_head
+def test_an_end_without_a_legal_action_is_finite(head):
+    env, batch = masked_batch()
+    mask = batch.next_obs["action_mask"] & ~batch.terminated[:, None]
+    batch = batch._replace(next_obs=batch.next_obs | {"action_mask": mask})
+    for munchausen in (None, 0.9):
+        config = tiny(DQN, munchausen=munchausen, **HEADS[head])
+        params, target_params = networks_of(config, env)
+        key = KEY if value_heads.is_random(config) else None
+        loss, _ = dqn.loss(params, config, env, target_params, batch, key)
+        assert np.isfinite(loss)
 
 
 @pytest.mark.fast_cases("none")
