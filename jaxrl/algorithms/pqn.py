@@ -24,8 +24,7 @@ from jaxrl.types import static, traced
 
 
 class Config(PyTreeNode):
-    """Hyper-parameters of PQN. The defaults are the authors' for CartPole, but for
-    its scale of rewards."""
+    """Hyper-parameters of PQN: the authors' for CartPole, whose rewards they scale."""
 
     total_steps: float = traced(500_000.0, low=1, high=1e12)
     """Environment steps of the whole run; the schedules end there."""
